@@ -1,1 +1,4 @@
 //! skeleton
+
+pub mod folder;
+pub mod journal;
