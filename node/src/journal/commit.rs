@@ -122,7 +122,7 @@ impl Writer {
             position: scan.position,
             head: scan.head,
         };
-        if scan.attested < scan.end {
+        if !scan.ends_marked {
             writer.mark()?;
         }
         Ok(writer)

@@ -136,8 +136,11 @@ pub struct Scan {
     pub head: Head,
     /// Where the whole frames end.
     pub end: usize,
-    /// Where the last mark ends; 0 without one, since then not even the header is known to be durable.
+    /// Where the last mark begins: what it attests ends there, and nothing attests the mark itself. 0 without
+    /// one, since then not even the header is known to be durable.
     pub attested: usize,
+    /// Whether that mark is the last frame.
+    pub ends_marked: bool,
     pub fault: Option<Fault>,
 }
 
@@ -156,28 +159,31 @@ pub fn scan(header: &Header, file: &[u8], each: &mut dyn FnMut(Position, &Head, 
     let mut head = header.head;
     let mut offset = HEADER_BYTES;
     let mut attested = 0;
+    let mut ends_marked = false;
     while offset < file.len() {
         let fault = match read_frame(&file[offset..]) {
             Some((Frame::Record(record), length)) => {
                 position = Position(position.0 + 1);
                 head = chain(&head, record);
                 offset += length;
+                ends_marked = false;
                 each(position, &head, record);
                 continue;
             }
             Some((Frame::Mark(mark), length)) if is_at_home(mark, header, offset) => {
                 if *mark == encode_mark(header.segment, offset as u64, position, &head)[FRAME_BYTES..] {
-                    offset += length;
                     attested = offset;
+                    ends_marked = true;
+                    offset += length;
                     continue;
                 }
                 Fault::Contradiction
             }
             Some((Frame::Mark(_), _)) | None => Fault::Torn,
         };
-        return Scan { position, head, end: offset, attested, fault: Some(fault) };
+        return Scan { position, head, end: offset, attested, ends_marked, fault: Some(fault) };
     }
-    Scan { position, head, end: offset, attested, fault: None }
+    Scan { position, head, end: offset, attested, ends_marked, fault: None }
 }
 
 /// Returns the place of the first mark after byte `from`: proof that what stands before it was durable once.
