@@ -181,3 +181,95 @@ fn refusal(path: &Path, source: io::Error) -> FolderError {
         FolderError::Io { path, source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_second_node_is_told_who_uses_the_folder() {
+        let temporary = TempDir::new().unwrap();
+        let path = temporary.path().join("data");
+        let first = DataFolder::open(&path).unwrap();
+
+        let error = DataFolder::open(&path).unwrap_err().to_string();
+        assert!(error.contains("is in use by another node (pid "), "{error}");
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+
+        drop(first);
+        DataFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_newer_folder_is_refused() {
+        let temporary = TempDir::new().unwrap();
+        let folder = DataFolder::open(temporary.path()).unwrap();
+        folder.write(FORMAT_FILE, b"2\n", Access::Shared).unwrap();
+        drop(folder);
+
+        let error = DataFolder::open(temporary.path()).unwrap_err().to_string();
+
+        assert!(error.contains("has format 2; this program knows 1"), "{error}");
+    }
+
+    #[test]
+    fn a_small_file_is_replaced_whole_whatever_a_crash_left_beside_it() {
+        let temporary = TempDir::new().unwrap();
+        let folder = DataFolder::open(temporary.path()).unwrap();
+        fs::write(folder.path().join("key.new"), b"half").unwrap();
+
+        folder.write("key", b"old", Access::Private).unwrap();
+        folder.write("key", b"new", Access::Private).unwrap();
+
+        assert_eq!(fs::read(folder.path().join("key")).unwrap(), b"new");
+        assert!(!folder.path().join("key.new").exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn folders_and_private_files_are_for_the_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let temporary = TempDir::new().unwrap();
+        let folder = DataFolder::open(&temporary.path().join("deep/data")).unwrap();
+        folder.write("key", b"secret", Access::Private).unwrap();
+        let mode_of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+
+        assert_eq!(mode_of(folder.path()), 0o700);
+        assert_eq!(mode_of(&folder.path().join("key")), 0o600);
+        assert_eq!(mode_of(&folder.path().join(LOCK_FILE)), 0o600);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_read_only_folder_is_named_as_such() {
+        // Root may write anywhere but on a read-only mount, so the test runs itself again inside one.
+        if let Ok(path) = std::env::var("READ_ONLY_FOLDER") {
+            let error = DataFolder::open(Path::new(&path)).unwrap_err().to_string();
+            assert!(error.contains("cannot be written"), "{error}");
+            return;
+        }
+        let temporary = TempDir::new().unwrap();
+        drop(DataFolder::open(temporary.path()).unwrap());
+        let test = "folder::tests::a_read_only_folder_is_named_as_such";
+        let script = r#"mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77
+            READ_ONLY_FOLDER="$1" exec "$0" --exact "$2""#;
+        let ran = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .arg(temporary.path())
+            .arg(test)
+            .output();
+        match ran {
+            Ok(output) if output.status.success() => {
+                let words = String::from_utf8_lossy(&output.stdout);
+                assert!(words.contains("1 passed"), "the test did not run: {words}");
+            }
+            Ok(output) if output.status.code() == Some(101) => {
+                panic!("{}", String::from_utf8_lossy(&output.stdout))
+            }
+            Ok(_) | Err(_) => println!("skipped: no mount namespaces here"),
+        }
+    }
+}
