@@ -689,6 +689,106 @@ mod tests {
         tokio::time::timeout(Duration::from_millis(10), journal.committed()).await.unwrap_err();
     }
 
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_and_keeps_what_was_committed() {
+        // A small disk needs a mount, so the test runs itself again inside a mount namespace.
+        if let Ok(path) = std::env::var("SMALL_DISK") {
+            return fill_disk(Path::new(&path)).await;
+        }
+        let folder = TempDir::new().unwrap();
+        let script = r#"mount -t tmpfs -o size=256k tmpfs "$1" || exit 77
+            SMALL_DISK="$1" exec "$0" --exact "$2""#;
+        let ran = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .arg(folder.path())
+            .arg("journal::tests::a_full_disk_is_an_error_and_keeps_what_was_committed")
+            .output();
+        match ran {
+            Ok(output) if output.status.success() || output.status.code() == Some(101) => {
+                let words = String::from_utf8_lossy(&output.stdout);
+                assert!(words.contains("1 passed"), "{words}");
+            }
+            Ok(_) | Err(_) => println!("skipped: no mount namespaces here"),
+        }
+    }
+
+    async fn fill_disk(folder: &Path) {
+        let options = Options { segment_bytes: 20_000, ..Options::default() };
+        let (mut journal, _) = Journal::open(folder, options, |_, _, _| ()).unwrap();
+        let mut durable = Position(0);
+        let error = loop {
+            let _ = journal.append(&[vec![7; 1000]], Urgency::Now);
+            match journal.committed().await {
+                Ok(position) => durable = position,
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("No space left"), "{error}");
+        assert!(durable > Position(200), "{durable} records");
+        assert_eq!(journal.append(&[[7]], Urgency::Now), Err(Refused::Stopped));
+        drop(journal);
+
+        // There is no room for another record, but a shorter one fits once the torn one is cut.
+        let (mut journal, recovered) = Journal::open(folder, options, |_, _, _| ()).unwrap();
+        assert!(recovered.position >= durable);
+        journal.append(&[[7]], Urgency::Now).unwrap();
+        assert_eq!(journal.committed().await.unwrap(), Position(recovered.position.0 + 1));
+    }
+
+    /// Prints how near the journal comes to the disk itself: `cargo test -p node --release -- --ignored --nocapture throughput`.
+    #[tokio::test]
+    #[ignore = "a measurement"]
+    async fn throughput_beside_raw_append_and_fdatasync() {
+        const RECORD_BYTES: usize = 300;
+        for batch in [1, 10, 100, 1000] {
+            let rounds = 100;
+            let folder = tempfile::tempdir_in(".").unwrap();
+            let mut raw = fs::File::create(folder.path().join("raw")).unwrap();
+            let bytes = vec![7; (RECORD_BYTES + FRAME_BYTES) * batch];
+            let (mut journal, _) =
+                Journal::open(&folder.path().join("journal"), Options::default(), |_, _, _| ()).unwrap();
+            let records = vec![vec![7; RECORD_BYTES]; batch];
+            let (mut raw_time, mut journal_time) = (Duration::ZERO, Duration::ZERO);
+            // Turn about, so that both meet the same disk.
+            for _ in 0..rounds {
+                let start = std::time::Instant::now();
+                io::Write::write_all(&mut raw, &bytes).unwrap();
+                raw.sync_data().unwrap();
+                raw_time += start.elapsed();
+
+                let start = std::time::Instant::now();
+                let position = journal.append(&records, Urgency::Now).unwrap();
+                while journal.committed().await.unwrap() < position {}
+                journal_time += start.elapsed();
+            }
+            let rate = |time: Duration| (rounds * batch) as f64 / time.as_secs_f64();
+            println!(
+                "batches of {batch:4}: raw {:9.0} records/s, journal {:9.0} records/s, {:.2} of raw",
+                rate(raw_time),
+                rate(journal_time),
+                rate(journal_time) / rate(raw_time)
+            );
+        }
+
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let (mut journal, _) = Journal::open(folder.path(), Options::default(), |_, _, _| ()).unwrap();
+        let count = 100_000;
+        let record = [vec![7; RECORD_BYTES]];
+        let start = std::time::Instant::now();
+        for _ in 0..count {
+            while journal.append(&record, Urgency::Soon).is_err() {
+                journal.committed().await.unwrap();
+            }
+        }
+        journal.close().unwrap();
+        println!("{count} records one by one, committed in groups: {:?}", start.elapsed());
+        let start = std::time::Instant::now();
+        let (_journal, recovered) = Journal::open(folder.path(), Options::default(), |_, _, _| ()).unwrap();
+        println!("opened again with {} records in {:?}", recovered.position, start.elapsed());
+    }
+
     /// A disk in memory that counts syncs and stands still or fails on demand.
     #[derive(Default)]
     struct CountingDisk {
