@@ -160,6 +160,9 @@ impl Journal {
         if let Some(length) = lengths.clone().find(|&length| length > RECORD_BYTES_MAX) {
             return Err(Refused::TooLong(length));
         }
+        if records.is_empty() {
+            return Ok(self.position);
+        }
         // A gone sender is a thread that ended.
         if self.thread.is_none() || self.durable.has_changed().is_err() {
             return Err(Refused::Stopped);

@@ -673,6 +673,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::fs::OpenOptions;
     use std::os::unix::fs::FileExt;

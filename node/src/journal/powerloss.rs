@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, SegmentFile};
 use super::segment::{self, Head};
-use super::{GENESIS, JournalError, Options, Position, recover};
+use super::{GENESIS, Journal, JournalError, Options, Position, Urgency, recover};
 
 /// The unit that reaches the disk whole, small so that records span many.
 const SECTOR: usize = 32;
@@ -393,6 +393,38 @@ fn no_crash_loses_doubles_resurrects_or_reorders_a_record() {
     let crashes: usize = (0..1200).map(|seed| check(seed, Lies::default()).unwrap()).sum();
 
     assert!(crashes >= 4000, "only {crashes} failures struck");
+}
+
+#[test]
+fn the_thread_reports_only_what_outlives_a_crash() {
+    for seed in 0..100 {
+        let mut world = World::new(seed, Lies::default());
+        for life in 0..4 {
+            let operations = 5 + world.prng.below(40);
+            world.disk.arm(Failure::Power, operations);
+            let disk = Arc::new(world.disk.clone());
+            let options = Options { segment_bytes: 700, ..Options::default() };
+            let mut records = Vec::new();
+            let note = |_, _: &Head, record: &[u8]| records.push(record.to_vec());
+            if let Ok((mut journal, _)) = Journal::open_on(disk, options, note) {
+                assert!(records.len() >= world.acknowledged, "seed {seed}, life {life}");
+                assert_eq!(world.history[..records.len()], records, "seed {seed}, life {life}");
+                world.history = records;
+                for _ in 0..200 {
+                    let record = world.prng.next().to_le_bytes();
+                    if journal.append(&[record], Urgency::Now).is_err() {
+                        break;
+                    }
+                    world.history.push(record.to_vec());
+                    std::thread::yield_now();
+                }
+                // Ends with the error of the failure; what was reported before it is what counts.
+                let _ = journal.finish();
+                world.acknowledged = journal.durable.borrow().0 as usize;
+            }
+            world.disk.state().lose_power();
+        }
+    }
 }
 
 #[test]
