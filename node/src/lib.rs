@@ -7,5 +7,6 @@
 pub mod command;
 pub mod api;
 pub mod models;
+pub mod worker;
 pub mod clock;
 pub mod exit;
