@@ -4,8 +4,8 @@ use engine::frame::Generate;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    BalanceView, GrantView, JobView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView,
-    SettleView, StatusView, TicketView, VerifyView,
+    BalanceView, GrantView, JobView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
+    ServedModelView, SettleView, StatusView, TicketView, VerifyView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -170,7 +170,8 @@ impl Commands {
     pub fn tell(&self, command: Command) -> Result<(), Failure> {
         self.sender.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
-                Failure::new(FailureKind::Busy, "the node has too much to do: try again in a moment").retry_after(500)
+                Failure::new(FailureKind::Busy, "the node has too much to do: try again in a moment")
+                    .retry_after(500)
             }
             mpsc::error::TrySendError::Closed(_) => going_down(),
         })
@@ -201,9 +202,9 @@ pub fn new_job() -> JobId {
 /// Reads the id of a job.
 pub fn parse_job(text: &str) -> Result<JobId, Failure> {
     let bytes = data_encoding::HEXLOWER.decode(text.to_ascii_lowercase().as_bytes()).ok();
-    bytes
-        .and_then(|bytes| JobId::try_from(bytes).ok())
-        .ok_or_else(|| Failure::usage(format!("`{text}` is not the id of a job: write its 32 hexadecimal digits")))
+    bytes.and_then(|bytes| JobId::try_from(bytes).ok()).ok_or_else(|| {
+        Failure::usage(format!("`{text}` is not the id of a job: write its 32 hexadecimal digits"))
+    })
 }
 
 /// Writes the id of a job.

@@ -4,9 +4,9 @@
 //! this machine speak with, [`command`] what the API asks of the driver; [`models`] finds weights and [`worker`]
 //! runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of failures.
 
-pub mod command;
 pub mod api;
+pub mod clock;
+pub mod command;
+pub mod exit;
 pub mod models;
 pub mod worker;
-pub mod clock;
-pub mod exit;

@@ -116,7 +116,9 @@ impl fmt::Display for LostReason {
                 }
                 if last_words.is_empty() { Ok(()) } else { write!(formatter, ": {last_words}") }
             }
-            Self::Hung { for_ms } => write!(formatter, "the worker hung: it computed one turn for {for_ms} ms"),
+            Self::Hung { for_ms } => {
+                write!(formatter, "the worker hung: it computed one turn for {for_ms} ms")
+            }
             Self::Silent { for_ms } => write!(formatter, "the worker did not answer for {for_ms} ms"),
             Self::BadFrame(error) => write!(formatter, "the worker sent a broken frame: {error}"),
         }
@@ -223,7 +225,9 @@ impl Workers {
             return Err(Failure::usage(format!("`{model}` is already served")));
         }
         if self.workers.len() >= WORKERS_MAX {
-            return Err(Failure::usage(format!("a node serves at most {WORKERS_MAX} models: unload one first")));
+            return Err(Failure::usage(format!(
+                "a node serves at most {WORKERS_MAX} models: unload one first"
+            )));
         }
         let options = serde_json::to_string(options)
             .map_err(|error| Failure::internal(format!("the worker's options cannot be written: {error}")))?;

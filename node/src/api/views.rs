@@ -54,7 +54,9 @@ pub fn format_credits(nano: u64) -> String {
 /// Reads credits such as `2`, `0.25` or `1_000`; at most nine decimals, never negative.
 pub fn parse_credits(text: &str) -> Result<u64, Failure> {
     let wrong = || {
-        Failure::usage(format!("`{text}` is not an amount of credits: write a number such as 2 or 0.25, with at most 9 decimals"))
+        Failure::usage(format!(
+            "`{text}` is not an amount of credits: write a number such as 2 or 0.25, with at most 9 decimals"
+        ))
     };
     let text = text.replace('_', "");
     let (whole, part) = text.split_once('.').unwrap_or((&text, ""));

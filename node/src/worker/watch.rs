@@ -68,7 +68,9 @@ impl Watch {
             if ready_for.is_some_and(|time| time >= self.limits.stable_after) {
                 wait = self.limits.backoff_first;
             }
-            let error = format!("{reason}; it never got ready in {failed_starts} starts: check the model's file and the memory, then load it again");
+            let error = format!(
+                "{reason}; it never got ready in {failed_starts} starts: check the model's file and the memory, then load it again"
+            );
             if self.tell(run, WorkerEvent::Lost { reason }).await.is_err() {
                 return;
             }
@@ -99,7 +101,8 @@ impl Watch {
             Ok(child) => child,
             Err(error) => return Ok(not_started(&error)),
         };
-        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             unreachable!("all three were asked to be pipes");
         };
@@ -497,9 +500,13 @@ mod tests {
     async fn a_worker_that_never_gets_ready_is_given_up() {
         let (_folder, mut workers) = workers(&[], "exit 1", hasty());
 
-        let error = until(&mut workers, |event| {
-            if let WorkerEvent::GaveUp { error } = event { Some(error) } else { None }
-        });
+        let error =
+            until(
+                &mut workers,
+                |event| {
+                    if let WorkerEvent::GaveUp { error } = event { Some(error) } else { None }
+                },
+            );
 
         assert!(error.await.contains("in 3 starts"));
         workers.shutdown().await;
@@ -515,10 +522,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_ignores_its_end_is_ended_by_force() {
-        let (_folder, mut workers) = workers(&[info()], "exec sleep 1000", Limits {
-            silent_max: Duration::from_secs(60),
-            ..hasty()
-        });
+        let (_folder, mut workers) =
+            workers(&[info()], "exec sleep 1000", Limits { silent_max: Duration::from_secs(60), ..hasty() });
         until(&mut workers, is_ready).await;
 
         workers.stop("fake");
