@@ -27,6 +27,8 @@ mod weights;
 
 #[cfg(test)]
 mod real_model;
+#[cfg(test)]
+mod tiny_model;
 
 pub use direct::{Completion, Engine, Timings, generate_directly};
 pub use generation::Part;

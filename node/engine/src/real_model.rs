@@ -112,7 +112,7 @@ fn emoji_across_tokens_come_whole() {
 fn an_answer_resumes_at_every_index() {
     let Some(engine) = engine() else { return };
     for sampling in [Sampling::greedy(), Sampling { seed: 5, top_p: 0.9, ..Sampling::default() }] {
-        let request = Generate { sampling, ..chat("Write a line about the sea.", 16) };
+        let request = Generate { sampling, ..chat("Write a line about the sea.", 8) };
         let whole = ask(engine, request.clone());
         for index in 0..whole.ids.len() {
             let rest = ask(engine, Generate { resume: whole.ids[..index].to_vec(), ..request.clone() });
@@ -146,9 +146,9 @@ fn streams_together_are_equal_to_streams_alone() {
         .iter()
         .enumerate()
         .map(|(number, content)| {
-            let long = content.repeat(1 + 60 * number);
+            let long = content.repeat(1 + 10 * number);
             let sampling = Sampling { seed: number as u64, ..Sampling::default() };
-            Generate { sampling, ..chat(&long, 12) }
+            Generate { sampling, ..chat(&long, 6) }
         })
         .collect();
 

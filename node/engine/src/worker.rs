@@ -299,7 +299,7 @@ struct Preparer<W, V> {
 impl<W: Write, V: Vocabulary> Preparer<W, V> {
     fn run(self, preparations: &Receiver<Preparation>) -> Result<()> {
         for Preparation { job, serial, generate } in preparations {
-            match self.vocabulary.prepare(Arc::new(generate)) {
+            match self.prepare(generate) {
                 Ok(prepared) => {
                     let tokens_in = u32::try_from(prepared.tokens_in).expect("bounded by the context");
                     self.shared.send(&FromWorker::Prepared { job, tokens_in })?;
@@ -314,6 +314,12 @@ impl<W: Write, V: Vocabulary> Preparer<W, V> {
             }
         }
         Ok(())
+    }
+
+    /// Prepares a request; a panic over a strange prompt is that job's failure and no other's.
+    fn prepare(&self, generate: Generate) -> Result<PreparedJob, JobError> {
+        let prepare = AssertUnwindSafe(|| self.vocabulary.prepare(Arc::new(generate)));
+        catch_unwind(prepare).unwrap_or_else(|panic| Err(JobError::Internal(describe(&*panic).to_string())))
     }
 }
 

@@ -19,6 +19,9 @@ const LAYERS_MAX: u32 = 1024;
 /// Bounds the width of a model and of its heads; the largest have some ten thousand.
 const WIDTH_MAX: u32 = 1 << 20;
 
+/// Bounds the context, whatever the file says, because a job's cache is as long; the longest models have it.
+const CONTEXT_LENGTH_MAX: u32 = 1 << 20;
+
 /// A model in memory.
 pub(crate) struct Llama {
     config: Config,
@@ -95,7 +98,7 @@ impl Config {
             epsilon: metadata.float(&key("attention.layer_norm_rms_epsilon")).unwrap_or(1e-5),
             rope_base: metadata.float(&key("rope.freq_base")).unwrap_or(10_000.0),
             rope_pairs,
-            context_length: number("context_length", u32::MAX)?,
+            context_length: number("context_length", u32::MAX)?.min(CONTEXT_LENGTH_MAX),
             architecture,
         })
     }
