@@ -225,7 +225,7 @@ impl Net {
         let (requests, job_requests) = mpsc::channel(STREAMS_WAITING_MAX);
         let mut swarm = behaviour::swarm(&config, &names, job_requests)?;
         for address in &config.listen {
-            swarm.listen_on(address.clone()).map_err(|error| behaviour::explain_listen(address, error))?;
+            swarm.listen_on(address.clone()).map_err(|error| behaviour::explain_listen(address, &error))?;
         }
         for address in &config.announce {
             let own = address.clone().with_p2p(*swarm.local_peer_id());

@@ -4,11 +4,12 @@ use std::{io, num::NonZeroU32, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use libp2p::{
-    PeerId, Swarm, Transport as _, allow_block_list,
+    Multiaddr, PeerId, Swarm, Transport as _, TransportError, allow_block_list,
     allow_block_list::BlockedPeers,
     autonat,
     connection_limits::{self, ConnectionLimits},
     core::{
+        multiaddr::Protocol,
         muxing::StreamMuxerBox,
         transport::{Boxed, timeout::TransportTimeout},
         upgrade::Version,
@@ -24,7 +25,7 @@ use libp2p::{
 use libp2p_memory_connection_limits as memory_limits;
 use tokio::sync::mpsc;
 
-use super::{Mdns, NetConfig, codec::Codec, gate, jobs, limits::*, names, names::Names};
+use super::{Mdns, NetConfig, codec::Codec, gate, gate::ip_of, jobs, limits::*, names, names::Names};
 
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
@@ -332,15 +333,12 @@ fn mdns(config: &NetConfig, me: PeerId) -> Result<Option<mdns::tokio::Behaviour>
 }
 
 /// Says what to do about an address that cannot be listened on.
-pub(super) fn explain_listen(
-    address: &libp2p::Multiaddr,
-    error: libp2p::TransportError<io::Error>,
-) -> anyhow::Error {
-    let advice = match &error {
-        libp2p::TransportError::MultiaddrNotSupported(_) => {
+pub(super) fn explain_listen(address: &Multiaddr, error: &TransportError<io::Error>) -> anyhow::Error {
+    let advice = match error {
+        TransportError::MultiaddrNotSupported(_) => {
             "use /ip4/<address>/udp/<port>/quic-v1 or /ip4/<address>/tcp/<port>"
         }
-        libp2p::TransportError::Other(error) => match io_kind(error) {
+        TransportError::Other(_) => match bind_error(address) {
             Some(io::ErrorKind::AddrInUse) => {
                 "the port is taken, perhaps by another sharemesh node: stop it or choose another port (0 picks a free one)"
             }
@@ -349,20 +347,17 @@ pub(super) fn explain_listen(
             _ => "choose another address",
         },
     };
-    anyhow!(error).context(format!("cannot listen on {address}: {advice}"))
+    anyhow!("cannot listen on {address}: {advice} ({error})")
 }
 
-/// Transports wrap their errors in each other; the operating system's is somewhere inside.
-fn io_kind(error: &io::Error) -> Option<io::ErrorKind> {
-    if error.raw_os_error().is_some() {
-        return Some(error.kind());
-    }
-    let mut source = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return io_kind(error);
-        }
-        source = error.source();
-    }
-    Some(error.kind())
+/// Tries the address again, plainly: libp2p's errors hide what the operating system said.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is libp2p's, of all protocols there are")]
+fn bind_error(address: &Multiaddr) -> Option<io::ErrorKind> {
+    let ip = ip_of(address)?;
+    let bound = address.iter().find_map(|part| match part {
+        Protocol::Udp(port) => Some(std::net::UdpSocket::bind((ip, port)).map(drop)),
+        Protocol::Tcp(port) => Some(std::net::TcpListener::bind((ip, port)).map(drop)),
+        _ => None,
+    });
+    bound?.err().map(|error| error.kind())
 }

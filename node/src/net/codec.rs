@@ -92,10 +92,10 @@ enum Unreadable {
 
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Offence(OffenceKind::Malformed),
-            _ => Self::Broken(error),
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Offence(OffenceKind::Malformed);
         }
+        Self::Broken(error)
     }
 }
 

@@ -309,12 +309,10 @@ impl Net {
             Some(Query::Providers { key, .. }) => {
                 self.events.push_back(NetEvent::Found { key, peers: Vec::new(), last: true });
             }
-            Some(Query::Address(peer)) => {
-                if !self.peers.is_connected(peer) {
-                    self.dial_quietly(peer, Vec::new());
-                }
+            Some(Query::Address(peer)) if !self.peers.is_connected(peer) => {
+                self.dial_quietly(peer, Vec::new())
             }
-            None => {}
+            Some(Query::Address(_)) | None => {}
         }
     }
 
