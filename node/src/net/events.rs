@@ -117,6 +117,7 @@ impl Net {
         }
         if !self.peers.is_connected(peer) {
             self.relays.gone(peer);
+            self.fail_dial(peer, "it closed the connection before it said which network it is of");
         }
     }
 
@@ -183,12 +184,13 @@ impl Net {
     fn on_request(&mut self, from: PeerKey, request: Request) -> Ack {
         // Only who speaks our network's protocol gets here, perhaps before identify does.
         self.admit(from);
-        let (message, body) = match request {
-            Request::Whole { message, body } => (message, body),
+        let (message, body, room) = match request {
+            Request::Whole { message, body, room } => (message, body, room),
             Request::Refused(kind) => {
                 self.offend(from, kind);
                 return Ack::Refused;
             }
+            Request::NoRoom => return Ack::Refused,
         };
         let bytes = message.len() + body.len();
         if !self.peers.may_send(from, bytes, Instant::now()) {
@@ -198,6 +200,8 @@ impl Net {
         self.counters.messages_received += 1;
         self.counters.bytes_received += bytes as u64;
         self.events.push_back(NetEvent::Received { from, message, body });
+        // From here on it is the driver's to bound.
+        drop(room);
         Ack::Taken
     }
 
@@ -325,7 +329,7 @@ impl Net {
             .build();
         match self.swarm.dial(opts) {
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.fail_dial(peer, &error),
+            Err(error) => self.fail_dial(peer, error),
         }
     }
 
@@ -352,6 +356,7 @@ impl Net {
             let addresses = addresses.iter().cloned().collect();
             self.events.push_back(NetEvent::LanNetwork { peer, name, domain, addresses });
         }
+        self.fail_dial(peer, "it is of another network");
         self.disconnect(peer);
     }
 

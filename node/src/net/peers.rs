@@ -148,18 +148,19 @@ impl Peers {
         link.ping_failures >= PING_FAILURES_MAX
     }
 
+    /// Whoever is gone and forgotten sends nothing more: what is still on its way is let in.
     pub(super) fn may_send(&mut self, peer: PeerKey, bytes: usize, now: Instant) -> bool {
         self.entries
             .get_mut(&peer)
-            .is_some_and(|entry| entry.messages.take(1, now) && entry.bytes.take(bytes as u64, now))
+            .is_none_or(|entry| entry.messages.take(1, now) && entry.bytes.take(bytes as u64, now))
     }
 
     pub(super) fn may_gossip(&mut self, peer: PeerKey, now: Instant) -> bool {
-        self.entries.get_mut(&peer).is_some_and(|entry| entry.gossip.take(1, now))
+        self.entries.get_mut(&peer).is_none_or(|entry| entry.gossip.take(1, now))
     }
 
     pub(super) fn may_store(&mut self, peer: PeerKey, now: Instant) -> bool {
-        self.entries.get_mut(&peer).is_some_and(|entry| entry.records.take(1, now))
+        self.entries.get_mut(&peer).is_none_or(|entry| entry.records.take(1, now))
     }
 
     pub(super) fn is_connected(&self, peer: PeerKey) -> bool {

@@ -166,6 +166,25 @@ async fn a_network_on_the_lan_is_proposed_and_not_joined() {
 }
 
 #[tokio::test]
+#[ignore = "needs a network interface with multicast"]
+async fn nodes_on_a_lan_see_each_others_networks() {
+    let announced = |domain, name: &str| {
+        let mut config = config(domain, "/ip4/0.0.0.0/udp/0/quic-v1");
+        config.mdns = Mdns::Announce { name: name.into() };
+        config
+    };
+    let mut nets = [start(announced(HOME, "home")).await, start(announced(ELSEWHERE, "lab of Ada")).await];
+
+    let (name, domain) = wait(&mut nets, |index, event| match event {
+        NetEvent::LanNetwork { name, domain, .. } if index == 0 => Some((name, domain)),
+        _ => None,
+    })
+    .await;
+
+    assert_eq!((&name[..], domain), ("lab of Ada", ELSEWHERE));
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_be_dialed_is_reached_through_a_relay() {
     let mut relay = config(HOME, TCP);
     relay.relay_server = true;
