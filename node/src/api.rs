@@ -1,0 +1,3 @@
+//! The local HTTP API.
+
+pub mod views;
