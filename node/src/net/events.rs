@@ -57,11 +57,14 @@ impl Net {
                 self.counters.connections_denied += 1;
                 tracing::debug!(%error, "Incoming connection failed");
             }
-            SwarmEvent::NewListenAddr { address, .. } | SwarmEvent::ExternalAddrConfirmed { address } => {
-                let own = self.own_address(address);
-                tracing::info!(address = %own, "Listening");
-                self.events.push_back(NetEvent::Listening(own));
+            SwarmEvent::NewListenAddr { address, .. } => {
+                // Who offers to relay says that others can dial it; without an address it could grant no reservation.
+                if self.swarm.behaviour().relay_server.is_enabled() {
+                    self.swarm.add_external_address(address.clone());
+                }
+                self.on_listening(address);
             }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_listening(address),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 self.relays.listener_closed(listener_id);
                 if let Err(error) = reason {
@@ -106,6 +109,12 @@ impl Net {
             }
             _ => {}
         }
+    }
+
+    fn on_listening(&mut self, address: Multiaddr) {
+        let own = self.own_address(address);
+        tracing::info!(address = %own, "Listening");
+        self.events.push_back(NetEvent::Listening(own));
     }
 
     fn on_closed(&mut self, peer_id: &PeerId, connection: ConnectionId) {

@@ -126,6 +126,36 @@ async fn a_dial_to_nobody_fails_and_says_so() {
 }
 
 #[tokio::test]
+async fn peers_that_dial_each_other_at_once_are_up_once() {
+    let mut nets: [Net; 2] = start_many(HOME, QUIC).await;
+    let keys = [nets[0].me(), nets[1].me()];
+    let addresses = [nets[0].listening(), nets[1].listening()];
+    nets[0].dial(keys[1], addresses[1].clone());
+    nets[1].dial(keys[0], addresses[0].clone());
+
+    let mut ups = [0, 0];
+    let mut received = [0, 0];
+    wait(&mut nets, |index, event| {
+        ups[index] += usize::from(matches!(event, NetEvent::PeerUp(_)));
+        (ups == [1, 1]).then_some(())
+    })
+    .await;
+    // Both connections are used in turn, so these come after whatever the second one had to tell.
+    for tag in 0..10 {
+        nets[0].send(keys[1], tag, vec![1], Bytes::new());
+        nets[1].send(keys[0], tag, vec![1], Bytes::new());
+    }
+    wait(&mut nets, |index, event| {
+        assert!(!matches!(event, NetEvent::PeerUp(_) | NetEvent::PeerDown(_)), "{event:?}");
+        received[index] += usize::from(matches!(event, NetEvent::Received { .. }));
+        (received == [10, 10]).then_some(())
+    })
+    .await;
+
+    assert!(nets.iter().all(|net| net.peers().len() == 1));
+}
+
+#[tokio::test]
 async fn a_banned_peer_is_disconnected_and_stays_out() {
     let mut nets: [Net; 2] = start_many(HOME, QUIC).await;
     connect(&mut nets, 0, 1).await;
@@ -189,8 +219,6 @@ async fn a_node_that_cannot_be_dialed_is_reached_through_a_relay() {
     let mut relay = config(HOME, TCP);
     relay.relay_server = true;
     let mut nets = [start(relay).await, start(config(HOME, TCP)).await, start(config(HOME, TCP)).await];
-    let relay_address = nets[0].listening().remove(0);
-    nets[0].swarm.add_external_address(relay_address);
     connect(&mut nets, 1, 0).await;
 
     nets[1].relays.set_wanted(true);
