@@ -2,8 +2,9 @@
 //!
 //! In reading order: [`cli`] is what a user types and [`config`] what becomes of it, [`demo`] a whole network in
 //! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the driver;
-//! [`models`] finds weights and [`worker`] runs them in processes of their own; [`clock`] is the only reader of
-//! time and [`exit`] the list of failures.
+//! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index; [`models`] finds weights
+//! and [`worker`] runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of
+//! failures.
 
 pub mod cli;
 pub mod config;
@@ -11,6 +12,12 @@ pub mod demo;
 
 pub mod api;
 pub mod command;
+
+pub mod net;
+
+pub mod folder;
+pub mod journal;
+pub mod store;
 
 pub mod models;
 pub mod worker;

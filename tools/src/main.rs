@@ -1,1 +1,34 @@
-fn main() {}
+//! `cargo xtask`: the checks that CI runs, and the models that tests run on.
+
+#![expect(clippy::print_stdout, reason = "a command-line tool answers on standard output")]
+
+mod check;
+mod models;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tools of those who work on Sharemesh.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs all that CI runs, step by step
+    Check(check::Arguments),
+    /// Fetches the models that tests run on
+    Models(models::Arguments),
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments).map(|()| ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,231 @@
+//! The format of one segment file: a header, then frames of records and marks, and how they are read back.
+//!
+//! ```text
+//! header  magic 8 | version u32 | segment u64 | first position u64 | head 32 | crc32c u32        64 bytes
+//! frame   length u32 | crc32c(length, bytes) u32 | bytes                                         little endian
+//! mark    a frame whose length has the top bit set: segment u64 | offset u64 | position u64 | head 32
+//! ```
+//!
+//! A mark is written right after each commit. It says: all before me was durable when I was written. That
+//! tells what a crash may tear (behind the last mark) from what must be whole (before any mark), and it lets
+//! reopening compare counts and the hash chain at each commit.
+
+use super::Position;
+
+/// The BLAKE3 hash chain after a record: `head[n] = blake3(head[n - 1] | record[n])`.
+pub type Head = [u8; 32];
+
+/// The head before the first record.
+pub const GENESIS: Head = [0; 32];
+
+/// Bounds one record: what the largest message of the protocol can become, several times over.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// The one format that this code writes.
+pub const VERSION: u32 = 1;
+
+/// Bytes of a header. Magic, version and checksum stay where they are in every later version.
+pub const HEADER_BYTES: usize = 64;
+
+/// Bytes of a frame around its content.
+pub const FRAME_BYTES: usize = 8;
+
+const MAGIC: &[u8; 8] = b"sharejnl";
+const MARK: u32 = 1 << 31;
+const MARK_BYTES: usize = 56;
+
+/// Returns the chain's head after `record`.
+pub fn chain(head: &Head, record: &[u8]) -> Head {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(head);
+    hasher.update(record);
+    hasher.finalize().into()
+}
+
+/// Returns the file name of a segment.
+pub fn name(segment: u64) -> String {
+    format!("{segment:08}.seg")
+}
+
+/// Returns the number in a segment's file name, or nothing for other files.
+pub fn number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    let number = digits.parse().ok()?;
+    (self::name(number) == *name).then_some(number)
+}
+
+/// The first bytes of a segment: where in the journal it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub segment: u64,
+    /// The position of the first record in this segment.
+    pub first: Position,
+    /// The chain's head before that record.
+    pub head: Head,
+}
+
+/// Why a header cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HeaderFault {
+    Damaged,
+    Newer(u32),
+}
+
+impl Header {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.segment.to_le_bytes());
+        bytes[20..28].copy_from_slice(&self.first.0.to_le_bytes());
+        bytes[28..60].copy_from_slice(&self.head);
+        let checksum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    pub fn decode(file: &[u8]) -> Result<Self, HeaderFault> {
+        let bytes = file.get(..HEADER_BYTES).ok_or(HeaderFault::Damaged)?;
+        if bytes[..8] != *MAGIC || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60]) {
+            return Err(HeaderFault::Damaged);
+        }
+        let version = u32_at(bytes, 8);
+        if version != VERSION {
+            return Err(HeaderFault::Newer(version));
+        }
+        let head = bytes[28..60].try_into().expect("32 bytes");
+        Ok(Self { segment: u64_at(bytes, 12), first: Position(u64_at(bytes, 20)), head })
+    }
+}
+
+/// Appends a record's frame.
+pub fn encode_record(record: &[u8], out: &mut Vec<u8>) {
+    assert!(record.len() <= RECORD_BYTES_MAX, "the journal checks lengths before it encodes");
+    encode_frame(record.len() as u32, record, out);
+}
+
+/// Returns the mark that stands at `offset` of `segment`, after the record at `position`.
+pub fn encode_mark(segment: u64, offset: u64, position: Position, head: &Head) -> Vec<u8> {
+    let mut content = Vec::with_capacity(MARK_BYTES);
+    content.extend_from_slice(&segment.to_le_bytes());
+    content.extend_from_slice(&offset.to_le_bytes());
+    content.extend_from_slice(&position.0.to_le_bytes());
+    content.extend_from_slice(head);
+
+    let mut frame = Vec::with_capacity(FRAME_BYTES + MARK_BYTES);
+    encode_frame(MARK | MARK_BYTES as u32, &content, &mut frame);
+    frame
+}
+
+fn encode_frame(length: u32, content: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&checksum(length, content).to_le_bytes());
+    out.extend_from_slice(content);
+}
+
+// With the length in it, so that a run of zeros is not an endless row of valid empty records.
+fn checksum(length: u32, content: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&length.to_le_bytes()), content)
+}
+
+/// What reading a segment from front to back found.
+#[derive(Debug)]
+pub struct Scan {
+    /// The last whole record, and the chain's head after it.
+    pub position: Position,
+    pub head: Head,
+    /// Where the whole frames end.
+    pub end: usize,
+    /// Where the last mark begins: what it attests ends there, and nothing attests the mark itself. 0 without
+    /// one, since then not even the header is known to be durable.
+    pub attested: usize,
+    /// Whether that mark is the last frame.
+    pub ends_marked: bool,
+    pub fault: Option<Fault>,
+}
+
+/// What stands where a whole frame should.
+#[derive(Debug)]
+pub enum Fault {
+    /// Not a whole frame; a crash leaves this at the end of the last segment.
+    Torn,
+    /// A whole frame that contradicts the records before it; no crash leaves this.
+    Contradiction,
+}
+
+/// Reads all frames and calls back with each record, its position and the chain's head after it.
+pub fn scan(header: &Header, file: &[u8], each: &mut dyn FnMut(Position, &Head, &[u8])) -> Scan {
+    let mut position = Position(header.first.0 - 1);
+    let mut head = header.head;
+    let mut offset = HEADER_BYTES;
+    let mut attested = 0;
+    let mut ends_marked = false;
+    while offset < file.len() {
+        let fault = match read_frame(&file[offset..]) {
+            Some((Frame::Record(record), length)) => {
+                position = Position(position.0 + 1);
+                head = chain(&head, record);
+                offset += length;
+                ends_marked = false;
+                each(position, &head, record);
+                continue;
+            }
+            Some((Frame::Mark(mark), length)) if is_at_home(mark, header, offset) => {
+                if *mark == encode_mark(header.segment, offset as u64, position, &head)[FRAME_BYTES..] {
+                    attested = offset;
+                    ends_marked = true;
+                    offset += length;
+                    continue;
+                }
+                Fault::Contradiction
+            }
+            Some((Frame::Mark(_), _)) | None => Fault::Torn,
+        };
+        return Scan { position, head, end: offset, attested, ends_marked, fault: Some(fault) };
+    }
+    Scan { position, head, end: offset, attested, ends_marked, fault: None }
+}
+
+/// Returns the place of the first mark after byte `from`: proof that what stands before it was durable once.
+pub fn find_mark(header: &Header, file: &[u8], from: usize) -> Option<usize> {
+    (from..file.len()).find(|&offset| match read_frame(&file[offset..]) {
+        Some((Frame::Mark(mark), _)) => is_at_home(mark, header, offset),
+        Some((Frame::Record(_), _)) | None => false,
+    })
+}
+
+// A mark elsewhere is an old block that a crash brought back, and proves nothing about this place.
+fn is_at_home(mark: &[u8], header: &Header, offset: usize) -> bool {
+    u64_at(mark, 0) == header.segment && u64_at(mark, 8) == offset as u64
+}
+
+enum Frame<'a> {
+    Record(&'a [u8]),
+    Mark(&'a [u8]),
+}
+
+fn read_frame(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
+    if bytes.len() < FRAME_BYTES {
+        return None;
+    }
+    let word = u32_at(bytes, 0);
+    let length = (word & !MARK) as usize;
+    let is_mark = word & MARK != 0;
+    if length > RECORD_BYTES_MAX || is_mark && length != MARK_BYTES {
+        return None;
+    }
+    let content = bytes.get(FRAME_BYTES..FRAME_BYTES + length)?;
+    if u32_at(bytes, 4) != checksum(word, content) {
+        return None;
+    }
+    let frame = if is_mark { Frame::Mark(content) } else { Frame::Record(content) };
+    Some((frame, FRAME_BYTES + length))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}

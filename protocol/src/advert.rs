@@ -1,0 +1,133 @@
+//! What a provider says of itself: signed, sequenced, short-lived and bounded.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, Digest, ModelId, NodeId, RecordId};
+use crate::model::{Modality, NAME_BYTES_MAX};
+use crate::price::Price;
+use crate::signed::Signable;
+use crate::time::Time;
+
+/// Bounds an advert on the wire.
+pub const ADVERT_BYTES_MAX: usize = 16 * 1024;
+
+/// Bounds the models in one advert, so that it fits its bytes.
+pub const MODELS_MAX: usize = 32;
+
+/// Bounds the devices in one advert.
+pub const DEVICES_MAX: usize = 16;
+
+/// What a provider serves, at which price, on which hardware, now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advert {
+    /// Node that serves; the advert is signed with its key.
+    pub node: NodeId,
+    /// Account that is paid.
+    pub account: AccountId,
+    /// Rises with every advert of a node; a lower one is ignored.
+    pub sequence: u64,
+    /// Community or company.
+    pub class: ProviderClass,
+    /// Where the provider says it is, as an ISO 3166 code; empty when it does not say.
+    pub region: String,
+    /// Hardware.
+    pub devices: Vec<Device>,
+    /// Models served.
+    pub models: Vec<ModelOffer>,
+    /// What the provider does with what it earns.
+    pub incentive: Incentive,
+    /// Software version.
+    pub version: String,
+    /// When the advert stops counting.
+    pub valid_to: Time,
+}
+
+/// What kind of provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProviderClass {
+    /// People.
+    Community,
+    /// An account with a class certificate.
+    Company,
+}
+
+/// A piece of hardware that does inference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Kind, as the engine names it: `cpu` or `cuda`.
+    pub kind: String,
+    /// Name, as the system gives it.
+    pub name: String,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Engine that drives it.
+    pub backend: String,
+}
+
+/// One model at one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelOffer {
+    /// Model.
+    pub model: ModelId,
+    /// Name for people.
+    pub name: String,
+    /// Class of model.
+    pub modality: Modality,
+    /// Licence under which it is served.
+    pub licence: RecordId,
+    /// Price table.
+    pub price: Price,
+    /// Longest prompt and answer together, in tokens.
+    pub context_tokens: u32,
+    /// Jobs at once.
+    pub slots: u16,
+    /// Of these, taken now.
+    pub busy: u16,
+    /// Measured generation rate of one job, in tokens per 1,000 seconds.
+    pub decode_milli: u64,
+    /// Measured prompt rate, in tokens per 1,000 seconds.
+    pub prefill_milli: u64,
+    /// Number format of the weights.
+    pub quantisation: String,
+    /// Digest of the weights.
+    pub weights: Digest,
+}
+
+/// What a provider does with what it earns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Incentive {
+    /// Earns credits that buy priority and cannot be withdrawn.
+    Exchange,
+    /// Earns credits that can be withdrawn.
+    Rewards,
+}
+
+impl Signable for Advert {
+    const TAG: &'static str = "advert";
+    const BYTES_MAX: usize = ADVERT_BYTES_MAX;
+
+    fn check_bounds(&self) -> Result<(), &'static str> {
+        let short = |text: &String| text.len() <= NAME_BYTES_MAX;
+        let devices = self.devices.len() <= DEVICES_MAX
+            && self.devices.iter().all(|d| short(&d.kind) && short(&d.name) && short(&d.backend));
+        let models = self.models.len() <= MODELS_MAX
+            && self.models.iter().all(|m| short(&m.name) && short(&m.quantisation) && m.busy <= m.slots);
+        match (devices, models, short(&self.region) && short(&self.version)) {
+            (false, ..) => Err("devices"),
+            (_, false, _) => Err("models"),
+            (.., false) => Err("region or version"),
+            (true, true, true) => Ok(()),
+        }
+    }
+}
+
+impl Advert {
+    /// Returns what the provider says of `model`.
+    #[must_use]
+    pub fn offer(&self, model: ModelId) -> Option<&ModelOffer> {
+        self.models.iter().find(|offer| offer.model == model)
+    }
+}

@@ -1,0 +1,77 @@
+//! Canonical bytes: one value has one encoding, and nothing else decodes to it.
+
+use alloc::vec::Vec;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// Bytes that are not the one encoding of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// More bytes than a value of this kind may have.
+    #[error("{length} bytes are more than the {max} allowed")]
+    TooLong {
+        /// Length given.
+        length: usize,
+        /// Length allowed.
+        max: usize,
+    },
+    /// Not a value at all.
+    #[error("the bytes are not a value of the expected type")]
+    Malformed,
+    /// A value, but spelled differently from how we would spell it (padded numbers, bytes left over).
+    #[error("the bytes are not the canonical encoding of their value")]
+    NotCanonical,
+}
+
+/// Returns the canonical postcard encoding of `value`.
+///
+/// # Panics
+/// Never for the types of this crate: they are plain data without maps, floats or lengths unknown in advance.
+#[must_use]
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("plain data always has an encoding")
+}
+
+/// Returns the value whose canonical encoding `bytes` are.
+///
+/// # Errors
+/// When the bytes are more than `max`, no value, or not canonical: postcard alone accepts padded varints and bytes
+/// left over, which would give one signed value many ids.
+pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
+    if bytes.len() > max {
+        return Err(DecodeError::TooLong { length: bytes.len(), max });
+    }
+    let value = postcard::from_bytes(bytes).map_err(|_| DecodeError::Malformed)?;
+    if encode(&value) != bytes {
+        return Err(DecodeError::NotCanonical);
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+
+    use super::{DecodeError, decode, encode};
+
+    #[test]
+    fn a_value_survives_the_round_trip() {
+        let value = (7_u64, String::from("seven"));
+
+        assert_eq!(decode(&encode(&value), 100), Ok(value));
+    }
+
+    #[test]
+    fn padded_numbers_and_trailing_bytes_are_refused() {
+        assert_eq!(decode::<u64>(&[0x87, 0x00], 100), Err(DecodeError::NotCanonical));
+        assert_eq!(decode::<u64>(&[0x07, 0x00], 100), Err(DecodeError::NotCanonical));
+        assert_eq!(decode::<u64>(&[], 100), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn a_long_encoding_is_refused_before_it_is_read() {
+        assert_eq!(decode::<u64>(&[1; 101], 100), Err(DecodeError::TooLong { length: 101, max: 100 }));
+    }
+}

@@ -1,0 +1,238 @@
+//! A job as the protocol sees it: sizes and digests, never the prompt or the answer.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId, RecordId};
+use crate::ledger::records::SplitRole;
+use crate::model::Modality;
+use crate::price::{Price, Usage};
+use crate::router::Considered;
+use crate::time::Time;
+
+/// Tokens that templates and special tokens may add to a prompt; no more than this and one token a byte is believed.
+pub const TEMPLATE_TOKENS_MAX: u64 = 512;
+
+/// Most tokens that one job may ask for: bounds reservations and streams.
+pub const JOB_TOKENS_MAX: u32 = 1 << 17;
+
+/// Most bytes of one prompt.
+pub const INPUT_BYTES_MAX: u64 = 8 << 20;
+
+/// What is to be done, as the requester's shell hands it to the core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Model that shall answer.
+    pub model: ModelId,
+    /// The prompt, by digest.
+    pub input: Input,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Most tokens to generate.
+    pub max_tokens: u32,
+    /// What the requester insists on.
+    pub constraints: Constraints,
+}
+
+/// A prompt by size and digest; its bytes stay with the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Digest of the body that travels beside the message.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Its kind.
+    pub modality: Modality,
+}
+
+/// How tokens are drawn; integers, so that both sides mean the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Temperature in thousandths; 0 takes the likeliest token.
+    pub temperature_milli: u32,
+    /// Nucleus in thousandths.
+    pub top_p_milli: u32,
+    /// Number of likeliest tokens considered; 0 considers all.
+    pub top_k: u32,
+    /// Repetition penalty in thousandths.
+    pub repetition_penalty_milli: u32,
+    /// Makes draws repeatable.
+    pub seed: u64,
+}
+
+/// What a requester insists on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constraints {
+    /// Most nano-credits for the whole job, in the worst case.
+    pub price_max: Option<u64>,
+    /// Only these providers, when not empty.
+    pub only: Vec<NodeId>,
+    /// Never these providers.
+    pub ignore: Vec<NodeId>,
+    /// What to weigh.
+    pub sort: Sort,
+}
+
+/// What the router weighs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sort {
+    /// Time and price alike.
+    #[default]
+    Balanced,
+    /// Price first.
+    Price,
+    /// Estimated total time first.
+    Latency,
+}
+
+impl JobSpec {
+    /// Returns the most that this job can be counted as.
+    #[must_use]
+    pub fn worst_usage(&self) -> Usage {
+        Usage {
+            calls: 1,
+            tokens_in: self.tokens_in_max(),
+            tokens_out: u64::from(self.max_tokens),
+            compute: 0,
+        }
+    }
+
+    /// Returns the most prompt tokens that the requester believes.
+    #[must_use]
+    pub const fn tokens_in_max(&self) -> u64 {
+        self.input.bytes.saturating_add(TEMPLATE_TOKENS_MAX)
+    }
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finish {
+    /// The model or a stop string ended it.
+    Stop,
+    /// The token limit ended it.
+    Length,
+    /// The requester ended it.
+    Cancelled,
+    /// The connection or the engine was lost.
+    Lost,
+}
+
+/// What both sides keep of a finished job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// The job.
+    pub job: JobId,
+    /// Channel that paid for it; none when it ran at home, for nothing.
+    pub channel: Option<ChannelId>,
+    /// Node that served it.
+    pub provider: NodeId,
+    /// Node that asked for it.
+    pub requester: NodeId,
+    /// Model.
+    pub model: ModelId,
+    /// What was delivered.
+    pub usage: Usage,
+    /// Price table.
+    pub price: Price,
+    /// When it was accepted.
+    pub start: Time,
+    /// When it ended.
+    pub end: Time,
+    /// Digest of the prompt.
+    pub input: Digest,
+    /// Digest over the token ids.
+    pub output: Digest,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// What the requester's shell learns of its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobEvent {
+    /// A provider was chosen, for these reasons.
+    Chosen {
+        /// The provider.
+        provider: NodeId,
+        /// Everybody who was considered.
+        considered: Vec<Considered>,
+    },
+    /// The provider took the job.
+    Accepted {
+        /// Prompt tokens it counted.
+        tokens_in: u32,
+    },
+    /// The job ended and is accounted for.
+    Done(JobAccount),
+    /// The job failed; whatever was delivered is accounted for all the same.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// What was delivered and paid, when anything was.
+        account: Option<JobAccount>,
+    },
+}
+
+/// What a job came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobAccount {
+    /// What both sides keep.
+    pub record: JobRecord,
+    /// Account that was paid.
+    pub payee: Option<AccountId>,
+    /// Nano-credits that this job added to the channel's bill, markup included.
+    pub price: u64,
+    /// How the full quanta that this job completed are divided.
+    pub split: Vec<(SplitRole, AccountId, u64)>,
+    /// What this job leaves in the channel for the next quantum, or takes from what an earlier one left there; the
+    /// shares and this make up the price.
+    pub in_channel: i64,
+    /// Receipt that covers the job; none for a job at home.
+    pub receipt: Option<RecordId>,
+}
+
+/// Why a job failed, in words a person can act on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody serves the model, or nobody who does may be used.
+    #[error("no provider can serve this model now")]
+    NoProvider(Vec<Considered>),
+    /// The account does not hold enough.
+    #[error("not enough credits: {needed} nano-credits needed, {available} available")]
+    NotEnoughCredits {
+        /// Worst case of the job with the fee for a channel.
+        needed: u64,
+        /// What can be spent now.
+        available: u64,
+    },
+    /// The issuer does not answer, so no channel can be opened.
+    #[error("the network's issuer cannot be reached, so no payment channel can be opened")]
+    IssuerUnreachable,
+    /// The issuer refused to open a channel.
+    #[error("the network's issuer refused to open a payment channel: {0}")]
+    IssuerRefused(String),
+    /// The prompt and the answer do not fit the model.
+    #[error("the prompt has {tokens} tokens, which leaves no room in the model's context of {context}")]
+    PromptTooLong {
+        /// Tokens counted.
+        tokens: u32,
+        /// Tokens that fit.
+        context: u32,
+    },
+    /// The provider was lost in the middle.
+    #[error("lost the provider {0} in mid-stream")]
+    ProviderLost(NodeId),
+    /// The provider's engine failed.
+    #[error("the provider's engine failed: {0}")]
+    EngineFailed(String),
+    /// The provider broke the rules.
+    #[error("the provider broke the protocol: {0}")]
+    Misbehaved(&'static str),
+    /// Took longer than allowed.
+    #[error("the provider did not answer in time")]
+    TimedOut,
+    /// The request itself cannot be served.
+    #[error("{0}")]
+    BadRequest(String),
+}

@@ -1,0 +1,187 @@
+//! Keys: who signs, and deriving one key from another so that only one secret needs keeping.
+
+use core::fmt;
+
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, NodeId};
+
+/// An Ed25519 public key as it travels: 32 bytes that may or may not be a point.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// An Ed25519 signature as it travels: R and S.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Signature(pub [u8; 32], pub [u8; 32]);
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&NodeId(self.0), f)
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&NodeId(self.0), f)
+    }
+}
+
+impl From<NodeId> for PublicKey {
+    fn from(node: NodeId) -> Self {
+        Self(node.0)
+    }
+}
+
+impl From<PublicKey> for NodeId {
+    fn from(key: PublicKey) -> Self {
+        Self(key.0)
+    }
+}
+
+impl From<PublicKey> for AccountId {
+    fn from(key: PublicKey) -> Self {
+        Self(key.0)
+    }
+}
+
+impl From<AccountId> for PublicKey {
+    fn from(account: AccountId) -> Self {
+        Self(account.0)
+    }
+}
+
+/// A secret that signs.
+#[derive(Clone)]
+pub struct Signer(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Ed25519(SigningKey),
+    Simulated([u8; 32]),
+}
+
+impl Signer {
+    /// Returns the signer of an Ed25519 seed.
+    #[must_use]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        Self(Kind::Ed25519(SigningKey::from_bytes(&seed)))
+    }
+
+    /// Returns a signer whose "signatures" anybody can make: for simulated nodes that are honest by construction.
+    #[must_use]
+    pub fn simulated(seed: [u8; 32]) -> Self {
+        Self(Kind::Simulated(seed))
+    }
+
+    /// Returns the key that verifies what this signer signs.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        match &self.0 {
+            Kind::Ed25519(key) => PublicKey(key.verifying_key().to_bytes()),
+            Kind::Simulated(seed) => PublicKey(*blake3::hash(seed).as_bytes()),
+        }
+    }
+
+    /// Returns the signer that belongs to this one and `context`: the same each time, unlinkable without the secret.
+    #[must_use]
+    pub fn derive(&self, context: &[u8]) -> Self {
+        let secret = match &self.0 {
+            Kind::Ed25519(key) => key.as_bytes(),
+            Kind::Simulated(seed) => seed,
+        };
+        let mut hasher = blake3::Hasher::new_derive_key("sharemesh v1 derived signing key");
+        hasher.update(secret).update(context);
+        let seed = *hasher.finalize().as_bytes();
+        match &self.0 {
+            Kind::Ed25519(_) => Self::from_seed(seed),
+            Kind::Simulated(_) => Self::simulated(seed),
+        }
+    }
+
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Signature {
+        match &self.0 {
+            Kind::Ed25519(key) => {
+                let signature = key.sign(bytes);
+                Signature(*signature.r_bytes(), *signature.s_bytes())
+            }
+            Kind::Simulated(_) => simulated_signature(self.public(), bytes),
+        }
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signer of {:?}", self.public())
+    }
+}
+
+/// Which signatures count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Ed25519 with `verify_strict`: no small-order keys, no second spelling of a signature.
+    Strict,
+    /// A checksum in place of a signature: thousands of times faster, worth nothing against an attacker.
+    Simulated,
+}
+
+impl Scheme {
+    /// Says whether `signature` is `key`'s over `bytes`.
+    #[must_use]
+    pub(crate) fn verifies(self, key: PublicKey, bytes: &[u8], signature: Signature) -> bool {
+        match self {
+            Self::Strict => VerifyingKey::from_bytes(&key.0).is_ok_and(|verifier| {
+                let signature = ed25519_dalek::Signature::from_components(signature.0, signature.1);
+                verifier.verify_strict(bytes, &signature).is_ok()
+            }),
+            Self::Simulated => simulated_signature(key, bytes) == signature,
+        }
+    }
+}
+
+fn simulated_signature(key: PublicKey, bytes: &[u8]) -> Signature {
+    Signature(*blake3::keyed_hash(&key.0, bytes).as_bytes(), [0; 32])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PublicKey, Scheme, Signature, Signer};
+
+    #[test]
+    fn a_signature_verifies_under_its_own_key_and_bytes_only() {
+        for (signer, other, scheme) in [
+            (Signer::from_seed([1; 32]), Signer::from_seed([2; 32]), Scheme::Strict),
+            (Signer::simulated([1; 32]), Signer::simulated([2; 32]), Scheme::Simulated),
+        ] {
+            let signature = signer.sign(b"bytes");
+
+            assert!(scheme.verifies(signer.public(), b"bytes", signature));
+            assert!(!scheme.verifies(signer.public(), b"other", signature));
+            assert!(!scheme.verifies(other.public(), b"bytes", signature));
+        }
+    }
+
+    #[test]
+    fn a_simulated_signature_is_worth_nothing_to_a_real_node() {
+        let signer = Signer::simulated([1; 32]);
+
+        assert!(!Scheme::Strict.verifies(signer.public(), b"bytes", signer.sign(b"bytes")));
+    }
+
+    #[test]
+    fn the_identity_key_verifies_nothing() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+
+        assert!(!Scheme::Strict.verifies(PublicKey(identity), b"bytes", Signature(identity, [0; 32])));
+    }
+
+    #[test]
+    fn derived_signers_differ_by_secret_and_context_and_repeat() {
+        let signer = Signer::from_seed([1; 32]);
+
+        assert_eq!(signer.derive(b"a").public(), signer.derive(b"a").public());
+        assert_ne!(signer.derive(b"a").public(), signer.derive(b"b").public());
+        assert_ne!(signer.derive(b"a").public(), Signer::from_seed([2; 32]).derive(b"a").public());
+    }
+}

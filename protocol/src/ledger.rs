@@ -1,0 +1,16 @@
+//! Money: accounts, channels, receipts and issuers. Every step checks on copies, then commits without failing.
+//!
+//! All arithmetic is checked, in integers of nano-credits. Nothing here knows of jobs' contents, peers or time beyond
+//! epochs.
+
+pub mod money;
+
+pub mod records;
+
+pub mod issuer;
+
+pub mod wallet;
+
+pub mod paying;
+
+pub mod paid;

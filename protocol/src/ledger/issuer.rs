@@ -1,0 +1,513 @@
+//! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::advert::Incentive;
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, NodeId, RecordId};
+use crate::keys::PublicKey;
+use crate::ledger::money::{Overflow, shares, waiting, with_markup};
+use crate::ledger::records::{
+    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, SplitRole, Terms, TermsError,
+    VALIDITY_EPOCHS_MAX,
+};
+use crate::licence::open_licence;
+use crate::manifest::Manifest;
+use crate::signed::{Role, Verified};
+
+/// Most accounts: bounds an issuer's memory.
+pub const ACCOUNTS_MAX: usize = 1_000_000;
+
+/// Most channels, closed ones included, which are kept so that late receipts are recognised.
+pub const CHANNELS_MAX: usize = 2_000_000;
+
+/// Most open channels of one account: routing is sticky, so more are a mistake or an attack.
+pub const CHANNELS_PER_ACCOUNT_MAX: usize = 64;
+
+/// What an account can spend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// Nano-credits that can be spent and withdrawn.
+    pub cash: u64,
+    /// Nano-credits that can be spent, with priority, and not withdrawn.
+    pub earned: u64,
+    /// Nano-credits that open channels hold.
+    pub held: u64,
+}
+
+impl Balance {
+    /// Returns what can be spent now.
+    #[must_use]
+    pub const fn available(&self) -> u64 {
+        self.cash.saturating_add(self.earned)
+    }
+}
+
+/// The issuer's books.
+#[derive(Debug, Clone)]
+pub struct Issuer {
+    domain: DomainId,
+    manifest: Manifest,
+    accounts: BTreeMap<AccountId, Account>,
+    channels: BTreeMap<ChannelId, Channel>,
+    /// References of deposits, so that each counts once.
+    deposits: BTreeSet<Digest>,
+    deposited: u128,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Account {
+    balance: Balance,
+    next: u64,
+    head: Option<RecordId>,
+    channels: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Channel {
+    payer: AccountId,
+    payer_key: PublicKey,
+    terms: Terms,
+    cap: u64,
+    held: Held,
+    redeemed: u64,
+    expires: Epoch,
+    closed: bool,
+}
+
+/// What a channel holds, by bucket; `earned` is spent first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Held {
+    earned: u64,
+    cash: u64,
+}
+
+/// Why an issuer does not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum IssuerError {
+    /// The signature is not the account's, the node's or the channel's.
+    #[error("signed with the wrong key")]
+    WrongKey,
+    /// The step does not follow the account's last one.
+    #[error("the step does not follow the account's last one, which is number {next}")]
+    WrongSequence {
+        /// Position of the step that would follow.
+        next: u64,
+    },
+    /// Made in another epoch.
+    #[error("made in another epoch; the clocks differ")]
+    WrongEpoch,
+    /// The channel would last too long, or no time at all.
+    #[error("the channel's last epoch is not one of the next {VALIDITY_EPOCHS_MAX}")]
+    WrongExpiry,
+    /// The step names other terms than those shown.
+    #[error("the step and the terms do not belong together")]
+    WrongTerms,
+    /// The terms break the network's rules.
+    #[error("the terms break the network's rules: {0}")]
+    BadTerms(TermsError),
+    /// Not enough to spend.
+    #[error("not enough credits: {needed} nano-credits needed, {available} available")]
+    NotEnough {
+        /// Needed.
+        needed: u64,
+        /// There.
+        available: u64,
+    },
+    /// No such channel here.
+    #[error("this channel is unknown here")]
+    UnknownChannel,
+    /// The channel is closed.
+    #[error("this channel is closed")]
+    Closed,
+    /// The amount is beyond the cap or below what was paid.
+    #[error("the amount is above the channel's cap, or below what it has paid")]
+    WrongAmount,
+    /// A bound was reached.
+    #[error("this issuer has reached its bound on accounts or channels")]
+    Full,
+    /// An amount exceeds 64 bits.
+    #[error("an amount exceeds what 64 bits hold")]
+    Overflow,
+    /// The deposit would exceed the budget for gifts.
+    #[error("the network's budget for grants is used up: {left} nano-credits are left")]
+    Budget {
+        /// What is left of it.
+        left: u64,
+    },
+}
+
+impl From<Overflow> for IssuerError {
+    fn from(Overflow: Overflow) -> Self {
+        Self::Overflow
+    }
+}
+
+impl Issuer {
+    /// Returns the empty books of a network.
+    #[must_use]
+    pub fn new(manifest: Manifest) -> Self {
+        let domain = manifest.domain();
+        Self {
+            domain,
+            manifest,
+            accounts: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            deposits: BTreeSet::new(),
+            deposited: 0,
+        }
+    }
+
+    /// Returns what `account` holds; an unknown account holds nothing.
+    #[must_use]
+    pub fn balance(&self, account: AccountId) -> Balance {
+        self.accounts.get(&account).map(|account| account.balance).unwrap_or_default()
+    }
+
+    /// Returns the position and the predecessor of `account`'s next step.
+    #[must_use]
+    pub fn next_slot(&self, account: AccountId) -> (u64, RecordId) {
+        let account = self.accounts.get(&account);
+        account.map_or((0, RecordId::NONE), |account| (account.next, account.head.unwrap_or(RecordId::NONE)))
+    }
+
+    /// Returns every account with what it holds.
+    pub fn balances(&self) -> impl Iterator<Item = (AccountId, Balance)> + '_ {
+        self.accounts.iter().map(|(id, account)| (*id, account.balance))
+    }
+
+    /// Returns all nano-credits that ever entered.
+    #[must_use]
+    pub const fn deposited(&self) -> u128 {
+        self.deposited
+    }
+
+    /// Returns what may still be given away.
+    #[must_use]
+    pub fn budget_left(&self) -> u64 {
+        let spent = u64::try_from(self.deposited).unwrap_or(u64::MAX);
+        self.manifest.grant_budget.saturating_sub(spent)
+    }
+
+    /// Says whether all that is held anywhere is exactly what was deposited.
+    #[must_use]
+    pub fn is_conserved(&self) -> bool {
+        let sum =
+            |balance: Balance| [balance.cash, balance.earned, balance.held].into_iter().map(u128::from).sum();
+        let accounts: u128 = self.accounts.values().map(|account| -> u128 { sum(account.balance) }).sum();
+        let channels: u128 = self
+            .channels
+            .values()
+            .map(|c| u128::from(c.held.cash).saturating_add(u128::from(c.held.earned)))
+            .sum();
+        let held: u128 = self.accounts.values().map(|account| u128::from(account.balance.held)).sum();
+        accounts == self.deposited && channels == held
+    }
+
+    /// Checks that a gift of `amount` fits the network's budget.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check_budget(&self, amount: u64) -> Result<(), IssuerError> {
+        let left = self.budget_left();
+        if amount <= left { Ok(()) } else { Err(IssuerError::Budget { left }) }
+    }
+
+    /// Books credits that entered; a reference that was booked before changes nothing.
+    ///
+    /// # Errors
+    /// When the amount exceeds 64 bits or the books are full.
+    pub fn deposit(&mut self, deposit: &Deposit) -> Result<(), IssuerError> {
+        if self.deposits.contains(&deposit.reference) {
+            return Ok(());
+        }
+        let cash =
+            self.balance(deposit.account).cash.checked_add(deposit.amount).ok_or(IssuerError::Overflow)?;
+        let deposited =
+            self.deposited.checked_add(u128::from(deposit.amount)).ok_or(IssuerError::Overflow)?;
+        self.check_room_for(deposit.account)?;
+
+        self.accounts.entry(deposit.account).or_default().balance.cash = cash;
+        self.deposits.insert(deposit.reference);
+        self.deposited = deposited;
+        Ok(())
+    }
+
+    /// Takes a step of an account; a step taken before changes nothing.
+    ///
+    /// # Errors
+    /// Says which rule the step breaks.
+    pub fn apply(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+    ) -> Result<(), IssuerError> {
+        let (next, head) = self.next_slot(op.account);
+        if op.id() == head {
+            return Ok(());
+        }
+        if !op.is_signed_by(Role::Owner, op.account.into()) {
+            return Err(IssuerError::WrongKey);
+        }
+        if op.sequence != next || op.previous != head {
+            return Err(IssuerError::WrongSequence { next });
+        }
+        if op.epoch.0.abs_diff(now.0) > 1 {
+            return Err(IssuerError::WrongEpoch);
+        }
+        match &op.body {
+            OpBody::OpenChannel(open) => self.open(op, open, terms.ok_or(IssuerError::WrongTerms)?, now)?,
+            OpBody::Expire(channel) => self.expire_soon(op.account, *channel, now)?,
+        }
+        let account = self.accounts.entry(op.account).or_default();
+        account.next = account.next.saturating_add(1);
+        account.head = Some(op.id());
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        op: &Verified<AccountOp>,
+        open: &OpenChannel,
+        terms: &Verified<Terms>,
+        now: Epoch,
+    ) -> Result<(), IssuerError> {
+        let fits = open.terms == terms.id() && open.payee == terms.payee && terms.payer_account == op.account;
+        if !fits || terms.valid_to < now {
+            return Err(IssuerError::WrongTerms);
+        }
+        if !terms.is_signed_by(Role::Node, terms.payee.into()) {
+            return Err(IssuerError::WrongKey);
+        }
+        terms.check(&self.manifest, open_licence(terms.model, self.domain)).map_err(IssuerError::BadTerms)?;
+        if open.expires < now || open.expires > now.plus(VALIDITY_EPOCHS_MAX) || open.expires > terms.valid_to
+        {
+            return Err(IssuerError::WrongExpiry);
+        }
+        let markup_bps = terms.markup.map_or(0, |markup| markup.bps);
+        let hold = with_markup(open.cap, markup_bps)?;
+        let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
+        let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
+        if needed > account.balance.available() {
+            return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
+        }
+        if account.channels as usize >= CHANNELS_PER_ACCOUNT_MAX || self.channels.len() >= CHANNELS_MAX {
+            return Err(IssuerError::Full);
+        }
+        let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
+        self.check_room_for(self.manifest.network)?;
+        let (left, fee) = take(account.balance, self.manifest.open_fee)?;
+        let (left, held) = take(left, hold)?;
+        let fee = fee.earned.checked_add(fee.cash).ok_or(IssuerError::Overflow)?;
+        let held_sum = left.held.checked_add(hold).ok_or(IssuerError::Overflow)?;
+        // Read after the payer's: the network may be its own customer.
+        let network =
+            if op.account == self.manifest.network { left } else { self.balance(self.manifest.network) };
+        let network_cash = network.cash.checked_add(fee).ok_or(IssuerError::Overflow)?;
+
+        let payer = self.accounts.entry(op.account).or_default();
+        payer.balance = Balance { held: held_sum, ..left };
+        payer.channels = channel_count;
+        self.accounts.entry(self.manifest.network).or_default().balance.cash = network_cash;
+        self.channels.insert(
+            op.id().into(),
+            Channel {
+                payer: op.account,
+                payer_key: open.payer_key,
+                terms: Terms::clone(terms),
+                cap: open.cap,
+                held,
+                redeemed: 0,
+                expires: open.expires,
+                closed: false,
+            },
+        );
+        Ok(())
+    }
+
+    fn expire_soon(&mut self, payer: AccountId, id: ChannelId, now: Epoch) -> Result<(), IssuerError> {
+        let channel = self.channels.get_mut(&id).ok_or(IssuerError::UnknownChannel)?;
+        if channel.payer != payer {
+            return Err(IssuerError::WrongKey);
+        }
+
+        channel.expires = channel.expires.min(now.plus(1));
+        Ok(())
+    }
+
+    /// Pays out up to a co-signed receipt: the largest amount wins, in whatever order receipts come. Returns the base
+    /// redeemed in all.
+    ///
+    /// # Errors
+    /// When the receipt is not the channel's, or beyond its cap.
+    pub fn redeem(&mut self, receipt: &Verified<Receipt>) -> Result<u64, IssuerError> {
+        let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
+        if !signed_by_both(receipt, channel) {
+            return Err(IssuerError::WrongKey);
+        }
+        if receipt.amount > channel.cap {
+            return Err(IssuerError::WrongAmount);
+        }
+        if receipt.amount <= channel.redeemed || channel.closed {
+            return Ok(channel.redeemed);
+        }
+        let mut part = self.part_of(receipt.channel)?;
+        part.pay_out(receipt.amount)?;
+
+        self.adopt(part);
+        Ok(receipt.amount)
+    }
+
+    /// Ends a channel with the amount that both sides signed: what it still holds returns to the payer. Repeating
+    /// changes nothing. Returns the base redeemed in all.
+    ///
+    /// # Errors
+    /// When the final is not the channel's, or states less than was redeemed already.
+    pub fn close(&mut self, closing: &Verified<Final>) -> Result<u64, IssuerError> {
+        let channel = self.channels.get(&closing.channel).ok_or(IssuerError::UnknownChannel)?;
+        if !signed_by_both(closing, channel) {
+            return Err(IssuerError::WrongKey);
+        }
+        if channel.closed {
+            return Ok(channel.redeemed);
+        }
+        if closing.amount > channel.cap || closing.amount < channel.redeemed {
+            return Err(IssuerError::WrongAmount);
+        }
+        self.end(closing.channel, closing.amount)
+    }
+
+    /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which.
+    pub fn expire(&mut self, now: Epoch) -> Vec<(ChannelId, NodeId, u64)> {
+        let over =
+            |channel: &Channel| !channel.closed && channel.expires.plus(self.manifest.grace_epochs) < now;
+        let ids: Vec<ChannelId> =
+            self.channels.iter().filter(|(_, channel)| over(channel)).map(|(id, _)| *id).collect();
+        let end = |id: ChannelId| {
+            let channel = self.channels.get(&id)?;
+            let (payee, amount) = (channel.terms.payee, channel.redeemed);
+            self.end(id, amount).ok().map(|amount| (id, payee, amount))
+        };
+        ids.into_iter().filter_map(end).collect()
+    }
+
+    /// Returns the payer's account and the payee's node of a channel.
+    #[must_use]
+    pub fn parties(&self, channel: ChannelId) -> Option<(AccountId, NodeId)> {
+        self.channels.get(&channel).map(|channel| (channel.payer, channel.terms.payee))
+    }
+
+    /// Returns what a channel has paid, and whether it is closed.
+    #[must_use]
+    pub fn channel(&self, channel: ChannelId) -> Option<(u64, bool)> {
+        self.channels.get(&channel).map(|channel| (channel.redeemed, channel.closed))
+    }
+
+    fn end(&mut self, id: ChannelId, amount: u64) -> Result<u64, IssuerError> {
+        let mut part = self.part_of(id)?;
+        part.pay_out(amount)?;
+        part.end(amount)?;
+
+        self.adopt(part);
+        Ok(amount)
+    }
+
+    /// Copies the part of the books that a step on one channel can touch, so that the step is whole or not at all.
+    fn part_of(&self, id: ChannelId) -> Result<Part, IssuerError> {
+        let channel = self.channels.get(&id).ok_or(IssuerError::UnknownChannel)?.clone();
+        let accounts = channel.terms.split.iter().map(|line| line.account);
+        let builder = channel.terms.markup.map(|markup| markup.builder);
+        let accounts = accounts.chain(builder).chain([channel.payer, channel.terms.payee_account]);
+        let copy = |account| (account, self.accounts.get(&account).cloned().unwrap_or_default());
+        Ok(Part { accounts: accounts.map(copy).collect(), id, channel })
+    }
+
+    fn adopt(&mut self, part: Part) {
+        self.accounts.extend(part.accounts);
+        self.channels.insert(part.id, part.channel);
+    }
+
+    fn check_room_for(&self, account: AccountId) -> Result<(), IssuerError> {
+        let known = self.accounts.contains_key(&account);
+        if known || self.accounts.len() < ACCOUNTS_MAX { Ok(()) } else { Err(IssuerError::Full) }
+    }
+}
+
+/// A copy of one channel and of the accounts it pays.
+struct Part {
+    accounts: BTreeMap<AccountId, Account>,
+    id: ChannelId,
+    channel: Channel,
+}
+
+impl Part {
+    /// Pays the shares of every quantum that is full at `amount`.
+    fn pay_out(&mut self, amount: u64) -> Result<(), IssuerError> {
+        for (line, share) in shares(&self.channel.terms, self.channel.redeemed, amount)? {
+            self.pay(line.role, line.account, share)?;
+        }
+        self.channel.redeemed = amount;
+        Ok(())
+    }
+
+    /// Pays the payee what fills no quantum, returns the rest to the payer.
+    fn end(&mut self, amount: u64) -> Result<(), IssuerError> {
+        self.pay(SplitRole::Provider, self.channel.terms.payee_account, waiting(amount))?;
+        let Held { earned, cash } = core::mem::take(&mut self.channel.held);
+        self.channel.closed = true;
+        let payer = self.accounts.entry(self.channel.payer).or_default();
+        let left = earned.checked_add(cash).ok_or(Overflow)?;
+        payer.balance.held = payer.balance.held.checked_sub(left).ok_or(Overflow)?;
+        payer.balance.earned = payer.balance.earned.checked_add(earned).ok_or(Overflow)?;
+        payer.balance.cash = payer.balance.cash.checked_add(cash).ok_or(Overflow)?;
+        payer.channels = payer.channels.saturating_sub(1);
+        Ok(())
+    }
+
+    fn pay(&mut self, role: SplitRole, account: AccountId, amount: u64) -> Result<(), IssuerError> {
+        self.channel.held = self.channel.held.less(amount)?;
+        let payer = self.accounts.entry(self.channel.payer).or_default();
+        payer.balance.held = payer.balance.held.checked_sub(amount).ok_or(Overflow)?;
+        let balance = &mut self.accounts.entry(account).or_default().balance;
+        let bucket = match (role, self.channel.terms.incentive) {
+            (SplitRole::Provider, Incentive::Exchange) => &mut balance.earned,
+            (SplitRole::Provider, Incentive::Rewards) => &mut balance.cash,
+            (SplitRole::Pool | SplitRole::Network | SplitRole::Builder, _) => &mut balance.cash,
+        };
+        *bucket = bucket.checked_add(amount).ok_or(Overflow)?;
+        Ok(())
+    }
+}
+
+impl Held {
+    /// Returns what is left after paying `amount`, `earned` first.
+    fn less(self, amount: u64) -> Result<Self, Overflow> {
+        let from_earned = self.earned.min(amount);
+        let from_cash = amount.checked_sub(from_earned).ok_or(Overflow)?;
+        Ok(Self {
+            earned: self.earned.checked_sub(from_earned).ok_or(Overflow)?,
+            cash: self.cash.checked_sub(from_cash).ok_or(Overflow)?,
+        })
+    }
+}
+
+/// Takes `amount` out of a balance, `earned` first; returns what is left and what was taken.
+fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
+    let earned = balance.earned.min(amount);
+    let cash = amount.checked_sub(earned).ok_or(Overflow)?;
+    let left = Balance {
+        earned: balance.earned.checked_sub(earned).ok_or(Overflow)?,
+        cash: balance.cash.checked_sub(cash).ok_or(Overflow)?,
+        held: balance.held,
+    };
+    Ok((left, Held { earned, cash }))
+}
+
+fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Channel) -> bool {
+    record.is_signed_by(Role::Payer, channel.payer_key)
+        && record.is_signed_by(Role::Payee, channel.terms.payee_key)
+}

@@ -1,0 +1,47 @@
+//! Dividing money exactly: shares fall due per full quantum, so no rounding ever favours anybody.
+
+use alloc::vec::Vec;
+
+use thiserror::Error;
+
+use crate::ledger::records::{SplitLine, Terms};
+
+/// Basis points in the whole.
+pub const BPS: u64 = 10_000;
+
+/// Nano-credits of base at which shares fall due: one basis point of a quantum is exactly one nano-credit.
+pub const QUANTUM: u64 = BPS;
+
+/// An amount does not fit 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("an amount exceeds what 64 bits hold")]
+pub struct Overflow;
+
+/// What a channel must hold to pay a base of `base` nano-credits and the markup on it.
+///
+/// # Errors
+/// When it exceeds 64 bits.
+pub fn with_markup(base: u64, markup_bps: u16) -> Result<u64, Overflow> {
+    let quanta = base / QUANTUM;
+    let markup = quanta.checked_mul(u64::from(markup_bps)).ok_or(Overflow)?;
+    base.checked_add(markup).ok_or(Overflow)
+}
+
+/// Returns who gets what when the base of a channel rises from `before` to `after`: shares of the full quanta between.
+///
+/// # Errors
+/// When an amount exceeds 64 bits.
+pub fn shares(terms: &Terms, before: u64, after: u64) -> Result<Vec<(SplitLine, u64)>, Overflow> {
+    let quanta = (after / QUANTUM).checked_sub(before / QUANTUM).ok_or(Overflow)?;
+    let share = |line: SplitLine| {
+        let amount = quanta.checked_mul(u64::from(line.bps)).ok_or(Overflow)?;
+        Ok((line, amount))
+    };
+    terms.split.iter().copied().chain(terms.markup.map(|markup| markup.line())).map(share).collect()
+}
+
+/// Returns the part of `base` that has not filled a quantum and waits in the channel.
+#[must_use]
+pub const fn waiting(base: u64) -> u64 {
+    base % QUANTUM
+}

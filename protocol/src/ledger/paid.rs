@@ -1,0 +1,322 @@
+//! The paid side of one channel: what was delivered, what was paid, and how far it is safe to go on.
+
+use alloc::collections::BTreeMap;
+
+use thiserror::Error;
+
+use crate::encoding::encode;
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
+use crate::job::JobRecord;
+use crate::keys::{PublicKey, Signer};
+use crate::ledger::paying::{WINDOW_MIN, is_newer};
+use crate::ledger::records::{Final, Receipt, Terms};
+use crate::price::Usage;
+use crate::signed::{Role, Verified};
+
+/// A channel on which we are paid.
+#[derive(Debug, Clone)]
+pub struct Paid {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Our conditions.
+    pub terms: Verified<Terms>,
+    /// Node that pays.
+    pub payer: NodeId,
+    /// Account that pays.
+    pub payer_account: AccountId,
+    payer_key: PublicKey,
+    cap: u64,
+    signer: Signer,
+    head: Option<Verified<Receipt>>,
+    /// Base that the issuer has paid out.
+    redeemed: u64,
+    settled: Usage,
+    jobs: Digest,
+    flights: BTreeMap<JobId, Flight>,
+    /// The last job ended without an agreed count.
+    disputed: bool,
+    closing: Option<Verified<Final>>,
+}
+
+/// A job in flight on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flight {
+    worst: Usage,
+    tokens_in: u32,
+    granted: u32,
+}
+
+/// Why a receipt or a final is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PaidError {
+    /// Not signed with the key named at opening.
+    #[error("not signed with the channel's key")]
+    WrongKey,
+    /// More than the channel can pay.
+    #[error("the amount is above the channel's cap")]
+    AboveCap,
+    /// States less than is due.
+    #[error("the amount is below what was delivered")]
+    TooLittle,
+    /// A job is open on the channel.
+    #[error("a job is open on the channel")]
+    Busy,
+}
+
+impl Paid {
+    /// Returns the paid side of a channel that the issuers have committed.
+    #[must_use]
+    pub fn new(
+        channel: ChannelId,
+        terms: Verified<Terms>,
+        payer: (NodeId, AccountId, PublicKey),
+        cap: u64,
+        signer: Signer,
+    ) -> Self {
+        let (payer, payer_account, payer_key) = payer;
+        Self {
+            channel,
+            terms,
+            payer,
+            payer_account,
+            payer_key,
+            cap,
+            signer,
+            head: None,
+            redeemed: 0,
+            settled: Usage::default(),
+            jobs: Digest::ZERO,
+            flights: BTreeMap::new(),
+            disputed: false,
+            closing: None,
+        }
+    }
+
+    /// Returns the newest receipt, signed by both.
+    #[must_use]
+    pub const fn head(&self) -> Option<&Verified<Receipt>> {
+        self.head.as_ref()
+    }
+
+    /// Returns the base paid, in nano-credits.
+    #[must_use]
+    pub fn paid(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.amount)
+    }
+
+    /// Returns the base paid that the issuer has not paid out yet.
+    #[must_use]
+    pub fn unredeemed(&self) -> u64 {
+        self.paid().saturating_sub(self.redeemed)
+    }
+
+    /// Returns the most base that the channel can pay.
+    #[must_use]
+    pub const fn cap(&self) -> u64 {
+        self.cap
+    }
+
+    /// Learns what the issuer has paid out.
+    pub fn redeemed(&mut self, amount: u64) {
+        self.redeemed = self.redeemed.max(amount);
+    }
+
+    /// Says whether a job is in flight.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Says whether we signed the channel's end.
+    #[must_use]
+    pub const fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Returns the channel's end, once signed.
+    #[must_use]
+    pub const fn closing(&self) -> Option<&Verified<Final>> {
+        self.closing.as_ref()
+    }
+
+    /// Says whether a job of at most `worst` fits the cap beside those in flight.
+    #[must_use]
+    pub fn fits(&self, worst: &Usage) -> bool {
+        let all = self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst));
+        self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
+    }
+
+    /// Says whether the payer owes for jobs that ended.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.flights.is_empty() && self.cost(&self.settled).is_none_or(|cost| cost > self.paid())
+    }
+
+    /// Opens a job; returns how many tokens may be generated at once.
+    ///
+    /// One first window at a time is delivered before it is paid; every other job waits for a receipt.
+    pub fn begin(&mut self, job: JobId, worst: Usage) -> u32 {
+        let outstanding = self.cost(&self.granted()).is_none_or(|cost| cost > self.paid());
+        let granted = if self.terms.price.is_free() {
+            u32::MAX
+        } else if outstanding {
+            0
+        } else {
+            WINDOW_MIN
+        };
+        self.flights.insert(job, Flight { worst, tokens_in: 0, granted });
+        granted
+    }
+
+    /// Learns how many tokens the prompt of a job has.
+    pub fn prepared(&mut self, job: JobId, tokens_in: u32) {
+        if let Some(flight) = self.flights.get_mut(&job) {
+            flight.tokens_in = tokens_in;
+        }
+    }
+
+    /// Takes a receipt; an older one changes nothing. Returns it with our signature if it is news.
+    ///
+    /// # Errors
+    /// When it is not the payer's or above the cap.
+    pub fn receive(
+        &mut self,
+        receipt: &Verified<Receipt>,
+        domain: DomainId,
+    ) -> Result<Option<Verified<Receipt>>, PaidError> {
+        if !receipt.is_signed_by(Role::Payer, self.payer_key) {
+            return Err(PaidError::WrongKey);
+        }
+        if receipt.amount > self.cap {
+            return Err(PaidError::AboveCap);
+        }
+        if self.head.as_ref().is_some_and(|head| !is_newer(receipt, head)) {
+            return Ok(None);
+        }
+
+        let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
+        self.head = Some(both.clone());
+        // A restarted or interrupted side has no count of its own that the payer could be held to.
+        if self.flights.is_empty() && (self.disputed || receipt.usage.covers(&self.settled)) {
+            self.settled = receipt.usage;
+            self.disputed = false;
+        }
+        Ok(Some(both))
+    }
+
+    /// Takes a receipt of our own journal.
+    pub fn replay(&mut self, receipt: Verified<Receipt>) {
+        if self.head.as_ref().is_none_or(|head| is_newer(&receipt, head)) {
+            self.settled = receipt.usage;
+            self.jobs = receipt.jobs;
+            self.head = Some(receipt);
+        }
+    }
+
+    /// Takes the channel's end of our own journal.
+    pub fn replay_close(&mut self, closing: Verified<Final>) {
+        self.closing = Some(closing);
+    }
+
+    /// Raises what a job may generate if the receipts cover it; returns the new limit if it rose.
+    pub fn grant(&mut self, job: JobId, up_to: u32) -> Option<u32> {
+        let flight = *self.flights.get(&job)?;
+        let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
+        let granted = up_to.min(most);
+        if granted <= flight.granted {
+            return None;
+        }
+        let raised = Flight { granted, ..flight };
+        let others =
+            self.flights.iter().filter(|(other, _)| **other != job).map(|(_, flight)| flight.usage());
+        let all = others.fold(self.settled.plus(&raised.usage()), |sum, usage| sum.plus(&usage));
+        if self.cost(&all)? > self.paid() {
+            return None;
+        }
+        self.flights.insert(job, raised);
+        Some(granted)
+    }
+
+    /// Ends a job with what was delivered and appends it to the hash chain; ending a job twice changes nothing.
+    /// Returns the chain after it.
+    pub fn end(&mut self, record: &JobRecord) -> Option<Digest> {
+        self.flights.remove(&record.job)?;
+        self.settled = self.settled.plus(&record.usage);
+        self.disputed = record.finish == crate::job::Finish::Lost;
+        self.jobs = chain(self.jobs, record);
+        Some(self.jobs)
+    }
+
+    /// Gives up a job that never began.
+    pub fn abandon(&mut self, job: JobId) {
+        self.flights.remove(&job);
+    }
+
+    /// Signs the channel's end that the payer proposes, if no job is open and it pays for all that was delivered. It
+    /// must be on disk before it leaves; nothing is taken on the channel afterwards.
+    ///
+    /// # Errors
+    /// When it is not the payer's, states too little, or a job is open.
+    pub fn close(
+        &mut self,
+        closing: &Verified<Final>,
+        domain: DomainId,
+    ) -> Result<Verified<Final>, PaidError> {
+        if let Some(signed) = &self.closing {
+            return Ok(signed.clone());
+        }
+        if !closing.is_signed_by(Role::Payer, self.payer_key) {
+            return Err(PaidError::WrongKey);
+        }
+        if self.is_busy() {
+            return Err(PaidError::Busy);
+        }
+        if closing.amount > self.cap {
+            return Err(PaidError::AboveCap);
+        }
+        let agreed = self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid());
+        if closing.amount < agreed.max(self.redeemed) {
+            return Err(PaidError::TooLittle);
+        }
+
+        let signed = closing.clone().signed_also_by(domain, Role::Payee, &self.signer);
+        self.closing = Some(signed.clone());
+        Ok(signed)
+    }
+
+    /// Returns the id of the newest receipt.
+    #[must_use]
+    pub fn head_id(&self) -> RecordId {
+        self.head.as_ref().map_or(RecordId::NONE, Verified::id)
+    }
+
+    fn granted(&self) -> Usage {
+        self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.usage()))
+    }
+
+    fn cost(&self, usage: &Usage) -> Option<u64> {
+        self.terms.price.cost(usage)
+    }
+}
+
+impl Flight {
+    fn usage(&self) -> Usage {
+        if self.granted == 0 {
+            return Usage::default();
+        }
+        Usage {
+            calls: 1,
+            tokens_in: u64::from(self.tokens_in),
+            tokens_out: u64::from(self.granted).min(self.worst.tokens_out),
+            compute: 0,
+        }
+    }
+}
+
+/// Returns the hash chain `before` with one job appended.
+#[must_use]
+pub fn chain(before: Digest, record: &JobRecord) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"sharemesh/v1/jobs\0").update(&before.0).update(&encode(record));
+    Digest(*hasher.finalize().as_bytes())
+}

@@ -1,0 +1,286 @@
+//! The paying side of one channel: what was delivered, what was signed, and how far ahead to sign.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
+use crate::keys::Signer;
+use crate::ledger::records::{Epoch, Final, Receipt, Terms};
+use crate::price::Usage;
+use crate::signed::{Role, Verified, sign};
+
+/// Tokens that may be delivered unpaid, and by which payment runs ahead at first.
+pub const WINDOW_MIN: u32 = 64;
+
+/// Most tokens by which payment ever runs ahead.
+pub const WINDOW_MAX: u32 = 4096;
+
+/// A channel on which we pay.
+#[derive(Debug, Clone)]
+pub struct Paying {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The payee's conditions.
+    pub terms: Verified<Terms>,
+    cap: u64,
+    signer: Signer,
+    head: Option<Verified<Receipt>>,
+    /// Receipt that the payee is known to hold.
+    acknowledged: RecordId,
+    /// Work of jobs that ended.
+    settled: Usage,
+    jobs: Digest,
+    flights: BTreeMap<JobId, Flight>,
+    closing: Option<Verified<Final>>,
+}
+
+/// A job in flight on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flight {
+    worst: Usage,
+    /// Prompt tokens, once the provider has counted them.
+    tokens_in: Option<u32>,
+    delivered: u32,
+    /// Generated tokens for which we have signed.
+    allowance: u32,
+}
+
+/// How many tokens of which job a payment covers: a hint beside the receipt, checked against its amount.
+pub type Allowances = Vec<(JobId, u32)>;
+
+impl Paying {
+    /// Returns the paying side of a channel that was just opened.
+    #[must_use]
+    pub fn new(channel: ChannelId, terms: Verified<Terms>, cap: u64, signer: Signer) -> Self {
+        Self {
+            channel,
+            terms,
+            cap,
+            signer,
+            head: None,
+            acknowledged: RecordId::NONE,
+            settled: Usage::default(),
+            jobs: Digest::ZERO,
+            flights: BTreeMap::new(),
+            closing: None,
+        }
+    }
+
+    /// Returns the payee's node and account.
+    #[must_use]
+    pub fn payee(&self) -> (NodeId, AccountId) {
+        (self.terms.payee, self.terms.payee_account)
+    }
+
+    /// Returns the newest receipt we signed.
+    #[must_use]
+    pub const fn head(&self) -> Option<&Verified<Receipt>> {
+        self.head.as_ref()
+    }
+
+    /// Returns the newest receipt if the payee is not known to hold it.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Option<&Verified<Receipt>> {
+        self.head.as_ref().filter(|head| head.id() != self.acknowledged)
+    }
+
+    /// Returns the base signed for, in nano-credits.
+    #[must_use]
+    pub fn paid(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.amount)
+    }
+
+    /// Returns the base that the jobs which ended cost, in nano-credits.
+    #[must_use]
+    pub fn bill(&self) -> u64 {
+        self.cost(&self.settled).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the most base that the channel can pay.
+    #[must_use]
+    pub const fn cap(&self) -> u64 {
+        self.cap
+    }
+
+    /// Says whether a job is in flight.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Says whether the channel is being closed.
+    #[must_use]
+    pub const fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Returns the base that is committed to no job: the cap less what was paid or is due, less the worst case of every
+    /// job in flight.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        let worst = self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.worst));
+        let committed = self.cost(&worst).map(|cost| cost.max(self.paid()));
+        committed.map_or(0, |committed| self.cap.saturating_sub(committed))
+    }
+
+    /// Says whether a job of at most `worst` fits.
+    #[must_use]
+    pub fn fits(&self, worst: &Usage) -> bool {
+        let all = self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst));
+        self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
+    }
+
+    /// Reserves room for a job; `false` when it does not fit, and nothing changes.
+    #[must_use]
+    pub fn reserve(&mut self, job: JobId, worst: Usage) -> bool {
+        let fits = self.fits(&worst);
+        if fits {
+            self.flights.insert(job, Flight { worst, tokens_in: None, delivered: 0, allowance: 0 });
+        }
+        fits
+    }
+
+    /// Gives the room of a job back that was not begun.
+    pub fn release(&mut self, job: JobId) {
+        self.flights.remove(&job);
+    }
+
+    /// Learns how many prompt tokens the provider counted.
+    pub fn accepted(&mut self, job: JobId, tokens_in: u32) {
+        if let Some(flight) = self.flights.get_mut(&job) {
+            flight.tokens_in = Some(tokens_in);
+        }
+    }
+
+    /// Learns how many tokens of a job have arrived.
+    pub fn delivered(&mut self, job: JobId, tokens: u32) {
+        if let Some(flight) = self.flights.get_mut(&job) {
+            flight.delivered = flight.delivered.max(tokens);
+        }
+    }
+
+    /// Ends a job with what was delivered; `jobs` is the payee's hash chain after it, when it said so. Ending a job
+    /// twice changes nothing. Returns the nano-credits of base that the job adds to the bill.
+    pub fn end(&mut self, job: JobId, usage: Usage, jobs: Option<Digest>) -> Option<u64> {
+        self.flights.remove(&job)?;
+        let before = self.cost(&self.settled);
+        self.settled = self.settled.plus(&usage);
+        self.jobs = jobs.unwrap_or(self.jobs);
+        self.cost(&self.settled)?.checked_sub(before?)
+    }
+
+    /// Signs the next receipt if one is due, with the allowance of every job in flight.
+    ///
+    /// Payment runs one window ahead of delivery and is renewed when half of it is used; nothing is paid ahead before the
+    /// payee has delivered something on this channel.
+    pub fn pay(&mut self, domain: DomainId, epoch: Epoch) -> Option<(Verified<Receipt>, Allowances)> {
+        self.extend_allowances();
+        let due = self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.allowed()));
+        let amount = self.cost(&due)?.min(self.cap).max(self.paid());
+        let usage = self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.used()));
+        let news = self.head.as_ref().map_or(usage != Usage::default(), |head| {
+            amount > head.amount
+                || (self.flights.is_empty() && (head.usage != usage || head.jobs != self.jobs))
+        });
+        if !news {
+            return None;
+        }
+        let sequence = self.head.as_ref().map_or(0, |head| head.sequence).checked_add(1)?;
+        let receipt = Receipt { channel: self.channel, sequence, amount, usage, jobs: self.jobs, epoch };
+        let receipt = sign(receipt, domain, Role::Payer, &self.signer);
+        self.head = Some(receipt.clone());
+        Some((receipt, self.allowances()))
+    }
+
+    /// Returns what every job in flight may generate by what was signed.
+    #[must_use]
+    pub fn allowances(&self) -> Allowances {
+        self.flights.iter().map(|(job, flight)| (*job, flight.allowance)).collect()
+    }
+
+    /// Takes the payee's copy of a receipt: a newer one that we signed ourselves and have forgotten is adopted whole,
+    /// the one we sent last is thereby known to have arrived. Returns whether anything changed.
+    pub fn adopt(&mut self, receipt: &Verified<Receipt>) -> bool {
+        if !receipt.is_signed_by(Role::Payer, self.signer.public()) {
+            return false;
+        }
+        let newer = self.head.as_ref().is_none_or(|head| is_newer(receipt, head));
+        if newer {
+            self.head = Some(receipt.clone());
+            self.settled = receipt.usage;
+            self.jobs = receipt.jobs;
+        }
+        let news = newer
+            || (self.acknowledged != receipt.id()
+                && self.head.as_ref().is_some_and(|h| h.id() == receipt.id()));
+        if self.head.as_ref().is_some_and(|head| head.id() == receipt.id()) {
+            self.acknowledged = receipt.id();
+            self.head = Some(receipt.clone());
+        }
+        news
+    }
+
+    /// Signs the end of the channel: for what was delivered, even if more was paid ahead. `None` while a job is in
+    /// flight.
+    pub fn close(&mut self, domain: DomainId) -> Option<Verified<Final>> {
+        if self.is_busy() {
+            return None;
+        }
+        if self.closing.is_none() {
+            let amount = self.cost(&self.settled)?.min(self.cap);
+            let receipt = self.head.as_ref().map(Verified::id);
+            let closing = Final { channel: self.channel, amount, receipt };
+            self.closing = Some(sign(closing, domain, Role::Payer, &self.signer));
+        }
+        self.closing.clone()
+    }
+
+    /// Takes the channel's end back that we signed before a restart.
+    pub fn replay_close(&mut self, closing: Verified<Final>) {
+        self.closing = Some(closing);
+    }
+
+    fn extend_allowances(&mut self) {
+        let delivered: u64 = self.flights.values().map(|flight| u64::from(flight.delivered)).sum();
+        let delivered = delivered.saturating_add(self.settled.tokens_out);
+        if delivered == 0 {
+            return;
+        }
+        let window = u32::try_from(delivered).unwrap_or(WINDOW_MAX).clamp(WINDOW_MIN, WINDOW_MAX);
+        for flight in self.flights.values_mut().filter(|flight| flight.tokens_in.is_some()) {
+            if flight.delivered.saturating_add(window / 2) >= flight.allowance {
+                let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
+                flight.allowance = flight.delivered.saturating_add(window).min(most);
+            }
+        }
+    }
+
+    fn cost(&self, usage: &Usage) -> Option<u64> {
+        self.terms.price.cost(usage)
+    }
+}
+
+impl Flight {
+    fn allowed(&self) -> Usage {
+        self.usage(self.allowance.max(self.delivered))
+    }
+
+    fn used(&self) -> Usage {
+        self.usage(self.delivered)
+    }
+
+    /// A prompt is due at the first token, so that whoever never answers is never paid for reading.
+    fn usage(&self, tokens_out: u32) -> Usage {
+        if tokens_out == 0 {
+            return Usage::default();
+        }
+        let tokens_in = u64::from(self.tokens_in.unwrap_or(0));
+        Usage { calls: 1, tokens_in, tokens_out: u64::from(tokens_out), compute: 0 }
+    }
+}
+
+/// Orders receipts of one channel: by amount, then sequence, then id, so that merging needs no order of arrival.
+#[must_use]
+pub fn is_newer(receipt: &Verified<Receipt>, than: &Verified<Receipt>) -> bool {
+    (receipt.amount, receipt.sequence, receipt.id()) > (than.amount, than.sequence, than.id())
+}

@@ -1,0 +1,477 @@
+//! All that peers say to each other.
+
+use alloc::vec::Vec;
+use core::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::advert::Advert;
+use crate::encoding::{DecodeError, decode, encode};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
+use crate::job::{JobRecord, JobSpec};
+use crate::keys::Scheme;
+use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::paying::Allowances;
+use crate::ledger::records::{
+    Accepted, AccountOp, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck, Terms, Vote,
+};
+use crate::scheduler::Refusal;
+use crate::signed::{Signable, Signed, SignedError, Verified};
+
+/// Version of the messages; part of the protocol's name on the wire.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Bounds one message: an advert or a list of heads, with room to spare.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Most channel heads in one message.
+pub const HEADS_MAX: usize = 512;
+
+/// Whether the signed parts of a message were checked.
+pub trait Stage: Clone + Debug + PartialEq {
+    /// A signed part at this stage.
+    type Of<T: Signable>: Clone + Debug + PartialEq;
+}
+
+/// As received: nothing was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wire;
+
+/// Every signature was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked;
+
+impl Stage for Wire {
+    type Of<T: Signable> = Signed<T>;
+}
+
+impl Stage for Checked {
+    type Of<T: Signable> = Verified<T>;
+}
+
+/// One message. Those without a signature are bound to the connection they came on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
+        S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
+        S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
+        S::Of<Vote>: Serialize",
+    deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
+        S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
+        S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
+        S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
+        S::Of<Vote>: Deserialize<'de>"
+))]
+pub enum Message<S: Stage> {
+    /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
+    Hello {
+        /// The owner's delegation to this node.
+        device: S::Of<Device>,
+        /// Proof of admission; a node that has just arrived has none.
+        membership: Option<S::Of<Membership>>,
+        /// What it serves, if anything.
+        advert: Option<S::Of<Advert>>,
+    },
+    /// Asks an issuer for admission with a ticket.
+    Join {
+        /// The ticket's secret.
+        secret: [u8; 16],
+    },
+    /// Admits a node.
+    Joined {
+        /// Proof for other nodes.
+        membership: S::Of<Membership>,
+        /// Opening amount that the ticket carried.
+        deposit: Option<S::Of<Deposit>>,
+    },
+    /// Does not admit a node.
+    JoinRefused(JoinError),
+    /// What a provider serves now; also spread by gossip.
+    Advert(S::Of<Advert>),
+    /// Asks a provider what it serves now.
+    AdvertQuery,
+    /// Asks a provider for its terms, and to hold a slot.
+    Ask {
+        /// Job they are for.
+        job: JobId,
+        /// Model.
+        model: ModelId,
+        /// Account that would pay.
+        account: AccountId,
+    },
+    /// Answers an ask: a slot is held for a moment.
+    Offer {
+        /// The job asked for.
+        job: JobId,
+        /// Terms for a channel.
+        terms: S::Of<Terms>,
+    },
+    /// Turns an ask or a job down.
+    Refused {
+        /// The job.
+        job: JobId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Asks an issuer what it knows of the sender's account.
+    AccountQuery,
+    /// What an issuer knows of an account.
+    AccountState {
+        /// The account.
+        account: AccountId,
+        /// Position of its next step.
+        next: u64,
+        /// Its last step.
+        head: RecordId,
+        /// What it holds.
+        balance: Balance,
+    },
+    /// Submits a step of an account to an issuer.
+    Step {
+        /// The step.
+        op: S::Of<AccountOp>,
+        /// The terms it names, if it opens a channel.
+        terms: Option<S::Of<Terms>>,
+    },
+    /// An issuer's votes for a step; with one issuer, vote and record come together.
+    Stepped {
+        /// Its vote.
+        vote: S::Of<Vote>,
+        /// Its word that the step is on its disk.
+        recorded: S::Of<Recorded>,
+        /// What the account holds now.
+        balance: Balance,
+    },
+    /// An issuer does not vote for a step.
+    StepRefused {
+        /// The step.
+        op: RecordId,
+        /// Why.
+        error: IssuerError,
+        /// What the account holds now.
+        balance: Balance,
+    },
+    /// Hands a job to a provider; the prompt travels beside it.
+    Submit {
+        /// The job.
+        job: JobId,
+        /// What is to be done.
+        spec: JobSpec,
+        /// Channel that pays; none when the provider asks nothing.
+        channel: Option<ChannelId>,
+        /// Proof of the channel, until the provider has confirmed a job on it.
+        opening: Option<Opening<S>>,
+    },
+    /// The provider took the job.
+    Accepted(S::Of<Accepted>),
+    /// Pays: cumulative, so a lost one is covered by the next.
+    Pay {
+        /// The receipt, signed by the payer.
+        receipt: S::Of<Receipt>,
+        /// Which jobs the payment is for.
+        allowances: Allowances,
+    },
+    /// The receipt with the payee's signature.
+    CoSigned(S::Of<Receipt>),
+    /// The provider's account of a job that ended.
+    Finished {
+        /// What both keep.
+        record: JobRecord,
+        /// The hash chain after it.
+        jobs: Digest,
+    },
+    /// The provider's engine could not finish the job.
+    Failed {
+        /// The job.
+        job: JobId,
+        /// Tokens delivered before.
+        tokens_out: u32,
+        /// Why.
+        reason: alloc::string::String,
+    },
+    /// Ends a job early.
+    Cancel {
+        /// The job.
+        job: JobId,
+    },
+    /// The newest receipt that the sender holds of each channel with the receiver.
+    Heads(Vec<Head>),
+    /// Submits a co-signed receipt to an issuer.
+    Redeem(S::Of<Receipt>),
+    /// What the issuer has paid out of a channel.
+    Redeemed(S::Of<RedeemAck>),
+    /// Ends a channel: from payer to payee with one signature, from payee to issuer with both.
+    Close(S::Of<Final>),
+}
+
+/// Proof that a channel was opened and committed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Recorded>: Serialize, S::Of<Terms>: Serialize",
+    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Recorded>: Deserialize<'de>,
+        S::Of<Terms>: Deserialize<'de>"
+))]
+pub struct Opening<S: Stage> {
+    /// The step that opened it.
+    pub op: S::Of<AccountOp>,
+    /// The payee's terms.
+    pub terms: S::Of<Terms>,
+    /// A quorum's word that the step is durable.
+    pub recorded: Vec<S::Of<Recorded>>,
+}
+
+/// The newest receipt of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Its base paid.
+    pub amount: u64,
+    /// The receipt.
+    pub receipt: RecordId,
+}
+
+/// Why a node is not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum JoinError {
+    /// No such ticket.
+    #[error("this network's issuer does not know the ticket: ask for a new one")]
+    UnknownTicket,
+    /// Another node used it.
+    #[error("the ticket was used by another node: each ticket admits one node, ask for a new one")]
+    Used,
+    /// The amount could not be booked.
+    #[error("the issuer could not book the ticket's credits: {0}")]
+    Deposit(IssuerError),
+    /// The peer is no issuer.
+    #[error("this node is not an issuer of the network")]
+    NotIssuer,
+}
+
+/// Why a message was dropped before any rule saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum MessageError {
+    /// Not a message.
+    #[error("undecodable message: {0}")]
+    Malformed(#[from] DecodeError),
+    /// A signed part does not hold.
+    #[error("bad record in a message: {0}")]
+    Signed(#[from] SignedError),
+}
+
+impl Message<Wire> {
+    /// Returns the message as it travels.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a message and checks every signature in it for network `domain`.
+    ///
+    /// # Errors
+    /// When it is no message, or a signed part does not hold.
+    pub fn check(bytes: &[u8], domain: DomainId, scheme: Scheme) -> Result<Message<Checked>, MessageError> {
+        let message: Self = decode(bytes, MESSAGE_BYTES_MAX)?;
+        Ok(message.verify(domain, scheme)?)
+    }
+
+    fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Message<Checked>, SignedError> {
+        fn maybe<T: Signable>(
+            part: Option<Signed<T>>,
+            domain: DomainId,
+            scheme: Scheme,
+        ) -> Result<Option<Verified<T>>, SignedError> {
+            part.map(|part| part.verify(domain, scheme)).transpose()
+        }
+        Ok(match self {
+            Self::Hello { device, membership, advert } => Message::Hello {
+                device: device.verify(domain, scheme)?,
+                membership: maybe(membership, domain, scheme)?,
+                advert: maybe(advert, domain, scheme)?,
+            },
+            Self::Join { secret } => Message::Join { secret },
+            Self::Joined { membership, deposit } => Message::Joined {
+                membership: membership.verify(domain, scheme)?,
+                deposit: maybe(deposit, domain, scheme)?,
+            },
+            Self::JoinRefused(error) => Message::JoinRefused(error),
+            Self::Advert(advert) => Message::Advert(advert.verify(domain, scheme)?),
+            Self::AdvertQuery => Message::AdvertQuery,
+            Self::Ask { job, model, account } => Message::Ask { job, model, account },
+            Self::Offer { job, terms } => Message::Offer { job, terms: terms.verify(domain, scheme)? },
+            Self::Refused { job, refusal } => Message::Refused { job, refusal },
+            Self::AccountQuery => Message::AccountQuery,
+            Self::AccountState { account, next, head, balance } => {
+                Message::AccountState { account, next, head, balance }
+            }
+            Self::Step { op, terms } => {
+                Message::Step { op: op.verify(domain, scheme)?, terms: maybe(terms, domain, scheme)? }
+            }
+            Self::Stepped { vote, recorded, balance } => Message::Stepped {
+                vote: vote.verify(domain, scheme)?,
+                recorded: recorded.verify(domain, scheme)?,
+                balance,
+            },
+            Self::StepRefused { op, error, balance } => Message::StepRefused { op, error, balance },
+            Self::Submit { job, spec, channel, opening } => {
+                let opening = opening.map(|opening| opening.verify(domain, scheme)).transpose()?;
+                Message::Submit { job, spec, channel, opening }
+            }
+            Self::Accepted(accepted) => Message::Accepted(accepted.verify(domain, scheme)?),
+            Self::Pay { receipt, allowances } => {
+                Message::Pay { receipt: receipt.verify(domain, scheme)?, allowances }
+            }
+            Self::CoSigned(receipt) => Message::CoSigned(receipt.verify(domain, scheme)?),
+            Self::Finished { record, jobs } => Message::Finished { record, jobs },
+            Self::Failed { job, tokens_out, reason } => Message::Failed { job, tokens_out, reason },
+            Self::Cancel { job } => Message::Cancel { job },
+            Self::Heads(heads) => Message::Heads(heads),
+            Self::Redeem(receipt) => Message::Redeem(receipt.verify(domain, scheme)?),
+            Self::Redeemed(ack) => Message::Redeemed(ack.verify(domain, scheme)?),
+            Self::Close(closing) => Message::Close(closing.verify(domain, scheme)?),
+        })
+    }
+}
+
+impl Message<Checked> {
+    /// Returns the message as it travels.
+    #[must_use]
+    pub fn to_wire(&self) -> Message<Wire> {
+        match self {
+            Self::Hello { device, membership, advert } => Message::Hello {
+                device: device.signed(),
+                membership: membership.as_ref().map(Verified::signed),
+                advert: advert.as_ref().map(Verified::signed),
+            },
+            Self::Join { secret } => Message::Join { secret: *secret },
+            Self::Joined { membership, deposit } => Message::Joined {
+                membership: membership.signed(),
+                deposit: deposit.as_ref().map(Verified::signed),
+            },
+            Self::JoinRefused(error) => Message::JoinRefused(*error),
+            Self::Advert(advert) => Message::Advert(advert.signed()),
+            Self::AdvertQuery => Message::AdvertQuery,
+            Self::Ask { job, model, account } => Message::Ask { job: *job, model: *model, account: *account },
+            Self::Offer { job, terms } => Message::Offer { job: *job, terms: terms.signed() },
+            Self::Refused { job, refusal } => Message::Refused { job: *job, refusal: *refusal },
+            Self::AccountQuery => Message::AccountQuery,
+            Self::AccountState { account, next, head, balance } => {
+                Message::AccountState { account: *account, next: *next, head: *head, balance: *balance }
+            }
+            Self::Step { op, terms } => {
+                Message::Step { op: op.signed(), terms: terms.as_ref().map(Verified::signed) }
+            }
+            Self::Stepped { vote, recorded, balance } => {
+                Message::Stepped { vote: vote.signed(), recorded: recorded.signed(), balance: *balance }
+            }
+            Self::StepRefused { op, error, balance } => {
+                Message::StepRefused { op: *op, error: *error, balance: *balance }
+            }
+            Self::Submit { job, spec, channel, opening } => Message::Submit {
+                job: *job,
+                spec: spec.clone(),
+                channel: *channel,
+                opening: opening.as_ref().map(Opening::signed),
+            },
+            Self::Accepted(accepted) => Message::Accepted(accepted.signed()),
+            Self::Pay { receipt, allowances } => {
+                Message::Pay { receipt: receipt.signed(), allowances: allowances.clone() }
+            }
+            Self::CoSigned(receipt) => Message::CoSigned(receipt.signed()),
+            Self::Finished { record, jobs } => Message::Finished { record: record.clone(), jobs: *jobs },
+            Self::Failed { job, tokens_out, reason } => {
+                Message::Failed { job: *job, tokens_out: *tokens_out, reason: reason.clone() }
+            }
+            Self::Cancel { job } => Message::Cancel { job: *job },
+            Self::Heads(heads) => Message::Heads(heads.clone()),
+            Self::Redeem(receipt) => Message::Redeem(receipt.signed()),
+            Self::Redeemed(ack) => Message::Redeemed(ack.signed()),
+            Self::Close(closing) => Message::Close(closing.signed()),
+        }
+    }
+}
+
+impl<S: Stage> Message<S> {
+    /// Returns the job that the message hands over or asks about, whose failure to arrive the sender must know of.
+    #[must_use]
+    pub const fn job(&self) -> Option<JobId> {
+        match self {
+            Self::Ask { job, .. } | Self::Submit { job, .. } => Some(*job),
+            Self::Hello { .. }
+            | Self::Join { .. }
+            | Self::Joined { .. }
+            | Self::JoinRefused(_)
+            | Self::Advert(_)
+            | Self::AdvertQuery
+            | Self::Offer { .. }
+            | Self::Refused { .. }
+            | Self::AccountQuery
+            | Self::AccountState { .. }
+            | Self::Step { .. }
+            | Self::Stepped { .. }
+            | Self::StepRefused { .. }
+            | Self::Accepted(_)
+            | Self::Pay { .. }
+            | Self::CoSigned(_)
+            | Self::Finished { .. }
+            | Self::Failed { .. }
+            | Self::Cancel { .. }
+            | Self::Heads(_)
+            | Self::Redeem(_)
+            | Self::Redeemed(_)
+            | Self::Close(_) => None,
+        }
+    }
+}
+
+impl Opening<Wire> {
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// When one does not hold, or there are more than a quorum can have.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Opening<Checked>, SignedError> {
+        self.map(
+            |recorded| recorded.verify(domain, scheme),
+            |op| op.verify(domain, scheme),
+            |terms| terms.verify(domain, scheme),
+        )
+    }
+
+    /// Takes an opening out of our own journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(self, domain: DomainId) -> Result<Opening<Checked>, SignedError> {
+        self.map(
+            |recorded| recorded.read_back(domain),
+            |op| op.read_back(domain),
+            |terms| terms.read_back(domain),
+        )
+    }
+
+    fn map(
+        self,
+        recorded: impl Fn(Signed<Recorded>) -> Result<Verified<Recorded>, SignedError>,
+        op: impl Fn(Signed<AccountOp>) -> Result<Verified<AccountOp>, SignedError>,
+        terms: impl Fn(Signed<Terms>) -> Result<Verified<Terms>, SignedError>,
+    ) -> Result<Opening<Checked>, SignedError> {
+        if self.recorded.len() > crate::signed::ATTESTATIONS_MAX {
+            return Err(SignedError::Attestations);
+        }
+        let recorded = self.recorded.into_iter().map(recorded).collect::<Result<_, _>>()?;
+        Ok(Opening { op: op(self.op)?, terms: terms(self.terms)?, recorded })
+    }
+}
+
+impl Opening<Checked> {
+    /// Returns the opening as it travels.
+    #[must_use]
+    pub fn signed(&self) -> Opening<Wire> {
+        Opening {
+            op: self.op.signed(),
+            terms: self.terms.signed(),
+            recorded: self.recorded.iter().map(Verified::signed).collect(),
+        }
+    }
+}

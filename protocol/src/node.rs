@@ -1,0 +1,512 @@
+//! A node of the network: takes what happened, says what follows. The one place where all rules meet.
+//!
+//! The same machine runs in the real binary and, by the ten thousand, in the simulator. A job's path can be followed
+//! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
+//! keeps channels and peers in order in `channels` and `peers`.
+
+mod channels;
+mod issuing;
+mod peers;
+mod provider;
+mod queries;
+mod replay;
+mod requester;
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
+use crate::deadlines::Deadlines;
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
+use crate::job::{Finish, JobEvent, JobSpec};
+use crate::keys::Signer;
+use crate::ledger::issuer::Issuer;
+use crate::ledger::paid::Paid;
+use crate::ledger::records::{self, Epoch, Membership, Rights};
+use crate::ledger::wallet::Wallet;
+use crate::manifest::Manifest;
+use crate::message::{Checked, JoinError, Message, Wire};
+use crate::prng::Prng;
+use crate::record::Record;
+use crate::router::Router;
+use crate::scheduler::Scheduler;
+use crate::signed::{Role, Signable, Signed, Verified, sign};
+use crate::time::Time;
+
+pub use queries::{ChannelView, PeerView};
+pub use replay::ReplayError;
+pub use requester::JobView;
+
+/// Everything that a node is told once.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The network.
+    pub manifest: Manifest,
+    /// Key of the node: its name on the mesh.
+    pub node: Signer,
+    /// Key of the account for which it acts.
+    pub account: Signer,
+    /// Key of the issuer, on the node that is one.
+    pub issuer: Option<Signer>,
+    /// What happens with what it earns.
+    pub incentive: Incentive,
+    /// Kind of provider.
+    pub class: ProviderClass,
+    /// Where it is, as an ISO 3166 code; empty when it does not say.
+    pub region: String,
+    /// Software version, for the advert.
+    pub version: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "inputs are handled one at a time, never kept")]
+pub enum Input {
+    /// A peer said something.
+    Received(NodeId, Message<Checked>),
+    /// An advert came by gossip.
+    Heard(Verified<Advert>),
+    /// A message about a job did not reach a peer.
+    SendFailed(NodeId, JobId),
+    /// The owner wants a job done.
+    Submitted(JobId, JobSpec),
+    /// The owner no longer wants it.
+    Cancelled(JobId),
+    /// So many tokens of a job have arrived in all.
+    Progress {
+        /// The job.
+        job: JobId,
+        /// Tokens so far.
+        tokens: u32,
+    },
+    /// A job's stream came to its end.
+    StreamEnded {
+        /// The job.
+        job: JobId,
+        /// Tokens that arrived.
+        tokens: u32,
+        /// Digest over their ids.
+        digest: Digest,
+    },
+    /// A job's stream broke, or was silent for too long.
+    StreamLost {
+        /// The job.
+        job: JobId,
+        /// Tokens that arrived before.
+        tokens: u32,
+        /// Digest over their ids.
+        digest: Digest,
+    },
+    /// The engine of a model said something.
+    Engine(EngineEvent),
+    /// The directory names nodes that might serve a model.
+    Found(ModelId, Vec<NodeId>),
+    /// A peer is connected.
+    PeerUp(NodeId),
+    /// A peer is no longer connected.
+    PeerDown(NodeId),
+    /// The owner wants something else.
+    Owner(OwnerCommand),
+    /// The time that the node asked for has come.
+    Wake,
+}
+
+/// What an engine says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EngineEvent {
+    /// It can serve a model.
+    Ready {
+        /// What it serves, at which price.
+        offer: ModelOffer,
+        /// On what.
+        device: Device,
+    },
+    /// It cannot serve a model for now.
+    Lost(ModelId),
+    /// It has counted a prompt.
+    Prepared {
+        /// The job.
+        job: JobId,
+        /// Prompt tokens.
+        tokens_in: u32,
+    },
+    /// It has finished a job.
+    Finished {
+        /// The job.
+        job: JobId,
+        /// Tokens generated.
+        tokens_out: u32,
+        /// Digest over their ids.
+        digest: Digest,
+        /// Why it ended.
+        finish: Finish,
+    },
+    /// It could not finish a job.
+    Failed {
+        /// The job.
+        job: JobId,
+        /// Tokens generated before.
+        tokens_out: u32,
+        /// Digest over their ids.
+        digest: Digest,
+        /// Why.
+        fault: EngineFault,
+    },
+}
+
+/// Why an engine fails a job.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineFault {
+    /// Prompt and answer do not fit the context.
+    #[error("the prompt has {tokens} tokens, and the model's context is {context}")]
+    PromptTooLong {
+        /// Tokens counted.
+        tokens: u32,
+        /// Tokens that fit.
+        context: u32,
+    },
+    /// The request makes no sense to the model.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The engine broke.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What the owner of a node wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnerCommand {
+    /// As issuer: makes a ticket that carries `amount` nano-credits.
+    MakeTicket {
+        /// Its secret, drawn by the shell.
+        secret: [u8; 16],
+        /// Nano-credits.
+        amount: u64,
+    },
+    /// As issuer: gives credits out of the budget.
+    Grant {
+        /// Names the gift; the same one counts once.
+        reference: Digest,
+        /// To whom.
+        account: AccountId,
+        /// Nano-credits.
+        amount: u64,
+    },
+    /// Joins the network with a ticket's secret, as soon as an issuer is connected.
+    Join {
+        /// The secret.
+        secret: [u8; 16],
+    },
+    /// Closes every idle channel and redeems what was earned, now.
+    Settle,
+    /// Looks for providers of a model.
+    Discover(ModelId),
+    /// Takes no more work; jobs in flight are finished.
+    Stop,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write to the journal; later effects of the same batch wait until it is durable.
+    Record(Record),
+    /// Write to the journal with the next group commit; nothing waits.
+    Note(Record),
+    /// Say something to a peer. A submitted job's prompt travels beside it.
+    Send(NodeId, Message<Wire>),
+    /// Spread an advert to whoever is interested in a model.
+    Publish(ModelId, Signed<Advert>),
+    /// Be interested in a model's adverts.
+    Subscribe(ModelId),
+    /// Ask the directory who might serve a model.
+    Lookup(ModelId),
+    /// Tell the directory that this node serves a model.
+    Provide(ModelId),
+    /// Take up a connection to a peer.
+    Dial(NodeId),
+    /// Give a job to the engine, its tokens to `requester` (this node itself for a job of its owner).
+    Run {
+        /// The job.
+        job: JobId,
+        /// Who gets the tokens.
+        requester: NodeId,
+        /// What is to be done.
+        spec: JobSpec,
+        /// Tokens that may be generated before a grant.
+        up_to: u32,
+    },
+    /// Let a job generate up to so many tokens in all.
+    Grant {
+        /// The job.
+        job: JobId,
+        /// Tokens in all.
+        up_to: u32,
+    },
+    /// Stop generating.
+    Abort(JobId),
+    /// Take the tokens of a job from this provider.
+    Attach {
+        /// The job.
+        job: JobId,
+        /// The provider.
+        provider: NodeId,
+    },
+    /// Take no more tokens of a job.
+    Detach(JobId),
+    /// Tell whoever submitted a job.
+    Tell(JobId, JobEvent),
+    /// The issuer's answer to an attempt to join.
+    Joined(Result<(), JoinError>),
+    /// A peer broke a rule: count it.
+    Penalise(NodeId, Offence),
+}
+
+/// A rule that a peer broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offence {
+    /// A record signed with a key that has no right to it.
+    WrongSigner,
+    /// A message that only members may send.
+    NotAdmitted,
+    /// A receipt, a final or an opening that breaks the ledger's rules.
+    BadLedger,
+    /// A count or a digest that is not what was delivered.
+    BadCount,
+    /// An advert that is stale, foreign or unsigned by its node.
+    BadAdvert,
+    /// More than a bound allows.
+    Excess,
+}
+
+/// What can fall due.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The present phase of a job of ours.
+    Job(JobId),
+    /// A job that we serve makes no progress.
+    Serving(JobId),
+    /// Resending and settling.
+    Reconcile,
+    /// Adverts and provider records grow old.
+    Advertise,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    me: NodeId,
+    domain: DomainId,
+    config: Config,
+    device: Verified<records::Device>,
+    membership: Option<Verified<Membership>>,
+    joining: Option<[u8; 16]>,
+    peers: BTreeMap<NodeId, peers::Peer>,
+    router: Router,
+    wallet: Wallet,
+    /// Terms of the channel that the wallet's pending step opens.
+    opening_terms: Option<Verified<records::Terms>>,
+    paying: BTreeMap<ChannelId, channels::PayingChannel>,
+    paid: BTreeMap<ChannelId, Paid>,
+    jobs: BTreeMap<JobId, requester::Job>,
+    scheduler: Scheduler,
+    served: BTreeMap<ModelId, (ModelOffer, Device)>,
+    serving: BTreeMap<JobId, provider::Serving>,
+    /// Subscribed, so that each is asked for once.
+    subscribed: BTreeSet<ModelId>,
+    issuing: Option<issuing::Issuing>,
+    advert_sequence: u64,
+    stopping: bool,
+    deadlines: Deadlines<Timer>,
+    prng: Prng,
+    /// What this node says to itself, in its other roles.
+    loopback: VecDeque<Message<Checked>>,
+}
+
+impl Node {
+    /// Returns the node that the journal's `records` describe, at `now`.
+    ///
+    /// # Errors
+    /// When a record cannot be read or contradicts the ones before it: the journal is not this node's.
+    pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
+        let domain = config.manifest.domain();
+        let me = NodeId::from(config.node.public());
+        let wallet = Wallet::new(domain, config.account.clone());
+        let epoch = config.manifest.epoch(now);
+        let delegation = records::Device {
+            account: wallet.account(),
+            node: me,
+            rights: Rights { serve: true, spend: true },
+            version: 1,
+            expires: epoch.plus(records::VALIDITY_EPOCHS_MAX),
+        };
+        let device = sign(delegation, domain, Role::Owner, wallet.signer());
+        let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
+            books: Issuer::new(config.manifest.clone()),
+            tickets: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            signer,
+        });
+        let mut node = Self {
+            me,
+            domain,
+            config,
+            device,
+            membership: None,
+            joining: None,
+            peers: BTreeMap::new(),
+            router: Router::default(),
+            wallet,
+            opening_terms: None,
+            paying: BTreeMap::new(),
+            paid: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            scheduler: Scheduler::default(),
+            served: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            subscribed: BTreeSet::new(),
+            issuing,
+            advert_sequence: now.0,
+            stopping: false,
+            deadlines: Deadlines::default(),
+            prng: Prng::new(seed),
+            loopback: VecDeque::new(),
+        };
+        for record in records {
+            node.replay(record)?;
+        }
+        node.learn_own_account();
+        node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
+        node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
+        Ok(node)
+    }
+
+    /// Takes one input and appends what follows from it to `out`, in order.
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Received(from, message) => self.on_received(from, message, now, out),
+            Input::Heard(advert) => self.on_advert(advert, now, out),
+            Input::SendFailed(to, job) => self.on_send_failed(to, job, now, out),
+            Input::Submitted(job, spec) => self.on_submitted(job, spec, now, out),
+            Input::Cancelled(job) => self.on_cancelled(job, now, out),
+            Input::Progress { job, tokens } => self.on_progress(job, tokens, now, out),
+            Input::StreamEnded { job, tokens, digest } => self.on_stream_ended(job, tokens, digest, now, out),
+            Input::StreamLost { job, tokens, digest } => self.on_stream_lost(job, tokens, digest, now, out),
+            Input::Engine(event) => self.on_engine(event, now, out),
+            Input::Found(_, nodes) => self.on_found(&nodes, out),
+            Input::PeerUp(peer) => self.on_peer_up(peer, now, out),
+            Input::PeerDown(peer) => self.on_peer_down(peer, now, out),
+            Input::Owner(command) => self.on_owner(command, now, out),
+            Input::Wake => self.on_wake(now, out),
+        }
+        while let Some(message) = self.loopback.pop_front() {
+            self.on_message(self.me, message, now, out);
+        }
+    }
+
+    /// Returns when this node next wants an [`Input::Wake`], and why.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<(Time, &'static str)> {
+        self.deadlines.next().map(|(at, timer)| (at, timer.reason()))
+    }
+
+    fn on_wake(&mut self, now: Time, out: &mut Vec<Effect>) {
+        while let Some(timer) = self.deadlines.expire(now) {
+            match timer {
+                Timer::Job(job) => self.on_job_due(job, now, out),
+                Timer::Serving(job) => self.on_serving_due(job, out),
+                Timer::Reconcile => self.on_reconcile_due(now, out),
+                Timer::Advertise => self.on_advertise_due(now, out),
+            }
+        }
+    }
+
+    fn on_received(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
+        if let Some(message) = self.admit(from, message, out) {
+            self.on_message(from, message, now, out);
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
+        match message {
+            Message::Hello { device, membership, advert } => {
+                self.on_hello(from, device, membership, advert, now, out);
+            }
+            Message::Join { secret } => self.on_join(from, secret, now, out),
+            Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, out),
+            Message::JoinRefused(error) => self.on_join_refused(from, error, out),
+            Message::AdvertQuery => self.on_advert_query(from, now, out),
+            Message::Advert(advert) => self.on_advert(advert, now, out),
+            Message::Ask { job, model, account } => self.on_ask(from, job, model, account, now, out),
+            Message::Offer { job, terms } => self.on_offer(from, job, terms, now, out),
+            Message::Refused { job, refusal } => self.on_refused(from, job, refusal, now, out),
+            Message::AccountQuery => self.on_account_query(from, out),
+            Message::AccountState { account, next, head, balance } => {
+                self.on_account_state(from, account, (next, head), balance, now, out);
+            }
+            Message::Step { op, terms } => self.on_step(from, &op, terms.as_ref(), now, out),
+            Message::Stepped { vote, recorded, balance } => {
+                self.on_stepped(from, &vote, recorded, balance, now, out);
+            }
+            Message::StepRefused { op, error, balance } => {
+                self.on_step_refused(from, op, error, balance, now, out);
+            }
+            Message::Submit { job, spec, channel, opening } => {
+                self.on_submit(from, job, spec, channel, opening, now, out);
+            }
+            Message::Accepted(accepted) => self.on_accepted(from, &accepted, now, out),
+            Message::Pay { receipt, allowances } => self.on_pay(from, &receipt, &allowances, now, out),
+            Message::CoSigned(receipt) => self.on_co_signed(from, receipt, out),
+            Message::Finished { record, jobs } => self.on_finished(from, record, jobs, now, out),
+            Message::Failed { job, tokens_out, reason } => {
+                self.on_failed(from, job, tokens_out, reason, now, out)
+            }
+            Message::Cancel { job } => self.on_cancel(from, job, out),
+            Message::Heads(heads) => self.on_heads(from, &heads, out),
+            Message::Redeem(receipt) => self.on_redeem(from, &receipt, now, out),
+            Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
+            Message::Close(closing) => self.on_close(from, &closing, now, out),
+        }
+    }
+
+    fn on_owner(&mut self, command: OwnerCommand, now: Time, out: &mut Vec<Effect>) {
+        match command {
+            OwnerCommand::MakeTicket { secret, amount } => self.make_ticket(secret, amount, out),
+            OwnerCommand::Grant { reference, account, amount } => {
+                self.grant(reference, account, amount, now, out)
+            }
+            OwnerCommand::Join { secret } => self.join(secret, out),
+            OwnerCommand::Settle => self.settle(now, out),
+            OwnerCommand::Discover(model) => self.discover(model, out),
+            OwnerCommand::Stop => self.stop(now, out),
+        }
+    }
+
+    fn epoch(&self, now: Time) -> Epoch {
+        self.config.manifest.epoch(now)
+    }
+
+    /// Says something to a peer, or to another role of this node.
+    fn send(&mut self, to: NodeId, message: Message<Checked>, out: &mut Vec<Effect>) {
+        if to == self.me {
+            self.loopback.push_back(message);
+        } else {
+            out.push(Effect::Send(to, message.to_wire()));
+        }
+    }
+
+    fn sign<T: Signable>(&self, record: T) -> Verified<T> {
+        sign(record, self.domain, Role::Node, &self.config.node)
+    }
+}
+
+impl Timer {
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Job(_) => "a job of ours is due",
+            Self::Serving(_) => "a job we serve is due",
+            Self::Reconcile => "reconcile",
+            Self::Advertise => "advertise",
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Keeps channels in order: opens them, pays, resends, reconciles with partners, redeems, closes.
+
+use alloc::vec::Vec;
+
+use crate::ids::{AccountId, ChannelId, NodeId, RecordId};
+use crate::job::Failure;
+use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::paying::Paying;
+use crate::ledger::records::{
+    Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
+};
+use crate::message::{Checked, HEADS_MAX, Head, Message, Opening};
+use crate::record::Record;
+use crate::signed::{Role, Verified};
+use crate::time::Time;
+
+use super::{Effect, Node, Offence, Timer};
+
+/// How often what was not acknowledged is sent again.
+pub(super) const RECONCILE_MS: u64 = 5_000;
+
+/// How long a channel may be unused before its escrow is taken back.
+const IDLE_MS: u64 = 10 * 60 * 1000;
+
+/// Unredeemed earnings that are not left waiting, in nano-credits: a hundredth of a credit.
+const REDEEM_AT: u64 = 10_000_000;
+
+/// How long any earnings wait to be redeemed, in milliseconds.
+const REDEEM_MS: u64 = 60_000;
+
+/// A channel on which we pay, with what is needed to use and to prove it.
+#[derive(Debug)]
+pub(super) struct PayingChannel {
+    pub(super) side: Paying,
+    /// Proof for the payee, until it has confirmed a job.
+    pub(super) opening: Option<Opening<Checked>>,
+    used: Time,
+}
+
+impl Node {
+    /// Signs the step that opens a channel; it leaves once it is on disk.
+    pub(super) fn sign_opening(
+        &mut self,
+        terms: &Verified<Terms>,
+        cap: u64,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Option<RecordId> {
+        let issuer = self.issuer()?;
+        let epoch = self.epoch(now);
+        let payer_key = self.payer_signer(terms).public();
+        let expires = epoch.plus(VALIDITY_EPOCHS_MAX).min(terms.valid_to);
+        let open =
+            OpenChannel { payee: terms.payee, terms: terms.id(), cap, expires, payer: self.me, payer_key };
+        let op = self.wallet.sign(OpBody::OpenChannel(open), epoch)?;
+        out.push(Effect::Record(Record::Step { op: op.signed(), terms: Some(terms.signed()) }));
+        self.opening_terms = Some(terms.clone());
+        let id = op.id();
+        self.send(issuer, Message::Step { op, terms: Some(terms.clone()) }, out);
+        Some(id)
+    }
+
+    fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
+        self.config.account.derive(&[b"payer".as_slice(), &terms.id().0].concat())
+    }
+
+    pub(super) fn on_stepped(
+        &mut self,
+        from: NodeId,
+        vote: &Verified<Vote>,
+        recorded: Verified<Recorded>,
+        balance: Balance,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let issuer = self.config.manifest.issuers.iter().find(|issuer| issuer.node == from);
+        let signed = issuer.is_some_and(|issuer| {
+            vote.is_signed_by(Role::Issuer, issuer.key) && recorded.is_signed_by(Role::Issuer, issuer.key)
+        });
+        if !signed || vote.op != recorded.op {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        let Some(op) = self.wallet.pending().filter(|op| op.id() == recorded.op).cloned() else { return };
+        self.wallet.recorded(op.id(), balance);
+        let terms = self.opening_terms.take();
+        if let (OpBody::OpenChannel(_), Some(terms)) = (&op.body, terms) {
+            let opening = Opening { op, terms, recorded: Vec::from([recorded]) };
+            out.push(Effect::Record(Record::Paying(opening.signed())));
+            let (id, channel) = (opening.op.id(), ChannelId::from(opening.op.id()));
+            if self.adopt_paying(opening, now) {
+                self.on_opened(id, channel, now, out);
+            }
+        }
+        self.resume_openings(now, out);
+    }
+
+    /// Takes up the paying side of a channel that is committed.
+    pub(super) fn adopt_paying(&mut self, opening: Opening<Checked>, now: Time) -> bool {
+        let OpBody::OpenChannel(open) = &opening.op.body else { return false };
+        let channel = ChannelId::from(opening.op.id());
+        let signer = self.payer_signer(&opening.terms);
+        let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
+        self.paying.insert(channel, PayingChannel { side, opening: Some(opening), used: now });
+        true
+    }
+
+    pub(super) fn on_step_refused(
+        &mut self,
+        from: NodeId,
+        op: RecordId,
+        error: IssuerError,
+        balance: Balance,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.config.manifest.has_issuer_node(from) {
+            return;
+        }
+        self.wallet.refused(op, balance);
+        self.opening_terms = None;
+        let failure = if let IssuerError::NotEnough { needed, available } = error {
+            Failure::NotEnoughCredits { needed, available }
+        } else {
+            Failure::IssuerRefused(alloc::format!("{error}"))
+        };
+        self.on_opening_refused(op, failure, out);
+        if matches!(error, IssuerError::WrongSequence { .. }) {
+            self.query_account(out);
+        }
+        self.resume_openings(now, out);
+    }
+
+    pub(super) fn query_account(&mut self, out: &mut Vec<Effect>) {
+        if let Some(issuer) = self.issuer() {
+            self.send(issuer, Message::AccountQuery, out);
+        }
+    }
+
+    pub(super) fn query_account_if_unknown(&mut self, out: &mut Vec<Effect>) {
+        if self.wallet.pending().is_none() {
+            self.query_account(out);
+        }
+    }
+
+    pub(super) fn on_account_state(
+        &mut self,
+        from: NodeId,
+        account: AccountId,
+        slot: (u64, RecordId),
+        balance: Balance,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let ours = account == self.wallet.account();
+        if !ours || !(from == self.me || self.config.manifest.has_issuer_node(from)) {
+            return;
+        }
+        self.wallet.learn(slot.0, slot.1, balance);
+        self.resend_step(from, out);
+        self.resume_openings(now, out);
+    }
+
+    fn resend_step(&mut self, issuer: NodeId, out: &mut Vec<Effect>) {
+        let Some(op) = self.wallet.pending().cloned() else { return };
+        let terms = self.opening_terms.clone();
+        self.send(issuer, Message::Step { op, terms }, out);
+    }
+
+    /// Sends the next receipt of a channel if one is due.
+    pub(super) fn pay(&mut self, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+        let (domain, epoch) = (self.domain, self.epoch(now));
+        let Some(paying) = self.paying.get_mut(&channel) else { return };
+        paying.used = now;
+        let Some((receipt, allowances)) = paying.side.pay(domain, epoch) else { return };
+        let payee = paying.side.terms.payee;
+        out.push(Effect::Note(Record::Receipt(receipt.signed())));
+        self.send(payee, Message::Pay { receipt, allowances }, out);
+    }
+
+    pub(super) fn on_co_signed(&mut self, from: NodeId, receipt: Verified<Receipt>, out: &mut Vec<Effect>) {
+        let Some(paying) = self.paying.get_mut(&receipt.channel) else { return };
+        if paying.side.terms.payee != from || !receipt.is_signed_by(Role::Payee, paying.side.terms.payee_key)
+        {
+            out.push(Effect::Penalise(from, Offence::BadLedger));
+            return;
+        }
+        if paying.side.adopt(&receipt) {
+            out.push(Effect::Note(Record::Receipt(receipt.signed())));
+        }
+    }
+
+    /// Returns the proof of a channel that its payee has not confirmed yet.
+    pub(super) fn unconfirmed_opening(&self, channel: ChannelId) -> Option<Opening<Checked>> {
+        self.paying.get(&channel)?.opening.clone()
+    }
+
+    /// Tells a partner the newest receipts that we hold of the channels between us.
+    pub(super) fn send_heads(&mut self, partner: NodeId, out: &mut Vec<Effect>) {
+        let paying = self.paying.values().filter(|channel| channel.side.terms.payee == partner);
+        let paying = paying.filter_map(|channel| channel.side.head());
+        let paid = self.paid.values().filter(|paid| paid.payer == partner).filter_map(|paid| paid.head());
+        let head = |receipt: &Verified<Receipt>| Head {
+            channel: receipt.channel,
+            amount: receipt.amount,
+            receipt: receipt.id(),
+        };
+        let heads: Vec<Head> = paying.chain(paid).map(head).take(HEADS_MAX).collect();
+        if !heads.is_empty() {
+            self.send(partner, Message::Heads(heads), out);
+        }
+    }
+
+    /// Sends the partner whatever it holds an older state of.
+    pub(super) fn on_heads(&mut self, from: NodeId, heads: &[Head], out: &mut Vec<Effect>) {
+        let theirs = |channel: ChannelId| {
+            heads.iter().find(|head| head.channel == channel).map_or(RecordId::NONE, |head| head.receipt)
+        };
+        let mut messages = Vec::new();
+        for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
+            if let Some(head) = paying.side.head().filter(|head| head.id() != theirs(head.channel)) {
+                messages.push(Message::Pay { receipt: head.clone(), allowances: paying.side.allowances() });
+            }
+        }
+        for paid in self.paid.values().filter(|paid| paid.payer == from) {
+            if let Some(head) = paid.head().filter(|head| head.id() != theirs(head.channel)) {
+                messages.push(Message::CoSigned(head.clone()));
+            }
+        }
+        for message in messages.into_iter().take(HEADS_MAX) {
+            self.send(from, message, out);
+        }
+    }
+
+    pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
+        self.resend(out);
+        self.close_idle(now, IDLE_MS, out);
+        self.redeem(now, out);
+        self.expire_channels(now, out);
+    }
+
+    /// Sends again whatever its receiver has not acknowledged.
+    fn resend(&mut self, out: &mut Vec<Effect>) {
+        if let Some(issuer) = self.issuer() {
+            if self.wallet.pending().is_some() {
+                self.resend_step(issuer, out);
+            } else if !self.wallet.is_idle() && self.is_admitted() {
+                self.send(issuer, Message::AccountQuery, out);
+            }
+        }
+        let mut messages = Vec::new();
+        for channel in self.paying.values() {
+            let payee = channel.side.terms.payee;
+            if let Some(receipt) = channel.side.unacknowledged() {
+                let allowances = channel.side.allowances();
+                messages.push((payee, Message::Pay { receipt: receipt.clone(), allowances }));
+            }
+        }
+        let issuer = self.issuer();
+        for paid in self.paid.values() {
+            if let (Some(closing), Some(issuer)) = (paid.closing(), issuer) {
+                messages.push((issuer, Message::Close(closing.clone())));
+            }
+        }
+        for (to, message) in messages {
+            if to == self.me || self.is_connected(to) {
+                self.send(to, message, out);
+            }
+        }
+        self.resend_closings(out);
+    }
+
+    fn resend_closings(&mut self, out: &mut Vec<Effect>) {
+        let domain = self.domain;
+        let mut messages = Vec::new();
+        for channel in self.paying.values_mut().filter(|channel| channel.side.is_closing()) {
+            if let Some(closing) = channel.side.close(domain) {
+                messages.push((channel.side.terms.payee, Message::Close(closing)));
+            }
+        }
+        for (to, message) in messages {
+            if self.is_connected(to) {
+                self.send(to, message, out);
+            }
+        }
+    }
+
+    /// Closes all idle channels and redeems all earnings, now.
+    pub(super) fn settle(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.close_idle(now, 0, out);
+        self.redeem_above(0, out);
+    }
+
+    fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
+        let domain = self.domain;
+        let mut messages = Vec::new();
+        for channel in self.paying.values_mut() {
+            let idle = !channel.side.is_busy() && now.since_ms(channel.used) >= idle_ms;
+            if !idle || channel.side.is_closing() {
+                continue;
+            }
+            if let Some(closing) = channel.side.close(domain) {
+                out.push(Effect::Record(Record::Final(closing.signed())));
+                messages.push((channel.side.terms.payee, Message::Close(closing)));
+            }
+        }
+        for (to, message) in messages {
+            self.send(to, message, out);
+        }
+    }
+
+    fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let round = now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS;
+        self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
+    }
+
+    fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
+        let Some(issuer) = self.issuer() else { return };
+        let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
+        let receipts: Vec<_> = due.filter_map(|paid| paid.head().cloned()).collect();
+        for receipt in receipts {
+            self.send(issuer, Message::Redeem(receipt), out);
+        }
+    }
+
+    /// A channel's end: as payee, with the payer's signature; as issuer, with both.
+    pub(super) fn on_close(
+        &mut self,
+        from: NodeId,
+        closing: &Verified<Final>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let domain = self.domain;
+        let Some(paid) = self.paid.get_mut(&closing.channel).filter(|paid| paid.payer == from) else {
+            self.close_channel(from, closing, now, out);
+            return;
+        };
+        let known = paid.is_closing();
+        let Ok(both) = paid.close(closing, domain) else {
+            // The payer has not seen the last receipt, or a job is still open: it will ask again.
+            self.send_heads(from, out);
+            return;
+        };
+        if !known {
+            out.push(Effect::Record(Record::Final(both.signed())));
+        }
+        if let Some(issuer) = self.issuer() {
+            self.send(issuer, Message::Close(both), out);
+        }
+    }
+
+    pub(super) fn on_redeemed(&mut self, from: NodeId, ack: &Verified<RedeemAck>, out: &mut Vec<Effect>) {
+        let issuer = self.config.manifest.issuers.iter().find(|issuer| issuer.node == from);
+        if !issuer.is_some_and(|issuer| ack.is_signed_by(Role::Issuer, issuer.key)) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        let known = self.paying.contains_key(&ack.channel) || self.paid.contains_key(&ack.channel);
+        if known {
+            out.push(Effect::Note(Record::Redeemed(ack.signed())));
+            self.apply_ack(ack);
+        }
+    }
+
+    pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
+        if ack.closed {
+            self.paying.remove(&ack.channel);
+            self.paid.remove(&ack.channel);
+        } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
+            paid.redeemed(ack.amount);
+        }
+    }
+
+    /// Takes no more work.
+    pub(super) fn stop(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.stopping = true;
+        self.redeem(now, out);
+    }
+}

@@ -1,0 +1,269 @@
+//! The issuer's role: admits nodes, books deposits, witnesses steps, pays out channels.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::ids::{AccountId, Digest, NodeId};
+use crate::keys::Signer;
+use crate::ledger::issuer::{Issuer, IssuerError};
+use crate::ledger::records::{
+    AccountOp, Deposit, Final, Membership, Receipt, Recorded, RedeemAck, Terms, Vote,
+};
+use crate::manifest::Admission;
+use crate::message::{JoinError, Message};
+use crate::record::Record;
+use crate::signed::{Role, Signable, Verified, sign};
+use crate::ticket::Ticket;
+use crate::time::Time;
+
+use super::{Effect, Node, Offence};
+
+/// Most tickets that were made and not used.
+const TICKETS_MAX: usize = 10_000;
+
+/// What a node keeps as an issuer.
+#[derive(Debug)]
+pub(super) struct Issuing {
+    pub(super) books: Issuer,
+    pub(super) tickets: BTreeMap<Digest, TicketState>,
+    /// Where accounts were last seen, to tell them of changes.
+    pub(super) nodes: BTreeMap<AccountId, NodeId>,
+    pub(super) signer: Signer,
+}
+
+/// A ticket that this issuer made.
+#[derive(Debug, Clone)]
+pub(super) enum TicketState {
+    /// Carries an amount and admits whoever shows it first.
+    Unused(u64),
+    /// Admitted a node.
+    Used(Box<Admitted>),
+}
+
+/// What a ticket has led to.
+#[derive(Debug, Clone)]
+pub(super) struct Admitted {
+    pub(super) membership: Verified<Membership>,
+    pub(super) deposit: Option<Verified<Deposit>>,
+}
+
+impl Issuing {
+    fn sign<T: Signable>(&self, record: T, domain: crate::ids::DomainId) -> Verified<T> {
+        sign(record, domain, Role::Issuer, &self.signer)
+    }
+}
+
+impl Node {
+    pub(super) fn make_ticket(&mut self, secret: [u8; 16], amount: u64, out: &mut Vec<Effect>) {
+        let Some(issuing) = &mut self.issuing else { return };
+        let unused = issuing.tickets.values().filter(|state| matches!(state, TicketState::Unused(_))).count();
+        if unused >= TICKETS_MAX {
+            return;
+        }
+        let fingerprint = Ticket::fingerprint(&secret);
+        issuing.tickets.insert(fingerprint, TicketState::Unused(amount));
+        out.push(Effect::Record(Record::Ticket { fingerprint, amount }));
+    }
+
+    pub(super) fn grant(
+        &mut self,
+        reference: Digest,
+        account: AccountId,
+        amount: u64,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let (domain, epoch) = (self.domain, self.epoch(now));
+        let Some(issuing) = &mut self.issuing else { return };
+        let deposit = issuing.sign(Deposit { reference, account, amount, epoch }, domain);
+        if issuing.books.check_budget(amount).and_then(|()| issuing.books.deposit(&deposit)).is_ok() {
+            out.push(Effect::Record(Record::Deposited(deposit.signed())));
+            self.tell_account(account, out);
+        }
+    }
+
+    pub(super) fn on_join(&mut self, from: NodeId, secret: [u8; 16], now: Time, out: &mut Vec<Effect>) {
+        let reply = match self.admit_with(from, secret, now, out) {
+            Ok(Admitted { membership, deposit }) => Message::Joined { membership, deposit },
+            Err(error) => Message::JoinRefused(error),
+        };
+        self.send(from, reply, out);
+    }
+
+    fn admit_with(
+        &mut self,
+        from: NodeId,
+        secret: [u8; 16],
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Result<Admitted, JoinError> {
+        let (domain, epoch) = (self.domain, self.epoch(now));
+        let account =
+            self.peers.get(&from).and_then(|peer| peer.account()).ok_or(JoinError::UnknownTicket)?;
+        let open = self.config.manifest.admission == Admission::Open;
+        let issuing = self.issuing.as_mut().ok_or(JoinError::NotIssuer)?;
+        let fingerprint = Ticket::fingerprint(&secret);
+        let amount = match issuing.tickets.get(&fingerprint) {
+            Some(TicketState::Used(admitted)) if admitted.membership.node == from => {
+                return Ok(Admitted::clone(admitted));
+            }
+            Some(TicketState::Used(_)) => return Err(JoinError::Used),
+            Some(TicketState::Unused(amount)) => *amount,
+            None if open => 0,
+            None => return Err(JoinError::UnknownTicket),
+        };
+        let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
+        let deposit = Deposit { reference: fingerprint, account, amount, epoch };
+        let deposit = (amount > 0).then(|| issuing.sign(deposit, domain));
+        if let Some(deposit) = &deposit {
+            let booked = issuing.books.check_budget(amount).and_then(|()| issuing.books.deposit(deposit));
+            booked.map_err(JoinError::Deposit)?;
+        }
+        let admitted = Admitted { membership, deposit };
+        issuing.tickets.insert(fingerprint, TicketState::Used(Box::new(admitted.clone())));
+        issuing.nodes.insert(account, from);
+        out.push(Effect::Record(Record::Admitted {
+            ticket: fingerprint,
+            membership: admitted.membership.signed(),
+            deposit: admitted.deposit.as_ref().map(Verified::signed),
+        }));
+        Ok(admitted)
+    }
+
+    pub(super) fn note_node_of(&mut self, account: AccountId, node: NodeId) {
+        if let Some(issuing) = &mut self.issuing {
+            issuing.nodes.insert(account, node);
+        }
+    }
+
+    pub(super) fn on_account_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
+        if let Some(account) = self.account_of(from) {
+            self.note_node_of(account, from);
+            self.tell_account(account, out);
+        }
+    }
+
+    /// Tells an account what it holds, where it was last seen.
+    fn tell_account(&mut self, account: AccountId, out: &mut Vec<Effect>) {
+        let Some(issuing) = &self.issuing else { return };
+        let (next, head) = issuing.books.next_slot(account);
+        let balance = issuing.books.balance(account);
+        let node = if account == self.wallet.account() {
+            Some(self.me)
+        } else {
+            issuing.nodes.get(&account).copied()
+        };
+        if let Some(node) = node.filter(|node| *node == self.me || self.is_connected(*node)) {
+            self.send(node, Message::AccountState { account, next, head, balance }, out);
+        }
+    }
+
+    pub(super) fn on_step(
+        &mut self,
+        from: NodeId,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let (domain, epoch) = (self.domain, self.epoch(now));
+        if self.account_of(from) != Some(op.account) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        let Some(issuing) = &mut self.issuing else { return };
+        let known = issuing.books.next_slot(op.account).1 == op.id();
+        let taken = issuing.books.apply(op, terms, epoch);
+        let balance = issuing.books.balance(op.account);
+        if let Err(error) = taken {
+            if error == IssuerError::WrongKey {
+                out.push(Effect::Penalise(from, Offence::WrongSigner));
+            }
+            self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);
+            return;
+        }
+        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
+        let vote = issuing.sign(vote, domain);
+        let recorded = issuing.sign(Recorded { op: op.id(), epoch }, domain);
+        if !known {
+            let terms = terms.map(Verified::signed);
+            out.push(Effect::Record(Record::Stepped { op: op.signed(), terms, epoch }));
+        }
+        self.send(from, Message::Stepped { vote, recorded, balance }, out);
+    }
+
+    pub(super) fn on_redeem(
+        &mut self,
+        from: NodeId,
+        receipt: &Verified<Receipt>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(issuing) = &mut self.issuing else { return };
+        let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
+        match issuing.books.redeem(receipt) {
+            Err(IssuerError::UnknownChannel) => {}
+            Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+            Ok(amount) => {
+                if amount > before {
+                    out.push(Effect::Record(Record::PaidOut(receipt.signed())));
+                }
+                self.acknowledge(receipt.channel, now, out);
+            }
+        }
+    }
+
+    /// As issuer: closes a channel that both sides have ended.
+    pub(super) fn close_channel(
+        &mut self,
+        from: NodeId,
+        closing: &Verified<Final>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(issuing) = &mut self.issuing else { return };
+        let closed = issuing.books.channel(closing.channel).is_some_and(|(_, closed)| closed);
+        match issuing.books.close(closing) {
+            Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+            Ok(_) => {
+                if !closed {
+                    out.push(Effect::Record(Record::Closed(closing.signed())));
+                }
+                self.acknowledge(closing.channel, now, out);
+            }
+        }
+    }
+
+    /// Tells both sides what was paid out of a channel, and everybody who got a share what they hold.
+    fn acknowledge(&mut self, channel: crate::ids::ChannelId, now: Time, out: &mut Vec<Effect>) {
+        let (domain, epoch) = (self.domain, self.epoch(now));
+        let Some(issuing) = &self.issuing else { return };
+        let Some((payer, payee)) = issuing.books.parties(channel) else { return };
+        let Some((amount, closed)) = issuing.books.channel(channel) else { return };
+        let ack = issuing.sign(RedeemAck { channel, amount, closed, epoch }, domain);
+        let payer_node =
+            if payer == self.wallet.account() { Some(self.me) } else { issuing.nodes.get(&payer).copied() };
+        for node in [Some(payee), payer_node].into_iter().flatten() {
+            self.send(node, Message::Redeemed(ack.clone()), out);
+        }
+        let payee_account = self.account_of(payee);
+        for account in [Some(payer), payee_account].into_iter().flatten() {
+            self.tell_account(account, out);
+        }
+    }
+
+    /// As issuer: ends channels whose time is over.
+    pub(super) fn expire_channels(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        let Some(issuing) = &mut self.issuing else { return };
+        let expired = issuing.books.expire(epoch);
+        if expired.is_empty() {
+            return;
+        }
+        out.push(Effect::Record(Record::Expired(epoch)));
+        for (channel, _, _) in expired {
+            self.acknowledge(channel, now, out);
+        }
+    }
+}

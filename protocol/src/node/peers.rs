@@ -1,0 +1,307 @@
+//! Who is connected, for whom they act, by which right they are here, and what they serve.
+
+use alloc::vec::Vec;
+
+use crate::advert::Advert;
+use crate::ids::{AccountId, ModelId, NodeId};
+use crate::ledger::records::{Deposit, Device, Membership};
+use crate::manifest::Admission;
+use crate::message::{Checked, JoinError, Message};
+use crate::record::Record;
+use crate::signed::{Role, Verified};
+use crate::time::Time;
+
+use super::{Effect, Node, Offence, Timer};
+
+/// How often a provider renews its adverts and its records in the directory.
+pub(super) const ADVERTISE_MS: u64 = 30_000;
+
+/// How long an advert counts: three renewals, so that one lost is not missed.
+const ADVERT_LIFE_MS: u64 = 3 * ADVERTISE_MS;
+
+/// Most peers to whom an advert is sent directly; the others hear it by gossip.
+const DIRECT_ADVERTS_MAX: usize = 32;
+
+/// Most messages kept from a peer whose greeting is still on its way.
+const EARLY_MAX: usize = 8;
+
+/// Most models in whose adverts a node takes interest.
+const SUBSCRIPTIONS_MAX: usize = 64;
+
+/// A connected peer.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Its owner's delegation, once it has greeted.
+    device: Option<Verified<Device>>,
+    admitted: bool,
+    /// Messages that overtook the greeting.
+    early: Vec<Message<Checked>>,
+}
+
+impl Peer {
+    pub(super) fn account(&self) -> Option<AccountId> {
+        self.device.as_ref().map(|device| device.account)
+    }
+
+    pub(super) const fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+}
+
+impl Node {
+    pub(super) fn on_peer_up(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
+        self.peers.entry(peer).or_default();
+        self.greet(peer, now, out);
+        if !self.config.manifest.has_issuer_node(peer) {
+            return;
+        }
+        match self.joining {
+            Some(secret) => self.send(peer, Message::Join { secret }, out),
+            None if self.is_admitted() => self.send(peer, Message::AccountQuery, out),
+            None => {}
+        }
+    }
+
+    pub(super) fn on_peer_down(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
+        self.peers.remove(&peer);
+        self.fail_asks(peer, now, out);
+    }
+
+    pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
+        let advert = self.advert(now);
+        let (device, membership) = (self.device.clone(), self.membership.clone());
+        self.send(peer, Message::Hello { device, membership, advert }, out);
+    }
+
+    /// Lets a message through, keeps it until the peer has greeted, or counts an offence.
+    pub(super) fn admit(
+        &mut self,
+        from: NodeId,
+        message: Message<Checked>,
+        out: &mut Vec<Effect>,
+    ) -> Option<Message<Checked>> {
+        if from == self.me {
+            return None;
+        }
+        let introduces = matches!(
+            message,
+            Message::Hello { .. } | Message::Join { .. } | Message::Joined { .. } | Message::JoinRefused(_)
+        );
+        let peer = self.peers.entry(from).or_default();
+        if introduces || peer.admitted {
+            return Some(message);
+        }
+        if peer.early.len() < EARLY_MAX {
+            peer.early.push(message);
+        } else {
+            out.push(Effect::Penalise(from, Offence::NotAdmitted));
+        }
+        None
+    }
+
+    pub(super) fn on_hello(
+        &mut self,
+        from: NodeId,
+        device: Verified<Device>,
+        membership: Option<Verified<Membership>>,
+        advert: Option<Verified<Advert>>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let delegated = device.node == from
+            && device.is_signed_by(Role::Owner, device.account.into())
+            && device.expires >= self.epoch(now);
+        if !delegated {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        let admitted = self.is_member(from, membership.as_ref());
+        let account = device.account;
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.device = Some(device);
+        peer.admitted = admitted;
+        if !admitted {
+            return;
+        }
+        let early = core::mem::take(&mut peer.early);
+        self.note_node_of(account, from);
+        if let Some(advert) = advert {
+            self.on_advert(advert, now, out);
+        }
+        self.send_heads(from, out);
+        for message in early {
+            self.on_message(from, message, now, out);
+        }
+    }
+
+    fn is_member(&self, node: NodeId, membership: Option<&Verified<Membership>>) -> bool {
+        let by_ticket = membership.is_some_and(|membership| {
+            membership.node == node
+                && membership.signer(Role::Issuer).is_some_and(|key| self.config.manifest.has_issuer_key(key))
+        });
+        by_ticket
+            || self.config.manifest.has_issuer_node(node)
+            || self.config.manifest.admission == Admission::Open
+    }
+
+    /// Says whether this node may take part in the network.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.is_member(self.me, self.membership.as_ref())
+    }
+
+    /// Returns the account for which a peer has proved to act.
+    pub(super) fn account_of(&self, peer: NodeId) -> Option<AccountId> {
+        if peer == self.me {
+            return Some(self.wallet.account());
+        }
+        self.peers.get(&peer).filter(|peer| peer.admitted)?.device.as_ref().map(|device| device.account)
+    }
+
+    pub(super) fn is_connected(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.admitted)
+    }
+
+    /// Returns the issuer's node if it can be spoken to now: this node itself, or a connected peer.
+    pub(super) fn issuer(&self) -> Option<NodeId> {
+        let nodes = || self.config.manifest.issuers.iter().map(|issuer| issuer.node);
+        nodes().find(|node| *node == self.me).or_else(|| nodes().find(|node| self.is_connected(*node)))
+    }
+
+    pub(super) fn join(&mut self, secret: [u8; 16], out: &mut Vec<Effect>) {
+        if self.membership.is_some() {
+            out.push(Effect::Joined(Ok(())));
+            return;
+        }
+        self.joining = Some(secret);
+        let issuers: Vec<NodeId> = self.config.manifest.issuers.iter().map(|issuer| issuer.node).collect();
+        for node in issuers {
+            if self.peers.contains_key(&node) {
+                self.send(node, Message::Join { secret }, out);
+            }
+        }
+    }
+
+    pub(super) fn on_joined(
+        &mut self,
+        from: NodeId,
+        membership: Verified<Membership>,
+        deposit: Option<Verified<Deposit>>,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.config.manifest.has_issuer_node(from) || !self.is_member(self.me, Some(&membership)) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        if self.joining.take().is_none() {
+            return;
+        }
+        let deposit = deposit.map(|deposit| deposit.signed());
+        out.push(Effect::Record(Record::Joined { membership: membership.signed(), deposit }));
+        self.membership = Some(membership);
+        out.push(Effect::Joined(Ok(())));
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            let (device, membership) = (self.device.clone(), self.membership.clone());
+            self.send(peer, Message::Hello { device, membership, advert: None }, out);
+        }
+        self.send(from, Message::AccountQuery, out);
+    }
+
+    pub(super) fn on_join_refused(&mut self, from: NodeId, error: JoinError, out: &mut Vec<Effect>) {
+        if self.config.manifest.has_issuer_node(from) && self.joining.take().is_some() {
+            out.push(Effect::Joined(Err(error)));
+        }
+    }
+
+    pub(super) fn on_advert_query(&mut self, from: NodeId, now: Time, out: &mut Vec<Effect>) {
+        if let Some(advert) = self.advert(now) {
+            self.send(from, Message::Advert(advert), out);
+        }
+    }
+
+    pub(super) fn on_advert(&mut self, advert: Verified<Advert>, now: Time, out: &mut Vec<Effect>) {
+        let node = advert.node;
+        if !advert.is_signed_by(Role::Node, node.into()) || node == self.me {
+            return;
+        }
+        let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
+        if self.router.learn(advert, now) {
+            if !self.is_connected(node) && self.wants_any(&models) {
+                out.push(Effect::Dial(node));
+            }
+            self.on_candidate(&models, now);
+        }
+    }
+
+    /// Says whether an advert that came by gossip should be passed on.
+    #[must_use]
+    pub fn believes(&self, advert: &Verified<Advert>, now: Time) -> bool {
+        advert.is_signed_by(Role::Node, advert.node.into()) && advert.valid_to > now
+    }
+
+    pub(super) fn on_found(&mut self, nodes: &[NodeId], out: &mut Vec<Effect>) {
+        for node in nodes.iter().copied() {
+            if self.is_connected(node) {
+                self.send(node, Message::AdvertQuery, out);
+            } else if node != self.me {
+                out.push(Effect::Dial(node));
+            }
+        }
+    }
+
+    pub(super) fn discover(&mut self, model: ModelId, out: &mut Vec<Effect>) {
+        out.push(Effect::Lookup(model));
+        if self.subscribed.len() < SUBSCRIPTIONS_MAX && self.subscribed.insert(model) {
+            out.push(Effect::Subscribe(model));
+        }
+    }
+
+    pub(super) fn on_advertise_due(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.deadlines.set(Timer::Advertise, now.plus_ms(ADVERTISE_MS + self.prng.below(ADVERTISE_MS / 10)));
+        self.advertise(now, out);
+    }
+
+    /// Tells the directory, the interested and the connected what this node serves.
+    pub(super) fn advertise(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let Some(advert) = self.advert(now) else { return };
+        for offer in &advert.models {
+            out.push(Effect::Provide(offer.model));
+            out.push(Effect::Publish(offer.model, advert.signed()));
+        }
+        let connected = self.peers.iter().filter(|(_, peer)| peer.admitted).map(|(node, _)| *node);
+        let connected: Vec<NodeId> = connected.take(DIRECT_ADVERTS_MAX).collect();
+        for peer in connected {
+            self.send(peer, Message::Advert(advert.clone()), out);
+        }
+    }
+
+    /// Returns what this node serves now, signed; `None` when it serves nothing.
+    fn advert(&mut self, now: Time) -> Option<Verified<Advert>> {
+        let ready = || self.served.values().filter(|(offer, _)| self.scheduler.is_ready(offer.model));
+        if self.stopping || ready().next().is_none() {
+            return None;
+        }
+        let models = ready().map(|(offer, _)| {
+            let (busy, slots) = self.scheduler.load(offer.model);
+            crate::advert::ModelOffer { busy, slots, ..offer.clone() }
+        });
+        let mut devices: Vec<_> = ready().map(|(_, device)| device.clone()).collect();
+        devices.dedup();
+        let models = models.take(crate::advert::MODELS_MAX).collect();
+        devices.truncate(crate::advert::DEVICES_MAX);
+        self.advert_sequence = now.0.max(self.advert_sequence.saturating_add(1));
+        Some(self.sign(Advert {
+            node: self.me,
+            account: self.wallet.account(),
+            sequence: self.advert_sequence,
+            class: self.config.class,
+            region: self.config.region.clone(),
+            devices,
+            models,
+            incentive: self.config.incentive,
+            version: self.config.version.clone(),
+            valid_to: now.plus_ms(ADVERT_LIFE_MS),
+        }))
+    }
+}

@@ -1,0 +1,393 @@
+//! The provider's side of a job: offer, admit, run, be paid as it goes.
+
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
+use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
+use crate::ledger::paid::Paid;
+use crate::ledger::paying::Allowances;
+use crate::ledger::records::{Accepted, OpBody, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX};
+use crate::message::{Checked, Message, Opening};
+use crate::price::{Price, Usage};
+use crate::record::Record;
+use crate::scheduler::Refusal;
+use crate::signed::{Role, Verified};
+use crate::time::Time;
+
+use super::{Effect, EngineEvent, EngineFault, Node, Offence, Timer};
+
+/// Most channels on which this node is paid.
+const PAID_MAX: usize = 100_000;
+
+/// How long a job may wait for a payment before it is given up.
+const STALL_MS: u64 = 10 * 60 * 1000;
+
+/// A job that our engine runs.
+#[derive(Debug)]
+pub(super) struct Serving {
+    requester: NodeId,
+    channel: Option<ChannelId>,
+    spec: JobSpec,
+    price: Price,
+    tokens_in: Option<u32>,
+    start: Time,
+    /// The requester is gone.
+    lost: bool,
+}
+
+impl Serving {
+    pub(super) fn at_home(me: NodeId, spec: JobSpec, now: Time) -> Self {
+        Self {
+            requester: me,
+            channel: None,
+            spec,
+            price: Price::default(),
+            tokens_in: None,
+            start: now,
+            lost: false,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn on_ask(
+        &mut self,
+        from: NodeId,
+        job: JobId,
+        model: ModelId,
+        account: AccountId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let held = if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(job, model, now) };
+        let terms = held.and_then(|()| self.terms(model, account, now).ok_or(Refusal::NotServed));
+        match terms {
+            Ok(terms) => self.send(from, Message::Offer { job, terms }, out),
+            Err(refusal) => self.send(from, Message::Refused { job, refusal }, out),
+        }
+    }
+
+    /// Returns our conditions for an account that wants a model.
+    fn terms(&self, model: ModelId, payer_account: AccountId, now: Time) -> Option<Verified<Terms>> {
+        let (offer, _) = self.served.get(&model)?;
+        let payee_account = self.wallet.account();
+        let context = [b"payee".as_slice(), &payer_account.0, &model.0].concat();
+        Some(self.sign(Terms {
+            payee: self.me,
+            payee_account,
+            payee_key: self.config.node.derive(&context).public(),
+            payer_account,
+            model,
+            licence: offer.licence,
+            incentive: self.config.incentive,
+            price: offer.price,
+            markup: None,
+            split: Terms::standard_split(&self.config.manifest, offer.modality, payee_account),
+            valid_to: self.epoch(now).plus(VALIDITY_EPOCHS_MAX),
+        }))
+    }
+
+    pub(super) fn on_submit(
+        &mut self,
+        from: NodeId,
+        job: JobId,
+        spec: JobSpec,
+        channel: Option<ChannelId>,
+        opening: Option<Opening<Checked>>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.serving.contains_key(&job) {
+            return;
+        }
+        if let Some(opening) = opening {
+            self.on_opening(from, opening, now, out);
+        }
+        if let Err(refusal) = self.take(from, job, &spec, channel, now) {
+            self.scheduler.release(job, now);
+            self.send(from, Message::Refused { job, refusal }, out);
+            return;
+        }
+        let paid = channel.and_then(|channel| self.paid.get_mut(&channel));
+        let (up_to, price) = paid.map_or((spec.max_tokens, Price::default()), |paid| {
+            (paid.begin(job, spec.worst_usage()).min(spec.max_tokens), paid.terms.price)
+        });
+        let serving = Serving {
+            requester: from,
+            channel,
+            spec: spec.clone(),
+            price,
+            tokens_in: None,
+            start: now,
+            lost: false,
+        };
+        self.serving.insert(job, serving);
+        self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
+        out.push(Effect::Run { job, requester: from, spec, up_to });
+    }
+
+    /// Admits a job: bounds, channel, room, slot.
+    fn take(
+        &mut self,
+        from: NodeId,
+        job: JobId,
+        spec: &JobSpec,
+        channel: Option<ChannelId>,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        if self.stopping {
+            return Err(Refusal::Stopping);
+        }
+        let bounded = (1..=JOB_TOKENS_MAX).contains(&spec.max_tokens) && spec.input.bytes <= INPUT_BYTES_MAX;
+        if !bounded {
+            return Err(Refusal::BadRequest);
+        }
+        let (offer, _) = self.served.get(&spec.model).ok_or(Refusal::NotServed)?;
+        match channel {
+            None if !offer.price.is_free() => return Err(Refusal::BadChannel),
+            None => {}
+            Some(channel) => {
+                let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
+                if paid.payer != from || paid.terms.model != spec.model {
+                    return Err(Refusal::BadChannel);
+                }
+                if !paid.fits(&spec.worst_usage()) {
+                    return Err(Refusal::NoRoom);
+                }
+            }
+        }
+        self.scheduler.admit(job, spec.model, now)
+    }
+
+    /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
+    fn on_opening(&mut self, from: NodeId, opening: Opening<Checked>, now: Time, out: &mut Vec<Effect>) {
+        if self.paid.contains_key(&opening.op.id().into()) || self.paid.len() >= PAID_MAX {
+            return;
+        }
+        let valid = self.is_committed(&opening)
+            && self.account_of(from) == Some(opening.op.account)
+            && matches!(&opening.op.body, OpBody::OpenChannel(open)
+                if open.payer == from && open.expires >= self.epoch(now));
+        match self.paid_side(&opening).filter(|_| valid) {
+            Some(paid) => {
+                self.paid.insert(paid.channel, paid);
+                out.push(Effect::Record(Record::Paid(opening.signed())));
+            }
+            None => out.push(Effect::Penalise(from, Offence::BadLedger)),
+        }
+    }
+
+    /// Says whether a quorum of issuers durably holds the step.
+    pub(super) fn is_committed(&self, opening: &Opening<Checked>) -> bool {
+        let manifest = &self.config.manifest;
+        let confirms = |issuer: &crate::manifest::Issuer| {
+            let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
+            opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
+        };
+        manifest.issuers.iter().filter(|issuer| confirms(issuer)).count() >= usize::from(manifest.quorum)
+    }
+
+    /// Returns our side of a channel, if it was opened on our own terms.
+    pub(super) fn paid_side(&self, opening: &Opening<Checked>) -> Option<Paid> {
+        let OpBody::OpenChannel(open) = &opening.op.body else { return None };
+        let terms = &opening.terms;
+        let ours = open.payee == self.me
+            && open.terms == terms.id()
+            && terms.payee == self.me
+            && terms.payer_account == opening.op.account
+            && terms.is_signed_by(Role::Node, self.me.into());
+        let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
+        let signer = self.config.node.derive(&context);
+        let payer = (open.payer, opening.op.account, open.payer_key);
+        (ours && signer.public() == terms.payee_key)
+            .then(|| Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer))
+    }
+
+    pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {
+        match event {
+            EngineEvent::Ready { offer, device } => {
+                self.scheduler.serve(offer.model, offer.slots);
+                self.served.insert(offer.model, (offer, device));
+                self.advertise(now, out);
+            }
+            EngineEvent::Lost(model) => self.scheduler.pause(model),
+            EngineEvent::Prepared { job, tokens_in } => self.on_prepared(job, tokens_in, now, out),
+            EngineEvent::Finished { job, tokens_out, digest, finish } => {
+                self.on_engine_finished(job, tokens_out, digest, finish, now, out);
+            }
+            EngineEvent::Failed { job, tokens_out, digest, fault } => {
+                self.on_engine_failed(job, tokens_out, digest, fault, now, out);
+            }
+        }
+    }
+
+    fn on_prepared(&mut self, job: JobId, tokens_in: u32, now: Time, out: &mut Vec<Effect>) {
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        serving.tokens_in = Some(tokens_in);
+        let (requester, channel) = (serving.requester, serving.channel);
+        if requester == self.me {
+            self.on_prepared_at_home(job, tokens_in, out);
+            return;
+        }
+        if let Some(paid) = channel.and_then(|channel| self.paid.get_mut(&channel)) {
+            paid.prepared(job, tokens_in);
+        }
+        let accepted = self.sign(Accepted { job, tokens_in, start: now });
+        self.send(requester, Message::Accepted(accepted), out);
+    }
+
+    fn on_engine_finished(
+        &mut self,
+        job: JobId,
+        tokens_out: u32,
+        digest: Digest,
+        finish: Finish,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(serving) = self.end_serving(job, now) else { return };
+        if serving.requester == self.me {
+            self.on_done_at_home(job, Ok((tokens_out, digest, finish)), now, out);
+            return;
+        }
+        let finish = if serving.lost { Finish::Lost } else { finish };
+        let record = self.record_of(job, &serving, tokens_out, digest, finish, now);
+        out.push(Effect::Note(Record::Job(record.clone())));
+        let paid = serving.channel.and_then(|channel| self.paid.get_mut(&channel));
+        let jobs = paid.and_then(|paid| paid.end(&record)).unwrap_or(Digest::ZERO);
+        self.send(serving.requester, Message::Finished { record, jobs }, out);
+    }
+
+    fn on_engine_failed(
+        &mut self,
+        job: JobId,
+        tokens_out: u32,
+        digest: Digest,
+        fault: EngineFault,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(serving) = self.end_serving(job, now) else { return };
+        if serving.requester == self.me {
+            let failure = match fault {
+                EngineFault::PromptTooLong { tokens, context } => Failure::PromptTooLong { tokens, context },
+                EngineFault::BadRequest(reason) => Failure::BadRequest(reason),
+                EngineFault::Broken(reason) => Failure::EngineFailed(reason),
+            };
+            self.on_done_at_home(job, Err(failure), now, out);
+            return;
+        }
+        let record = self.record_of(job, &serving, tokens_out, digest, Finish::Lost, now);
+        if let Some(paid) = serving.channel.and_then(|channel| self.paid.get_mut(&channel)) {
+            if tokens_out == 0 {
+                paid.abandon(job);
+            } else {
+                paid.end(&record);
+                out.push(Effect::Note(Record::Job(record)));
+            }
+        }
+        let message = match fault {
+            EngineFault::PromptTooLong { tokens, context } => {
+                Message::Refused { job, refusal: Refusal::PromptTooLong { tokens, context } }
+            }
+            EngineFault::BadRequest(_) => Message::Refused { job, refusal: Refusal::BadRequest },
+            EngineFault::Broken(_) => Message::Failed { job, tokens_out, reason: fault.to_string() },
+        };
+        self.send(serving.requester, message, out);
+    }
+
+    fn end_serving(&mut self, job: JobId, now: Time) -> Option<Serving> {
+        self.scheduler.release(job, now);
+        self.deadlines.clear(&Timer::Serving(job));
+        self.serving.remove(&job)
+    }
+
+    fn record_of(
+        &self,
+        job: JobId,
+        serving: &Serving,
+        tokens_out: u32,
+        output: Digest,
+        finish: Finish,
+        now: Time,
+    ) -> JobRecord {
+        let tokens_in = serving.tokens_in.unwrap_or(0);
+        JobRecord {
+            job,
+            channel: serving.channel,
+            provider: self.me,
+            requester: serving.requester,
+            model: serving.spec.model,
+            usage: Usage {
+                calls: 1,
+                tokens_in: u64::from(tokens_in),
+                tokens_out: u64::from(tokens_out),
+                compute: 0,
+            },
+            price: serving.price,
+            start: serving.start,
+            end: now,
+            input: serving.spec.input.digest,
+            output,
+            finish,
+        }
+    }
+
+    pub(super) fn on_pay(
+        &mut self,
+        from: NodeId,
+        receipt: &Verified<Receipt>,
+        allowances: &Allowances,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let domain = self.domain;
+        let Some(paid) = self.paid.get_mut(&receipt.channel).filter(|paid| paid.payer == from) else {
+            return;
+        };
+        match paid.receive(receipt, domain) {
+            Err(_) => {
+                out.push(Effect::Penalise(from, Offence::BadLedger));
+                return;
+            }
+            Ok(Some(both)) => {
+                out.push(Effect::Note(Record::Receipt(both.signed())));
+                self.send(from, Message::CoSigned(both), out);
+            }
+            // Our signature may have been lost on its way.
+            Ok(None) => {
+                let head = paid.head().filter(|head| head.id() == receipt.id()).cloned();
+                if let Some(head) = head {
+                    self.send(from, Message::CoSigned(head), out);
+                }
+            }
+        }
+        let Some(paid) = self.paid.get_mut(&receipt.channel) else { return };
+        for (job, up_to) in allowances.iter().copied().take(usize::from(u16::MAX)) {
+            if let Some(up_to) = paid.grant(job, up_to) {
+                self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
+                out.push(Effect::Grant { job, up_to });
+            }
+        }
+    }
+
+    pub(super) fn on_cancel(&self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
+        if self.serving.get(&job).is_some_and(|serving| serving.requester == from) {
+            out.push(Effect::Abort(job));
+        }
+    }
+
+    /// The requester's end of a job's stream is gone: nobody would pay for more.
+    pub(super) fn on_requester_lost(&mut self, job: JobId, out: &mut Vec<Effect>) {
+        let me = self.me;
+        if let Some(serving) = self.serving.get_mut(&job).filter(|serving| serving.requester != me) {
+            serving.lost = true;
+            out.push(Effect::Abort(job));
+        }
+    }
+
+    pub(super) fn on_serving_due(&mut self, job: JobId, out: &mut Vec<Effect>) {
+        self.on_requester_lost(job, out);
+    }
+}

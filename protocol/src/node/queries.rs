@@ -1,0 +1,159 @@
+//! What the shell may ask of a node without changing it.
+
+use alloc::vec::Vec;
+
+use crate::advert::{Advert, ModelOffer};
+use crate::ids::{AccountId, ChannelId, DomainId, ModelId, NodeId, RecordId};
+use crate::ledger::issuer::{Balance, Issuer};
+use crate::manifest::Manifest;
+use crate::signed::Verified;
+use crate::time::Time;
+
+use super::{Node, peers};
+
+/// A channel as its owner sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelView {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The other side.
+    pub partner: NodeId,
+    /// Says whether we are the side that pays.
+    pub paying: bool,
+    /// Model.
+    pub model: ModelId,
+    /// Most base that it can pay.
+    pub cap: u64,
+    /// Base paid.
+    pub paid: u64,
+    /// Newest receipt.
+    pub head: RecordId,
+    /// Says whether a job is in flight.
+    pub busy: bool,
+    /// Says whether it is being closed.
+    pub closing: bool,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerView {
+    /// The peer.
+    pub node: NodeId,
+    /// Account for which it acts, if it has said so.
+    pub account: Option<AccountId>,
+    /// Says whether it may take part.
+    pub admitted: bool,
+}
+
+impl Node {
+    /// Returns this node's name.
+    #[must_use]
+    pub const fn id(&self) -> NodeId {
+        self.me
+    }
+
+    /// Returns the account for which this node acts.
+    #[must_use]
+    pub const fn account(&self) -> AccountId {
+        self.wallet.account()
+    }
+
+    /// Returns the network's name.
+    #[must_use]
+    pub const fn domain(&self) -> DomainId {
+        self.domain
+    }
+
+    /// Returns the network.
+    #[must_use]
+    pub const fn manifest(&self) -> &Manifest {
+        &self.config.manifest
+    }
+
+    /// Returns what the issuer last said that the account holds.
+    #[must_use]
+    pub const fn balance(&self) -> Balance {
+        self.wallet.balance()
+    }
+
+    /// Returns the issuer's books, on a node that is one.
+    #[must_use]
+    pub fn books(&self) -> Option<&Issuer> {
+        self.issuing.as_ref().map(|issuing| &issuing.books)
+    }
+
+    /// Says whether the issuer can be spoken to now.
+    #[must_use]
+    pub fn reaches_issuer(&self) -> bool {
+        self.issuer().is_some()
+    }
+
+    /// Returns the connected peers.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        let view = |(node, peer): (&NodeId, &peers::Peer)| PeerView {
+            node: *node,
+            account: peer.account(),
+            admitted: peer.is_admitted(),
+        };
+        self.peers.iter().map(view)
+    }
+
+    /// Returns what providers say of themselves, this node included.
+    pub fn providers(&self, now: Time) -> impl Iterator<Item = &Verified<Advert>> + '_ {
+        self.router.adverts(now)
+    }
+
+    /// Returns what this node serves, with the jobs that run now.
+    pub fn served(&self) -> impl Iterator<Item = (&ModelOffer, u16, bool)> + '_ {
+        self.served.values().map(|(offer, _)| {
+            let (busy, _) = self.scheduler.load(offer.model);
+            (offer, busy, self.scheduler.is_ready(offer.model))
+        })
+    }
+
+    /// Returns the models that somebody, or this node, calls `name`.
+    #[must_use]
+    pub fn models_named(&self, name: &str, now: Time) -> Vec<ModelId> {
+        let mut models = self.router.named(name, now);
+        models.extend(
+            self.served.values().filter(|(offer, _)| offer.name == name).map(|(offer, _)| offer.model),
+        );
+        models.sort_unstable();
+        models.dedup();
+        models
+    }
+
+    /// Returns the open channels.
+    #[must_use]
+    pub fn channels(&self) -> Vec<ChannelView> {
+        let paying = self.paying.values().map(|channel| &channel.side).map(|side| ChannelView {
+            channel: side.channel,
+            partner: side.terms.payee,
+            paying: true,
+            model: side.terms.model,
+            cap: side.cap(),
+            paid: side.paid(),
+            head: side.head().map_or(RecordId::NONE, Verified::id),
+            busy: side.is_busy(),
+            closing: side.is_closing(),
+        });
+        let paid = self.paid.values().map(|side| ChannelView {
+            channel: side.channel,
+            partner: side.payer,
+            paying: false,
+            model: side.terms.model,
+            cap: side.cap(),
+            paid: side.paid(),
+            head: side.head_id(),
+            busy: side.is_busy(),
+            closing: side.is_closing(),
+        });
+        paying.chain(paid).collect()
+    }
+
+    /// Returns how many jobs the engine runs for others and for the owner.
+    #[must_use]
+    pub fn serving_count(&self) -> usize {
+        self.serving.len()
+    }
+}

@@ -1,0 +1,130 @@
+//! Starting again: what the journal says becomes what the node knows.
+
+use alloc::boxed::Box;
+
+use thiserror::Error;
+
+use crate::ids::ChannelId;
+use crate::ledger::issuer::IssuerError;
+use crate::record::Record;
+use crate::signed::SignedError;
+use crate::time::Time;
+
+use super::Node;
+use super::issuing::{Admitted, TicketState};
+
+/// Why a journal cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ReplayError {
+    /// A line cannot be read.
+    #[error("a record in the journal cannot be read: {0}")]
+    Unreadable(#[from] SignedError),
+    /// A line contradicts those before it.
+    #[error("a record in the journal contradicts those before it: {0}")]
+    Issuer(#[from] IssuerError),
+    /// A line is about a channel that was never opened.
+    #[error("the journal speaks of channel {0}, which it never opened")]
+    UnknownChannel(ChannelId),
+}
+
+impl Node {
+    pub(super) fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
+        let domain = self.domain;
+        match record.clone() {
+            Record::Joined { membership, .. } => self.membership = Some(membership.read_back(domain)?),
+            Record::Step { op, terms } => {
+                self.wallet.replay(op.read_back(domain)?);
+                self.opening_terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
+            }
+            Record::Paying(opening) => {
+                self.adopt_paying(opening.read_back(domain)?, Time::default());
+            }
+            Record::Paid(opening) => {
+                let opening = opening.read_back(domain)?;
+                let channel = ChannelId::from(opening.op.id());
+                let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
+                self.paid.insert(channel, paid);
+            }
+            Record::Receipt(receipt) => {
+                let receipt = receipt.read_back(domain)?;
+                if let Some(paying) = self.paying.get_mut(&receipt.channel) {
+                    paying.side.adopt(&receipt);
+                } else if let Some(paid) = self.paid.get_mut(&receipt.channel) {
+                    paid.replay(receipt);
+                }
+            }
+            Record::Job(_) => {}
+            Record::Final(closing) => {
+                let closing = closing.read_back(domain)?;
+                if let Some(paying) = self.paying.get_mut(&closing.channel) {
+                    paying.side.replay_close(closing);
+                } else if let Some(paid) = self.paid.get_mut(&closing.channel) {
+                    paid.replay_close(closing);
+                }
+            }
+            Record::Redeemed(ack) => {
+                let ack = ack.read_back(domain)?;
+                self.apply_ack(&ack);
+            }
+            Record::Ticket { .. }
+            | Record::Admitted { .. }
+            | Record::Deposited(_)
+            | Record::Stepped { .. }
+            | Record::PaidOut(_)
+            | Record::Closed(_)
+            | Record::Expired(_) => self.replay_issuing(record.clone())?,
+        }
+        Ok(())
+    }
+
+    fn replay_issuing(&mut self, record: Record) -> Result<(), ReplayError> {
+        let domain = self.domain;
+        let Some(issuing) = &mut self.issuing else { return Ok(()) };
+        match record {
+            Record::Ticket { fingerprint, amount } => {
+                issuing.tickets.insert(fingerprint, TicketState::Unused(amount));
+            }
+            Record::Admitted { ticket, membership, deposit } => {
+                let membership = membership.read_back(domain)?;
+                let deposit = deposit.map(|deposit| deposit.read_back(domain)).transpose()?;
+                if let Some(deposit) = &deposit {
+                    issuing.books.deposit(deposit)?;
+                }
+                issuing.nodes.insert(membership.account, membership.node);
+                issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
+            }
+            Record::Deposited(deposit) => issuing.books.deposit(&*deposit.read_back(domain)?)?,
+            Record::Stepped { op, terms, epoch } => {
+                let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
+                issuing.books.apply(&op.read_back(domain)?, terms.as_ref(), epoch)?;
+            }
+            Record::PaidOut(receipt) => {
+                issuing.books.redeem(&receipt.read_back(domain)?)?;
+            }
+            Record::Closed(closing) => {
+                issuing.books.close(&closing.read_back(domain)?)?;
+            }
+            Record::Expired(epoch) => {
+                issuing.books.expire(epoch);
+            }
+            Record::Joined { .. }
+            | Record::Step { .. }
+            | Record::Paying(_)
+            | Record::Paid(_)
+            | Record::Receipt(_)
+            | Record::Job(_)
+            | Record::Final(_)
+            | Record::Redeemed(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A node that is its own issuer needs nobody to tell it what its account holds.
+    pub(super) fn learn_own_account(&mut self) {
+        if let Some(issuing) = &self.issuing {
+            let account = self.wallet.account();
+            let (next, head) = issuing.books.next_slot(account);
+            self.wallet.learn(next, head, issuing.books.balance(account));
+        }
+    }
+}

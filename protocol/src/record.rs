@@ -1,0 +1,93 @@
+//! What a node must not forget: the lines of its journal, from which it starts again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::{DecodeError, decode, encode};
+use crate::ids::Digest;
+use crate::job::JobRecord;
+use crate::ledger::records::{AccountOp, Deposit, Epoch, Final, Membership, Receipt, RedeemAck, Terms};
+use crate::message::{Opening, Wire};
+use crate::signed::Signed;
+
+/// Bounds one line of the journal.
+pub const RECORD_BYTES_MAX: usize = 32 * 1024;
+
+/// One fact, in the order in which facts became true.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// An issuer admitted this node.
+    Joined {
+        /// Its proof.
+        membership: Signed<Membership>,
+        /// The opening amount.
+        deposit: Option<Signed<Deposit>>,
+    },
+    /// Our account signed a step.
+    Step {
+        /// The step.
+        op: Signed<AccountOp>,
+        /// The terms it names, if it opens a channel.
+        terms: Option<Signed<Terms>>,
+    },
+    /// A channel on which we pay was committed.
+    Paying(Opening<Wire>),
+    /// A channel on which we are paid was committed.
+    Paid(Opening<Wire>),
+    /// A newer receipt of one of our channels.
+    Receipt(Signed<Receipt>),
+    /// A job ended.
+    Job(JobRecord),
+    /// We signed the end of one of our channels.
+    Final(Signed<Final>),
+    /// The issuer paid out of, or closed, one of our channels.
+    Redeemed(Signed<RedeemAck>),
+    /// As issuer: a ticket was made.
+    Ticket {
+        /// What it is recognised by.
+        fingerprint: Digest,
+        /// Nano-credits it carries.
+        amount: u64,
+    },
+    /// As issuer: a node was admitted, with a ticket if the network demands one.
+    Admitted {
+        /// The ticket it used.
+        ticket: Digest,
+        /// Its proof.
+        membership: Signed<Membership>,
+        /// The opening amount.
+        deposit: Option<Signed<Deposit>>,
+    },
+    /// As issuer: credits entered.
+    Deposited(Signed<Deposit>),
+    /// As issuer: a step of an account was taken.
+    Stepped {
+        /// The step.
+        op: Signed<AccountOp>,
+        /// The terms it names.
+        terms: Option<Signed<Terms>>,
+        /// Epoch in which it was taken.
+        epoch: Epoch,
+    },
+    /// As issuer: a receipt was paid out.
+    PaidOut(Signed<Receipt>),
+    /// As issuer: a channel was closed by both sides.
+    Closed(Signed<Final>),
+    /// As issuer: channels whose grace ended before this epoch were closed.
+    Expired(Epoch),
+}
+
+impl Record {
+    /// Returns the line as it is stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> alloc::vec::Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// When the bytes are no line that this version knows.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes, RECORD_BYTES_MAX)
+    }
+}

@@ -1,0 +1,231 @@
+//! Chooses the provider for a job from what providers say and what this node has measured, and keeps the reasons.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::advert::Advert;
+use crate::ids::{DomainId, ModelId, NodeId};
+use crate::job::{JobSpec, Sort};
+use crate::licence::open_licence;
+use crate::price::Price;
+use crate::scheduler::Refusal;
+use crate::signed::Verified;
+use crate::time::Time;
+
+/// Most adverts kept; the one that ends first makes way, so that memory does not grow with the network.
+pub const ADVERTS_MAX: usize = 1024;
+
+/// Most providers whose conduct is remembered.
+const OUTCOMES_MAX: usize = 4096;
+
+/// How long a provider that failed is left alone.
+pub const COOL_DOWN_MS: u64 = 10_000;
+
+/// Longest life of an advert that is believed.
+pub const ADVERT_LIFE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Why a provider was not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Does not serve the model.
+    NotServed,
+    /// Its advert ran out.
+    Stale,
+    /// Its licence for the model is not valid.
+    Licence,
+    /// The request excludes it.
+    Excluded,
+    /// Costs more than the request allows.
+    Price,
+    /// Prompt and answer do not fit its context.
+    Context,
+    /// Failed a moment ago.
+    Unhealthy,
+    /// Not connected.
+    Unreachable,
+    /// Did not answer in time.
+    NoAnswer,
+    /// Turned the job down.
+    Refused(Refusal),
+    /// Its terms are not what the network allows.
+    BadTerms,
+    /// Another one was better.
+    Outbid,
+}
+
+/// One provider that was considered for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Considered {
+    /// The provider.
+    pub provider: NodeId,
+    /// Why it was not chosen; none for the chosen one.
+    pub gate: Option<Gate>,
+    /// Estimated total time in milliseconds.
+    pub estimate_ms: u64,
+    /// Worst case price in nano-credits.
+    pub price: u64,
+}
+
+/// What this node knows of providers.
+#[derive(Debug, Clone, Default)]
+pub struct Router {
+    adverts: BTreeMap<NodeId, Verified<Advert>>,
+    outcomes: BTreeMap<NodeId, Outcome>,
+}
+
+/// What this node has measured of a provider.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outcome {
+    failed_at: Option<Time>,
+    /// Smoothed generation rate over finished jobs, in tokens per 1,000 seconds.
+    decode_milli: Option<u64>,
+    /// When the measurement or failure was made, for forgetting the oldest.
+    updated: Time,
+}
+
+impl Router {
+    /// Takes an advert; returns whether it is news.
+    pub fn learn(&mut self, advert: Verified<Advert>, now: Time) -> bool {
+        let known = self.adverts.get(&advert.node).map_or(0, |known| known.sequence);
+        let fresh = advert.valid_to > now && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX);
+        if advert.sequence <= known || !fresh {
+            return false;
+        }
+        if self.adverts.len() >= ADVERTS_MAX && !self.adverts.contains_key(&advert.node) {
+            self.forget_earliest();
+        }
+        self.adverts.insert(advert.node, advert);
+        true
+    }
+
+    /// Forgets what a provider said, because it is gone.
+    pub fn forget(&mut self, provider: NodeId) {
+        self.adverts.remove(&provider);
+    }
+
+    /// Returns what providers say that still holds.
+    pub fn adverts(&self, now: Time) -> impl Iterator<Item = &Verified<Advert>> + '_ {
+        self.adverts.values().filter(move |advert| advert.valid_to > now)
+    }
+
+    /// Returns what `provider` says.
+    #[must_use]
+    pub fn advert(&self, provider: NodeId) -> Option<&Verified<Advert>> {
+        self.adverts.get(&provider)
+    }
+
+    /// Returns the models that providers call `name`.
+    #[must_use]
+    pub fn named(&self, name: &str, now: Time) -> Vec<ModelId> {
+        let offers = self.adverts(now).flat_map(|advert| &advert.models).filter(|offer| offer.name == name);
+        let mut models: Vec<_> = offers.map(|offer| offer.model).collect();
+        models.sort_unstable();
+        models.dedup();
+        models
+    }
+
+    /// Learns that a job ended well.
+    pub fn succeeded(&mut self, provider: NodeId, tokens: u64, ms: u64, now: Time) {
+        let rate = tokens.saturating_mul(1_000_000) / ms.max(1);
+        let outcome = self.outcome(provider, now);
+        outcome.decode_milli = Some(outcome.decode_milli.map_or(rate, |before| before / 4 * 3 + rate / 4));
+        outcome.failed_at = None;
+    }
+
+    /// Learns that a provider failed; it is left alone for a while.
+    pub fn failed(&mut self, provider: NodeId, now: Time) {
+        self.outcome(provider, now).failed_at = Some(now);
+    }
+
+    /// Returns every provider of the job's model with its gate, the usable ones first, best first.
+    ///
+    /// Time is the whole job's, not the first token's; with [`Sort::Balanced`], being twice as slow as the fastest weighs
+    /// as much as being twice as dear as the cheapest.
+    #[must_use]
+    pub fn rank(
+        &self,
+        spec: &JobSpec,
+        domain: DomainId,
+        connected: impl Fn(NodeId) -> bool,
+        now: Time,
+    ) -> Vec<Considered> {
+        let serving = self.adverts.values().filter(|advert| advert.offer(spec.model).is_some());
+        let mut considered: Vec<_> =
+            serving.map(|advert| self.consider(advert, spec, domain, connected(advert.node), now)).collect();
+        sort(&mut considered, spec.constraints.sort);
+        considered
+    }
+
+    fn consider(
+        &self,
+        advert: &Advert,
+        spec: &JobSpec,
+        domain: DomainId,
+        connected: bool,
+        now: Time,
+    ) -> Considered {
+        let outcome = self.outcomes.get(&advert.node).copied().unwrap_or_default();
+        let offer = advert.offer(spec.model);
+        let price = offer.map_or(Price::default(), |offer| offer.price);
+        let worst = price.cost(&spec.worst_usage()).unwrap_or(u64::MAX);
+        let decode = outcome.decode_milli.or(offer.map(|offer| offer.decode_milli)).unwrap_or(0).max(1);
+        let prefill = offer.map_or(0, |offer| offer.prefill_milli).max(1);
+        let tokens_in = spec.input.bytes / BYTES_PER_TOKEN;
+        let estimate_ms = (tokens_in.saturating_mul(1_000_000) / prefill)
+            .saturating_add(u64::from(spec.max_tokens).saturating_mul(1_000_000) / decode);
+        let excluded = spec.constraints.ignore.contains(&advert.node)
+            || (!spec.constraints.only.is_empty() && !spec.constraints.only.contains(&advert.node));
+        let gate = match offer {
+            None => Some(Gate::NotServed),
+            Some(_) if advert.valid_to <= now => Some(Gate::Stale),
+            Some(offer) if offer.licence != open_licence(spec.model, domain) => Some(Gate::Licence),
+            Some(_) if excluded => Some(Gate::Excluded),
+            Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
+            Some(offer) if u64::from(spec.max_tokens) >= u64::from(offer.context_tokens) => {
+                Some(Gate::Context)
+            }
+            Some(_) if outcome.failed_at.is_some_and(|at| now.since_ms(at) < COOL_DOWN_MS) => {
+                Some(Gate::Unhealthy)
+            }
+            Some(_) if !connected => Some(Gate::Unreachable),
+            Some(_) => None,
+        };
+        Considered { provider: advert.node, gate, estimate_ms, price: worst }
+    }
+
+    fn outcome(&mut self, provider: NodeId, now: Time) -> &mut Outcome {
+        if self.outcomes.len() >= OUTCOMES_MAX && !self.outcomes.contains_key(&provider) {
+            let oldest =
+                self.outcomes.iter().min_by_key(|(_, outcome)| outcome.updated).map(|(node, _)| *node);
+            oldest.map(|node| self.outcomes.remove(&node));
+        }
+        let outcome = self.outcomes.entry(provider).or_default();
+        outcome.updated = now;
+        outcome
+    }
+
+    fn forget_earliest(&mut self) {
+        let earliest = self.adverts.values().min_by_key(|advert| advert.valid_to).map(|advert| advert.node);
+        earliest.map(|node| self.adverts.remove(&node));
+    }
+}
+
+/// Text in the languages of the web has about four bytes a token; only for estimates of time, never for money.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// Orders providers: usable ones first, then by what the request weighs.
+pub fn sort(considered: &mut [Considered], by: Sort) {
+    let usable = || considered.iter().filter(|c| c.gate.is_none());
+    let fastest = usable().map(|c| c.estimate_ms).min().unwrap_or(1).max(1);
+    let cheapest = usable().map(|c| c.price).min().unwrap_or(1).max(1);
+    let relative = |value: u64, best: u64| u128::from(value).saturating_mul(1_000) / u128::from(best);
+    considered.sort_by_key(|c| {
+        let (time, price) = (relative(c.estimate_ms, fastest), relative(c.price, cheapest));
+        let score = match by {
+            Sort::Balanced => (time + price, time),
+            Sort::Price => (price, time),
+            Sort::Latency => (time, price),
+        };
+        (c.gate.is_some(), score, c.provider)
+    });
+}

@@ -1,0 +1,196 @@
+//! Admits work within bounds: a slot or a refusal at once, never a queue without end.
+
+use alloc::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::{JobId, ModelId};
+use crate::time::Time;
+
+/// How long an offer holds its slot.
+pub const OFFER_MS: u64 = 5_000;
+
+/// Wait suggested to whoever is refused for want of a slot, while no job has been timed yet.
+const RETRY_MS_DEFAULT: u64 = 1_000;
+
+/// Why a provider turns work down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Every slot is taken.
+    #[error("every slot is taken; try again in {retry_ms} ms")]
+    Busy {
+        /// Wait until a slot is likely to be free.
+        retry_ms: u64,
+    },
+    /// The model is not served here.
+    #[error("the model is not served here")]
+    NotServed,
+    /// The model is still loading or its engine restarts.
+    #[error("the engine is not ready; try again in {retry_ms} ms")]
+    NotReady {
+        /// Wait until it is likely to be.
+        retry_ms: u64,
+    },
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, and the model's context is {context}")]
+    PromptTooLong {
+        /// Tokens counted.
+        tokens: u32,
+        /// Tokens that fit.
+        context: u32,
+    },
+    /// The channel is not one that pays here for this model.
+    #[error("the payment channel is not valid here")]
+    BadChannel,
+    /// The channel has no room for the worst case of the job.
+    #[error("the payment channel has no room for this job")]
+    NoRoom,
+    /// Earlier jobs on the channel are not paid.
+    #[error("earlier jobs on this channel are not paid")]
+    Unpaid,
+    /// The request is out of bounds.
+    #[error("the request is out of bounds")]
+    BadRequest,
+    /// The provider stops.
+    #[error("the provider is shutting down")]
+    Stopping,
+}
+
+/// The slots of every model served here.
+#[derive(Debug, Clone, Default)]
+pub struct Scheduler {
+    models: BTreeMap<ModelId, Slots>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Slots {
+    total: u16,
+    ready: bool,
+    held: BTreeMap<JobId, Time>,
+    running: BTreeMap<JobId, Time>,
+    /// Smoothed duration of a job.
+    duration_ms: Option<u64>,
+}
+
+impl Scheduler {
+    /// Begins to serve `model` with `slots` jobs at once.
+    pub fn serve(&mut self, model: ModelId, slots: u16) {
+        let entry = self.models.entry(model).or_default();
+        entry.total = slots;
+        entry.ready = true;
+    }
+
+    /// Stops admitting jobs for `model` until it is served again.
+    pub fn pause(&mut self, model: ModelId) {
+        if let Some(slots) = self.models.get_mut(&model) {
+            slots.ready = false;
+        }
+    }
+
+    /// Says whether jobs for `model` are admitted.
+    #[must_use]
+    pub fn is_ready(&self, model: ModelId) -> bool {
+        self.models.get(&model).is_some_and(|slots| slots.ready)
+    }
+
+    /// Returns the jobs that run or are promised a slot, and the slots.
+    #[must_use]
+    pub fn load(&self, model: ModelId) -> (u16, u16) {
+        let count = |slots: &Slots| u16::try_from(slots.held.len() + slots.running.len()).unwrap_or(u16::MAX);
+        self.models.get(&model).map_or((0, 0), |slots| (count(slots).min(slots.total), slots.total))
+    }
+
+    /// Holds a slot for a job that was offered one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn hold(&mut self, job: JobId, model: ModelId, now: Time) -> Result<(), Refusal> {
+        let slots = self.free(job, model, now)?;
+        slots.held.insert(job, now.plus_ms(OFFER_MS));
+        Ok(())
+    }
+
+    /// Takes a slot for a job, the held one if there is one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn admit(&mut self, job: JobId, model: ModelId, now: Time) -> Result<(), Refusal> {
+        let slots = self.free(job, model, now)?;
+        slots.held.remove(&job);
+        slots.running.insert(job, now);
+        Ok(())
+    }
+
+    /// Frees the slot of a job; freeing it twice changes nothing.
+    pub fn release(&mut self, job: JobId, now: Time) {
+        for slots in self.models.values_mut() {
+            slots.held.remove(&job);
+            if let Some(since) = slots.running.remove(&job) {
+                let taken = now.since_ms(since);
+                slots.duration_ms = Some(slots.duration_ms.map_or(taken, |before| (3 * before + taken) / 4));
+            }
+        }
+    }
+
+    fn free(&mut self, job: JobId, model: ModelId, now: Time) -> Result<&mut Slots, Refusal> {
+        let slots = self.models.get_mut(&model).ok_or(Refusal::NotServed)?;
+        if !slots.ready {
+            return Err(Refusal::NotReady { retry_ms: RETRY_MS_DEFAULT });
+        }
+        slots.held.retain(|_, until| *until > now);
+        let taken = slots.running.len() + slots.held.keys().filter(|held| **held != job).count();
+        if slots.running.contains_key(&job) || taken >= usize::from(slots.total) {
+            return Err(Refusal::Busy { retry_ms: slots.duration_ms.unwrap_or(RETRY_MS_DEFAULT).max(1) });
+        }
+        Ok(slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: ModelId = ModelId([1; 32]);
+
+    fn job(tag: u8) -> JobId {
+        JobId([tag; 16])
+    }
+
+    #[test]
+    fn a_full_scheduler_refuses_and_a_released_slot_is_free_again() {
+        let mut scheduler = Scheduler::default();
+        scheduler.serve(MODEL, 1);
+
+        assert_eq!(scheduler.admit(job(1), MODEL, Time(0)), Ok(()));
+        assert!(matches!(scheduler.admit(job(2), MODEL, Time(0)), Err(Refusal::Busy { .. })));
+        scheduler.release(job(1), Time(500));
+        scheduler.release(job(1), Time(900));
+        assert_eq!(scheduler.admit(job(2), MODEL, Time(600)), Ok(()));
+        assert_eq!(scheduler.hold(job(3), MODEL, Time(600)), Err(Refusal::Busy { retry_ms: 500 }));
+    }
+
+    #[test]
+    fn an_offer_holds_its_slot_for_its_own_job_and_not_for_ever() {
+        let mut scheduler = Scheduler::default();
+        scheduler.serve(MODEL, 1);
+
+        assert_eq!(scheduler.hold(job(1), MODEL, Time(0)), Ok(()));
+        assert!(scheduler.hold(job(2), MODEL, Time(1)).is_err());
+        assert_eq!(scheduler.admit(job(1), MODEL, Time(1)), Ok(()));
+        scheduler.release(job(1), Time(2));
+
+        assert_eq!(scheduler.hold(job(3), MODEL, Time(2)), Ok(()));
+        assert_eq!(scheduler.admit(job(4), MODEL, Time(2 + OFFER_MS)), Ok(()));
+    }
+
+    #[test]
+    fn a_model_that_is_not_served_or_not_ready_is_refused_by_name() {
+        let mut scheduler = Scheduler::default();
+
+        assert_eq!(scheduler.admit(job(1), MODEL, Time(0)), Err(Refusal::NotServed));
+        scheduler.serve(MODEL, 1);
+        scheduler.pause(MODEL);
+        assert!(matches!(scheduler.admit(job(1), MODEL, Time(0)), Err(Refusal::NotReady { .. })));
+    }
+}

@@ -1,0 +1,207 @@
+//! Signed records: the bytes, who attests to them, and the proof that somebody checked.
+
+use alloc::vec::Vec;
+use core::fmt::Debug;
+use core::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::encoding::{DecodeError, decode, encode};
+use crate::ids::{DomainId, RecordId};
+use crate::keys::{PublicKey, Scheme, Signature, Signer};
+
+/// A kind of record that is signed.
+pub trait Signable: Serialize + DeserializeOwned + Clone + Debug + PartialEq {
+    /// Names the type inside the signed bytes, so that no record passes for another.
+    const TAG: &'static str;
+    /// Bounds the encoding, so that a peer cannot make us hold more.
+    const BYTES_MAX: usize = 4096;
+
+    /// Says what is out of bounds, before any rule looks at the record.
+    ///
+    /// # Errors
+    /// With the name of the field.
+    fn check_bounds(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+/// In which capacity a key signs; part of the signed bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Role {
+    /// The owner of an account.
+    Owner,
+    /// A node, with the key that is its name.
+    Node,
+    /// The paying side of a channel.
+    Payer,
+    /// The paid side of a channel.
+    Payee,
+    /// An issuer of the network.
+    Issuer,
+    /// The root key of the network.
+    Root,
+}
+
+/// One signature with its capacity and its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Attestation {
+    /// Capacity in which the key signed.
+    pub role: Role,
+    /// Key that signed.
+    pub key: PublicKey,
+    /// The signature.
+    pub signature: Signature,
+}
+
+/// Bounds the signatures on one record: a quorum of the largest issuer set a manifest may name.
+pub const ATTESTATIONS_MAX: usize = 16;
+
+/// A record as received: exact bytes and signatures that nobody has checked yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Signed<T> {
+    body: Vec<u8>,
+    attestations: Vec<Attestation>,
+    kind: PhantomData<T>,
+}
+
+/// A record whose every signature was checked over the exact bytes received.
+///
+/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified<T> {
+    value: T,
+    id: RecordId,
+    signed: Signed<T>,
+}
+
+/// Why a record was not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SignedError {
+    /// The body is not a canonical value.
+    #[error("{0}")]
+    Body(#[from] DecodeError),
+    /// A field is out of bounds.
+    #[error("`{0}` is out of bounds")]
+    Bounds(&'static str),
+    /// No signature, too many, or not in their one order.
+    #[error("the signatures are missing, too many, repeated or out of order")]
+    Attestations,
+    /// A signature does not verify.
+    #[error("the signature of {0:?} does not verify")]
+    Signature(PublicKey),
+}
+
+/// Returns `value` signed by `signer` as `role` in network `domain`.
+#[must_use]
+pub fn sign<T: Signable>(value: T, domain: DomainId, role: Role, signer: &Signer) -> Verified<T> {
+    let body = encode(&value);
+    let signature = signer.sign(&signing_bytes::<T>(&body, domain, role));
+    let attestations = Vec::from([Attestation { role, key: signer.public(), signature }]);
+    let id = record_id::<T>(&body, domain);
+    Verified { value, id, signed: Signed { body, attestations, kind: PhantomData } }
+}
+
+/// Returns the id that `value` has in network `domain`, signed or not.
+#[must_use]
+pub fn id_of<T: Signable>(value: &T, domain: DomainId) -> RecordId {
+    record_id::<T>(&encode(value), domain)
+}
+
+impl<T: Signable> Signed<T> {
+    /// Checks canonical form, bounds and every signature.
+    ///
+    /// # Errors
+    /// Says which of them failed; the record must then be dropped and its sender counted.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Verified<T>, SignedError> {
+        let ordered = self
+            .attestations
+            .windows(2)
+            .all(|pair| (pair[0].role, pair[0].key) < (pair[1].role, pair[1].key));
+        if self.attestations.is_empty() || self.attestations.len() > ATTESTATIONS_MAX || !ordered {
+            return Err(SignedError::Attestations);
+        }
+        let verified = self.read(domain)?;
+        for attestation in &verified.signed.attestations {
+            let bytes = signing_bytes::<T>(&verified.signed.body, domain, attestation.role);
+            if !scheme.verifies(attestation.key, &bytes, attestation.signature) {
+                return Err(SignedError::Signature(attestation.key));
+            }
+        }
+        Ok(verified)
+    }
+
+    /// Takes a record out of our own journal, where it was written only after it had been verified.
+    ///
+    /// # Errors
+    /// When it cannot be read: the journal was written by a different version or was damaged.
+    pub fn read_back(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
+        self.read(domain)
+    }
+
+    fn read(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
+        let value: T = decode(&self.body, T::BYTES_MAX)?;
+        value.check_bounds().map_err(SignedError::Bounds)?;
+        let id = record_id::<T>(&self.body, domain);
+        Ok(Verified { value, id, signed: self })
+    }
+}
+
+impl<T: Signable> Verified<T> {
+    /// Returns the record id: the same whoever signed.
+    pub const fn id(&self) -> RecordId {
+        self.id
+    }
+
+    /// Returns the record as it travels.
+    pub fn signed(&self) -> Signed<T> {
+        self.signed.clone()
+    }
+
+    /// Returns the key that signed as `role`, if exactly one did.
+    #[must_use]
+    pub fn signer(&self, role: Role) -> Option<PublicKey> {
+        let mut keys = self.signed.attestations.iter().filter(|a| a.role == role).map(|a| a.key);
+        keys.next().filter(|_| keys.next().is_none())
+    }
+
+    /// Says whether `key` signed as `role`.
+    #[must_use]
+    pub fn is_signed_by(&self, role: Role, key: PublicKey) -> bool {
+        self.signed.attestations.iter().any(|a| a.role == role && a.key == key)
+    }
+
+    /// Returns the same record with our signature added; signing twice changes nothing.
+    #[must_use]
+    pub fn signed_also_by(mut self, domain: DomainId, role: Role, signer: &Signer) -> Self {
+        if !self.is_signed_by(role, signer.public()) {
+            let signature = signer.sign(&signing_bytes::<T>(&self.signed.body, domain, role));
+            self.signed.attestations.push(Attestation { role, key: signer.public(), signature });
+            self.signed.attestations.sort_unstable();
+        }
+        self
+    }
+}
+
+impl<T> core::ops::Deref for Verified<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// `"sharemesh/v1/" || type || 0 || role || domain || length || body`: no two meanings share bytes.
+fn signing_bytes<T: Signable>(body: &[u8], domain: DomainId, role: Role) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("bodies are bounded far below 4 GiB");
+    [b"sharemesh/v1/", T::TAG.as_bytes(), &[0, role as u8], &domain.0, &length.to_be_bytes(), body].concat()
+}
+
+fn record_id<T: Signable>(body: &[u8], domain: DomainId) -> RecordId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(T::TAG.as_bytes()).update(&[0]).update(&domain.0).update(body);
+    RecordId(*hasher.finalize().as_bytes())
+}
