@@ -12,10 +12,23 @@ pub mod direct;
 pub mod fake;
 pub mod model;
 
+pub mod device;
+pub mod gguf_check;
+
+mod cache;
 mod generation;
 mod load;
+mod metadata;
 mod sampler;
+mod template;
 mod text;
+mod tokenizer;
+mod weights;
+
+#[cfg(test)]
+mod real_model;
+#[cfg(test)]
+mod tiny_model;
 
 pub use direct::{Completion, Engine, Timings, generate_directly};
 pub use generation::Part;
