@@ -486,10 +486,9 @@ mod tests {
         let failed = FromWorker::LoadFailed { error: "no such tensor".to_owned() };
         let (_folder, mut workers) = workers(&[failed], "exit 1", hasty());
 
-        let error = until(&mut workers, |event| match event {
-            WorkerEvent::GaveUp { error } => Some(error),
-            WorkerEvent::Lost { .. } => panic!("not a loss"),
-            _ => None,
+        let error = until(&mut workers, |event| {
+            assert_eq!(lost(event.clone()), None);
+            if let WorkerEvent::GaveUp { error } = event { Some(error) } else { None }
         });
 
         assert_eq!(error.await, "no such tensor");
