@@ -12,6 +12,7 @@ mod mesh;
 mod offences;
 mod settle;
 mod stream;
+mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use protocol::node::{self, Effect, Input, Node, OwnerCommand};
 use protocol::record::Record;
 use protocol::time::Time;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +38,7 @@ use crate::folder::DataFolder;
 use crate::identity::Identity;
 use crate::models::ServedModel;
 use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey};
-use crate::worker::{self, Program, WorkerEvent, Workers};
+use crate::worker::{self, Program, Workers};
 
 use self::durable::Durable;
 use self::jobs::{OwnJob, Serving};
@@ -49,7 +51,7 @@ const TICK: Duration = Duration::from_millis(250);
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that a running node holds.
-pub struct Driver {
+struct Driver {
     node: Node,
     net: Net,
     durable: Durable,
@@ -94,20 +96,23 @@ struct Model {
     restarts: u32,
 }
 
-/// What a started node is told from outside.
-pub struct Started {
-    /// The node.
-    pub driver: Driver,
-    /// Ends it.
-    pub shutdown: CancellationToken,
+/// Starts a node: an error says what keeps it from starting; the task ends with what made it stop.
+pub async fn start(
+    config: Config,
+    commands: mpsc::Receiver<Command>,
+    shutdown: CancellationToken,
+) -> Result<JoinHandle<Result<()>>> {
+    Ok(tokio::spawn(Driver::open(config, commands, shutdown)?.run()))
 }
 
 impl Driver {
     /// Opens the data folder, follows the journal, opens the ports, starts the workers.
-    pub async fn start(config: Config, commands: mpsc::Receiver<Command>) -> Result<Started> {
+    fn open(config: Config, commands: mpsc::Receiver<Command>, shutdown: CancellationToken) -> Result<Self> {
         let folder = DataFolder::open(&config.data)?;
         let identity = Identity::open(&folder, &config, Time(Clock::start(0).now_ms()))?;
-        if !identity.manifest.development && config.serve.iter().any(|model| model.name == crate::models::FAKE) {
+        if !identity.manifest.development
+            && config.serve.iter().any(|model| model.name == crate::models::FAKE)
+        {
             return Err(Failure::usage(
                 "the fake model is served only in a network made with `sharemesh up --dev`: choose another model",
             )
@@ -127,7 +132,6 @@ impl Driver {
         let (stream_sender, stream_events) = mpsc::channel(COMMANDS_MAX);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let shutdown = CancellationToken::new();
         let mut driver = Self {
             node,
             net,
@@ -141,7 +145,7 @@ impl Driver {
             stream_events,
             stream_sender,
             tick,
-            shutdown: shutdown.clone(),
+            shutdown,
             inputs: VecDeque::new(),
             outbox: Vec::new(),
             jobs: BTreeMap::new(),
@@ -162,11 +166,11 @@ impl Driver {
         if let Some(secret) = driver.identity.ticket {
             driver.inputs.push_back(Input::Owner(OwnerCommand::Join { secret }));
         }
-        Ok(Started { driver, shutdown })
+        Ok(driver)
     }
 
     /// Runs until told to stop; an error says why the node had to.
-    pub async fn run(mut self) -> Result<()> {
+    async fn run(mut self) -> Result<()> {
         let shutdown = self.shutdown.clone();
         loop {
             self.process_inputs();
@@ -311,7 +315,9 @@ impl Driver {
         self.inputs.push_back(Input::Owner(OwnerCommand::Stop));
         let deadline = Instant::now() + STOP_MAX;
         self.process_inputs();
-        while !(self.jobs.is_empty() && self.serving.is_empty() && self.durable.is_settled()) && self.fatal.is_none() {
+        while !(self.jobs.is_empty() && self.serving.is_empty() && self.durable.is_settled())
+            && self.fatal.is_none()
+        {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline) => break,
@@ -367,6 +373,6 @@ fn net_config(config: &Config, identity: &Identity) -> Result<NetConfig> {
         relay_server: false,
         upnp: false,
         agent: format!("sharemesh/{}", env!("CARGO_PKG_VERSION")),
-        limits: Limits::default(),
+        limits: Limits::STANDARD,
     })
 }

@@ -101,7 +101,11 @@ fn home(config: &Config, now: Time, issuer: &Signer, node: NodeId) -> Signed<Man
     manifest.signed_by(issuer).signed()
 }
 
-fn check_same_network(ours: &Membership, joined: Option<&Verified<Manifest>>, folder: &DataFolder) -> Result<()> {
+fn check_same_network(
+    ours: &Membership,
+    joined: Option<&Verified<Manifest>>,
+    folder: &DataFolder,
+) -> Result<()> {
     let ours = verify_manifest(ours.manifest.clone()).context("the data folder's network file is damaged")?;
     match joined {
         Some(joined) if joined.domain() != ours.domain() => Err(Failure::new(

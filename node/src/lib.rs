@@ -1,7 +1,8 @@
 //! The Sharemesh node: everything around `protocol` that touches the machine.
 //!
 //! In reading order: [`cli`] is what a user types and [`config`] what becomes of it, [`demo`] a whole network in
-//! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the driver;
+//! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the [`driver`], which is the event loop around the
+//! protocol's node; [`identity`] is its keys and its network;
 //! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index; [`models`] finds weights
 //! and [`worker`] runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of
 //! failures.
@@ -12,6 +13,9 @@ pub mod demo;
 
 pub mod api;
 pub mod command;
+
+pub mod driver;
+pub mod identity;
 
 pub mod net;
 
@@ -34,23 +38,4 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[must_use]
 pub fn main() -> ExitCode {
     cli::main(std::env::args_os())
-}
-
-/// Stands in for the event loop until it is here.
-mod driver {
-    use tokio::sync::mpsc;
-    use tokio::task::JoinHandle;
-    use tokio_util::sync::CancellationToken;
-
-    use crate::command::Command;
-    use crate::config::Config;
-
-    #[expect(clippy::unused_async, reason = "the event loop's start is asynchronous")]
-    pub(crate) async fn start(
-        _config: Config,
-        _commands: mpsc::Receiver<Command>,
-        _stop: CancellationToken,
-    ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
-        anyhow::bail!("this build has no event loop")
-    }
 }

@@ -149,6 +149,12 @@ impl<T: Signable> Signed<T> {
         Some((verified.value, verified.id, self.attestations.len()))
     }
 
+    /// Returns how many signatures there are, checked or not.
+    #[must_use]
+    pub const fn signature_count(&self) -> usize {
+        self.attestations.len()
+    }
+
     fn read(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
         let value: T = decode(&self.body, T::BYTES_MAX)?;
         value.check_bounds().map_err(SignedError::Bounds)?;

@@ -12,9 +12,9 @@ use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
 use crate::api::views::{
-    BalanceView, BookView, BooksView, CandidateView, GrantView, JobAccount, JobEvent, JobView, Money, NearbyView,
-    NetworkView, PeerView, PriceView, ProviderView, ReceiptDetailView, ReceiptView, ReceiptsView, ServedModelView,
-    SplitView, StatusView, TicketView,
+    BalanceView, BookView, BooksView, CandidateView, GrantView, JobAccount, JobEvent, JobView, Money,
+    NearbyView, NetworkView, PeerView, PriceView, ProviderView, ReceiptDetailView, ReceiptView, ReceiptsView,
+    ServedModelView, SplitView, StatusView, TicketView,
 };
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
@@ -75,11 +75,14 @@ impl Driver {
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Peers(reply) => answer(reply, Ok(self.peers())),
             Command::Providers { model, reply } => self.on_providers(model, reply),
-            Command::Models(reply) => answer(reply, Ok(self.models.values().map(|m| self.model_view(m)).collect())),
+            Command::Models(reply) => {
+                answer(reply, Ok(self.models.values().map(|m| self.model_view(m)).collect()))
+            }
             Command::Load { model, reply } => {
                 let name = model.name.clone();
                 let loaded = self.check_model(&name).and_then(|()| self.load(*model));
-                let view = loaded.map(|()| self.models.get(&name).map(|m| self.model_view(m)).unwrap_or_default());
+                let view =
+                    loaded.map(|()| self.models.get(&name).map(|m| self.model_view(m)).unwrap_or_default());
                 answer(reply, view);
             }
             Command::Unload { model, reply } => answer(reply, self.unload(&model)),
@@ -124,7 +127,8 @@ impl Driver {
 
     fn on_submit(&mut self, job: JobId, request: JobRequest, events: mpsc::Sender<JobEvent>) {
         if self.jobs.contains_key(&job) || self.waiting.submissions.len() >= SUBMISSIONS_MAX {
-            let failure = Failure::new(FailureKind::Busy, "this job is known already, or too many wait: try again");
+            let failure =
+                Failure::new(FailureKind::Busy, "this job is known already, or too many wait: try again");
             let _ = events.try_send(JobEvent::Failed { failure, account: None });
             return;
         }
@@ -150,11 +154,17 @@ impl Driver {
             }
             [] if crate::models::catalogue::find(&request.model).is_some() => Failure::new(
                 FailureKind::NoProvider,
-                format!("nobody serves `{0}` now: serve it on a node with `sharemesh up --serve {0}`", request.model),
+                format!(
+                    "nobody serves `{0}` now: serve it on a node with `sharemesh up --serve {0}`",
+                    request.model
+                ),
             ),
             [] => Failure::new(
                 FailureKind::UnknownModel,
-                format!("nobody has heard of the model `{}`: `sharemesh providers` lists those served", request.model),
+                format!(
+                    "nobody has heard of the model `{}`: `sharemesh providers` lists those served",
+                    request.model
+                ),
             ),
             several => Failure::usage(format!(
                 "`{}` names {} different models; ask for one by its id: {}",
@@ -210,7 +220,8 @@ impl Driver {
         let first = own.first_token_ms.unwrap_or(now);
         let tokens_out = u32::try_from(record.usage.tokens_out).unwrap_or(u32::MAX);
         let after_first = now.saturating_sub(first).max(1);
-        let mut split: Vec<SplitView> = account.split.iter().map(|line| self.split_view(account, *line)).collect();
+        let mut split: Vec<SplitView> =
+            account.split.iter().map(|line| self.split_view(account, *line)).collect();
         if account.in_channel > 0 {
             split.push(SplitView {
                 role: "pending".to_owned(),
@@ -246,7 +257,8 @@ impl Driver {
         account: &protocol::job::JobAccount,
         (role, to, amount): (SplitRole, protocol::ids::AccountId, u64),
     ) -> SplitView {
-        let shares: u64 = account.split.iter().filter(|(role, ..)| *role != SplitRole::Builder).map(|l| l.2).sum();
+        let shares: u64 =
+            account.split.iter().filter(|(role, ..)| *role != SplitRole::Builder).map(|l| l.2).sum();
         let bps = amount.saturating_mul(10_000).checked_div(shares).unwrap_or(0);
         SplitView {
             role: role_name(role).to_owned(),
@@ -279,8 +291,12 @@ impl Driver {
         let manifest = self.node.manifest();
         let waiting_for = self.waiting_for();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let mut warnings: Vec<String> =
-            self.models.iter().filter(|(_, m)| m.state == "failed").map(|(n, m)| format!("{n}: {}", m.detail)).collect();
+        let mut warnings: Vec<String> = self
+            .models
+            .iter()
+            .filter(|(_, m)| m.state == "failed")
+            .map(|(n, m)| format!("{n}: {}", m.detail))
+            .collect();
         if manifest.issuers.len() == 1 && self.identity.issuer.is_none() {
             warnings.push("this network has one issuer, which is trusted with all deposits".to_owned());
         }
@@ -332,8 +348,9 @@ impl Driver {
             network: Digest(nearby.domain).to_string(),
             name: nearby.name.clone(),
             address: nearby.addresses.first().map(ToString::to_string).unwrap_or_default(),
-            join: "sharemesh up --data NEW_FOLDER --join TICKET (its owner makes one: sharemesh network ticket)"
-                .to_owned(),
+            join:
+                "sharemesh up --data NEW_FOLDER --join TICKET (its owner makes one: sharemesh network ticket)"
+                    .to_owned(),
         };
         self.mesh.nearby.iter().map(view).collect()
     }
@@ -356,13 +373,15 @@ impl Driver {
                 .to_owned(),
                 address: info.addresses.first().map(ToString::to_string).unwrap_or_default(),
                 direction: match info.direction {
-                    Direction::Inbound => "in",
-                    Direction::Outbound => "out",
+                    Direction::Accepted => "in",
+                    Direction::Dialed => "out",
                 }
                 .to_owned(),
-                rtt_us: info.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                rtt_us: info.rtt_micro,
                 connected_ms: u64::try_from(info.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-                models: models.flat_map(|advert| advert.models.iter().map(|offer| offer.name.clone())).collect(),
+                models: models
+                    .flat_map(|advert| advert.models.iter().map(|offer| offer.name.clone()))
+                    .collect(),
                 offences: self.offences.of(node),
             }
         };
@@ -385,7 +404,9 @@ impl Driver {
 
     fn providers(&self, model: Option<&str>) -> Vec<ProviderView> {
         let now = self.now();
-        let rtt = |node| self.net.peers().into_iter().find(|info| info.peer.0 == node).and_then(|info| info.rtt);
+        let rtt = |node| {
+            self.net.peers().into_iter().find(|info| info.peer.0 == node).and_then(|info| info.rtt_micro)
+        };
         let mut views = Vec::new();
         for advert in self.node.providers(now) {
             for offer in &advert.models {
@@ -418,13 +439,19 @@ impl Driver {
                     device: device.map(|device| device.kind.clone()).unwrap_or_default(),
                     device_name: device.map(|device| device.name.clone()).unwrap_or_default(),
                     memory_bytes: device.map_or(0, |device| device.memory_bytes),
-                    rtt_us: rtt(advert.node.0).map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                    rtt_us: rtt(advert.node.0),
                     expires_ms: advert.valid_to.0,
                 });
             }
         }
-        views.extend(self.models.values().filter(|model| model.state == "ready").map(|model| self.local_provider(model)));
-        let wanted = |view: &ProviderView| model.is_none_or(|name| view.model == name || view.model_id == name);
+        views.extend(
+            self.models
+                .values()
+                .filter(|model| model.state == "ready")
+                .map(|model| self.local_provider(model)),
+        );
+        let wanted =
+            |view: &ProviderView| model.is_none_or(|name| view.model == name || view.model_id == name);
         views.retain(wanted);
         views
     }
@@ -453,7 +480,11 @@ impl Driver {
     }
 
     fn model_view(&self, model: &Model) -> ServedModelView {
-        let busy = self.node.served().find(|(offer, ..)| Some(offer.model) == model.id).map_or(0, |(_, busy, _)| busy);
+        let busy = self
+            .node
+            .served()
+            .find(|(offer, ..)| Some(offer.model) == model.id)
+            .map_or(0, |(_, busy, _)| busy);
         let info = model.info.as_ref();
         ServedModelView {
             name: model.served.name.clone(),
@@ -486,7 +517,8 @@ impl Driver {
 
     fn unload(&mut self, name: &str) -> Result<(), Failure> {
         let model = self.models.get_mut(name);
-        let model = model.ok_or_else(|| Failure::new(FailureKind::NotFound, format!("`{name}` is not served here")))?;
+        let model = model
+            .ok_or_else(|| Failure::new(FailureKind::NotFound, format!("`{name}` is not served here")))?;
         model.state = "stopping";
         self.workers.stop(name);
         Ok(())
@@ -497,7 +529,9 @@ impl Driver {
     fn balance(&self) -> BalanceView {
         let balance = self.node.balance();
         let channels = self.node.channels();
-        let count = |paying| u32::try_from(channels.iter().filter(|c| c.paying == paying).count()).unwrap_or(u32::MAX);
+        let count = |paying| {
+            u32::try_from(channels.iter().filter(|c| c.paying == paying).count()).unwrap_or(u32::MAX)
+        };
         let signed: u64 = channels.iter().filter(|channel| channel.paying).map(|channel| channel.paid).sum();
         BalanceView {
             account: self.node.account().to_string(),
@@ -550,7 +584,8 @@ impl Driver {
     fn asker(&self) -> Result<Asker, Failure> {
         let reader = self.durable.reader();
         reader.map(Asker).ok_or_else(|| {
-            Failure::new(FailureKind::Unavailable, "the index is being rebuilt: try again in a moment").retry_after(1000)
+            Failure::new(FailureKind::Unavailable, "the index is being rebuilt: try again in a moment")
+                .retry_after(1000)
         })
     }
 
@@ -559,7 +594,9 @@ impl Driver {
             Ok(asker) => asker,
             Err(failure) => return answer(reply, Err(failure)),
         };
-        tokio::task::spawn_blocking(move || answer(reply, receipts(&asker, limit.min(PAGE_MAX), before.as_deref())));
+        tokio::task::spawn_blocking(move || {
+            answer(reply, receipts(&asker, limit.min(PAGE_MAX), before.as_deref()))
+        });
     }
 
     fn on_show_receipt(&self, id: String, reply: Reply<Box<ReceiptDetailView>>) {
@@ -570,7 +607,7 @@ impl Driver {
         let (me, history, domain) = (self.node.id(), self.durable.history(), self.node.domain());
         tokio::task::spawn_blocking(move || {
             let shown = show_receipt(&asker, &id, me).and_then(|(position, mut view)| {
-                let signed = super::answers::signatures_at(&history, position, domain)?;
+                let signed = signatures_at(&history, position, domain)?;
                 (view.payer_signature, view.payee_signature) = signed;
                 Ok(Box::new(view))
             });
@@ -604,7 +641,8 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             let found = asker.job(job).map_err(|error| Failure::internal(error.to_string()));
             let view = found.and_then(|record| {
-                let unknown = || Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger"));
+                let unknown =
+                    || Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger"));
                 job_view(&asker, &record.ok_or_else(unknown)?, me)
             });
             answer(reply, view.map(Box::new));
@@ -618,7 +656,9 @@ impl Driver {
         if uses != 1 {
             return Err(Failure::usage("a ticket admits one node: make one for each"));
         }
-        books.check_budget(amount).map_err(|error| Failure::new(FailureKind::NoCredits, error.to_string()))?;
+        books
+            .check_budget(amount)
+            .map_err(|error| Failure::new(FailureKind::NoCredits, error.to_string()))?;
         let budget_left = books.budget_left().saturating_sub(amount);
         let addresses = ticket_addresses(self.addresses())
             .map_err(|error| Failure::new(FailureKind::Unavailable, error.to_string()))?;
@@ -637,8 +677,11 @@ impl Driver {
 
     fn on_grant(&mut self, account: &str, amount: u64) -> Result<GrantView, Failure> {
         let books = self.node.books().ok_or_else(not_issuer)?;
-        let account = account.parse().map_err(|error: protocol::ids::IdError| Failure::usage(error.to_string()))?;
-        books.check_budget(amount).map_err(|error| Failure::new(FailureKind::NoCredits, error.to_string()))?;
+        let account =
+            account.parse().map_err(|error: protocol::ids::IdError| Failure::usage(error.to_string()))?;
+        books
+            .check_budget(amount)
+            .map_err(|error| Failure::new(FailureKind::NoCredits, error.to_string()))?;
         let (left, available) = (books.budget_left(), books.balance(account).available());
         let reference = Digest(crate::identity::random());
         self.inputs.push_back(Input::Owner(OwnerCommand::Grant { reference, account, amount }));
@@ -734,7 +777,8 @@ fn receipts(asker: &Asker, limit: u32, before: Option<&str>) -> Result<ReceiptsV
         Some(id) => Some(one_receipt(asker, id)?.0),
     };
     let page = asker.receipts(limit as usize, before).map_err(broken)?;
-    let next = if page.len() == limit as usize { page.last().map(|(_, entry)| entry.id.to_string()) } else { None };
+    let next =
+        if page.len() == limit as usize { page.last().map(|(_, entry)| entry.id.to_string()) } else { None };
     let receipts = page.iter().map(|(_, entry)| receipt_view(asker, entry)).collect::<Result<_, _>>()?;
     Ok(ReceiptsView { receipts, next })
 }
@@ -742,7 +786,8 @@ fn receipts(asker: &Asker, limit: u32, before: Option<&str>) -> Result<ReceiptsV
 fn one_receipt(asker: &Asker, id: &str) -> Result<(Position, ReceiptEntry), Failure> {
     let even = &id[..id.len() / 2 * 2];
     let prefix = data_encoding::HEXLOWER_PERMISSIVE.decode(even.as_bytes()).ok().filter(|p| !p.is_empty());
-    let prefix = prefix.ok_or_else(|| Failure::usage(format!("`{id}` is not the beginning of a receipt's id")))?;
+    let prefix =
+        prefix.ok_or_else(|| Failure::usage(format!("`{id}` is not the beginning of a receipt's id")))?;
     let mut found = asker.receipts_beginning(&prefix).map_err(broken)?;
     found.retain(|(_, entry)| entry.id.to_string().starts_with(&id.to_ascii_lowercase()));
     match found.as_slice() {
@@ -755,9 +800,10 @@ fn one_receipt(asker: &Asker, id: &str) -> Result<(Position, ReceiptEntry), Fail
 fn receipt_view(asker: &Asker, entry: &ReceiptEntry) -> Result<ReceiptView, Failure> {
     let channel = asker.channel(entry.channel).map_err(broken)?;
     let redeemed = asker.redeemed(entry.channel).map_err(broken)?;
-    let (paying, payer, payee, model) = channel.map_or((false, String::new(), String::new(), String::new()), |c| {
-        (c.paying, c.payer.to_string(), c.payee.to_string(), c.model.to_string())
-    });
+    let (paying, payer, payee, model) = channel
+        .map_or((false, String::new(), String::new(), String::new()), |c| {
+            (c.paying, c.payer.to_string(), c.payee.to_string(), c.model.to_string())
+        });
     Ok(ReceiptView {
         id: entry.id.to_string(),
         channel: entry.channel.to_string(),
@@ -777,18 +823,30 @@ fn receipt_view(asker: &Asker, entry: &ReceiptEntry) -> Result<ReceiptView, Fail
     })
 }
 
-fn show_receipt(asker: &Asker, id: &str, me: protocol::ids::NodeId) -> Result<(Position, ReceiptDetailView), Failure> {
+fn show_receipt(
+    asker: &Asker,
+    id: &str,
+    me: protocol::ids::NodeId,
+) -> Result<(Position, ReceiptDetailView), Failure> {
     let (position, entry) = one_receipt(asker, id)?;
     let channel = asker.channel(entry.channel).map_err(broken)?;
     let jobs = asker.jobs_of(entry.channel).map_err(broken)?;
     let jobs = jobs.iter().map(|record| job_view(asker, record, me)).collect::<Result<_, _>>()?;
-    let (terms, price, split) = channel.map_or((String::new(), PriceView::default(), Vec::new()), |channel| {
-        let split = split_of(&channel.split, entry.amount);
-        (channel.terms.to_string(), price_view(&channel.price), split)
-    });
+    let (terms, price, split) =
+        channel.map_or((String::new(), PriceView::default(), Vec::new()), |channel| {
+            let split = split_of(&channel.split, entry.amount);
+            (channel.terms.to_string(), price_view(&channel.price), split)
+        });
     let receipt = receipt_view(asker, &entry)?;
-    let view =
-        ReceiptDetailView { receipt, terms, price, split, jobs, payer_signature: false, payee_signature: false };
+    let view = ReceiptDetailView {
+        receipt,
+        terms,
+        price,
+        split,
+        jobs,
+        payer_signature: false,
+        payee_signature: false,
+    };
     Ok((position, view))
 }
 
@@ -811,7 +869,8 @@ fn split_of(lines: &[SplitLine], amount: u64) -> Vec<SplitView> {
 }
 
 fn job_view(asker: &Asker, record: &JobRecord, me: protocol::ids::NodeId) -> Result<JobView, Failure> {
-    let head = record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
+    let head =
+        record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
     let requested = record.requester == me;
     let price = record.price.cost(&record.usage).unwrap_or(u64::MAX);
     Ok(JobView {

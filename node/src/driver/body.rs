@@ -23,7 +23,8 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
     let body = Body { prompt: generate.prompt.clone(), stop: generate.sampling.stop.clone() };
     let body = Bytes::from(protocol::encoding::encode(&body));
     let only = request.only.iter().map(|node| node.parse::<NodeId>());
-    let only: Vec<NodeId> = only.collect::<Result<_, _>>().map_err(|error| Failure::usage(error.to_string()))?;
+    let only: Vec<NodeId> =
+        only.collect::<Result<_, _>>().map_err(|error| Failure::usage(error.to_string()))?;
     let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality: Modality::Text };
     let sampling = protocol::job::Sampling {
         temperature_milli: to_milli(generate.sampling.temperature),
@@ -39,8 +40,8 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
 /// Returns what the engine is asked to do.
 pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
     let max = protocol::job::INPUT_BYTES_MAX as usize;
-    let Body { prompt, stop } =
-        protocol::encoding::decode(body, max).map_err(|error| format!("the prompt cannot be read: {error}"))?;
+    let Body { prompt, stop } = protocol::encoding::decode(body, max)
+        .map_err(|error| format!("the prompt cannot be read: {error}"))?;
     let sampling = Sampling {
         temperature: from_milli(spec.sampling.temperature_milli),
         top_p: from_milli(spec.sampling.top_p_milli),
@@ -49,12 +50,17 @@ pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> 
         stop,
         seed: spec.sampling.seed,
     };
-    let generate = Generate { prompt, sampling, max_tokens: spec.max_tokens, resume: Vec::new(), logprobs: None };
+    let generate =
+        Generate { prompt, sampling, max_tokens: spec.max_tokens, resume: Vec::new(), logprobs: None };
     generate.validate().map_err(|error| error.to_string())?;
     Ok(generate)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded and clamped to the range")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rounded and clamped to the range"
+)]
 fn to_milli(value: f32) -> u32 {
     (value * 1000.0).round().clamp(0.0, 1_000_000.0) as u32
 }
@@ -87,8 +93,12 @@ mod tests {
             resume: Vec::new(),
             logprobs: None,
         };
-        let request =
-            JobRequest { model: String::new(), generate: asked.clone(), max_price_nano: None, only: Vec::new() };
+        let request = JobRequest {
+            model: String::new(),
+            generate: asked.clone(),
+            max_price_nano: None,
+            only: Vec::new(),
+        };
 
         let (spec, body) = describe(&request, ModelId([1; 32])).expect("valid");
 

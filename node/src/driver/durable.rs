@@ -60,7 +60,9 @@ impl Durable {
         let history = journal.history();
         let committed = recovered.position;
         let mut index = Indexer::new(store, domain);
-        for (position, record) in (1..).map(Position).zip(&records).skip_while(|(at, _)| *at <= opened.position) {
+        for (position, record) in
+            (1..).map(Position).zip(&records).skip_while(|(at, _)| *at <= opened.position)
+        {
             let head = heads.get(&position).copied().expect("every record has a head");
             index.push(position, head, record);
         }
@@ -152,6 +154,11 @@ impl Durable {
         self.index.reader()
     }
 
+    /// Returns up to where records are durable.
+    pub(super) const fn position(&self) -> Position {
+        self.committed
+    }
+
     pub(super) fn history(&self) -> History {
         self.history.clone()
     }
@@ -169,4 +176,3 @@ impl Durable {
         Ok(())
     }
 }
-

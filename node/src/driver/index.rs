@@ -9,8 +9,8 @@ use protocol::ledger::records::{OpBody, SplitLine, Terms};
 use protocol::message::{Opening, Wire};
 use protocol::price::{Price, Usage};
 use protocol::record::Record;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::journal::{Head, History, Position};
 use crate::store::{ApplyError, Order, Put, Reader, Scan, Store, StoreError, Tree};
@@ -129,7 +129,9 @@ impl Indexer {
                     }
                 }
             })?;
-            failed.map_or(Ok(()), |error| Err(error.into()))?;
+            if let Some(error) = failed {
+                return Err(anyhow::Error::new(error));
+            }
             let _ = sender.send((store, durable));
             Ok(())
         };
@@ -192,7 +194,9 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
 }
 
 fn channel_puts(opening: &Opening<Wire>, paying: bool, domain: DomainId) -> Vec<Put> {
-    let (Some((op, id, _)), Some((terms, terms_id, _))) = (opening.op.peek_in(domain), opening.terms.peek_in(domain)) else {
+    let (Some((op, id, _)), Some((terms, terms_id, _))) =
+        (opening.op.peek_in(domain), opening.terms.peek_in(domain))
+    else {
         return Vec::new();
     };
     let OpBody::OpenChannel(open) = op.body else { return Vec::new() };
@@ -245,7 +249,8 @@ impl Asker {
     pub(super) fn jobs_of(&self, channel: ChannelId) -> Result<Vec<JobRecord>, StoreError> {
         let scan = Scan { prefix: &[], order: Order::Ascending, limit: JOBS_SCANNED_MAX, cursor: None };
         let entries = self.0.scan(Tree::Jobs, scan)?;
-        let records = entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
+        let records =
+            entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
         Ok(records.filter(|record: &JobRecord| record.channel == Some(channel)).collect())
     }
 
@@ -256,7 +261,10 @@ impl Asker {
     }
 
     /// Returns the receipts whose ids begin so, at most two.
-    pub(super) fn receipts_beginning(&self, prefix: &[u8]) -> Result<Vec<(Position, ReceiptEntry)>, StoreError> {
+    pub(super) fn receipts_beginning(
+        &self,
+        prefix: &[u8],
+    ) -> Result<Vec<(Position, ReceiptEntry)>, StoreError> {
         let prefix = [&[RECEIPT], prefix].concat();
         let scan = Scan { prefix: &prefix, order: Order::Ascending, limit: 2, cursor: None };
         let mut found = Vec::new();
@@ -270,7 +278,11 @@ impl Asker {
     }
 
     /// Returns receipts, newest first, each once, behind `before`.
-    pub(super) fn receipts(&self, limit: usize, before: Option<Position>) -> Result<Vec<(Position, ReceiptEntry)>, StoreError> {
+    pub(super) fn receipts(
+        &self,
+        limit: usize,
+        before: Option<Position>,
+    ) -> Result<Vec<(Position, ReceiptEntry)>, StoreError> {
         let mut cursor = before.map(|position| position.0.to_be_bytes().to_vec());
         let mut found = Vec::new();
         while found.len() < limit {
@@ -279,7 +291,9 @@ impl Asker {
             let Some((last, _)) = entries.last() else { break };
             cursor = Some(last.clone());
             for (at, value) in &entries {
-                let Ok(entry) = protocol::encoding::decode::<ReceiptEntry>(value, VALUE_MAX) else { continue };
+                let Ok(entry) = protocol::encoding::decode::<ReceiptEntry>(value, VALUE_MAX) else {
+                    continue;
+                };
                 let Ok(at) = at.as_slice().try_into().map(u64::from_be_bytes) else { continue };
                 // A receipt is written again when its second signature comes: only the last one counts.
                 let latest: Option<u64> = self.get(Tree::Meta, &key(RECEIPT, &entry.id.0))?;

@@ -70,7 +70,13 @@ impl Driver {
     // ------------------------------------------------------------------------------------ of the owner
 
     /// Takes a job of the owner, once its model is known to somebody.
-    pub(super) fn submit(&mut self, job: JobId, request: JobRequest, model: ModelId, events: mpsc::Sender<JobEvent>) {
+    pub(super) fn submit(
+        &mut self,
+        job: JobId,
+        request: JobRequest,
+        model: ModelId,
+        events: mpsc::Sender<JobEvent>,
+    ) {
         let (spec, body) = match body::describe(&request, model) {
             Ok(described) => described,
             Err(failure) => {
@@ -174,7 +180,9 @@ impl Driver {
         let now = self.clock.now_ms();
         let me = self.node.id();
         let silent = |own: &OwnJob| {
-            own.attached.as_ref().is_some_and(|a| a.provider != me && a.until_ms.is_some_and(|until| until <= now))
+            own.attached
+                .as_ref()
+                .is_some_and(|a| a.provider != me && a.until_ms.is_some_and(|until| until <= now))
         };
         let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, own)| silent(own)).map(|(job, _)| *job).collect();
         for job in jobs {
@@ -216,12 +224,10 @@ impl Driver {
 
     pub(super) fn run_job(&mut self, job: JobId, requester: NodeId, spec: &JobSpec, up_to: u32) {
         let at_home = requester == self.node.id();
-        let body = if at_home {
-            self.jobs.get(&job).map(|own| own.body.clone())
-        } else {
-            self.bodies.remove(&job)
-        };
-        let name = self.models.iter().find(|(_, model)| model.id == Some(spec.model)).map(|(name, _)| name.clone());
+        let body =
+            if at_home { self.jobs.get(&job).map(|own| own.body.clone()) } else { self.bodies.remove(&job) };
+        let name =
+            self.models.iter().find(|(_, model)| model.id == Some(spec.model)).map(|(name, _)| name.clone());
         let generate = match (body, &name) {
             (Some(body), Some(_)) => body::generate(spec, &body),
             (None, _) | (_, None) => Err("the prompt did not come with the job".to_owned()),
@@ -272,7 +278,9 @@ impl Driver {
 
     pub(super) fn on_worker(&mut self, name: &str, event: WorkerEvent) {
         match event {
-            WorkerEvent::Started { pid } => self.note_model(name, "loading", String::new(), |model| model.pid = pid),
+            WorkerEvent::Started { pid } => {
+                self.note_model(name, "loading", String::new(), |model| model.pid = pid)
+            }
             WorkerEvent::Loading { percent, what } => {
                 self.note_model(name, "loading", format!("{what}, {percent} %"), |_| {});
             }
@@ -298,7 +306,13 @@ impl Driver {
         }
     }
 
-    fn note_model(&mut self, name: &str, state: &'static str, detail: String, change: impl FnOnce(&mut Model)) {
+    fn note_model(
+        &mut self,
+        name: &str,
+        state: &'static str,
+        detail: String,
+        change: impl FnOnce(&mut Model),
+    ) {
         if let Some(model) = self.models.get_mut(name) {
             model.state = state;
             model.detail = detail;
@@ -374,7 +388,9 @@ impl Driver {
             }
             FromWorker::Failed { job, error } => {
                 let fault = match error {
-                    JobError::PromptTooLong { tokens, context } => EngineFault::PromptTooLong { tokens, context },
+                    JobError::PromptTooLong { tokens, context } => {
+                        EngineFault::PromptTooLong { tokens, context }
+                    }
                     JobError::BadRequest(reason) => EngineFault::BadRequest(reason),
                     JobError::TooManyJobs => EngineFault::Broken(JobError::TooManyJobs.to_string()),
                     JobError::Internal(reason) => EngineFault::Broken(reason),
@@ -449,7 +465,9 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
     match failure {
         JobFailure::NoProvider(considered) => {
             let busy = considered.iter().find_map(|c| match c.gate {
-                Some(protocol::router::Gate::Refused(protocol::scheduler::Refusal::Busy { retry_ms })) => Some(retry_ms),
+                Some(protocol::router::Gate::Refused(protocol::scheduler::Refusal::Busy { retry_ms })) => {
+                    Some(retry_ms)
+                }
                 _ => None,
             });
             match busy {
@@ -461,7 +479,9 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
                 .retry_after(retry_ms),
                 None if considered.is_empty() => Failure::new(
                     FailureKind::NoProvider,
-                    format!("nobody serves `{model}` now: serve it on a node with `sharemesh up --serve {model}`"),
+                    format!(
+                        "nobody serves `{model}` now: serve it on a node with `sharemesh up --serve {model}`"
+                    ),
                 ),
                 None => Failure::new(
                     FailureKind::NoProvider,
@@ -478,12 +498,17 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
                 crate::api::views::Money::from_nano(*available),
             ),
         ),
-        JobFailure::IssuerUnreachable => Failure::new(FailureKind::Unavailable, format!("{message}: is its node up?")),
-        JobFailure::IssuerRefused(_) => Failure::new(FailureKind::Forbidden, message),
-        JobFailure::PromptTooLong { .. } => Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it")),
-        JobFailure::ProviderLost(_) => {
-            Failure::new(FailureKind::ProviderLost, format!("{message}: only what was delivered is paid; try again"))
+        JobFailure::IssuerUnreachable => {
+            Failure::new(FailureKind::Unavailable, format!("{message}: is its node up?"))
         }
+        JobFailure::IssuerRefused(_) => Failure::new(FailureKind::Forbidden, message),
+        JobFailure::PromptTooLong { .. } => {
+            Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it"))
+        }
+        JobFailure::ProviderLost(_) => Failure::new(
+            FailureKind::ProviderLost,
+            format!("{message}: only what was delivered is paid; try again"),
+        ),
         JobFailure::EngineFailed(_) => Failure::new(FailureKind::WorkerLost, format!("{message}: try again")),
         JobFailure::Misbehaved(_) => Failure::new(FailureKind::ProviderLost, message),
         JobFailure::TimedOut => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
@@ -495,7 +520,9 @@ fn reasons(considered: &[protocol::router::Considered]) -> String {
     let words: Vec<String> = considered
         .iter()
         .take(4)
-        .map(|c| format!("{:?} {}", c.provider, c.gate.map_or("usable".to_owned(), super::answers::gate_name)))
+        .map(|c| {
+            format!("{:?} {}", c.provider, c.gate.map_or("usable".to_owned(), super::answers::gate_name))
+        })
         .collect();
     words.join("; ")
 }

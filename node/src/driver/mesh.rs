@@ -44,7 +44,8 @@ pub(super) struct Nearby {
 impl Contacts {
     pub(super) fn new(identity: &Identity) -> Self {
         let addresses: Vec<Multiaddr> = identity.addresses.iter().filter_map(|a| a.parse().ok()).collect();
-        let issuers = identity.manifest.issuers.iter().map(|issuer| (issuer.node, addresses.clone())).collect();
+        let issuers =
+            identity.manifest.issuers.iter().map(|issuer| (issuer.node, addresses.clone())).collect();
         Self { issuers, retries: BTreeMap::new(), nearby: Vec::new(), listening: Vec::new() }
     }
 }

@@ -76,7 +76,8 @@ impl Offences {
     fn count(&mut self, peer: NodeId, offence: Offence, now_ms: u64) -> bool {
         *self.by_name.entry(offence.name()).or_default() += 1;
         if self.by_peer.len() >= PEERS_MAX && !self.by_peer.contains_key(&peer) {
-            let oldest = self.by_peer.iter().min_by_key(|(_, times)| times.back().copied()).map(|(peer, _)| *peer);
+            let oldest =
+                self.by_peer.iter().min_by_key(|(_, times)| times.back().copied()).map(|(peer, _)| *peer);
             oldest.map(|peer| self.by_peer.remove(&peer));
         }
         let times = self.by_peer.entry(peer).or_default();
@@ -116,6 +117,9 @@ mod tests {
         let spread = (0..20).any(|n| offences.count(peer, Offence::Undecodable, n * MEMORY_MS / 3));
         assert!(!spread);
         let late = 100 * MEMORY_MS;
-        assert_eq!((0..5).map(|_| offences.count(peer, Offence::BadSignature, late)).position(|out| out), Some(4));
+        assert_eq!(
+            (0..5).map(|_| offences.count(peer, Offence::BadSignature, late)).position(|out| out),
+            Some(4)
+        );
     }
 }

@@ -190,7 +190,7 @@ impl Paid {
         if receipt.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        if self.head.as_ref().is_some_and(|head| !is_newer(receipt, head)) {
+        if self.is_closing() || self.head.as_ref().is_some_and(|head| !is_newer(receipt, head)) {
             return Ok(None);
         }
 

@@ -35,6 +35,8 @@ pub(super) struct PayingChannel {
     /// Proof for the payee, until it has confirmed a job.
     pub(super) opening: Option<Opening<Checked>>,
     used: Time,
+    /// The owner wants it closed as soon as nothing is open on it.
+    to_close: bool,
 }
 
 impl Node {
@@ -101,7 +103,8 @@ impl Node {
         let channel = ChannelId::from(opening.op.id());
         let signer = self.payer_signer(&opening.terms);
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
-        self.paying.insert(channel, PayingChannel { side, opening: Some(opening), used: now });
+        self.paying
+            .insert(channel, PayingChannel { side, opening: Some(opening), used: now, to_close: false });
         true
     }
 
@@ -187,6 +190,9 @@ impl Node {
         }
         if paying.side.adopt(&receipt) {
             out.push(Effect::Note(Record::Receipt(receipt.signed())));
+        }
+        if paying.to_close {
+            self.close_ready(out);
         }
     }
 
@@ -293,11 +299,19 @@ impl Node {
     }
 
     fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
+        for channel in self.paying.values_mut() {
+            channel.to_close |= !channel.side.is_busy() && now.since_ms(channel.used) >= idle_ms;
+        }
+        self.close_ready(out);
+    }
+
+    /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
+    fn close_ready(&mut self, out: &mut Vec<Effect>) {
         let domain = self.domain;
         let mut messages = Vec::new();
         for channel in self.paying.values_mut() {
-            let idle = !channel.side.is_busy() && now.since_ms(channel.used) >= idle_ms;
-            if !idle || channel.side.is_closing() {
+            let is_open = channel.side.is_busy() || channel.side.unacknowledged().is_some();
+            if !channel.to_close || is_open || channel.side.is_closing() {
                 continue;
             }
             if let Some(closing) = channel.side.close(domain) {
