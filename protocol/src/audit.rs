@@ -203,7 +203,9 @@ impl Audit {
     }
 
     fn by_issuer_maybe<T: Signable>(&mut self, record: Option<Signed<T>>) {
-        record.map(|record| self.by_issuer(record));
+        if let Some(record) = record {
+            self.by_issuer(record);
+        }
     }
 
     fn verified<T: Signable>(&mut self, record: Signed<T>) -> Option<Verified<T>> {
