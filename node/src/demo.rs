@@ -84,7 +84,11 @@ pub async fn run(arguments: DemoArgs, terminal: &Terminal) -> anyhow::Result<()>
     if arguments.keep && result.is_ok() {
         network.leave_running(&arguments.model, terminal);
     } else {
-        network.end().await;
+        tokio::select! {
+            () = network.end() => {}
+            // Who asks again does not want to wait: dropping the nodes ends them by force.
+            () = signal::interrupted() => {}
+        }
     }
     result
 }

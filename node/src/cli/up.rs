@@ -1,7 +1,6 @@
 //! `sharemesh up`: runs a node in the foreground; `sharemesh down` ends it.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::api::{self, Loading};
 use crate::command::{self, Command, Commands};
 use crate::config::{Config, Settings};
 use crate::exit::{Failure, FailureKind};
+use crate::folder::{DataFolder, FolderError};
 use crate::models::{Models, catalogue};
 use crate::{VERSION, driver};
 
@@ -78,7 +78,13 @@ pub(super) struct UpArgs {
     #[arg(long, value_name = "CREDITS")]
     budget: Option<String>,
     /// What to log to standard error, such as `debug` or `warn,node=debug`
-    #[arg(long, value_name = "FILTER", env = "SHAREMESH_LOG", default_value = "warn,node=info")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "SHAREMESH_LOG",
+        hide_env_values = true,
+        default_value = "warn,node=info"
+    )]
     log: String,
     /// End with the end of standard input, which a parent process holds open
     #[arg(long, hide = true)]
@@ -114,7 +120,7 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
     let settings = settings_of(arguments, global)?.over(Settings::read(&data)?);
     let models = Models::open()?;
     let config = resolve(settings, &data, &models, terminal).await?;
-    create_data_folder(&data)?;
+    let folder = take_folder(&data)?;
     let stop = CancellationToken::new();
     if config.exit_with_parent {
         stop_with_parent(stop.clone());
@@ -125,8 +131,7 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
         .local_addr()
         .map_err(|error| Failure::internal(format!("the API has no address: {error}")))?;
     let (commands, receiver) = command::queue();
-    // From here on the data folder is this process's, or the driver has failed.
-    let mut driver = driver::start(config.clone(), receiver, stop.clone()).await?;
+    let mut driver = driver::start(config.clone(), folder, receiver, stop.clone()).await?;
     let file =
         NodeFile { version: VERSION.to_owned(), api: address, token: Token::draw(), pid: std::process::id() };
     let written = file.write(&data);
@@ -236,19 +241,18 @@ async fn resolve(
     settings.resolve(data.to_owned(), models, &|progress| bar.step(&progress))
 }
 
-fn create_data_folder(data: &Path) -> Result<(), Failure> {
-    let created = fs::create_dir_all(data).map_err(|error| crate::models::cannot("create", data, &error));
-    created?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let private = fs::set_permissions(data, fs::Permissions::from_mode(0o700));
-        private.map_err(|error| crate::models::cannot("make private", data, &error))?;
-    }
-    // A folder that cannot be written is found out before anything is opened.
-    let probe = data.join(".probe");
-    let written = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
-    written.map_err(|error| crate::models::cannot("write to", data, &error))
+/// Takes the data folder for this process, before anything else is opened.
+fn take_folder(data: &Path) -> Result<DataFolder, Failure> {
+    DataFolder::open(data).map_err(|error| {
+        let help = match &error {
+            FolderError::InUse { .. } => {
+                ": end that node with `sharemesh down`, or choose another folder with --data"
+            }
+            FolderError::ReadOnly { .. } | FolderError::Newer { .. } => "",
+            FolderError::Io { .. } => ": check the path, or choose another folder with --data",
+        };
+        Failure::internal(format!("{error}{help}"))
+    })
 }
 
 /// Stops when standard input ends. A thread, because reading it cannot be given up.
