@@ -551,6 +551,37 @@ mod tests {
     }
 
     #[test]
+    fn a_record_exchanged_for_another_whole_one_is_refused() {
+        let folder = TempDir::new().unwrap();
+        fill(&folder, Options::default(), 3);
+        let mut contents = fs::read(file(&folder, 1)).unwrap();
+        let mut forged = record(1);
+        forged[0] ^= 1;
+        let mut frame = Vec::new();
+        segment::encode_record(&forged, &mut frame);
+        contents[HEADER_BYTES..HEADER_BYTES + frame.len()].copy_from_slice(&frame);
+        fs::write(file(&folder, 1), &contents).unwrap();
+
+        assert!(refusal_of(&folder).contains("do not have the count or the hashes"));
+    }
+
+    #[test]
+    fn what_opening_found_behind_the_last_mark_may_not_be_torn_later() {
+        let folder = TempDir::new().unwrap();
+        fill(&folder, Options::default(), 1);
+        let mut contents = fs::read(file(&folder, 1)).unwrap();
+        segment::encode_record(&record(2), &mut contents);
+        fs::write(file(&folder, 1), &contents).unwrap();
+        open(&folder, Options::default()).unwrap().0.close().unwrap();
+
+        let mut marked = fs::read(file(&folder, 1)).unwrap();
+        marked[contents.len() - 1] ^= 1;
+        fs::write(file(&folder, 1), &marked).unwrap();
+
+        assert!(refusal_of(&folder).contains("record 2:"));
+    }
+
+    #[test]
     fn a_missing_or_shortened_segment_is_refused() {
         let folder = TempDir::new().unwrap();
         fill(&folder, SMALL, 60);

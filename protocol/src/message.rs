@@ -393,6 +393,38 @@ impl Message<Checked> {
 }
 
 impl<S: Stage> Message<S> {
+    /// Returns the message's name, for logs and counts.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Join { .. } => "join",
+            Self::Joined { .. } => "joined",
+            Self::JoinRefused(_) => "join_refused",
+            Self::Advert(_) => "advert",
+            Self::AdvertQuery => "advert_query",
+            Self::Ask { .. } => "ask",
+            Self::Offer { .. } => "offer",
+            Self::Refused { .. } => "refused",
+            Self::AccountQuery => "account_query",
+            Self::AccountState { .. } => "account_state",
+            Self::Step { .. } => "step",
+            Self::Stepped { .. } => "stepped",
+            Self::StepRefused { .. } => "step_refused",
+            Self::Submit { .. } => "submit",
+            Self::Accepted(_) => "accepted",
+            Self::Pay { .. } => "pay",
+            Self::CoSigned(_) => "co_signed",
+            Self::Finished { .. } => "finished",
+            Self::Failed { .. } => "failed",
+            Self::Cancel { .. } => "cancel",
+            Self::Heads(_) => "heads",
+            Self::Redeem(_) => "redeem",
+            Self::Redeemed(_) => "redeemed",
+            Self::Close(_) => "close",
+        }
+    }
+
     /// Returns the job that the message hands over or asks about, whose failure to arrive the sender must know of.
     #[must_use]
     pub const fn job(&self) -> Option<JobId> {

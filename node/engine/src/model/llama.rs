@@ -11,7 +11,7 @@ use crate::frame::ModelInfo;
 use crate::metadata::Metadata;
 use crate::model::ops::{self, Angles, RopePairs};
 use crate::model::{Model, PreparedJob};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 
 /// Bounds the layers, before memory is taken for them; the largest models have some hundred.
 const LAYERS_MAX: u32 = 1024;
@@ -29,7 +29,7 @@ pub(crate) struct Llama {
     embedding: QMatMul,
     layers: Vec<Layer>,
     norm: Tensor,
-    output: QMatMul,
+    output: Linear,
     frequencies: Vec<f32>,
     info: ModelInfo,
 }
@@ -112,11 +112,18 @@ impl Config {
 struct Linear {
     weight: QMatMul,
     bias: Option<Tensor>,
+    /// Numbers in a row, widened for the kernels.
+    width: usize,
 }
 
 impl Linear {
+    fn new(weight: QTensor, bias: Option<Tensor>) -> Result<Self> {
+        let (_, width) = weight.shape().dims2()?;
+        Ok(Self { weight: QMatMul::from_qtensor(weight)?, bias, width })
+    }
+
     fn forward(&self, rows: &Tensor) -> Result<Tensor> {
-        self.add_bias(self.weight.forward(rows)?)
+        self.add_bias(self.weight.forward(&ops::widen(rows, self.width)?)?)
     }
 
     fn add_bias(&self, products: Tensor) -> Result<Tensor> {
@@ -127,8 +134,10 @@ impl Linear {
     }
 }
 
-/// Multiplies the same rows with several matrices, at once where the library can.
+/// Multiplies the same rows with several matrices of the same width, at once where the library can.
 fn forward_all<const N: usize>(linears: [&Linear; N], rows: &Tensor) -> Result<[Tensor; N]> {
+    let widest = linears.iter().map(|linear| linear.width).max().unwrap_or(0);
+    let rows = &ops::widen(rows, widest)?;
     let weights = linears.iter().filter_map(|linear| match &linear.weight {
         QMatMul::QTensor(weight) => Some(weight.as_ref()),
         QMatMul::Tensor(_) | QMatMul::TensorF16(_) => None,
@@ -179,12 +188,12 @@ impl Llama {
         info: ModelInfo,
     ) -> Result<Self> {
         let mut tensors = Tensors { weights, device };
-        let embedding = Arc::new(tensors.quantized("token_embd.weight", &[0, config.width])?);
-        let vocabulary_size = embedding.shape().dims()[0];
+        let embedding = Arc::new(tensors.matrix("token_embd.weight", &[0, config.width])?);
+        let (vocabulary_size, width) = embedding.shape().dims2()?;
         let embedding = QMatMul::from_arc(embedding)?;
         let output = match tensors.optional("output.weight", &[vocabulary_size, config.width])? {
-            Some(output) => QMatMul::from_qtensor(output)?,
-            None => embedding.clone(),
+            Some(output) => Linear::new(weights::widen(output)?, None)?,
+            None => Linear { weight: embedding.clone(), bias: None, width },
         };
         let layers = (0..config.layers).map(|layer| tensors.layer(layer, &config)).collect::<Result<_>>()?;
         Ok(Self {
@@ -219,7 +228,8 @@ impl Llama {
     fn read(&self, spans: &mut [Span<'_>]) -> Result<Reading> {
         let ids: Vec<_> = spans.iter().flat_map(|span| span.ids.iter().copied()).collect();
         let angles = self.angles(spans)?;
-        let mut rows = self.embedding.embedding(&Tensor::new(ids, &self.device)?)?;
+        let rows = self.embedding.embedding(&Tensor::new(ids, &self.device)?)?;
+        let mut rows = rows.narrow(1, 0, self.config.width)?.contiguous()?;
         let last = self.layers.len() - 1;
         for at in 0..last {
             let queries = self.layers[at].look_up(at, &rows, &angles, &self.config, spans)?;
@@ -353,10 +363,14 @@ impl Tensors<'_> {
     }
 
     fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
-        let weight = self.quantized(&format!("{name}.weight"), &[rows, columns])?;
+        let weight = self.matrix(&format!("{name}.weight"), &[rows, columns])?;
         let bias = self.optional(&format!("{name}.bias"), &[rows])?;
         let bias = bias.map(|bias| bias.dequantize(self.device)).transpose()?;
-        Ok(Linear { weight: QMatMul::from_qtensor(weight)?, bias })
+        Linear::new(weight, bias)
+    }
+
+    fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<QTensor> {
+        weights::widen(self.quantized(name, shape)?)
     }
 
     fn plain(&mut self, name: &str, width: usize) -> Result<Tensor> {

@@ -19,6 +19,14 @@ pub(crate) fn with_slice<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> 
     Ok(read(&storage.as_slice::<f32>()?[begin..end]))
 }
 
+/// Appends zeros to each row up to a width, where the weights are as wide.
+pub(crate) fn widen(rows: &Tensor, width: usize) -> Result<Tensor> {
+    match width - rows.dim(1)? {
+        0 => Ok(rows.clone()),
+        missing => rows.pad_with_zeros(1, 0, missing),
+    }
+}
+
 /// Divides each row by its root mean square and multiplies it with the weights.
 pub(crate) fn rms_norm(rows: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
     if !rows.device().is_cpu() {
