@@ -205,7 +205,7 @@ fn log_to_stderr(filter: &str, terminal: &Terminal) -> Result<(), Failure> {
 }
 
 fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> {
-    let fake = arguments.fake.as_deref().map(serde_json::from_str::<FakeOptions>).transpose();
+    let fake = arguments.fake.as_deref().map(fake_options).transpose()?;
     Ok(Settings {
         name: arguments.name,
         listen: arguments.listen,
@@ -220,8 +220,21 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         budget: arguments.budget,
         join: arguments.join,
         exit_with_parent: arguments.exit_with_parent,
-        fake: fake.map_err(|error| Failure::usage(format!("--fake cannot be read: {error}")))?,
+        fake,
     })
+}
+
+/// Reads how the fake model behaves; what is not said is as by default.
+fn fake_options(text: &str) -> Result<FakeOptions, Failure> {
+    let wrong = |error: serde_json::Error| Failure::usage(format!("--fake cannot be read: {error}"));
+    let said: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(wrong)?;
+    let mut options = serde_json::to_value(FakeOptions::default()).map_err(wrong)?;
+    for (name, value) in said {
+        let option =
+            options.get_mut(&name).ok_or_else(|| Failure::usage(format!("--fake knows no `{name}`")))?;
+        *option = value;
+    }
+    serde_json::from_value(options).map_err(wrong)
 }
 
 /// Fetches what is to be served and missing, then checks everything.
@@ -363,4 +376,38 @@ fn describe(announcement: &Announcement) -> String {
         text += &format!("listens  {address}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fake_model_is_told_only_what_differs() {
+        let options = fake_options(r#"{"tokens_per_s":50,"crash_at":3}"#).expect("sound");
+
+        assert_eq!(options, FakeOptions { tokens_per_s: 50, crash_at: Some(3), ..FakeOptions::default() });
+        assert!(fake_options("{\"nonsense\":1}").is_err() && fake_options("[]").is_err());
+    }
+
+    #[test]
+    fn a_folder_in_use_says_what_to_do() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let _taken = take_folder(folder.path()).expect("free");
+
+        let failure = take_folder(folder.path()).expect_err("in use");
+
+        assert_eq!(failure.kind.exit_code(), 1);
+        assert!(
+            failure.message.contains("sharemesh down") && failure.message.contains("--data"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn a_log_filter_that_makes_no_sense_is_a_usage_error() {
+        let (terminal, _, _) = Terminal::kept(false);
+
+        assert_eq!(log_to_stderr("a=b=c", &terminal).expect_err("nonsense").kind, FailureKind::Usage);
+    }
 }
