@@ -44,12 +44,10 @@ mod driver {
 
     use crate::command::Command;
     use crate::config::Config;
-    use crate::folder::DataFolder;
 
     #[expect(clippy::unused_async, reason = "the event loop's start is asynchronous")]
     pub(crate) async fn start(
         _config: Config,
-        _folder: DataFolder,
         _commands: mpsc::Receiver<Command>,
         _stop: CancellationToken,
     ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {

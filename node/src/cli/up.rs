@@ -20,7 +20,7 @@ use crate::api::{self, Loading};
 use crate::command::{self, Command, Commands};
 use crate::config::{Config, Settings};
 use crate::exit::{Failure, FailureKind};
-use crate::folder::{DataFolder, FolderError};
+use crate::folder::FolderError;
 use crate::models::{Models, catalogue};
 use crate::{VERSION, driver};
 
@@ -120,7 +120,6 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
     let settings = settings_of(arguments, global)?.over(Settings::read(&data)?);
     let models = Models::open()?;
     let config = resolve(settings, &data, &models, terminal).await?;
-    let folder = take_folder(&data)?;
     let stop = CancellationToken::new();
     if config.exit_with_parent {
         stop_with_parent(stop.clone());
@@ -131,7 +130,7 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
         .local_addr()
         .map_err(|error| Failure::internal(format!("the API has no address: {error}")))?;
     let (commands, receiver) = command::queue();
-    let mut driver = driver::start(config.clone(), folder, receiver, stop.clone()).await?;
+    let mut driver = driver::start(config.clone(), receiver, stop.clone()).await.map_err(explain_folder)?;
     let file =
         NodeFile { version: VERSION.to_owned(), api: address, token: Token::draw(), pid: std::process::id() };
     let written = file.write(&data);
@@ -254,18 +253,16 @@ async fn resolve(
     settings.resolve(data.to_owned(), models, &|progress| bar.step(&progress))
 }
 
-/// Takes the data folder for this process, before anything else is opened.
-fn take_folder(data: &Path) -> Result<DataFolder, Failure> {
-    DataFolder::open(data).map_err(|error| {
-        let help = match &error {
-            FolderError::InUse { .. } => {
-                ": end that node with `sharemesh down`, or choose another folder with --data"
-            }
-            FolderError::ReadOnly { .. } | FolderError::Newer { .. } => "",
-            FolderError::Io { .. } => ": check the path, or choose another folder with --data",
-        };
-        Failure::internal(format!("{error}{help}"))
-    })
+/// Says what to do about a data folder that cannot be had.
+fn explain_folder(error: anyhow::Error) -> anyhow::Error {
+    let help = match error.downcast_ref::<FolderError>() {
+        Some(FolderError::InUse { .. }) => {
+            "end that node with `sharemesh down`, or choose another folder with --data DIR"
+        }
+        Some(FolderError::Io { .. }) => "check the path, or choose another folder with --data DIR",
+        Some(FolderError::ReadOnly { .. } | FolderError::Newer { .. }) | None => return error,
+    };
+    Failure::internal(format!("{error:#}: {help}")).into()
 }
 
 /// Stops when standard input ends. A thread, because reading it cannot be given up.
@@ -381,6 +378,7 @@ fn describe(announcement: &Announcement) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::DataFolder;
 
     #[test]
     fn the_fake_model_is_told_only_what_differs() {
@@ -393,9 +391,10 @@ mod tests {
     #[test]
     fn a_folder_in_use_says_what_to_do() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let _taken = take_folder(folder.path()).expect("free");
+        let _taken = DataFolder::open(folder.path()).expect("free");
+        let error = DataFolder::open(folder.path()).expect_err("in use");
 
-        let failure = take_folder(folder.path()).expect_err("in use");
+        let failure = crate::exit::failure_of(&explain_folder(error.into()));
 
         assert_eq!(failure.kind.exit_code(), 1);
         assert!(
