@@ -303,8 +303,8 @@ async fn announce(
     };
     terminal.show(&announcement, describe)?;
     if !terminal.is_json() {
-        if let Some(ticket) = &ticket {
-            terminal.message(&format!("One other machine joins with: {}", ticket.join));
+        if ticket.is_some() {
+            terminal.message("One other machine joins with: sharemesh up --join TICKET");
         }
         until_ready(commands, terminal).await?;
         terminal.message("Ready. End with Ctrl-C.");
@@ -317,23 +317,23 @@ async fn ticket(commands: &Commands) -> Result<TicketView, Failure> {
 }
 
 async fn until_ready(commands: &Commands, terminal: &Terminal) -> Result<StatusView, Failure> {
-    let mut said = String::new();
+    let (mut failed, mut step) = (BTreeSet::new(), String::new());
     loop {
         let status = commands.ask(Command::Status).await?;
         for model in status.models.iter().filter(|model| model.state == "failed") {
-            let line = format!("Cannot serve {}: {}", model.name, model.detail);
-            if said != line {
-                terminal.message(&line);
-                said = line;
+            if failed.insert(model.name.clone()) {
+                terminal.message(&format!("Cannot serve {}: {}", model.name, model.detail));
             }
         }
         if status.ready {
             return Ok(status);
         }
         let line = format!("Waiting for {}", status.waiting_for.join(", "));
-        if said != line && !status.waiting_for.is_empty() {
+        // A line for each step, not for each percent.
+        let now: String = line.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        if step != now && !status.waiting_for.is_empty() {
             terminal.message(&line);
-            said = line;
+            step = now;
         }
         tokio::time::sleep(STARTING_POLL).await;
     }
