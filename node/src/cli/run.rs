@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::client::{Client, Events};
-use super::terminal::{Terminal, facts, short};
+use super::terminal::{Terminal, facts, named};
 use super::{Global, signal};
 use crate::api::views::{CandidateView, JobAccount, JobBody, JobEvent, Money, SplitView, parse_credits};
 use crate::exit::{Failure, FailureKind};
@@ -242,7 +242,7 @@ pub(crate) fn describe(account: &JobAccount) -> String {
     let attempts =
         if account.attempts > 1 { format!(", after {} attempts", account.attempts) } else { String::new() };
     let text = facts(&[
-        ("provider", format!("{} {}{why}{attempts}", account.provider_name, short(&account.provider))),
+        ("provider", format!("{}{why}{attempts}", named(&account.provider_name, &account.provider))),
         (
             "tokens",
             format!(
