@@ -230,6 +230,8 @@ pub struct Head {
     pub amount: u64,
     /// The receipt.
     pub receipt: RecordId,
+    /// From the payee: the least with which it lets the channel end. From the payer: 0.
+    pub due: u64,
 }
 
 /// Why a node is not admitted.

@@ -33,7 +33,7 @@ pub struct Paid {
     settled: Usage,
     jobs: Digest,
     flights: BTreeMap<JobId, Flight>,
-    /// The last job ended without an agreed count.
+    /// A job was interrupted, and the payer has not yet signed for what we count.
     disputed: bool,
     closing: Option<Verified<Final>>,
 }
@@ -44,6 +44,8 @@ struct Flight {
     worst: Usage,
     tokens_in: u32,
     granted: u32,
+    /// Runs on the first window, which no receipt has covered.
+    postpaid: bool,
 }
 
 /// Why a receipt or a final is not taken.
@@ -116,9 +118,19 @@ impl Paid {
         self.cap
     }
 
-    /// Learns what the issuer has paid out.
+    /// Learns what the issuer has paid out. An end below that can never be recorded, so it is taken back.
     pub fn redeemed(&mut self, amount: u64) {
         self.redeemed = self.redeemed.max(amount);
+        if self.closing.as_ref().is_some_and(|closing| closing.amount < self.redeemed) {
+            self.closing = None;
+        }
+    }
+
+    /// Returns the least with which we let the channel end: what was delivered as far as it was paid, and never less
+    /// than the issuer has paid out.
+    #[must_use]
+    pub fn due(&self) -> u64 {
+        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid()).max(self.redeemed)
     }
 
     /// Says whether a job is in flight.
@@ -146,10 +158,11 @@ impl Paid {
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
-    /// Says whether the payer owes for jobs that ended.
+    /// Says whether a job was interrupted and the payer has not signed for what we count since: another job would
+    /// begin with two different sums.
     #[must_use]
-    pub fn is_owed(&self) -> bool {
-        self.flights.is_empty() && self.cost(&self.settled).is_none_or(|cost| cost > self.paid())
+    pub const fn is_disputed(&self) -> bool {
+        self.disputed
     }
 
     /// Opens a job; returns how many tokens may be generated at once.
@@ -164,7 +177,7 @@ impl Paid {
         } else {
             WINDOW_MIN
         };
-        self.flights.insert(job, Flight { worst, tokens_in: 0, granted });
+        self.flights.insert(job, Flight { worst, tokens_in: 0, granted, postpaid: granted > 0 });
         granted
     }
 
@@ -196,8 +209,8 @@ impl Paid {
 
         let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
         self.head = Some(both.clone());
-        // A restarted or interrupted side has no count of its own that the payer could be held to.
-        if self.flights.is_empty() && (self.disputed || receipt.usage.covers(&self.settled)) {
+        // Our count never falls: a payer could interrupt every job, deny it, and have the next one for the same money.
+        if self.flights.is_empty() && receipt.usage.covers(&self.settled) {
             self.settled = receipt.usage;
             self.disputed = false;
         }
@@ -226,7 +239,7 @@ impl Paid {
         if granted <= flight.granted {
             return None;
         }
-        let raised = Flight { granted, ..flight };
+        let raised = Flight { granted, postpaid: false, ..flight };
         let others =
             self.flights.iter().filter(|(other, _)| **other != job).map(|(_, flight)| flight.usage());
         let all = others.fold(self.settled.plus(&raised.usage()), |sum, usage| sum.plus(&usage));
@@ -240,9 +253,16 @@ impl Paid {
     /// Ends a job with what was delivered and appends it to the hash chain; ending a job twice changes nothing.
     /// Returns the chain after it.
     pub fn end(&mut self, record: &JobRecord) -> Option<Digest> {
-        self.flights.remove(&record.job)?;
-        self.settled = self.settled.plus(&record.usage);
-        self.disputed = record.finish == crate::job::Finish::Lost;
+        let flight = self.flights.remove(&record.job)?;
+        let lost = record.finish == crate::job::Finish::Lost;
+        let all = self.granted().plus(&record.usage);
+        let covered = self.cost(&all).is_some_and(|cost| cost <= self.paid());
+        // A first window that was lost unpaid must not stand between the other jobs and what was paid for them.
+        let written_off = lost && flight.postpaid && !covered && self.is_busy();
+        if !written_off {
+            self.settled = self.settled.plus(&record.usage);
+        }
+        self.disputed |= lost && record.usage != Usage::default();
         self.jobs = chain(self.jobs, record);
         Some(self.jobs)
     }
@@ -274,8 +294,7 @@ impl Paid {
         if closing.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        let agreed = self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid());
-        if closing.amount < agreed.max(self.redeemed) {
+        if closing.amount < self.due() {
             return Err(PaidError::TooLittle);
         }
 

@@ -225,6 +225,11 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         let closed = issuing.books.channel(closing.channel).is_some_and(|(_, closed)| closed);
         match issuing.books.close(closing) {
+            // The payer asks what became of its proposal, or the payee has been paid more in the meantime.
+            Err(_) if closed || closing.signer(Role::Payee).is_none() => {
+                self.acknowledge(closing.channel, now, out);
+            }
+            Err(IssuerError::WrongAmount) => self.acknowledge(closing.channel, now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
             Ok(_) => {
                 if !closed {

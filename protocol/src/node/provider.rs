@@ -152,6 +152,9 @@ impl Node {
                 if paid.payer != from || paid.terms.model != spec.model {
                     return Err(Refusal::BadChannel);
                 }
+                if paid.is_disputed() {
+                    return Err(Refusal::Unpaid);
+                }
                 if !paid.fits(&spec.worst_usage()) {
                     return Err(Refusal::NoRoom);
                 }
@@ -355,9 +358,9 @@ impl Node {
                 out.push(Effect::Note(Record::Receipt(both.signed())));
                 self.send(from, Message::CoSigned(both), out);
             }
-            // Our signature may have been lost on its way.
+            // Our signature may have been lost on its way, or the payer has forgotten a newer receipt.
             Ok(None) => {
-                let head = paid.head().filter(|head| head.id() == receipt.id()).cloned();
+                let head = paid.head().cloned();
                 if let Some(head) = head {
                     self.send(from, Message::CoSigned(head), out);
                 }
@@ -372,7 +375,8 @@ impl Node {
         }
     }
 
-    pub(super) fn on_cancel(&self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
+    pub(super) fn on_cancel(&mut self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
+        self.scheduler.let_go(job);
         if self.serving.get(&job).is_some_and(|serving| serving.requester == from) {
             out.push(Effect::Abort(job));
         }

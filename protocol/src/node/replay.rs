@@ -37,7 +37,9 @@ impl Node {
                 self.opening_terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
             }
             Record::Paying(opening) => {
-                self.adopt_paying(opening.read_back(domain)?, Time::default());
+                let opening = opening.read_back(domain)?;
+                self.wallet.replay_certified(opening.op.id());
+                self.adopt_paying(opening, Time::default());
             }
             Record::Paid(opening) => {
                 let opening = opening.read_back(domain)?;

@@ -55,6 +55,8 @@ pub(super) struct Job {
     rejected: BTreeMap<NodeId, Gate>,
     considered: Vec<Considered>,
     looked_up: bool,
+    /// A provider refused the channel it was to be paid by, so another one was opened.
+    reopened: bool,
     cancelled: bool,
     submitted: Time,
 }
@@ -121,6 +123,7 @@ impl Node {
             rejected: BTreeMap::new(),
             considered: Vec::new(),
             looked_up: false,
+            reopened: false,
             cancelled: false,
             submitted: now,
         };
@@ -251,8 +254,13 @@ impl Node {
                 }
             }
             Phase::Placed(placed) if placed.provider == from && placed.accepted.is_none() => {
+                let channel = placed.channel;
                 if let Refusal::PromptTooLong { tokens, context } = refusal {
                     self.fail(id, Failure::PromptTooLong { tokens, context }, out);
+                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened) {
+                    job.reopened = true;
+                    self.leave(id, channel, out);
+                    self.seek(id, now, out);
                 } else {
                     self.try_next(id, Gate::Refused(refusal), now, out);
                 }
@@ -303,7 +311,13 @@ impl Node {
         }
         let best =
             job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
-        let Some(terms) = best.map(|position| offers.swap_remove(position)) else {
+        let best = best.map(|position| offers.swap_remove(position));
+        let others: Vec<NodeId> = offers.iter().map(|terms| terms.payee).collect();
+        for other in others {
+            self.send(other, Message::Cancel { job: id }, out);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(terms) = best else {
             job.looked_up = true;
             self.seek(id, now, out);
             return;
@@ -441,14 +455,37 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (provider, channel) = (placed.provider, placed.channel);
         job.rejected.insert(provider, gate);
-        if let Some(channel) = channel.and_then(|channel| self.paying.get_mut(&channel)) {
-            channel.side.release(id);
+        if let Some(channel) = channel {
+            if !matches!(gate, Gate::Refused(_)) {
+                self.retire(channel);
+            }
+            self.release(id, channel);
         }
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
             self.fail(id, Failure::NoProvider(Vec::new()), out);
         } else {
             self.seek(id, now, out);
+        }
+    }
+
+    /// Takes a job off a channel that its provider does not accept, for good.
+    fn leave(&mut self, id: JobId, channel: ChannelId, out: &mut Vec<Effect>) {
+        self.retire(channel);
+        self.release(id, channel);
+        out.push(Effect::Detach(id));
+    }
+
+    /// Uses a channel no more: the two sides may count differently.
+    fn retire(&mut self, channel: ChannelId) {
+        if let Some(channel) = self.paying.get_mut(&channel) {
+            channel.side.retire();
+        }
+    }
+
+    fn release(&mut self, id: JobId, channel: ChannelId) {
+        if let Some(channel) = self.paying.get_mut(&channel) {
+            channel.side.release(id);
         }
     }
 
@@ -635,7 +672,10 @@ impl Node {
     ) -> Option<JobAccount> {
         let side = &mut self.paying.get_mut(&channel)?.side;
         let before = side.bill();
-        let price = side.end(id, record.usage, jobs)?;
+        let price = match record.finish {
+            Finish::Lost => side.end_lost(id, record.usage)?,
+            Finish::Stop | Finish::Length | Finish::Cancelled => side.end(id, record.usage, jobs)?,
+        };
         let after = before.saturating_add(price);
         let split = shares(&side.terms, before, after).unwrap_or_default();
         let split = split.into_iter().map(|(line, share)| (line.role, line.account, share)).collect();
