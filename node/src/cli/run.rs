@@ -219,13 +219,15 @@ fn report(answer: &Answer, terminal: &Terminal) -> anyhow::Result<()> {
 
 /// Cancels a job and waits a moment for the account of what was delivered.
 async fn cancel(client: &Client, job: &str, answer: &mut Answer, events: &mut Events, terminal: &Terminal) {
+    // What was said so far stays on a line of its own; a closed output is no matter now.
+    let _ = answer.end_line(terminal, !terminal.is_json());
     let ending = async {
         // Closing the stream cancels too; this way the account still comes.
         client.delete(&format!("jobs/{job}")).await?;
         answer.follow(events, terminal, false).await
     };
     tokio::select! {
-        // Its failure is the cancellation.
+        // Its failure is the cancellation, and its account has been shown.
         _ = tokio::time::timeout(ACCOUNT_MAX, ending) => {}
         () = signal::interrupted() => {}
     }

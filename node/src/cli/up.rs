@@ -83,7 +83,7 @@ pub(super) struct UpArgs {
         value_name = "FILTER",
         env = "SHAREMESH_LOG",
         hide_env_values = true,
-        default_value = "warn,node=info"
+        default_value = "warn,node=info,libp2p_kad=error"
     )]
     log: String,
     /// End with the end of standard input, which a parent process holds open
