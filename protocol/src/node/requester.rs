@@ -154,7 +154,8 @@ impl Node {
         }
         crate::router::sort(&mut ranked, job.spec.constraints.sort);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
-        let (model, worst, looked_up) = (job.spec.model, job.spec.worst_usage(), job.looked_up);
+        let (model, worst) = (job.spec.model, job.spec.worst_usage());
+        let looked_up = job.looked_up || self.is_saturated(id, model);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
         let Some(best) = usable.first().copied() else {
@@ -183,6 +184,14 @@ impl Node {
         for provider in asked {
             self.send(provider, Message::Ask { job: id, model, account }, out);
         }
+    }
+
+    /// Says whether a job was refused for want of a slot by providers of a model whose adverts we hear anyway: looking
+    /// for others would find nobody new, and whoever asked wants to know at once.
+    fn is_saturated(&self, id: JobId, model: ModelId) -> bool {
+        let busy = |gate: &Gate| matches!(gate, Gate::Refused(Refusal::Busy { .. }));
+        self.subscribed.contains(&model)
+            && self.jobs.get(&id).is_some_and(|job| job.rejected.values().any(busy))
     }
 
     /// Known providers that are merely not connected are dialled at once; the directory may know more.
@@ -257,7 +266,8 @@ impl Node {
                 let channel = placed.channel;
                 if let Refusal::PromptTooLong { tokens, context } = refusal {
                     self.fail(id, Failure::PromptTooLong { tokens, context }, out);
-                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened) {
+                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened)
+                {
                     job.reopened = true;
                     self.leave(id, channel, out);
                     self.seek(id, now, out);
