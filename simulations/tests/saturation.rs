@@ -29,5 +29,5 @@ fn a_full_network_whose_adverts_are_heard_says_so_at_once() {
         panic!("the job should have been refused: {:?}", tracked.outcome);
     };
     assert!(!tracked.chosen.is_empty(), "it was not on a channel");
-    assert!(at.since_ms(tracked.submitted) < 300, "refused after {} ms", at.since_ms(tracked.submitted));
+    assert!(at.since_ms(tracked.submitted) < 100, "refused after {} ms", at.since_ms(tracked.submitted));
 }

@@ -123,11 +123,7 @@ impl Node {
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
-            for message in peer
-                .early
-                .extract_if(.., |message| matches!(message, Message::Join { .. }))
-                .collect::<Vec<_>>()
-            {
+            for message in peer.early.extract_if(.., |message| matches!(message, Message::Join { .. })).collect::<Vec<_>>() {
                 self.on_message(from, message, now, out);
             }
             return;
