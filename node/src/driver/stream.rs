@@ -218,24 +218,29 @@ async fn run_serving(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_at = Instant::now() + SILENCE_MAX;
     let mut ended = false;
+    let mut failed = false;
     loop {
         tokio::select! {
-            frame = frames.recv(), if !ended => match frame {
+            frame = frames.recv(), if !(ended || failed) => match frame {
                 Some(frame) => {
                     ended = frame == JobFrame::End;
                     sender.send(encode(&frame)).await?;
                 }
-                // The job failed: the requester learns why by a message.
-                None => return Ok(()),
+                // The job failed: the requester learns why by a message, which the end of the stream must not overtake.
+                None => {
+                    failed = true;
+                    silent_at = Instant::now() + SILENCE_MAX;
+                }
             },
             _ = heartbeat.tick() => beat(&mut sender).await?,
             () = sleep_until(silent_at) => {
-                return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
+                return if ended || failed { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
             }
             frame = receiver.recv() => match frame {
+                Ok(Some(_)) if failed => {}
                 Ok(Some(_)) => silent_at = Instant::now() + SILENCE_MAX,
-                // Having the end, the requester closes.
-                Ok(None) | Err(_) if ended => return Ok(()),
+                // Having the end, or the reason, the requester closes.
+                Ok(None) | Err(_) if ended || failed => return Ok(()),
                 Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => return Err(error),
             },
