@@ -106,10 +106,16 @@ impl Paid {
         self.head.as_ref().map_or(0, |head| head.amount)
     }
 
-    /// Returns the base paid that the issuer has not paid out yet.
+    /// Returns the base that was delivered and paid; what is prepaid beyond is the payer's until it is used.
+    #[must_use]
+    pub fn earned(&self) -> u64 {
+        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid())
+    }
+
+    /// Returns the base earned that the issuer has not paid out yet.
     #[must_use]
     pub fn unredeemed(&self) -> u64 {
-        self.paid().saturating_sub(self.redeemed)
+        self.earned().saturating_sub(self.redeemed)
     }
 
     /// Returns the most base that the channel can pay.
@@ -126,11 +132,10 @@ impl Paid {
         }
     }
 
-    /// Returns the least with which we let the channel end: what was delivered as far as it was paid, and never less
-    /// than the issuer has paid out.
+    /// Returns the least with which we let the channel end: what was earned, and never less than was paid out.
     #[must_use]
     pub fn due(&self) -> u64 {
-        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid()).max(self.redeemed)
+        self.earned().max(self.redeemed)
     }
 
     /// Says whether a job is in flight.

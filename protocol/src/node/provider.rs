@@ -17,7 +17,7 @@ use crate::time::Time;
 
 use super::{Effect, EngineEvent, EngineFault, Node, Offence, Timer};
 
-/// Most channels on which this node is paid.
+/// Most channels on which this node is paid, or was until lately.
 const PAID_MAX: usize = 100_000;
 
 /// How long a job may wait for a payment before it is given up.
@@ -164,8 +164,10 @@ impl Node {
     }
 
     /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
-    fn on_opening(&mut self, from: NodeId, opening: Opening<Checked>, now: Time, out: &mut Vec<Effect>) {
-        if self.paid.contains_key(&opening.op.id().into()) || self.paid.len() >= PAID_MAX {
+    pub(super) fn on_opening(&mut self, from: NodeId, opening: Opening<Checked>, now: Time, out: &mut Vec<Effect>) {
+        let channel = opening.op.id().into();
+        let known = self.paid.contains_key(&channel) || self.ended.contains_key(&channel);
+        if known || self.paid.len() + self.ended.len() >= PAID_MAX {
             return;
         }
         let valid = self.is_committed(&opening)
@@ -322,12 +324,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage {
-                calls: 1,
-                tokens_in: u64::from(tokens_in),
-                tokens_out: u64::from(tokens_out),
-                compute: 0,
-            },
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out), finish),
             price: serving.price,
             start: serving.start,
             end: now,

@@ -580,10 +580,8 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage.tokens_out == u64::from(tokens)
-            && record.usage.tokens_in == tokens_in
-            && record.output == digest
-            && record.usage.calls == 1;
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
+            && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -627,12 +625,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let delivered = placed.tokens > 0 || finish != Finish::Lost;
-        let usage = if delivered {
-            Usage { calls: 1, tokens_in, tokens_out: u64::from(placed.tokens), compute: 0 }
-        } else {
-            Usage::default()
-        };
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
         let record = JobRecord {
             job: id,
             channel: placed.channel,
