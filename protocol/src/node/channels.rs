@@ -256,6 +256,7 @@ impl Node {
         self.ended.retain(|_, until| *until >= epoch);
         self.close_idle(now, IDLE_MS, out);
         self.resend(out);
+        self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
     }

@@ -596,7 +596,10 @@ impl Node {
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
         let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if let Some(account) = account {
+        if finish == Finish::Lost {
+            let failure = Failure::ProviderLost(provider);
+            out.push(Effect::Tell(id, JobEvent::Failed { failure, account }));
+        } else if let Some(account) = account {
             out.push(Effect::Tell(id, JobEvent::Done(account)));
         }
         self.forget_job(id, out);
