@@ -511,8 +511,13 @@ impl Node {
         }
         placed.accepted = Some((accepted.tokens_in, now));
         let channel = placed.channel;
-        // From here on the stream's heartbeat tells whether the provider lives.
-        self.deadlines.clear(&Timer::Job(id));
+        if job.cancelled {
+            // The cancellation may have overtaken the job.
+            self.send(from, Message::Cancel { job: id }, out);
+        } else {
+            // From here on the stream's heartbeat tells whether the provider lives.
+            self.deadlines.clear(&Timer::Job(id));
+        }
         out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in: accepted.tokens_in }));
         if let Some(channel) = channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
