@@ -878,6 +878,11 @@ impl World {
     fn tell(&mut self, job: JobId, event: JobEvent) {
         let now = self.now;
         let Some(tracked) = self.jobs.get_mut(&job) else { return };
+        let parties = tracked.provider.and_then(|provider| self.index.get(&provider)).map(|at| (tracked.host, *at));
+        if let (JobEvent::Failed { account: Some(_), .. }, Some(parties)) = (&event, parties) {
+            // The requester accounts for a failed job by its own count alone.
+            self.delivered.entry(parties).or_default().interrupted += 1;
+        }
         let outcome = match event {
             JobEvent::Chosen { provider, .. } => {
                 tracked.provider = Some(provider);

@@ -48,6 +48,17 @@ struct Flight {
     postpaid: bool,
 }
 
+/// What a payment changes for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// It may generate so many tokens.
+    Raised(u32),
+    /// Nothing: it may generate as many already.
+    Unchanged,
+    /// Nothing: the payer counts less than we do.
+    Uncovered,
+}
+
 /// Why a receipt or a final is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PaidError {
@@ -106,10 +117,16 @@ impl Paid {
         self.head.as_ref().map_or(0, |head| head.amount)
     }
 
-    /// Returns the base paid that the issuer has not paid out yet.
+    /// Returns the base that was delivered and paid; what is prepaid beyond is the payer's until it is used.
+    #[must_use]
+    pub fn earned(&self) -> u64 {
+        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid())
+    }
+
+    /// Returns the base earned that the issuer has not paid out yet.
     #[must_use]
     pub fn unredeemed(&self) -> u64 {
-        self.paid().saturating_sub(self.redeemed)
+        self.earned().saturating_sub(self.redeemed)
     }
 
     /// Returns the most base that the channel can pay.
@@ -126,11 +143,10 @@ impl Paid {
         }
     }
 
-    /// Returns the least with which we let the channel end: what was delivered as far as it was paid, and never less
-    /// than the issuer has paid out.
+    /// Returns the least with which we let the channel end: what was earned, and never less than was paid out.
     #[must_use]
     pub fn due(&self) -> u64 {
-        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid()).max(self.redeemed)
+        self.earned().max(self.redeemed)
     }
 
     /// Says whether a job is in flight.
@@ -231,23 +247,30 @@ impl Paid {
         self.closing = Some(closing);
     }
 
-    /// Raises what a job may generate if the receipts cover it; returns the new limit if it rose.
-    pub fn grant(&mut self, job: JobId, up_to: u32) -> Option<u32> {
-        let flight = *self.flights.get(&job)?;
+    /// Raises what a job may generate if the receipts cover it beside all that ended and all that they covered before.
+    pub fn grant(&mut self, job: JobId, up_to: u32) -> Grant {
+        let Some(flight) = self.flights.get(&job).copied() else { return Grant::Unchanged };
         let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
         let granted = up_to.min(most);
         if granted <= flight.granted {
-            return None;
+            return Grant::Unchanged;
         }
         let raised = Flight { granted, postpaid: false, ..flight };
-        let others =
-            self.flights.iter().filter(|(other, _)| **other != job).map(|(_, flight)| flight.usage());
-        let all = others.fold(self.settled.plus(&raised.usage()), |sum, usage| sum.plus(&usage));
-        if self.cost(&all)? > self.paid() {
-            return None;
+        // The first window of another job is delivered before it is paid, so it must not hold this one up.
+        let covered = self.flights.iter().filter(|(other, flight)| **other != job && !flight.postpaid);
+        let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
+        let all = self.cost(&covered.plus(&raised.usage()));
+        if all.is_none_or(|cost| cost > self.paid()) {
+            return Grant::Uncovered;
         }
         self.flights.insert(job, raised);
-        Some(granted)
+        Grant::Raised(granted)
+    }
+
+    /// Says whether a job waits for the first receipt that covers it.
+    #[must_use]
+    pub fn is_unpaid(&self, job: JobId) -> bool {
+        self.flights.get(&job).is_some_and(|flight| flight.postpaid || flight.granted == 0)
     }
 
     /// Ends a job with what was delivered and appends it to the hash chain; ending a job twice changes nothing.

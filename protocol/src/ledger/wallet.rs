@@ -98,7 +98,11 @@ impl Wallet {
 
     /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
     /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
+    /// What is older than what is known changes nothing: a slot would be signed twice.
     pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) {
+        if balance.as_of < self.balance.as_of {
+            return;
+        }
         self.balance = balance;
         let pending = match &self.state {
             State::Unsynchronised { pending } => pending.clone(),
@@ -120,6 +124,12 @@ impl Wallet {
             && pending.id() == op
         {
             self.state = State::Idle { next: pending.sequence.saturating_add(1), head: op };
+            self.take(balance);
+        }
+    }
+
+    fn take(&mut self, balance: Balance) {
+        if balance.as_of >= self.balance.as_of {
             self.balance = balance;
         }
     }
@@ -130,7 +140,7 @@ impl Wallet {
             && pending.id() == op
         {
             self.state = State::Idle { next: pending.sequence, head: pending.previous };
-            self.balance = balance;
+            self.take(balance);
         }
     }
 }

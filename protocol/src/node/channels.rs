@@ -258,8 +258,11 @@ impl Node {
     pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
         self.scheduler.expire_holds(now);
+        let epoch = self.epoch(now);
+        self.ended.retain(|_, until| *until >= epoch);
         self.close_idle(now, IDLE_MS, out);
         self.resend(out);
+        self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
     }
@@ -284,14 +287,16 @@ impl Node {
         let issuer = self.issuer();
         for paid in self.paid.values() {
             if let (Some(closing), Some(issuer)) = (paid.closing(), issuer) {
-                messages.push((issuer, Message::Close(closing.clone())));
+                messages.push((issuer, Message::Close { closing: closing.clone(), opening: None }));
             }
         }
         for channel in self.paying.values() {
             if let Some(closing) = channel.side.closing() {
-                messages.push((channel.side.terms.payee, Message::Close(closing.clone())));
+                let (closing, opening) = (closing.clone(), channel.opening.clone());
                 // The payee may have ended the channel already, and the issuer's word of it was lost.
-                messages.extend(issuer.map(|issuer| (issuer, Message::Close(closing.clone()))));
+                let asked = Message::Close { closing: closing.clone(), opening: None };
+                messages.extend(issuer.map(|issuer| (issuer, asked)));
+                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
         let mut away = Vec::new();
@@ -330,7 +335,8 @@ impl Node {
             }
             if let Some(closing) = channel.side.close(domain) {
                 out.push(Effect::Record(Record::Final(closing.signed())));
-                messages.push((channel.side.terms.payee, Message::Close(closing)));
+                let opening = channel.opening.clone();
+                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
         for (to, message) in messages {
@@ -346,9 +352,9 @@ impl Node {
     fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
         let Some(issuer) = self.issuer() else { return };
         let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
-        let receipts: Vec<_> = due.filter_map(|paid| paid.head().cloned()).collect();
-        for receipt in receipts {
-            self.send(issuer, Message::Redeem(receipt), out);
+        let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
+        for (receipt, amount) in receipts {
+            self.send(issuer, Message::Redeem { receipt, amount }, out);
         }
     }
 
@@ -357,10 +363,14 @@ impl Node {
         &mut self,
         from: NodeId,
         closing: &Verified<Final>,
+        opening: Option<Opening<Checked>>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
         let domain = self.domain;
+        if let Some(opening) = opening {
+            self.on_opening(from, opening, now, out);
+        }
         let Some(paid) = self.paid.get_mut(&closing.channel).filter(|paid| paid.payer == from) else {
             self.close_channel(from, closing, now, out);
             return;
@@ -379,7 +389,7 @@ impl Node {
             out.push(Effect::Record(Record::Final(both.signed())));
         }
         if let Some(issuer) = self.issuer() {
-            self.send(issuer, Message::Close(both), out);
+            self.send(issuer, Message::Close { closing: both, opening: None }, out);
         }
     }
 
@@ -399,7 +409,9 @@ impl Node {
     pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
         if ack.closed {
             self.paying.remove(&ack.channel);
-            self.paid.remove(&ack.channel);
+            if self.paid.remove(&ack.channel).is_some() {
+                self.ended.insert(ack.channel, ack.epoch.plus(VALIDITY_EPOCHS_MAX));
+            }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
             paid.redeemed(ack.amount);
         } else if let Some(paying) = self.paying.get_mut(&ack.channel) {

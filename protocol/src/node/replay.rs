@@ -72,7 +72,7 @@ impl Node {
             | Record::Admitted { .. }
             | Record::Deposited(_)
             | Record::Stepped { .. }
-            | Record::PaidOut(_)
+            | Record::PaidOut { .. }
             | Record::Closed(_)
             | Record::Expired(_) => self.replay_issuing(record.clone())?,
         }
@@ -100,8 +100,8 @@ impl Node {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
                 issuing.books.apply(&op.read_back(domain)?, terms.as_ref(), epoch)?;
             }
-            Record::PaidOut(receipt) => {
-                issuing.books.redeem(&receipt.read_back(domain)?)?;
+            Record::PaidOut { receipt, amount } => {
+                issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
             }
             Record::Closed(closing) => {
                 issuing.books.close(&closing.read_back(domain)?)?;

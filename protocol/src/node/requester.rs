@@ -511,8 +511,13 @@ impl Node {
         }
         placed.accepted = Some((accepted.tokens_in, now));
         let channel = placed.channel;
-        // From here on the stream's heartbeat tells whether the provider lives.
-        self.deadlines.clear(&Timer::Job(id));
+        if job.cancelled {
+            // The cancellation may have overtaken the job.
+            self.send(from, Message::Cancel { job: id }, out);
+        } else {
+            // From here on the stream's heartbeat tells whether the provider lives.
+            self.deadlines.clear(&Timer::Job(id));
+        }
         out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in: accepted.tokens_in }));
         if let Some(channel) = channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
@@ -580,10 +585,8 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage.tokens_out == u64::from(tokens)
-            && record.usage.tokens_in == tokens_in
-            && record.output == digest
-            && record.usage.calls == 1;
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
+            && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -598,7 +601,10 @@ impl Node {
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
         let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if let Some(account) = account {
+        if finish == Finish::Lost {
+            let failure = Failure::ProviderLost(provider);
+            out.push(Effect::Tell(id, JobEvent::Failed { failure, account }));
+        } else if let Some(account) = account {
             out.push(Effect::Tell(id, JobEvent::Done(account)));
         }
         self.forget_job(id, out);
@@ -627,12 +633,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let delivered = placed.tokens > 0 || finish != Finish::Lost;
-        let usage = if delivered {
-            Usage { calls: 1, tokens_in, tokens_out: u64::from(placed.tokens), compute: 0 }
-        } else {
-            Usage::default()
-        };
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
         let record = JobRecord {
             job: id,
             channel: placed.channel,
