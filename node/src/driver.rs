@@ -123,7 +123,7 @@ impl Driver {
         let latest = records.iter().filter_map(ended).max().unwrap_or_default();
         let clock = Clock::start(latest.0);
         let node = Node::new(
-            node_config(&identity),
+            node_config(&config, &identity),
             u64::from_le_bytes(crate::identity::random()),
             &records,
             Time(clock.now_ms()),
@@ -350,12 +350,13 @@ fn ended(record: &Record) -> Option<Time> {
     if let Record::Job(job) = record { Some(job.end) } else { None }
 }
 
-fn node_config(identity: &Identity) -> node::Config {
+fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
         node: identity.node.clone(),
         account: identity.account.clone(),
         issuer: identity.issuer.clone(),
+        name: config.name.clone(),
         incentive: Incentive::Exchange,
         class: ProviderClass::Community,
         region: String::new(),

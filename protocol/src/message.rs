@@ -406,10 +406,9 @@ impl Message<Checked> {
                 Message::Redeem { receipt: receipt.signed(), amount: *amount }
             }
             Self::Redeemed(ack) => Message::Redeemed(ack.signed()),
-            Self::Close { closing, opening } => Message::Close {
-                closing: closing.signed(),
-                opening: opening.as_ref().map(Opening::signed),
-            },
+            Self::Close { closing, opening } => {
+                Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
+            }
         }
     }
 }
@@ -441,9 +440,9 @@ impl<S: Stage> Message<S> {
             Self::Failed { .. } => "failed",
             Self::Cancel { .. } => "cancel",
             Self::Heads(_) => "heads",
-            Self::Redeem(_) => "redeem",
+            Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
-            Self::Close(_) => "close",
+            Self::Close { .. } => "close",
         }
     }
 

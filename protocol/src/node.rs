@@ -49,6 +49,8 @@ pub struct Config {
     pub account: Signer,
     /// Key of the issuer, on the node that is one.
     pub issuer: Option<Signer>,
+    /// What its owner calls it.
+    pub name: String,
     /// What happens with what it earns.
     pub incentive: Incentive,
     /// Kind of provider.

@@ -71,7 +71,13 @@ impl Setting {
     pub fn reproduce(&self) -> String {
         format!(
             "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {}",
-            self.seed, self.providers, self.consumers, self.jobs, self.trouble_ms, self.loss_permille, self.faults
+            self.seed,
+            self.providers,
+            self.consumers,
+            self.jobs,
+            self.trouble_ms,
+            self.loss_permille,
+            self.faults
         )
     }
 }
@@ -141,6 +147,7 @@ impl Home {
             node,
             account,
             issuer,
+            name: String::new(),
             incentive: Incentive::Exchange,
             class: ProviderClass::Community,
             region: String::new(),
@@ -159,7 +166,8 @@ impl Home {
             let decode = 40 + prng.below(60);
             let offer = serves.then(|| offer(domain, decode));
             let (node, account) = (signer(&mut prng), signer(&mut prng));
-            let place = world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
+            let place =
+                world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
             if serves { places.0.push(place) } else { places.1.push(place) }
         }
         Self { world, providers: places.0, consumers: places.1, deposited, prng, jobs: 0 }
@@ -215,8 +223,13 @@ fn offer(domain: protocol::ids::DomainId, decode: u64) -> ModelOffer {
 pub fn spec(model: ModelId, bytes: u64, max_tokens: u32, length: u8) -> JobSpec {
     let mut digest = [0; 32];
     digest[0] = length;
-    let sampling =
-        Sampling { temperature_milli: 0, top_p_milli: 1000, top_k: 0, repetition_penalty_milli: 1000, seed: 0 };
+    let sampling = Sampling {
+        temperature_milli: 0,
+        top_p_milli: 1000,
+        top_k: 0,
+        repetition_penalty_milli: 1000,
+        seed: 0,
+    };
     JobSpec {
         model,
         input: Input { digest: Digest(digest), bytes, modality: Modality::Text },

@@ -123,7 +123,11 @@ impl Node {
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
-            for message in peer.early.extract_if(.., |message| matches!(message, Message::Join { .. })).collect::<Vec<_>>() {
+            for message in peer
+                .early
+                .extract_if(.., |message| matches!(message, Message::Join { .. }))
+                .collect::<Vec<_>>()
+            {
                 self.on_message(from, message, now, out);
             }
             return;
@@ -298,6 +302,7 @@ impl Node {
         self.advert_sequence = now.0.max(self.advert_sequence.saturating_add(1));
         Some(self.sign(Advert {
             node: self.me,
+            name: self.config.name.clone(),
             account: self.wallet.account(),
             sequence: self.advert_sequence,
             class: self.config.class,
