@@ -71,7 +71,7 @@ pub(super) struct UpArgs {
     /// Jobs at once on each model [default: 4]
     #[arg(long, value_name = "N")]
     slots: Option<u32>,
-    /// Threads of each model [default: one per physical core]
+    /// Threads of each model [default: all cores but one]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Credits that a new home network's issuer may hand out [default: 1000000]

@@ -156,11 +156,11 @@ impl Driver {
         }
     }
 
-    /// Dials the issuers, and the partners of open channels, until they are connected.
+    /// Dials the issuers, and those whom this node pays, until they are connected.
     pub(super) fn keep_contacts(&mut self) {
         let connected: Vec<NodeId> = self.node.peers().map(|peer| peer.node).collect();
         let away = |node: &NodeId| !connected.contains(node) && *node != self.node.id();
-        let partners = self.node.channels().into_iter().map(|channel| (channel.partner, Vec::new()));
+        let partners = self.node.payees().map(|payee| (payee, Vec::new()));
         let wanted: Vec<_> =
             self.mesh.issuers.iter().cloned().chain(partners).filter(|(node, _)| away(node)).collect();
         let now = self.clock.now_ms();

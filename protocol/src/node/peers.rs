@@ -84,12 +84,10 @@ impl Node {
             return None;
         }
         let peer = self.peers.entry(from).or_default();
-        let introduces = match message {
-            Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_) => true,
-            // Who joins for which account is in the greeting.
-            Message::Join { .. } => peer.device.is_some(),
-            _ => false,
-        };
+        let greets =
+            matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
+        // Who joins for which account is in the greeting.
+        let introduces = greets || (matches!(message, Message::Join { .. }) && peer.device.is_some());
         if introduces || peer.admitted {
             return Some(message);
         }
