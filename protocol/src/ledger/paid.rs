@@ -181,6 +181,15 @@ impl Paid {
         self.disputed
     }
 
+    /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
+    /// lost count, as a crash makes it.
+    pub fn shown(&mut self, receipt: RecordId) {
+        let head = self.head.as_ref().filter(|head| head.id() == receipt && self.flights.is_empty());
+        if head.is_some_and(|head| !head.usage.covers(&self.settled)) {
+            self.disputed = true;
+        }
+    }
+
     /// Opens a job; returns how many tokens may be generated at once.
     ///
     /// One first window at a time is delivered before it is paid; every other job waits for a receipt.

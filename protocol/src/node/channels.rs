@@ -232,6 +232,9 @@ impl Node {
             if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
                 paying.side.shown(head.receipt, head.due);
             }
+            if let Some(paid) = self.paid.get_mut(&head.channel).filter(|paid| paid.payer == from) {
+                paid.shown(head.receipt);
+            }
         }
         let mut messages = Vec::new();
         for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
