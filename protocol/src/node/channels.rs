@@ -123,6 +123,9 @@ impl Node {
         if !self.config.manifest.has_issuer_node(from) {
             return;
         }
+        if self.wallet.pending().is_none_or(|pending| pending.id() != op) {
+            return;
+        }
         self.wallet.refused(op, balance);
         self.opening_terms = None;
         let failure = if let IssuerError::NotEnough { needed, available } = error {
