@@ -191,13 +191,19 @@ impl Home {
         self.world.run_for(90_000);
     }
 
-    /// Ends all faults, starts whoever is down, and lets time pass.
+    /// Ends all faults, starts whoever is down, lets time pass, and lets everybody meet who has dealt with each other.
     pub fn heal(&mut self, ms: u64) {
         self.world.network.conditions = Conditions::CALM;
         for host in 0..self.world.hosts.len() {
             self.world.fault_in(0, host, Fault::Restart);
         }
         self.world.run_for(ms);
+        for consumer in self.consumers.clone() {
+            for provider in self.providers.clone() {
+                self.world.dial(consumer, provider);
+            }
+        }
+        self.world.run_for(10_000);
     }
 }
 

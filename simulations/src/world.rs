@@ -841,9 +841,12 @@ impl World {
         here.device.reset();
         here.up.clear();
         here.subscribed.clear();
-        let attached = std::mem::take(&mut here.attached);
-        for attached in attached.into_values() {
-            self.interrupted(host, attached.provider);
+        here.attached.clear();
+        // What was noted last may be forgotten, of jobs under way and of those just over.
+        for ((requester, provider), delivered) in &mut self.delivered {
+            if *requester == host || *provider == host {
+                delivered.interrupted += 1;
+            }
         }
         for tracked in self.jobs.values_mut().filter(|job| job.host == host && job.outcome.is_none()) {
             tracked.outcome = Some((now, Outcome::OwnerGone));

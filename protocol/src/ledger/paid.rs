@@ -181,6 +181,15 @@ impl Paid {
         self.disputed
     }
 
+    /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
+    /// lost count, as a crash makes it.
+    pub fn shown(&mut self, receipt: RecordId) {
+        let head = self.head.as_ref().filter(|head| head.id() == receipt && self.flights.is_empty());
+        if head.is_some_and(|head| !head.usage.covers(&self.settled)) {
+            self.disputed = true;
+        }
+    }
+
     /// Opens a job; returns how many tokens may be generated at once.
     ///
     /// One first window at a time is delivered before it is paid; every other job waits for a receipt.
@@ -265,6 +274,23 @@ impl Paid {
         }
         self.flights.insert(job, raised);
         Grant::Raised(granted)
+    }
+
+    /// Gives the first window to a job that waits, when no other is unpaid any more; returns the job and its window.
+    pub fn pass_first_window(&mut self) -> Option<(JobId, u32)> {
+        if self.cost(&self.granted())? > self.paid() {
+            return None;
+        }
+        let (job, flight) = self.flights.iter_mut().find(|(_, flight)| flight.granted == 0)?;
+        *flight = Flight { granted: WINDOW_MIN, postpaid: true, ..*flight };
+        Some((*job, WINDOW_MIN))
+    }
+
+    /// Says whether a job waits for a payment that the payer may not know to be due: after an interruption the unpaid
+    /// first window is spent, and a payer who saw nothing of it pays nothing.
+    #[must_use]
+    pub fn is_stuck(&self, job: JobId) -> bool {
+        self.disputed && self.flights.get(&job).is_some_and(|flight| flight.granted == 0)
     }
 
     /// Says whether a job waits for the first receipt that covers it.

@@ -126,6 +126,9 @@ impl Node {
         if !self.config.manifest.has_issuer_node(from) {
             return;
         }
+        if self.wallet.pending().is_none_or(|pending| pending.id() != op) {
+            return;
+        }
         self.wallet.refused(op, balance);
         self.opening_terms = None;
         let failure = if let IssuerError::NotEnough { needed, available } = error {
@@ -237,6 +240,9 @@ impl Node {
             let paying = self.paying.get_mut(&head.channel);
             if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
                 paying.side.shown(head.receipt, head.due);
+            }
+            if let Some(paid) = self.paid.get_mut(&head.channel).filter(|paid| paid.payer == from) {
+                paid.shown(head.receipt);
             }
         }
         let mut messages = Vec::new();

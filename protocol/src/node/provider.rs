@@ -282,6 +282,7 @@ impl Node {
         out.push(Effect::Note(Record::Job(record.clone())));
         let paid = serving.channel.and_then(|channel| self.paid.get_mut(&channel));
         let jobs = paid.and_then(|paid| paid.end(&record)).unwrap_or(Digest::ZERO);
+        self.pass_first_window(serving.channel, out);
         self.send(serving.requester, Message::Finished { record, jobs }, out);
     }
 
@@ -313,6 +314,7 @@ impl Node {
                 out.push(Effect::Note(Record::Job(record)));
             }
         }
+        self.pass_first_window(serving.channel, out);
         let message = match fault {
             EngineFault::PromptTooLong { tokens, context } => {
                 Message::Refused { job, refusal: Refusal::PromptTooLong { tokens, context } }
@@ -321,6 +323,14 @@ impl Node {
             EngineFault::Broken(_) => Message::Failed { job, tokens_out, reason: fault.to_string() },
         };
         self.send(serving.requester, message, out);
+    }
+
+    /// A job of a channel has ended: one that waited for it may begin.
+    fn pass_first_window(&mut self, channel: Option<ChannelId>, out: &mut Vec<Effect>) {
+        let paid = channel.and_then(|channel| self.paid.get_mut(&channel));
+        if let Some((job, up_to)) = paid.and_then(Paid::pass_first_window) {
+            out.push(Effect::Grant { job, up_to });
+        }
     }
 
     fn end_serving(&mut self, job: JobId, now: Time) -> Option<Serving> {
@@ -406,8 +416,11 @@ impl Node {
     pub(super) fn review_serving(&mut self, now: Time, out: &mut Vec<Effect>) {
         let mut accepted = Vec::new();
         let mut hopeless = Vec::new();
-        for (job, serving) in &self.serving {
+        for (job, serving) in &mut self.serving {
             let paid = serving.channel.and_then(|channel| self.paid.get(&channel));
+            if paid.is_some_and(|paid| paid.is_stuck(*job)) {
+                serving.uncovered.get_or_insert(now);
+            }
             if paid.is_some_and(|paid| paid.is_unpaid(*job)) {
                 accepted.extend(serving.accepted.clone().map(|accepted| (serving.requester, accepted)));
             }

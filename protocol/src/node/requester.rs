@@ -583,7 +583,8 @@ impl Node {
 
     /// Closes the books of a job once both its stream and its provider say that it is over.
     fn account_for(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
-        let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
         let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
@@ -597,6 +598,10 @@ impl Node {
                 now,
                 out,
             );
+            return;
+        }
+        if finish == Finish::Lost && tokens == 0 && !job.cancelled {
+            self.try_next(id, Gate::Unhealthy, now, out);
             return;
         }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
