@@ -12,6 +12,9 @@ use tests::{Ground, OPENING_NANO, PACED, Peer, Trio, job};
 
 use crate::SHAREMESH;
 
+/// What a home network takes for opening a channel, in nano-credits.
+const OPEN_FEE: u64 = protocol::ledger::money::QUANTUM;
+
 #[tokio::test]
 async fn a_job_from_a_consumer_without_a_model_gives_what_the_engine_gives() {
     let ground = Ground::new(SHAREMESH);
@@ -25,7 +28,7 @@ async fn a_job_from_a_consumer_without_a_model_gives_what_the_engine_gives() {
     assert_eq!(account.provider, trio.provider.status().await.node);
     check_receipts(&trio.consumer, &trio.provider, &account).await;
     trio.check_books().await;
-    assert_eq!(trio.consumer.balance().await.cash.nano, OPENING_NANO - account.price.nano);
+    check_paid(&trio.consumer, account.price.nano).await;
 }
 
 #[tokio::test]
@@ -66,7 +69,7 @@ async fn jobs_one_after_the_other_share_a_channel_and_every_receipt_is_on_both_s
         trio.consumer.receipts().await.into_iter().map(|receipt| receipt.channel).collect();
     assert_eq!(channels.len(), 1);
     trio.check_books().await;
-    assert_eq!(trio.consumer.balance().await.cash.nano, OPENING_NANO - price);
+    check_paid(&trio.consumer, price).await;
 }
 
 #[tokio::test]
@@ -83,7 +86,7 @@ async fn four_jobs_at_once_all_complete() {
     }
     trio.check_books().await;
     let price: u64 = answers.iter().map(|(_, account)| account.price.nano).sum();
-    assert_eq!(trio.consumer.balance().await.cash.nano, OPENING_NANO - price);
+    check_paid(&trio.consumer, price).await;
 }
 
 #[tokio::test]
@@ -113,7 +116,7 @@ async fn of_sixteen_jobs_at_once_each_completes_or_is_refused_and_none_is_paid_a
     assert!(price > 0, "{answers:?}");
     // `verify` checks every receipt against the cap of its channel.
     trio.check_books().await;
-    assert_eq!(trio.consumer.balance().await.cash.nano, OPENING_NANO - price);
+    check_paid(&trio.consumer, price).await;
 }
 
 /// Checks that both ledgers hold the receipt that the account names, signed by both.
@@ -126,6 +129,14 @@ async fn check_receipts(consumer: &Peer, provider: &Peer, account: &JobAccount) 
         assert!(view.jobs.iter().any(|job| job.job == account.job), "{}: {view:#?}", peer.name);
         assert_eq!(peer.job(&account.job).await.price, account.price);
     }
+}
+
+/// Checks that a consumer whose channels are all closed has paid the prices of its jobs and for its channels.
+async fn check_paid(consumer: &Peer, price: u64) {
+    let receipts = consumer.receipts().await;
+    let channels: BTreeSet<&str> = receipts.iter().map(|receipt| receipt.channel.as_str()).collect();
+    let fees = OPEN_FEE * u64::try_from(channels.len()).unwrap();
+    assert_eq!(consumer.balance().await.cash.nano, OPENING_NANO - price - fees);
 }
 
 /// Asks an engine in this process.

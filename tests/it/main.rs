@@ -5,6 +5,8 @@
 mod house;
 #[cfg(test)]
 mod job;
+#[cfg(test)]
+mod restart;
 
 /// The program under test.
 #[cfg(test)]
