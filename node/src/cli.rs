@@ -59,10 +59,10 @@ Exit codes:
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Folder of the node's keys and ledger [default: ~/.local/share/sharemesh]
-    #[arg(long, global = true, value_name = "DIR", env = "SHAREMESH_DATA")]
+    #[arg(long, global = true, value_name = "DIR", env = "SHAREMESH_DATA", hide_env_values = true)]
     data: Option<PathBuf>,
     /// Where the node's local API is [default: 127.0.0.1:7433, or as the running node wrote down]
-    #[arg(long, global = true, value_name = "ADDR", env = "SHAREMESH_API")]
+    #[arg(long, global = true, value_name = "ADDR", env = "SHAREMESH_API", hide_env_values = true)]
     api: Option<String>,
     /// Print one JSON object instead of words
     #[arg(long, global = true)]

@@ -16,7 +16,7 @@ use crate::api::views::{
 };
 use crate::cli::run::Answer;
 use crate::cli::signal;
-use crate::cli::terminal::{Terminal, short};
+use crate::cli::terminal::{Terminal, named};
 use crate::exit::{Failure, FailureKind};
 use crate::models::{FAKE, Models};
 use processes::{Folder, Peer};
@@ -33,6 +33,9 @@ const FIND_MAX: Duration = Duration::from_secs(60);
 
 /// How long closing the channels may take; what is conserved is so without it.
 const SETTLE_MAX: Duration = Duration::from_secs(15);
+
+/// How long both ledgers may take to hold the same receipt.
+const RECEIPT_MAX: Duration = Duration::from_secs(10);
 
 /// How often something that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -84,7 +87,11 @@ pub async fn run(arguments: DemoArgs, terminal: &Terminal) -> anyhow::Result<()>
     if arguments.keep && result.is_ok() {
         network.leave_running(&arguments.model, terminal);
     } else {
-        network.end().await;
+        tokio::select! {
+            () = network.end() => {}
+            // Who asks again does not want to wait: dropping the nodes ends them by force.
+            () = signal::interrupted() => {}
+        }
     }
     result
 }
@@ -176,9 +183,11 @@ impl Network {
                 return Ok(());
             }
             let line = format!("waiting for {}", waiting.join(", "));
-            if line != said {
+            // A line for each step, not for each percent.
+            let step: String = line.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+            if step != said {
                 tell(terminal, &line);
-                said = line;
+                said = step;
             }
             self.wait(deadline, "the nodes to be ready").await?;
         }
@@ -243,7 +252,7 @@ impl Network {
         self.peers[place].get("ledger/balance").await
     }
 
-    /// Reads the job back from both ledgers.
+    /// Reads the job back from both ledgers, which may still exchange their last signatures.
     async fn report(
         &mut self,
         answer: &Answer,
@@ -252,9 +261,16 @@ impl Network {
         after: Balances,
     ) -> Result<Report, Failure> {
         let path = format!("jobs/{}", account.job);
-        let at_consumer: JobView = self.peers[CONSUMER].get(&path).await?;
-        let at_provider: JobView = self.peers[PROVIDER].get(&path).await?;
-        Ok(Report::new(answer, account, at_consumer, at_provider, before, after))
+        let deadline = Instant::now() + RECEIPT_MAX;
+        loop {
+            let at_consumer: JobView = self.peers[CONSUMER].get(&path).await?;
+            let at_provider: JobView = self.peers[PROVIDER].get(&path).await?;
+            let agreed = at_consumer.receipt.is_some() && at_consumer.receipt == at_provider.receipt;
+            if agreed || Instant::now() >= deadline {
+                return Ok(Report::new(answer, account, at_consumer, at_provider, before, after));
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Waits a moment, unless time is up or a node has ended.
@@ -309,7 +325,7 @@ fn tell(terminal: &Terminal, text: &str) {
 fn names(providers: &[ProviderView]) -> String {
     let each = providers.iter().map(|provider| {
         let Money { credits, .. } = &provider.price.output_per_million;
-        format!("{} {} ({credits} credits per million tokens)", provider.name, short(&provider.node))
+        format!("{} ({credits} credits per million tokens)", named(&provider.name, &provider.node))
     });
     each.collect::<Vec<_>>().join(", ")
 }

@@ -97,6 +97,7 @@ struct Model {
 }
 
 /// Starts a node: an error says what keeps it from starting; the task ends with what made it stop.
+#[expect(clippy::unused_async, reason = "the ports are opened inside a runtime")]
 pub async fn start(
     config: Config,
     commands: mpsc::Receiver<Command>,
@@ -122,7 +123,7 @@ impl Driver {
         let latest = records.iter().filter_map(ended).max().unwrap_or_default();
         let clock = Clock::start(latest.0);
         let node = Node::new(
-            node_config(&identity),
+            node_config(&config, &identity),
             u64::from_le_bytes(crate::identity::random()),
             &records,
             Time(clock.now_ms()),
@@ -217,15 +218,15 @@ impl Driver {
     fn apply(&mut self, effects: &mut Vec<Effect>) {
         let mut after = None;
         for effect in effects.drain(..) {
-            let written = match &effect {
-                Effect::Record(record) => self.durable.record(record).map(|position| after = Some(position)),
-                Effect::Note(record) => self.durable.note(record).map(drop),
-                _ => {
-                    if let Some(effect) = self.durable.hold(effect, after) {
-                        self.execute(effect);
-                    }
-                    Ok(())
+            let written = if let Effect::Record(record) = &effect {
+                self.durable.record(record).map(|position| after = Some(position))
+            } else if let Effect::Note(record) = &effect {
+                self.durable.note(record).map(drop)
+            } else {
+                if let Some(effect) = self.durable.hold(effect, after) {
+                    self.execute(effect);
                 }
+                Ok(())
             };
             if let Err(error) = written {
                 self.fatal.get_or_insert(error);
@@ -273,9 +274,10 @@ impl Driver {
     }
 
     fn send(&mut self, to: NodeId, message: &Message<protocol::message::Wire>) {
-        let body = match message {
-            Message::Submit { job, .. } => self.jobs.get(job).map(|job| job.body.clone()).unwrap_or_default(),
-            _ => Bytes::new(),
+        let body = if let Message::Submit { job, .. } = message {
+            self.jobs.get(job).map(|job| job.body.clone()).unwrap_or_default()
+        } else {
+            Bytes::new()
         };
         if let Message::Refused { job, .. } = message {
             self.bodies.remove(job);
@@ -348,12 +350,13 @@ fn ended(record: &Record) -> Option<Time> {
     if let Record::Job(job) = record { Some(job.end) } else { None }
 }
 
-fn node_config(identity: &Identity) -> node::Config {
+fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
         node: identity.node.clone(),
         account: identity.account.clone(),
         issuer: identity.issuer.clone(),
+        name: config.name.clone(),
         incentive: Incentive::Exchange,
         class: ProviderClass::Community,
         region: String::new(),

@@ -198,11 +198,21 @@ pub enum Message<S: Stage> {
     /// The newest receipt that the sender holds of each channel with the receiver.
     Heads(Vec<Head>),
     /// Submits a co-signed receipt to an issuer.
-    Redeem(S::Of<Receipt>),
+    Redeem {
+        /// The receipt.
+        receipt: S::Of<Receipt>,
+        /// Base to pay out in all, at most what the receipt states.
+        amount: u64,
+    },
     /// What the issuer has paid out of a channel.
     Redeemed(S::Of<RedeemAck>),
     /// Ends a channel: from payer to payee with one signature, from payee to issuer with both.
-    Close(S::Of<Final>),
+    Close {
+        /// The end.
+        closing: S::Of<Final>,
+        /// Proof of the channel for the payee, until it has confirmed a job on it: it may never have heard of it.
+        opening: Option<Opening<S>>,
+    },
 }
 
 /// Proof that a channel was opened and committed.
@@ -230,6 +240,8 @@ pub struct Head {
     pub amount: u64,
     /// The receipt.
     pub receipt: RecordId,
+    /// From the payee: the least with which it lets the channel end. From the payer: 0.
+    pub due: u64,
 }
 
 /// Why a node is not admitted.
@@ -327,9 +339,14 @@ impl Message<Wire> {
             Self::Failed { job, tokens_out, reason } => Message::Failed { job, tokens_out, reason },
             Self::Cancel { job } => Message::Cancel { job },
             Self::Heads(heads) => Message::Heads(heads),
-            Self::Redeem(receipt) => Message::Redeem(receipt.verify(domain, scheme)?),
+            Self::Redeem { receipt, amount } => {
+                Message::Redeem { receipt: receipt.verify(domain, scheme)?, amount }
+            }
             Self::Redeemed(ack) => Message::Redeemed(ack.verify(domain, scheme)?),
-            Self::Close(closing) => Message::Close(closing.verify(domain, scheme)?),
+            Self::Close { closing, opening } => Message::Close {
+                closing: closing.verify(domain, scheme)?,
+                opening: opening.map(|opening| opening.verify(domain, scheme)).transpose()?,
+            },
         })
     }
 }
@@ -385,9 +402,13 @@ impl Message<Checked> {
             }
             Self::Cancel { job } => Message::Cancel { job: *job },
             Self::Heads(heads) => Message::Heads(heads.clone()),
-            Self::Redeem(receipt) => Message::Redeem(receipt.signed()),
+            Self::Redeem { receipt, amount } => {
+                Message::Redeem { receipt: receipt.signed(), amount: *amount }
+            }
             Self::Redeemed(ack) => Message::Redeemed(ack.signed()),
-            Self::Close(closing) => Message::Close(closing.signed()),
+            Self::Close { closing, opening } => {
+                Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
+            }
         }
     }
 }
@@ -419,9 +440,9 @@ impl<S: Stage> Message<S> {
             Self::Failed { .. } => "failed",
             Self::Cancel { .. } => "cancel",
             Self::Heads(_) => "heads",
-            Self::Redeem(_) => "redeem",
+            Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
-            Self::Close(_) => "close",
+            Self::Close { .. } => "close",
         }
     }
 
@@ -450,9 +471,9 @@ impl<S: Stage> Message<S> {
             | Self::Failed { .. }
             | Self::Cancel { .. }
             | Self::Heads(_)
-            | Self::Redeem(_)
+            | Self::Redeem { .. }
             | Self::Redeemed(_)
-            | Self::Close(_) => None,
+            | Self::Close { .. } => None,
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub account: Signer,
     /// Key of the issuer, on the node that is one.
     pub issuer: Option<Signer>,
+    /// What its owner calls it.
+    pub name: String,
     /// What happens with what it earns.
     pub incentive: Incentive,
     /// Kind of provider.
@@ -308,6 +310,9 @@ pub struct Node {
     opening_terms: Option<Verified<records::Terms>>,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
     paid: BTreeMap<ChannelId, Paid>,
+    /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
+    /// be shown to us again.
+    ended: BTreeMap<ChannelId, Epoch>,
     jobs: BTreeMap<JobId, requester::Job>,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
@@ -345,6 +350,7 @@ impl Node {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            refused: BTreeMap::new(),
             signer,
         });
         let mut node = Self {
@@ -360,6 +366,7 @@ impl Node {
             opening_terms: None,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
+            ended: BTreeMap::new(),
             jobs: BTreeMap::new(),
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
@@ -376,6 +383,7 @@ impl Node {
             node.replay(record)?;
         }
         node.learn_own_account();
+        node.paying.values_mut().for_each(|channel| channel.side.restarted());
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
         node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
         Ok(node)
@@ -463,9 +471,9 @@ impl Node {
             }
             Message::Cancel { job } => self.on_cancel(from, job, out),
             Message::Heads(heads) => self.on_heads(from, &heads, out),
-            Message::Redeem(receipt) => self.on_redeem(from, &receipt, now, out),
+            Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
-            Message::Close(closing) => self.on_close(from, &closing, now, out),
+            Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::job::Finish;
+
 /// Nano-credits in one credit; all money in this crate is in nano-credits.
 pub const NANO_PER_CREDIT: u64 = 1_000_000_000;
 
@@ -53,6 +55,16 @@ impl Price {
 }
 
 impl Usage {
+    /// Returns what is due for one job: nothing if it was broken off before its first token, so that whoever never
+    /// answers is never paid for reading.
+    #[must_use]
+    pub const fn of_job(tokens_in: u64, tokens_out: u64, finish: Finish) -> Self {
+        let begun = tokens_out > 0 || matches!(finish, Finish::Stop | Finish::Length);
+        let calls = if begun { 1 } else { 0 };
+        let tokens_in = if begun { tokens_in } else { 0 };
+        Self { calls, tokens_in, tokens_out, compute: 0 }
+    }
+
     /// Returns both together; stops at the largest number, which no price can afford.
     #[must_use]
     pub const fn plus(&self, other: &Self) -> Self {

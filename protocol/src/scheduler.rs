@@ -57,6 +57,14 @@ pub enum Refusal {
     Stopping,
 }
 
+impl Refusal {
+    /// Says whether another channel would help.
+    #[must_use]
+    pub const fn is_about_channel(&self) -> bool {
+        matches!(self, Self::BadChannel | Self::NoRoom | Self::Unpaid)
+    }
+}
+
 /// The slots of every model served here.
 #[derive(Debug, Clone, Default)]
 pub struct Scheduler {
@@ -130,6 +138,20 @@ impl Scheduler {
                 let taken = now.since_ms(since);
                 slots.duration_ms = Some(slots.duration_ms.map_or(taken, |before| (3 * before + taken) / 4));
             }
+        }
+    }
+
+    /// Gives a held slot back that its job does not need; a running job keeps its own.
+    pub fn let_go(&mut self, job: JobId) {
+        for slots in self.models.values_mut() {
+            slots.held.remove(&job);
+        }
+    }
+
+    /// Forgets the slots that were held for too long.
+    pub fn expire_holds(&mut self, now: Time) {
+        for slots in self.models.values_mut() {
+            slots.held.retain(|_, until| *until > now);
         }
     }
 

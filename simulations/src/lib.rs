@@ -1,1 +1,11 @@
-//! skeleton
+//! Thousands of protocol nodes in virtual time, from one seed. Read the modules in this order.
+
+pub mod network;
+
+pub mod devices;
+
+pub mod world;
+
+pub mod checks;
+
+pub mod scenario;

@@ -32,7 +32,7 @@ pub(crate) fn load(options: &WorkerOptions, progress: &mut dyn FnMut(u8, &str)) 
             Ok(Loaded::Fake(Box::new(Fake::load(fake)?), Arc::new(FakeVocabulary::new(fake))))
         }
         ModelSource::Gguf { path, cache_dir } => {
-            warn_of_threads(options);
+            warn_of_environment(options);
             let (device, device_info) = device::open(options.device)?;
             let mut weights = weights::load(path, cache_dir, &device, progress)?;
             let config = Config::new(&weights.metadata)?;
@@ -66,8 +66,8 @@ pub(crate) fn load(options: &WorkerOptions, progress: &mut dyn FnMut(u8, &str)) 
     }
 }
 
-/// The tensor library takes its threads from the environment, and only once.
-fn warn_of_threads(options: &WorkerOptions) {
+/// What a worker was not started with cannot be set any more.
+fn warn_of_environment(options: &WorkerOptions) {
     for (name, wanted) in options.environment() {
         let found = std::env::var(name).unwrap_or_default();
         if found != wanted {

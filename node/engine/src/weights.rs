@@ -265,3 +265,37 @@ fn digest(file: &mut File, length: Option<u64>) -> Result<blake3::Hash> {
     hasher.update_reader(file.take(length.unwrap_or(u64::MAX)))?;
     Ok(hasher.finalize())
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Module;
+    use candle_core::Tensor;
+    use candle_core::quantized::QMatMul;
+
+    use super::*;
+
+    #[test]
+    fn a_widened_matrix_gives_the_same_products() {
+        let numbers = |count: usize| (0..count).map(|at| ((at * 7919 % 1013) as f32 - 506.0) / 300.0);
+        let tensor = |rows: usize, columns: usize| {
+            Tensor::from_vec(numbers(rows * columns).collect::<Vec<_>>(), (rows, columns), &Device::Cpu)
+                .expect("the shape fits")
+        };
+        for (rows, columns) in [(64, 576), (16, 512), (16, 32), (17, 576)] {
+            let matrix = QTensor::quantize(&tensor(rows, columns), GgmlDType::Q8_0).expect("whole blocks");
+            let exact = matrix.dequantize(&Device::Cpu).expect("on the CPU");
+            let wide = widen(matrix).expect("any shape is taken");
+            let width = wide.shape().dims()[1];
+            assert!(width == columns || width.is_multiple_of(256));
+            let input = tensor(3, columns);
+            let wide_input = input.pad_with_zeros(1, 0, width - columns).expect("it is wider");
+            let found =
+                QMatMul::from_qtensor(wide).and_then(|wide| wide.forward(&wide_input)).expect("it fits");
+            let expected = exact.t().and_then(|exact| input.matmul(&exact)).expect("it fits");
+            let largest = |tensor: &Tensor| tensor.abs()?.max_all()?.to_scalar::<f32>();
+            let error = (found - &expected).and_then(|error| largest(&error)).expect("numbers");
+            // The kernels round the input to eight bits.
+            assert!(error < 0.02 * largest(&expected).expect("numbers"), "{rows} x {columns}: {error}");
+        }
+    }
+}

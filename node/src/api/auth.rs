@@ -1,7 +1,7 @@
 //! Who may use the API: holders of the token in `<data>/node.json`, and no web page.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use crate::exit::{Failure, FailureKind};
+use crate::folder::{Access, write_atomically};
 use crate::models::cannot;
 
 /// What allows its holder everything the owner may do.
@@ -70,13 +71,9 @@ impl NodeFile {
 
     /// Writes it, readable by the owner only from its first byte on.
     pub fn write(&self, data: &Path) -> Result<(), Failure> {
-        let (path, part) = (Self::path(data), data.join("node.json.part"));
-        let failed = |error: &io::Error| cannot("write", &path, error);
+        let path = Self::path(data);
         let json = serde_json::to_vec_pretty(self).map_err(|error| Failure::internal(error.to_string()))?;
-        // One left over from a crash may have other permissions.
-        let _ = fs::remove_file(&part);
-        let mut file = create_private(&part).map_err(|error| failed(&error))?;
-        file.write_all(&json).and_then(|()| fs::rename(&part, &path)).map_err(|error| failed(&error))
+        write_atomically(&path, &json, Access::Private).map_err(|error| cannot("write", &path, &error))
     }
 
     /// Reads it; an error says that no node runs there.
@@ -111,15 +108,6 @@ impl NodeFile {
 /// Says that no node runs and how to start one.
 pub(crate) fn not_running(what: &str) -> Failure {
     Failure::new(FailureKind::NotRunning, format!("{what}: start it with `sharemesh up`"))
-}
-
-/// Creates a file that only its owner may read.
-pub(crate) fn create_private(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 /// Returns whether a process lives, as far as it can be known without asking it: where `/proc` is missing, yes.

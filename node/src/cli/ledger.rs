@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::Global;
 use super::status::price;
-use super::terminal::{Terminal, facts, short, table};
+use super::terminal::{Terminal, facts, model, short, table};
 use crate::api::views::{BalanceView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, VerifyView};
 use crate::exit::Failure;
 
@@ -161,7 +161,7 @@ fn describe_receipts(receipts: &ReceiptsView) -> String {
             short(&receipt.id).to_owned(),
             receipt.direction.clone(),
             short(peer).to_owned(),
-            receipt.model.clone(),
+            model(&receipt.model).to_owned(),
             receipt.cumulative.credits.clone(),
             receipt.tokens_in.to_string(),
             receipt.tokens_out.to_string(),

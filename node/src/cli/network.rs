@@ -41,8 +41,9 @@ pub(super) async fn run(command: NetworkCommand, global: &Global, terminal: &Ter
             // The ticket alone is data, so that a script can take it as it is.
             terminal.show(&ticket, |ticket| ticket.ticket.clone())?;
             if !terminal.is_json() {
+                let credits = &ticket.credits;
                 terminal
-                    .message(&format!("For one machine, with {}. There: {}", ticket.credits, ticket.join));
+                    .message(&format!("For one machine, with {credits}. There: sharemesh up --join TICKET"));
             }
         }
         NetworkCommand::Show => {

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::client::{Client, Events};
-use super::terminal::{Terminal, facts, short};
+use super::terminal::{Terminal, facts, named};
 use super::{Global, signal};
 use crate::api::views::{CandidateView, JobAccount, JobBody, JobEvent, Money, SplitView, parse_credits};
 use crate::exit::{Failure, FailureKind};
@@ -219,13 +219,15 @@ fn report(answer: &Answer, terminal: &Terminal) -> anyhow::Result<()> {
 
 /// Cancels a job and waits a moment for the account of what was delivered.
 async fn cancel(client: &Client, job: &str, answer: &mut Answer, events: &mut Events, terminal: &Terminal) {
+    // What was said so far stays on a line of its own; a closed output is no matter now.
+    let _ = answer.end_line(terminal, !terminal.is_json());
     let ending = async {
         // Closing the stream cancels too; this way the account still comes.
         client.delete(&format!("jobs/{job}")).await?;
         answer.follow(events, terminal, false).await
     };
     tokio::select! {
-        // Its failure is the cancellation.
+        // Its failure is the cancellation, and its account has been shown.
         _ = tokio::time::timeout(ACCOUNT_MAX, ending) => {}
         () = signal::interrupted() => {}
     }
@@ -242,7 +244,7 @@ pub(crate) fn describe(account: &JobAccount) -> String {
     let attempts =
         if account.attempts > 1 { format!(", after {} attempts", account.attempts) } else { String::new() };
     let text = facts(&[
-        ("provider", format!("{} {}{why}{attempts}", account.provider_name, short(&account.provider))),
+        ("provider", format!("{}{why}{attempts}", named(&account.provider_name, &account.provider))),
         (
             "tokens",
             format!(

@@ -131,7 +131,7 @@ fn provider_row(provider: &ProviderView) -> Vec<String> {
     vec![
         provider.model.clone(),
         short(&provider.node).to_owned(),
-        format!("{}{here}", provider.name),
+        format!("{}{here}", provider.name).trim().to_owned(),
         price(&provider.price),
         format!("{}/{}", provider.busy, provider.slots),
         format!("{}.{}", provider.tokens_per_s_milli / 1000, provider.tokens_per_s_milli % 1000 / 100),

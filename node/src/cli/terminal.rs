@@ -195,6 +195,19 @@ pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
+/// Returns a node's name, where it has one, and the beginning of its id.
+#[must_use]
+pub fn named(name: &str, id: &str) -> String {
+    if name.is_empty() { short(id).to_owned() } else { format!("{name} {}", short(id)) }
+}
+
+/// Returns a model's name, or the beginning of its id where only that is known.
+#[must_use]
+pub fn model(name: &str) -> &str {
+    let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { short(name) } else { name }
+}
+
 /// Returns a number of bytes as people read it.
 #[must_use]
 pub fn size(bytes: u64) -> String {

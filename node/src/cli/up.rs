@@ -1,7 +1,6 @@
 //! `sharemesh up`: runs a node in the foreground; `sharemesh down` ends it.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::api::{self, Loading};
 use crate::command::{self, Command, Commands};
 use crate::config::{Config, Settings};
 use crate::exit::{Failure, FailureKind};
+use crate::folder::FolderError;
 use crate::models::{Models, catalogue};
 use crate::{VERSION, driver};
 
@@ -78,7 +78,13 @@ pub(super) struct UpArgs {
     #[arg(long, value_name = "CREDITS")]
     budget: Option<String>,
     /// What to log to standard error, such as `debug` or `warn,node=debug`
-    #[arg(long, value_name = "FILTER", env = "SHAREMESH_LOG", default_value = "warn,node=info")]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "SHAREMESH_LOG",
+        hide_env_values = true,
+        default_value = "warn,node=info,libp2p_kad=error"
+    )]
     log: String,
     /// End with the end of standard input, which a parent process holds open
     #[arg(long, hide = true)]
@@ -114,7 +120,6 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
     let settings = settings_of(arguments, global)?.over(Settings::read(&data)?);
     let models = Models::open()?;
     let config = resolve(settings, &data, &models, terminal).await?;
-    create_data_folder(&data)?;
     let stop = CancellationToken::new();
     if config.exit_with_parent {
         stop_with_parent(stop.clone());
@@ -125,8 +130,7 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
         .local_addr()
         .map_err(|error| Failure::internal(format!("the API has no address: {error}")))?;
     let (commands, receiver) = command::queue();
-    // From here on the data folder is this process's, or the driver has failed.
-    let mut driver = driver::start(config.clone(), receiver, stop.clone()).await?;
+    let mut driver = driver::start(config.clone(), receiver, stop.clone()).await.map_err(explain_folder)?;
     let file =
         NodeFile { version: VERSION.to_owned(), api: address, token: Token::draw(), pid: std::process::id() };
     let written = file.write(&data);
@@ -200,7 +204,7 @@ fn log_to_stderr(filter: &str, terminal: &Terminal) -> Result<(), Failure> {
 }
 
 fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> {
-    let fake = arguments.fake.as_deref().map(serde_json::from_str::<FakeOptions>).transpose();
+    let fake = arguments.fake.as_deref().map(fake_options).transpose()?;
     Ok(Settings {
         name: arguments.name,
         listen: arguments.listen,
@@ -215,8 +219,21 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         budget: arguments.budget,
         join: arguments.join,
         exit_with_parent: arguments.exit_with_parent,
-        fake: fake.map_err(|error| Failure::usage(format!("--fake cannot be read: {error}")))?,
+        fake,
     })
+}
+
+/// Reads how the fake model behaves; what is not said is as by default.
+fn fake_options(text: &str) -> Result<FakeOptions, Failure> {
+    let wrong = |error: serde_json::Error| Failure::usage(format!("--fake cannot be read: {error}"));
+    let said: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(wrong)?;
+    let mut options = serde_json::to_value(FakeOptions::default()).map_err(wrong)?;
+    for (name, value) in said {
+        let option =
+            options.get_mut(&name).ok_or_else(|| Failure::usage(format!("--fake knows no `{name}`")))?;
+        *option = value;
+    }
+    serde_json::from_value(options).map_err(wrong)
 }
 
 /// Fetches what is to be served and missing, then checks everything.
@@ -236,19 +253,16 @@ async fn resolve(
     settings.resolve(data.to_owned(), models, &|progress| bar.step(&progress))
 }
 
-fn create_data_folder(data: &Path) -> Result<(), Failure> {
-    let created = fs::create_dir_all(data).map_err(|error| crate::models::cannot("create", data, &error));
-    created?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let private = fs::set_permissions(data, fs::Permissions::from_mode(0o700));
-        private.map_err(|error| crate::models::cannot("make private", data, &error))?;
-    }
-    // A folder that cannot be written is found out before anything is opened.
-    let probe = data.join(".probe");
-    let written = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
-    written.map_err(|error| crate::models::cannot("write to", data, &error))
+/// Says what to do about a data folder that cannot be had.
+fn explain_folder(error: anyhow::Error) -> anyhow::Error {
+    let help = match error.downcast_ref::<FolderError>() {
+        Some(FolderError::InUse { .. }) => {
+            "end that node with `sharemesh down`, or choose another folder with --data DIR"
+        }
+        Some(FolderError::Io { .. }) => "check the path, or choose another folder with --data DIR",
+        Some(FolderError::ReadOnly { .. } | FolderError::Newer { .. }) | None => return error,
+    };
+    Failure::internal(format!("{error:#}: {help}")).into()
 }
 
 /// Stops when standard input ends. A thread, because reading it cannot be given up.
@@ -289,8 +303,8 @@ async fn announce(
     };
     terminal.show(&announcement, describe)?;
     if !terminal.is_json() {
-        if let Some(ticket) = &ticket {
-            terminal.message(&format!("One other machine joins with: {}", ticket.join));
+        if ticket.is_some() {
+            terminal.message("One other machine joins with: sharemesh up --join TICKET");
         }
         until_ready(commands, terminal).await?;
         terminal.message("Ready. End with Ctrl-C.");
@@ -303,23 +317,23 @@ async fn ticket(commands: &Commands) -> Result<TicketView, Failure> {
 }
 
 async fn until_ready(commands: &Commands, terminal: &Terminal) -> Result<StatusView, Failure> {
-    let mut said = String::new();
+    let (mut failed, mut step) = (BTreeSet::new(), String::new());
     loop {
         let status = commands.ask(Command::Status).await?;
         for model in status.models.iter().filter(|model| model.state == "failed") {
-            let line = format!("Cannot serve {}: {}", model.name, model.detail);
-            if said != line {
-                terminal.message(&line);
-                said = line;
+            if failed.insert(model.name.clone()) {
+                terminal.message(&format!("Cannot serve {}: {}", model.name, model.detail));
             }
         }
         if status.ready {
             return Ok(status);
         }
         let line = format!("Waiting for {}", status.waiting_for.join(", "));
-        if said != line && !status.waiting_for.is_empty() {
+        // A line for each step, not for each percent.
+        let now: String = line.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        if step != now && !status.waiting_for.is_empty() {
             terminal.message(&line);
-            said = line;
+            step = now;
         }
         tokio::time::sleep(STARTING_POLL).await;
     }
@@ -359,4 +373,40 @@ fn describe(announcement: &Announcement) -> String {
         text += &format!("listens  {address}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::DataFolder;
+
+    #[test]
+    fn the_fake_model_is_told_only_what_differs() {
+        let options = fake_options(r#"{"tokens_per_s":50,"crash_at":3}"#).expect("sound");
+
+        assert_eq!(options, FakeOptions { tokens_per_s: 50, crash_at: Some(3), ..FakeOptions::default() });
+        assert!(fake_options("{\"nonsense\":1}").is_err() && fake_options("[]").is_err());
+    }
+
+    #[test]
+    fn a_folder_in_use_says_what_to_do() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let _taken = DataFolder::open(folder.path()).expect("free");
+        let error = DataFolder::open(folder.path()).expect_err("in use");
+
+        let failure = crate::exit::failure_of(&explain_folder(error.into()));
+
+        assert_eq!(failure.kind.exit_code(), 1);
+        assert!(
+            failure.message.contains("sharemesh down") && failure.message.contains("--data"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn a_log_filter_that_makes_no_sense_is_a_usage_error() {
+        let (terminal, _, _) = Terminal::kept(false);
+
+        assert_eq!(log_to_stderr("a=b=c", &terminal).expect_err("nonsense").kind, FailureKind::Usage);
+    }
 }

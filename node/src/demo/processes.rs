@@ -94,14 +94,15 @@ impl Peer {
             .env_remove("SHAREMESH_DATA")
             .env_remove("SHAREMESH_API")
             .stdout(output)
-            .stderr(errors);
+            .stderr(errors)
+            .kill_on_drop(true);
         // Ctrl-C in a terminal is for the demo, which then ends its nodes in order.
         #[cfg(unix)]
         command.process_group(0);
         if keep {
             command.stdin(Stdio::null());
         } else {
-            command.arg("--exit-with-parent").stdin(Stdio::piped()).kill_on_drop(true);
+            command.arg("--exit-with-parent").stdin(Stdio::piped());
         }
         let child = command
             .spawn()
@@ -179,7 +180,8 @@ impl Peer {
 
     /// Lets the process live on without this one.
     pub(super) fn leave(self) {
-        drop(self.child);
+        // Dropping it would end the process, and that cannot be taken back.
+        std::mem::forget(self.child);
     }
 
     /// Ends the process: asks it, closes its standard input, and in the end by force.

@@ -1,7 +1,9 @@
 //! Answers to what the API asks: what the node knows, in the words of the API.
 
+use std::collections::BTreeMap;
+
 use protocol::advert::{Incentive, ProviderClass};
-use protocol::ids::{ChannelId, Digest, JobId, ModelId, RecordId};
+use protocol::ids::{ChannelId, Digest, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Finish, JobEvent as CoreEvent, JobRecord};
 use protocol::ledger::records::{SplitLine, SplitRole};
 use protocol::node::{Input, OwnerCommand};
@@ -234,7 +236,7 @@ impl Driver {
             job: job.to_string(),
             model: own.request.model.clone(),
             provider: record.provider.to_string(),
-            provider_name: String::new(),
+            provider_name: self.name_of(record.provider),
             provider_account: account.payee.map(|payee| payee.to_string()).unwrap_or_default(),
             why: own.why.iter().find(|why| why.chosen).map(|why| why.reason.clone()).unwrap_or_default(),
             tokens_in: u32::try_from(record.usage.tokens_in).unwrap_or(u32::MAX),
@@ -277,7 +279,7 @@ impl Driver {
         };
         CandidateView {
             node: considered.provider.to_string(),
-            name: String::new(),
+            name: self.name_of(considered.provider),
             chosen: considered.gate.is_none(),
             reason,
             price: Some(considered.price.into()),
@@ -286,6 +288,18 @@ impl Driver {
     }
 
     // -------------------------------------------------------------------------------------- node and mesh
+
+    /// Returns what a node's owner calls it, where its advert says so.
+    fn name_of(&self, node: NodeId) -> String {
+        if node == self.node.id() {
+            return self.config.name.clone();
+        }
+        self.node
+            .providers(self.now())
+            .find(|advert| advert.node == node)
+            .map(|a| a.name.clone())
+            .unwrap_or_default()
+    }
 
     fn status(&self) -> StatusView {
         let manifest = self.node.manifest();
@@ -359,11 +373,11 @@ impl Driver {
         let now = self.now();
         let known = |node| self.node.peers().find(|peer| peer.node == node);
         let view = |info: crate::net::PeerInfo| {
-            let node = protocol::ids::NodeId(info.peer.0);
+            let node = NodeId(info.peer.0);
             let models = self.node.providers(now).filter(|advert| advert.node == node);
             PeerView {
                 node: node.to_string(),
-                name: None,
+                name: Some(self.name_of(node)).filter(|name| !name.is_empty()),
                 account: known(node).and_then(|peer| peer.account).map(|account| account.to_string()),
                 transport: match info.transport {
                     Transport::Quic => "quic",
@@ -414,7 +428,7 @@ impl Driver {
                 views.push(ProviderView {
                     node: advert.node.to_string(),
                     account: advert.account.to_string(),
-                    name: String::new(),
+                    name: advert.name.clone(),
                     local: false,
                     model: offer.name.clone(),
                     model_id: offer.model.to_string(),
@@ -461,6 +475,7 @@ impl Driver {
         ProviderView {
             node: self.node.id().to_string(),
             account: self.node.account().to_string(),
+            name: self.config.name.clone(),
             local: true,
             model: view.name,
             model_id: view.model_id,
@@ -582,11 +597,18 @@ impl Driver {
     }
 
     fn asker(&self) -> Result<Asker, Failure> {
-        let reader = self.durable.reader();
-        reader.map(Asker).ok_or_else(|| {
+        let names = self.model_names();
+        self.durable.reader().map(|reader| Asker { reader, names }).ok_or_else(|| {
             Failure::new(FailureKind::Unavailable, "the index is being rebuilt: try again in a moment")
                 .retry_after(1000)
         })
+    }
+
+    /// Returns what the models that are known now are called.
+    fn model_names(&self) -> BTreeMap<ModelId, String> {
+        let offers = self.node.providers(self.now()).flat_map(|advert| &advert.models);
+        let served = self.node.served().map(|(offer, ..)| offer);
+        offers.chain(served).map(|offer| (offer.model, offer.name.clone())).collect()
     }
 
     fn on_receipts(&self, limit: u32, before: Option<String>, reply: Reply<ReceiptsView>) {
@@ -624,7 +646,7 @@ impl Driver {
                 role: "consumer".to_owned(),
                 state: if view.phase == "running" { "running" } else { "placed" }.to_owned(),
                 detail: view.phase.to_owned(),
-                model: view.model.to_string(),
+                model: self.model_names().remove(&view.model).unwrap_or_else(|| view.model.to_string()),
                 peer: view.provider.map(|node| node.to_string()).unwrap_or_default(),
                 tokens_out: view.tokens,
                 started_ms: view.submitted.0,
@@ -802,7 +824,7 @@ fn receipt_view(asker: &Asker, entry: &ReceiptEntry) -> Result<ReceiptView, Fail
     let redeemed = asker.redeemed(entry.channel).map_err(broken)?;
     let (paying, payer, payee, model) = channel
         .map_or((false, String::new(), String::new(), String::new()), |c| {
-            (c.paying, c.payer.to_string(), c.payee.to_string(), c.model.to_string())
+            (c.paying, c.payer.to_string(), c.payee.to_string(), asker.name(c.model))
         });
     Ok(ReceiptView {
         id: entry.id.to_string(),
@@ -819,15 +841,10 @@ fn receipt_view(asker: &Asker, entry: &ReceiptEntry) -> Result<ReceiptView, Fail
         epoch: u64::from(entry.epoch),
         cosigned: entry.cosigned,
         redeemed: redeemed.is_some_and(|redeemed| redeemed.closed || redeemed.amount >= entry.amount),
-        stored_ms: 0,
     })
 }
 
-fn show_receipt(
-    asker: &Asker,
-    id: &str,
-    me: protocol::ids::NodeId,
-) -> Result<(Position, ReceiptDetailView), Failure> {
+fn show_receipt(asker: &Asker, id: &str, me: NodeId) -> Result<(Position, ReceiptDetailView), Failure> {
     let (position, entry) = one_receipt(asker, id)?;
     let channel = asker.channel(entry.channel).map_err(broken)?;
     let jobs = asker.jobs_of(entry.channel).map_err(broken)?;
@@ -868,7 +885,7 @@ fn split_of(lines: &[SplitLine], amount: u64) -> Vec<SplitView> {
     views
 }
 
-fn job_view(asker: &Asker, record: &JobRecord, me: protocol::ids::NodeId) -> Result<JobView, Failure> {
+fn job_view(asker: &Asker, record: &JobRecord, me: NodeId) -> Result<JobView, Failure> {
     let head =
         record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
     let requested = record.requester == me;
@@ -878,7 +895,7 @@ fn job_view(asker: &Asker, record: &JobRecord, me: protocol::ids::NodeId) -> Res
         role: if requested { "consumer" } else { "provider" }.to_owned(),
         state: if record.finish == Finish::Lost { "failed" } else { "settled" }.to_owned(),
         detail: finish_name(record.finish).to_owned(),
-        model: record.model.to_string(),
+        model: asker.name(record.model),
         peer: if requested { record.provider } else { record.requester }.to_string(),
         tokens_in: u32::try_from(record.usage.tokens_in).unwrap_or(u32::MAX),
         tokens_out: u32::try_from(record.usage.tokens_out).unwrap_or(u32::MAX),

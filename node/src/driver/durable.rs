@@ -163,6 +163,11 @@ impl Durable {
         self.history.clone()
     }
 
+    /// Says whether the index has everything that was written.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.index.is_current()
+    }
+
     /// Says whether nothing waits for the disk.
     pub(super) fn is_settled(&self) -> bool {
         self.held.is_empty()

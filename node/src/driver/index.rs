@@ -1,6 +1,6 @@
 //! What the index holds of the journal's records: what a person asks for by name or by time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
 
 use protocol::ids::{AccountId, ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
@@ -146,6 +146,11 @@ impl Indexer {
         }
     }
 
+    /// Says whether the index has everything.
+    pub(super) fn is_current(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn reader(&self) -> Option<Reader> {
         self.store.as_ref().map(|_| self.reader.clone())
     }
@@ -187,7 +192,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Admitted { .. }
         | Record::Deposited(_)
         | Record::Stepped { .. }
-        | Record::PaidOut(_)
+        | Record::PaidOut { .. }
         | Record::Closed(_)
         | Record::Expired(_) => Vec::new(),
     }
@@ -227,11 +232,20 @@ fn key(kind: u8, id: &[u8; 32]) -> [u8; 33] {
 
 /// Asks the index; every call blocks.
 #[derive(Clone)]
-pub(super) struct Asker(pub(super) Reader);
+pub(super) struct Asker {
+    pub(super) reader: Reader,
+    /// What models are called, for the models that are known.
+    pub(super) names: BTreeMap<ModelId, String>,
+}
 
 impl Asker {
     fn get<T: Serialize + DeserializeOwned>(&self, tree: Tree, key: &[u8]) -> Result<Option<T>, StoreError> {
-        Ok(self.0.get(tree, key)?.and_then(|bytes| protocol::encoding::decode(&bytes, VALUE_MAX).ok()))
+        Ok(self.reader.get(tree, key)?.and_then(|bytes| protocol::encoding::decode(&bytes, VALUE_MAX).ok()))
+    }
+
+    /// Returns what a model is called, or its id when nobody who is known serves it.
+    pub(super) fn name(&self, model: ModelId) -> String {
+        self.names.get(&model).cloned().unwrap_or_else(|| model.to_string())
     }
 
     pub(super) fn channel(&self, channel: ChannelId) -> Result<Option<ChannelEntry>, StoreError> {
@@ -248,7 +262,7 @@ impl Asker {
 
     pub(super) fn jobs_of(&self, channel: ChannelId) -> Result<Vec<JobRecord>, StoreError> {
         let scan = Scan { prefix: &[], order: Order::Ascending, limit: JOBS_SCANNED_MAX, cursor: None };
-        let entries = self.0.scan(Tree::Jobs, scan)?;
+        let entries = self.reader.scan(Tree::Jobs, scan)?;
         let records =
             entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
         Ok(records.filter(|record: &JobRecord| record.channel == Some(channel)).collect())
@@ -268,7 +282,7 @@ impl Asker {
         let prefix = [&[RECEIPT], prefix].concat();
         let scan = Scan { prefix: &prefix, order: Order::Ascending, limit: 2, cursor: None };
         let mut found = Vec::new();
-        for (_, value) in self.0.scan(Tree::Meta, scan)? {
+        for (_, value) in self.reader.scan(Tree::Meta, scan)? {
             let Ok(at) = protocol::encoding::decode::<u64>(&value, VALUE_MAX) else { continue };
             if let Some(entry) = self.get(Tree::Receipts, &at.to_be_bytes())? {
                 found.push((Position(at), entry));
@@ -287,7 +301,7 @@ impl Asker {
         let mut found = Vec::new();
         while found.len() < limit {
             let page = Scan { prefix: &[], order: Order::Descending, limit: 256, cursor: cursor.as_deref() };
-            let entries = self.0.scan(Tree::Receipts, page)?;
+            let entries = self.reader.scan(Tree::Receipts, page)?;
             let Some((last, _)) = entries.last() else { break };
             cursor = Some(last.clone());
             for (at, value) in &entries {

@@ -118,7 +118,10 @@ impl Watch {
                 return Err(Unheard);
             }
         };
-        // A process that closed its output is about to end; one that hangs never does.
+        if matches!(said.over, Over::Lost(_)) {
+            // It hangs or talks nonsense: its jobs must not wait for a polite end. Fails only if it has just ended.
+            let _ = child.start_kill();
+        }
         let status = self.end(&mut child).await;
         // The log ends with the process, unless a grandchild holds it open.
         let _ = tokio::time::timeout(self.limits.stop_max, log).await;

@@ -36,6 +36,8 @@ pub struct Balance {
     pub earned: u64,
     /// Nano-credits that open channels hold.
     pub held: u64,
+    /// Counts the changes of the account: messages overtake each other, and an older balance must not replace a newer.
+    pub as_of: u64,
 }
 
 impl Balance {
@@ -230,7 +232,9 @@ impl Issuer {
             self.deposited.checked_add(u128::from(deposit.amount)).ok_or(IssuerError::Overflow)?;
         self.check_room_for(deposit.account)?;
 
-        self.accounts.entry(deposit.account).or_default().balance.cash = cash;
+        let balance = &mut self.accounts.entry(deposit.account).or_default().balance;
+        balance.cash = cash;
+        balance.as_of = balance.as_of.saturating_add(1);
         self.deposits.insert(deposit.reference);
         self.deposited = deposited;
         Ok(())
@@ -266,6 +270,7 @@ impl Issuer {
         let account = self.accounts.entry(op.account).or_default();
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
+        account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
     }
 
@@ -312,7 +317,9 @@ impl Issuer {
         let payer = self.accounts.entry(op.account).or_default();
         payer.balance = Balance { held: held_sum, ..left };
         payer.channels = channel_count;
-        self.accounts.entry(self.manifest.network).or_default().balance.cash = network_cash;
+        let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
+        network.cash = network_cash;
+        network.as_of = network.as_of.saturating_add(1);
         self.channels.insert(
             op.id().into(),
             Channel {
@@ -339,27 +346,28 @@ impl Issuer {
         Ok(())
     }
 
-    /// Pays out up to a co-signed receipt: the largest amount wins, in whatever order receipts come. Returns the base
-    /// redeemed in all.
+    /// Pays out `amount` in all, up to what a co-signed receipt states: the largest amount wins, in whatever order they
+    /// come. A payee takes less than the receipt when not all that was prepaid is delivered. Returns the base redeemed
+    /// in all.
     ///
     /// # Errors
-    /// When the receipt is not the channel's, or beyond its cap.
-    pub fn redeem(&mut self, receipt: &Verified<Receipt>) -> Result<u64, IssuerError> {
+    /// When the receipt is not the channel's, or the amount is beyond it or beyond the channel's cap.
+    pub fn redeem(&mut self, receipt: &Verified<Receipt>, amount: u64) -> Result<u64, IssuerError> {
         let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
         if !signed_by_both(receipt, channel) {
             return Err(IssuerError::WrongKey);
         }
-        if receipt.amount > channel.cap {
+        if receipt.amount > channel.cap || amount > receipt.amount {
             return Err(IssuerError::WrongAmount);
         }
-        if receipt.amount <= channel.redeemed || channel.closed {
+        if amount <= channel.redeemed || channel.closed {
             return Ok(channel.redeemed);
         }
         let mut part = self.part_of(receipt.channel)?;
-        part.pay_out(receipt.amount)?;
+        part.pay_out(amount)?;
 
         self.adopt(part);
-        Ok(receipt.amount)
+        Ok(amount)
     }
 
     /// Ends a channel with the amount that both sides signed: what it still holds returns to the payer. Repeating
@@ -426,7 +434,10 @@ impl Issuer {
         Ok(Part { accounts: accounts.map(copy).collect(), id, channel })
     }
 
-    fn adopt(&mut self, part: Part) {
+    fn adopt(&mut self, mut part: Part) {
+        for account in part.accounts.values_mut() {
+            account.balance.as_of = account.balance.as_of.saturating_add(1);
+        }
         self.accounts.extend(part.accounts);
         self.channels.insert(part.id, part.channel);
     }
@@ -502,7 +513,7 @@ fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
     let left = Balance {
         earned: balance.earned.checked_sub(earned).ok_or(Overflow)?,
         cash: balance.cash.checked_sub(cash).ok_or(Overflow)?,
-        held: balance.held,
+        ..balance
     };
     Ok((left, Held { earned, cash }))
 }

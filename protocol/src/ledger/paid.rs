@@ -33,7 +33,7 @@ pub struct Paid {
     settled: Usage,
     jobs: Digest,
     flights: BTreeMap<JobId, Flight>,
-    /// The last job ended without an agreed count.
+    /// A job was interrupted, and the payer has not yet signed for what we count.
     disputed: bool,
     closing: Option<Verified<Final>>,
 }
@@ -44,6 +44,19 @@ struct Flight {
     worst: Usage,
     tokens_in: u32,
     granted: u32,
+    /// Runs on the first window, which no receipt has covered.
+    postpaid: bool,
+}
+
+/// What a payment changes for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// It may generate so many tokens.
+    Raised(u32),
+    /// Nothing: it may generate as many already.
+    Unchanged,
+    /// Nothing: the payer counts less than we do.
+    Uncovered,
 }
 
 /// Why a receipt or a final is not taken.
@@ -104,10 +117,16 @@ impl Paid {
         self.head.as_ref().map_or(0, |head| head.amount)
     }
 
-    /// Returns the base paid that the issuer has not paid out yet.
+    /// Returns the base that was delivered and paid; what is prepaid beyond is the payer's until it is used.
+    #[must_use]
+    pub fn earned(&self) -> u64 {
+        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid())
+    }
+
+    /// Returns the base earned that the issuer has not paid out yet.
     #[must_use]
     pub fn unredeemed(&self) -> u64 {
-        self.paid().saturating_sub(self.redeemed)
+        self.earned().saturating_sub(self.redeemed)
     }
 
     /// Returns the most base that the channel can pay.
@@ -116,9 +135,18 @@ impl Paid {
         self.cap
     }
 
-    /// Learns what the issuer has paid out.
+    /// Learns what the issuer has paid out. An end below that can never be recorded, so it is taken back.
     pub fn redeemed(&mut self, amount: u64) {
         self.redeemed = self.redeemed.max(amount);
+        if self.closing.as_ref().is_some_and(|closing| closing.amount < self.redeemed) {
+            self.closing = None;
+        }
+    }
+
+    /// Returns the least with which we let the channel end: what was earned, and never less than was paid out.
+    #[must_use]
+    pub fn due(&self) -> u64 {
+        self.earned().max(self.redeemed)
     }
 
     /// Says whether a job is in flight.
@@ -146,10 +174,11 @@ impl Paid {
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
-    /// Says whether the payer owes for jobs that ended.
+    /// Says whether a job was interrupted and the payer has not signed for what we count since: another job would
+    /// begin with two different sums.
     #[must_use]
-    pub fn is_owed(&self) -> bool {
-        self.flights.is_empty() && self.cost(&self.settled).is_none_or(|cost| cost > self.paid())
+    pub const fn is_disputed(&self) -> bool {
+        self.disputed
     }
 
     /// Opens a job; returns how many tokens may be generated at once.
@@ -164,7 +193,7 @@ impl Paid {
         } else {
             WINDOW_MIN
         };
-        self.flights.insert(job, Flight { worst, tokens_in: 0, granted });
+        self.flights.insert(job, Flight { worst, tokens_in: 0, granted, postpaid: granted > 0 });
         granted
     }
 
@@ -196,8 +225,8 @@ impl Paid {
 
         let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
         self.head = Some(both.clone());
-        // A restarted or interrupted side has no count of its own that the payer could be held to.
-        if self.flights.is_empty() && (self.disputed || receipt.usage.covers(&self.settled)) {
+        // Our count never falls: a payer could interrupt every job, deny it, and have the next one for the same money.
+        if self.flights.is_empty() && receipt.usage.covers(&self.settled) {
             self.settled = receipt.usage;
             self.disputed = false;
         }
@@ -218,31 +247,45 @@ impl Paid {
         self.closing = Some(closing);
     }
 
-    /// Raises what a job may generate if the receipts cover it; returns the new limit if it rose.
-    pub fn grant(&mut self, job: JobId, up_to: u32) -> Option<u32> {
-        let flight = *self.flights.get(&job)?;
+    /// Raises what a job may generate if the receipts cover it beside all that ended and all that they covered before.
+    pub fn grant(&mut self, job: JobId, up_to: u32) -> Grant {
+        let Some(flight) = self.flights.get(&job).copied() else { return Grant::Unchanged };
         let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
         let granted = up_to.min(most);
         if granted <= flight.granted {
-            return None;
+            return Grant::Unchanged;
         }
-        let raised = Flight { granted, ..flight };
-        let others =
-            self.flights.iter().filter(|(other, _)| **other != job).map(|(_, flight)| flight.usage());
-        let all = others.fold(self.settled.plus(&raised.usage()), |sum, usage| sum.plus(&usage));
-        if self.cost(&all)? > self.paid() {
-            return None;
+        let raised = Flight { granted, postpaid: false, ..flight };
+        // The first window of another job is delivered before it is paid, so it must not hold this one up.
+        let covered = self.flights.iter().filter(|(other, flight)| **other != job && !flight.postpaid);
+        let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
+        let all = self.cost(&covered.plus(&raised.usage()));
+        if all.is_none_or(|cost| cost > self.paid()) {
+            return Grant::Uncovered;
         }
         self.flights.insert(job, raised);
-        Some(granted)
+        Grant::Raised(granted)
+    }
+
+    /// Says whether a job waits for the first receipt that covers it.
+    #[must_use]
+    pub fn is_unpaid(&self, job: JobId) -> bool {
+        self.flights.get(&job).is_some_and(|flight| flight.postpaid || flight.granted == 0)
     }
 
     /// Ends a job with what was delivered and appends it to the hash chain; ending a job twice changes nothing.
     /// Returns the chain after it.
     pub fn end(&mut self, record: &JobRecord) -> Option<Digest> {
-        self.flights.remove(&record.job)?;
-        self.settled = self.settled.plus(&record.usage);
-        self.disputed = record.finish == crate::job::Finish::Lost;
+        let flight = self.flights.remove(&record.job)?;
+        let lost = record.finish == crate::job::Finish::Lost;
+        let all = self.granted().plus(&record.usage);
+        let covered = self.cost(&all).is_some_and(|cost| cost <= self.paid());
+        // A first window that was lost unpaid must not stand between the other jobs and what was paid for them.
+        let written_off = lost && flight.postpaid && !covered && self.is_busy();
+        if !written_off {
+            self.settled = self.settled.plus(&record.usage);
+        }
+        self.disputed |= lost && record.usage != Usage::default();
         self.jobs = chain(self.jobs, record);
         Some(self.jobs)
     }
@@ -274,8 +317,7 @@ impl Paid {
         if closing.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        let agreed = self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid());
-        if closing.amount < agreed.max(self.redeemed) {
+        if closing.amount < self.due() {
             return Err(PaidError::TooLittle);
         }
 

@@ -31,6 +31,14 @@ pub struct Paying {
     settled: Usage,
     jobs: Digest,
     flights: BTreeMap<JobId, Flight>,
+    /// The payee has not been told of a raised allowance.
+    unannounced: bool,
+    /// Base below which the channel cannot end: what the payee counts, or the issuer has paid out.
+    due: u64,
+    /// Since a restart, the payee has not yet shown the newest receipt it holds.
+    doubtful: bool,
+    /// The two sides may have counted differently: takes no more jobs, is closed when those in flight are over.
+    retired: bool,
     closing: Option<Verified<Final>>,
 }
 
@@ -62,7 +70,49 @@ impl Paying {
             settled: Usage::default(),
             jobs: Digest::ZERO,
             flights: BTreeMap::new(),
+            unannounced: false,
+            due: 0,
+            doubtful: false,
+            retired: false,
             closing: None,
+        }
+    }
+
+    /// Learns that this side was restarted: the payee may hold a newer receipt than the journal, so nothing is signed for
+    /// a new job before it has shown its own.
+    pub fn restarted(&mut self) {
+        self.doubtful = true;
+        self.retired = self.head.is_none();
+    }
+
+    /// Takes no more jobs: after an interruption the two sides may count differently, and what is prepaid is all that
+    /// can be lost as long as nothing more is prepaid.
+    pub fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Says whether the channel takes no more jobs.
+    #[must_use]
+    pub const fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// Learns the newest receipt that the payee holds, and the least with which it lets the channel end.
+    ///
+    /// The payee can have the issuer pay out every receipt it holds, so conceding that much costs nothing.
+    pub fn shown(&mut self, receipt: RecordId, due: u64) {
+        if self.head.as_ref().is_some_and(|head| head.id() == receipt) {
+            self.acknowledged = receipt;
+            self.doubtful = false;
+        }
+        self.concede(due.min(self.paid()));
+    }
+
+    /// Learns what the issuer has paid out: the channel cannot end with less.
+    pub fn concede(&mut self, due: u64) {
+        self.due = self.due.max(due);
+        if self.closing.as_ref().is_some_and(|closing| closing.amount < self.due) {
+            self.closing = None;
         }
     }
 
@@ -78,10 +128,11 @@ impl Paying {
         self.head.as_ref()
     }
 
-    /// Returns the newest receipt if the payee is not known to hold it.
+    /// Returns the newest receipt if the payee is not known to hold it, or may not know what it allows: the allowances of
+    /// jobs in flight travel beside it, and nobody acknowledges them.
     #[must_use]
     pub fn unacknowledged(&self) -> Option<&Verified<Receipt>> {
-        self.head.as_ref().filter(|head| head.id() != self.acknowledged)
+        self.head.as_ref().filter(|head| head.id() != self.acknowledged || self.is_busy())
     }
 
     /// Returns the base signed for, in nano-credits.
@@ -127,7 +178,8 @@ impl Paying {
     #[must_use]
     pub fn fits(&self, worst: &Usage) -> bool {
         let all = self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst));
-        self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
+        let open = self.closing.is_none() && !self.doubtful && !self.retired;
+        open && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
     /// Reserves room for a job; `false` when it does not fit, and nothing changes.
@@ -169,7 +221,21 @@ impl Paying {
         self.cost(&self.settled)?.checked_sub(before?)
     }
 
-    /// Signs the next receipt if one is due, with the allowance of every job in flight.
+    /// Ends a job that was interrupted, like [`Paying::end`], and retires the channel. While other jobs run, the payee's
+    /// own count of this one stands between them and their next grant, so all that was signed for it is conceded.
+    pub fn end_lost(&mut self, job: JobId, usage: Usage) -> Option<u64> {
+        self.retire();
+        let allowance = self.flights.get(&job)?.allowance;
+        let price = self.end(job, usage, None)?;
+        if self.is_busy() {
+            let unseen = u64::from(allowance).saturating_sub(usage.tokens_out);
+            self.settled.tokens_out = self.settled.tokens_out.saturating_add(unseen);
+        }
+        Some(price)
+    }
+
+    /// Signs the next receipt if one is due, with the allowance of every job in flight. What an earlier job left prepaid
+    /// may cover a raised allowance: then the last receipt is returned again, with that allowance.
     ///
     /// Payment runs one window ahead of delivery and is renewed when half of it is used; nothing is paid ahead before the
     /// payee has delivered something on this channel.
@@ -183,12 +249,15 @@ impl Paying {
                 || (self.flights.is_empty() && (head.usage != usage || head.jobs != self.jobs))
         });
         if !news {
-            return None;
+            let repeated = self.head.clone().filter(|_| self.unannounced)?;
+            self.unannounced = false;
+            return Some((repeated, self.allowances()));
         }
         let sequence = self.head.as_ref().map_or(0, |head| head.sequence).checked_add(1)?;
         let receipt = Receipt { channel: self.channel, sequence, amount, usage, jobs: self.jobs, epoch };
         let receipt = sign(receipt, domain, Role::Payer, &self.signer);
         self.head = Some(receipt.clone());
+        self.unannounced = false;
         Some((receipt, self.allowances()))
     }
 
@@ -215,24 +284,31 @@ impl Paying {
                 && self.head.as_ref().is_some_and(|h| h.id() == receipt.id()));
         if self.head.as_ref().is_some_and(|head| head.id() == receipt.id()) {
             self.acknowledged = receipt.id();
+            self.doubtful = false;
             self.head = Some(receipt.clone());
         }
         news
     }
 
-    /// Signs the end of the channel: for what was delivered, even if more was paid ahead. `None` while a job is in
-    /// flight.
+    /// Signs the end of the channel: for what was delivered, even if more was paid ahead, or for what the payee counts if
+    /// that was paid. `None` while a job is in flight.
     pub fn close(&mut self, domain: DomainId) -> Option<Verified<Final>> {
         if self.is_busy() {
             return None;
         }
         if self.closing.is_none() {
-            let amount = self.cost(&self.settled)?.min(self.cap);
+            let amount = self.cost(&self.settled)?.max(self.due).min(self.cap);
             let receipt = self.head.as_ref().map(Verified::id);
             let closing = Final { channel: self.channel, amount, receipt };
             self.closing = Some(sign(closing, domain, Role::Payer, &self.signer));
         }
         self.closing.clone()
+    }
+
+    /// Returns the channel's end, once signed.
+    #[must_use]
+    pub const fn closing(&self) -> Option<&Verified<Final>> {
+        self.closing.as_ref()
     }
 
     /// Takes the channel's end back that we signed before a restart.
@@ -250,7 +326,9 @@ impl Paying {
         for flight in self.flights.values_mut().filter(|flight| flight.tokens_in.is_some()) {
             if flight.delivered.saturating_add(window / 2) >= flight.allowance {
                 let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
-                flight.allowance = flight.delivered.saturating_add(window).min(most);
+                let raised = flight.delivered.saturating_add(window).min(most);
+                self.unannounced |= raised > flight.allowance;
+                flight.allowance = raised;
             }
         }
     }

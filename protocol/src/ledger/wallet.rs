@@ -89,16 +89,28 @@ impl Wallet {
         Some(op)
     }
 
-    /// Learns the issuer's view of our account: its next slot and what it holds. A pending step that still fits the
-    /// slot stays pending.
+    /// Learns from our own journal that the step was certified before the stop.
+    pub fn replay_certified(&mut self, op: RecordId) {
+        if self.pending().is_some_and(|pending| pending.id() == op) {
+            self.state = State::Unsynchronised { pending: None };
+        }
+    }
+
+    /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
+    /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
+    /// What is older than what is known changes nothing: a slot would be signed twice.
     pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) {
+        if balance.as_of < self.balance.as_of {
+            return;
+        }
         self.balance = balance;
         let pending = match &self.state {
             State::Unsynchronised { pending } => pending.clone(),
             State::Pending(op) => Some(op.clone()),
             State::Idle { .. } => None,
         };
-        self.state = match pending.filter(|op| op.sequence == next && op.previous == head) {
+        let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
+        self.state = match pending.filter(open) {
             Some(op) => State::Pending(op),
             None => State::Idle { next, head },
         };
@@ -110,6 +122,12 @@ impl Wallet {
             && pending.id() == op
         {
             self.state = State::Idle { next: pending.sequence.saturating_add(1), head: op };
+            self.take(balance);
+        }
+    }
+
+    fn take(&mut self, balance: Balance) {
+        if balance.as_of >= self.balance.as_of {
             self.balance = balance;
         }
     }
@@ -120,7 +138,7 @@ impl Wallet {
             && pending.id() == op
         {
             self.state = State::Idle { next: pending.sequence, head: pending.previous };
-            self.balance = balance;
+            self.take(balance);
         }
     }
 }
@@ -171,7 +189,19 @@ mod tests {
         let mut arrived = wallet();
         arrived.replay(op.clone());
         arrived.learn(1, op.id(), Balance::default());
-        assert_eq!(arrived.pending(), None);
+        assert_eq!(arrived.pending(), Some(&op), "its certificate is still to come");
+        arrived.recorded(op.id(), Balance::default());
         assert!(arrived.is_idle());
+
+        let mut certified = wallet();
+        certified.replay(op.clone());
+        certified.replay_certified(op.id());
+        certified.learn(1, op.id(), Balance::default());
+        assert!(certified.is_idle());
+
+        let mut overtaken = wallet();
+        overtaken.replay(op);
+        overtaken.learn(1, RecordId([3; 32]), Balance::default());
+        assert!(overtaken.is_idle());
     }
 }

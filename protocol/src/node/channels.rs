@@ -19,6 +19,9 @@ use super::{Effect, Node, Offence, Timer};
 /// How often what was not acknowledged is sent again.
 pub(super) const RECONCILE_MS: u64 = 5_000;
 
+/// Most partners that are dialled at once because something is left to say to them.
+const DIALS_MAX: usize = 4;
+
 /// How long a channel may be unused before its escrow is taken back.
 const IDLE_MS: u64 = 10 * 60 * 1000;
 
@@ -101,6 +104,9 @@ impl Node {
     pub(super) fn adopt_paying(&mut self, opening: Opening<Checked>, now: Time) -> bool {
         let OpBody::OpenChannel(open) = &opening.op.body else { return false };
         let channel = ChannelId::from(opening.op.id());
+        if self.paying.contains_key(&channel) {
+            return false;
+        }
         let signer = self.payer_signer(&opening.terms);
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
         self.paying
@@ -175,9 +181,12 @@ impl Node {
         let (domain, epoch) = (self.domain, self.epoch(now));
         let Some(paying) = self.paying.get_mut(&channel) else { return };
         paying.used = now;
+        let before = paying.side.head().map(Verified::id);
         let Some((receipt, allowances)) = paying.side.pay(domain, epoch) else { return };
         let payee = paying.side.terms.payee;
-        out.push(Effect::Note(Record::Receipt(receipt.signed())));
+        if before != Some(receipt.id()) {
+            out.push(Effect::Note(Record::Receipt(receipt.signed())));
+        }
         self.send(payee, Message::Pay { receipt, allowances }, out);
     }
 
@@ -204,12 +213,14 @@ impl Node {
     /// Tells a partner the newest receipts that we hold of the channels between us.
     pub(super) fn send_heads(&mut self, partner: NodeId, out: &mut Vec<Effect>) {
         let paying = self.paying.values().filter(|channel| channel.side.terms.payee == partner);
-        let paying = paying.filter_map(|channel| channel.side.head());
-        let paid = self.paid.values().filter(|paid| paid.payer == partner).filter_map(|paid| paid.head());
-        let head = |receipt: &Verified<Receipt>| Head {
+        let paying = paying.filter_map(|channel| Some((channel.side.head()?, 0)));
+        let paid = self.paid.values().filter(|paid| paid.payer == partner);
+        let paid = paid.filter_map(|paid| Some((paid.head()?, paid.due())));
+        let head = |(receipt, due): (&Verified<Receipt>, u64)| Head {
             channel: receipt.channel,
             amount: receipt.amount,
             receipt: receipt.id(),
+            due,
         };
         let heads: Vec<Head> = paying.chain(paid).map(head).take(HEADS_MAX).collect();
         if !heads.is_empty() {
@@ -222,6 +233,12 @@ impl Node {
         let theirs = |channel: ChannelId| {
             heads.iter().find(|head| head.channel == channel).map_or(RecordId::NONE, |head| head.receipt)
         };
+        for head in heads {
+            let paying = self.paying.get_mut(&head.channel);
+            if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
+                paying.side.shown(head.receipt, head.due);
+            }
+        }
         let mut messages = Vec::new();
         for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
             if let Some(head) = paying.side.head().filter(|head| head.id() != theirs(head.channel)) {
@@ -240,8 +257,12 @@ impl Node {
 
     pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
-        self.resend(out);
+        self.scheduler.expire_holds(now);
+        let epoch = self.epoch(now);
+        self.ended.retain(|_, until| *until >= epoch);
         self.close_idle(now, IDLE_MS, out);
+        self.resend(out);
+        self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
     }
@@ -266,30 +287,27 @@ impl Node {
         let issuer = self.issuer();
         for paid in self.paid.values() {
             if let (Some(closing), Some(issuer)) = (paid.closing(), issuer) {
-                messages.push((issuer, Message::Close(closing.clone())));
+                messages.push((issuer, Message::Close { closing: closing.clone(), opening: None }));
             }
         }
+        for channel in self.paying.values() {
+            if let Some(closing) = channel.side.closing() {
+                let (closing, opening) = (closing.clone(), channel.opening.clone());
+                // The payee may have ended the channel already, and the issuer's word of it was lost.
+                let asked = Message::Close { closing: closing.clone(), opening: None };
+                messages.extend(issuer.map(|issuer| (issuer, asked)));
+                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
+            }
+        }
+        let mut away = Vec::new();
         for (to, message) in messages {
             if to == self.me || self.is_connected(to) {
                 self.send(to, message, out);
+            } else if !away.contains(&to) && away.len() < DIALS_MAX {
+                away.push(to);
             }
         }
-        self.resend_closings(out);
-    }
-
-    fn resend_closings(&mut self, out: &mut Vec<Effect>) {
-        let domain = self.domain;
-        let mut messages = Vec::new();
-        for channel in self.paying.values_mut().filter(|channel| channel.side.is_closing()) {
-            if let Some(closing) = channel.side.close(domain) {
-                messages.push((channel.side.terms.payee, Message::Close(closing)));
-            }
-        }
-        for (to, message) in messages {
-            if self.is_connected(to) {
-                self.send(to, message, out);
-            }
-        }
+        out.extend(away.into_iter().map(Effect::Dial));
     }
 
     /// Closes all idle channels and redeems all earnings, now.
@@ -300,7 +318,8 @@ impl Node {
 
     fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
         for channel in self.paying.values_mut() {
-            channel.to_close |= !channel.side.is_busy() && now.since_ms(channel.used) >= idle_ms;
+            let over = channel.side.is_retired() || now.since_ms(channel.used) >= idle_ms;
+            channel.to_close |= !channel.side.is_busy() && over;
         }
         self.close_ready(out);
     }
@@ -316,7 +335,8 @@ impl Node {
             }
             if let Some(closing) = channel.side.close(domain) {
                 out.push(Effect::Record(Record::Final(closing.signed())));
-                messages.push((channel.side.terms.payee, Message::Close(closing)));
+                let opening = channel.opening.clone();
+                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
         for (to, message) in messages {
@@ -332,9 +352,9 @@ impl Node {
     fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
         let Some(issuer) = self.issuer() else { return };
         let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
-        let receipts: Vec<_> = due.filter_map(|paid| paid.head().cloned()).collect();
-        for receipt in receipts {
-            self.send(issuer, Message::Redeem(receipt), out);
+        let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
+        for (receipt, amount) in receipts {
+            self.send(issuer, Message::Redeem { receipt, amount }, out);
         }
     }
 
@@ -343,17 +363,25 @@ impl Node {
         &mut self,
         from: NodeId,
         closing: &Verified<Final>,
+        opening: Option<Opening<Checked>>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
         let domain = self.domain;
+        if let Some(opening) = opening {
+            self.on_opening(from, opening, now, out);
+        }
         let Some(paid) = self.paid.get_mut(&closing.channel).filter(|paid| paid.payer == from) else {
             self.close_channel(from, closing, now, out);
             return;
         };
         let known = paid.is_closing();
         let Ok(both) = paid.close(closing, domain) else {
-            // The payer has not seen the last receipt, or a job is still open: it will ask again.
+            // A job is still open, or the payer has forgotten a receipt or counts less: it will ask again.
+            let head = paid.head().cloned();
+            if let Some(head) = head {
+                self.send(from, Message::CoSigned(head), out);
+            }
             self.send_heads(from, out);
             return;
         };
@@ -361,7 +389,7 @@ impl Node {
             out.push(Effect::Record(Record::Final(both.signed())));
         }
         if let Some(issuer) = self.issuer() {
-            self.send(issuer, Message::Close(both), out);
+            self.send(issuer, Message::Close { closing: both, opening: None }, out);
         }
     }
 
@@ -381,9 +409,13 @@ impl Node {
     pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
         if ack.closed {
             self.paying.remove(&ack.channel);
-            self.paid.remove(&ack.channel);
+            if self.paid.remove(&ack.channel).is_some() {
+                self.ended.insert(ack.channel, ack.epoch.plus(VALIDITY_EPOCHS_MAX));
+            }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
             paid.redeemed(ack.amount);
+        } else if let Some(paying) = self.paying.get_mut(&ack.channel) {
+            paying.side.concede(ack.amount);
         }
     }
 

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, Digest, NodeId};
+use crate::ids::{AccountId, Digest, NodeId, RecordId};
 use crate::keys::Signer;
 use crate::ledger::issuer::{Issuer, IssuerError};
 use crate::ledger::records::{
@@ -29,6 +29,9 @@ pub(super) struct Issuing {
     pub(super) tickets: BTreeMap<Digest, TicketState>,
     /// Where accounts were last seen, to tell them of changes.
     pub(super) nodes: BTreeMap<AccountId, NodeId>,
+    /// The last step that each account was refused: its owner has signed another one in its slot by now, so a copy that
+    /// comes late must not be taken.
+    pub(super) refused: BTreeMap<AccountId, (RecordId, IssuerError)>,
     pub(super) signer: Signer,
 }
 
@@ -174,9 +177,13 @@ impl Node {
         }
         let Some(issuing) = &mut self.issuing else { return };
         let known = issuing.books.next_slot(op.account).1 == op.id();
-        let taken = issuing.books.apply(op, terms, epoch);
+        let taken = match issuing.refused.get(&op.account) {
+            Some((refused, error)) if *refused == op.id() => Err(*error),
+            Some(_) | None => issuing.books.apply(op, terms, epoch),
+        };
         let balance = issuing.books.balance(op.account);
         if let Err(error) = taken {
+            issuing.refused.insert(op.account, (op.id(), error));
             if error == IssuerError::WrongKey {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));
             }
@@ -197,17 +204,18 @@ impl Node {
         &mut self,
         from: NodeId,
         receipt: &Verified<Receipt>,
+        amount: u64,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
         let Some(issuing) = &mut self.issuing else { return };
         let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        match issuing.books.redeem(receipt) {
+        match issuing.books.redeem(receipt, amount) {
             Err(IssuerError::UnknownChannel) => {}
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
             Ok(amount) => {
                 if amount > before {
-                    out.push(Effect::Record(Record::PaidOut(receipt.signed())));
+                    out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
                 }
                 self.acknowledge(receipt.channel, now, out);
             }
@@ -225,6 +233,11 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         let closed = issuing.books.channel(closing.channel).is_some_and(|(_, closed)| closed);
         match issuing.books.close(closing) {
+            // The payer asks what became of its proposal, or the payee has been paid more in the meantime.
+            Err(_) if closed || closing.signer(Role::Payee).is_none() => {
+                self.acknowledge(closing.channel, now, out);
+            }
+            Err(IssuerError::WrongAmount) => self.acknowledge(closing.channel, now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
             Ok(_) => {
                 if !closed {

@@ -83,17 +83,19 @@ impl Node {
         if from == self.me {
             return None;
         }
-        let introduces = matches!(
-            message,
-            Message::Hello { .. } | Message::Join { .. } | Message::Joined { .. } | Message::JoinRefused(_)
-        );
         let peer = self.peers.entry(from).or_default();
+        let introduces = match message {
+            Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_) => true,
+            // Who joins for which account is in the greeting.
+            Message::Join { .. } => peer.device.is_some(),
+            _ => false,
+        };
         if introduces || peer.admitted {
             return Some(message);
         }
         if peer.early.len() < EARLY_MAX {
             peer.early.push(message);
-        } else {
+        } else if peer.device.is_some() {
             out.push(Effect::Penalise(from, Offence::NotAdmitted));
         }
         None
@@ -121,6 +123,13 @@ impl Node {
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
+            for message in peer
+                .early
+                .extract_if(.., |message| matches!(message, Message::Join { .. }))
+                .collect::<Vec<_>>()
+            {
+                self.on_message(from, message, now, out);
+            }
             return;
         }
         let early = core::mem::take(&mut peer.early);
@@ -279,7 +288,7 @@ impl Node {
     /// Returns what this node serves now, signed; `None` when it serves nothing.
     fn advert(&mut self, now: Time) -> Option<Verified<Advert>> {
         let ready = || self.served.values().filter(|(offer, _)| self.scheduler.is_ready(offer.model));
-        if self.stopping || ready().next().is_none() {
+        if self.stopping || !self.is_admitted() || ready().next().is_none() {
             return None;
         }
         let models = ready().map(|(offer, _)| {
@@ -293,6 +302,7 @@ impl Node {
         self.advert_sequence = now.0.max(self.advert_sequence.saturating_add(1));
         Some(self.sign(Advert {
             node: self.me,
+            name: self.config.name.clone(),
             account: self.wallet.account(),
             sequence: self.advert_sequence,
             class: self.config.class,

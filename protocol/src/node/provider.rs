@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
-use crate::ledger::paid::Paid;
+use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{Accepted, OpBody, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX};
 use crate::message::{Checked, Message, Opening};
@@ -17,11 +17,15 @@ use crate::time::Time;
 
 use super::{Effect, EngineEvent, EngineFault, Node, Offence, Timer};
 
-/// Most channels on which this node is paid.
+/// Most channels on which this node is paid, or was until lately.
 const PAID_MAX: usize = 100_000;
 
 /// How long a job may wait for a payment before it is given up.
 const STALL_MS: u64 = 10 * 60 * 1000;
+
+/// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
+/// on its way to arrive, and for one to be sent again.
+const UNCOVERED_MS: u64 = 12_000;
 
 /// A job that our engine runs.
 #[derive(Debug)]
@@ -31,7 +35,11 @@ pub(super) struct Serving {
     spec: JobSpec,
     price: Price,
     tokens_in: Option<u32>,
+    /// Our word that we took it.
+    accepted: Option<Verified<Accepted>>,
     start: Time,
+    /// Since when the payer believes to have paid for more than we count.
+    uncovered: Option<Time>,
     /// The requester is gone.
     lost: bool,
 }
@@ -44,7 +52,9 @@ impl Serving {
             spec,
             price: Price::default(),
             tokens_in: None,
+            accepted: None,
             start: now,
+            uncovered: None,
             lost: false,
         }
     }
@@ -119,7 +129,9 @@ impl Node {
             spec: spec.clone(),
             price,
             tokens_in: None,
+            accepted: None,
             start: now,
+            uncovered: None,
             lost: false,
         };
         self.serving.insert(job, serving);
@@ -152,6 +164,9 @@ impl Node {
                 if paid.payer != from || paid.terms.model != spec.model {
                     return Err(Refusal::BadChannel);
                 }
+                if paid.is_disputed() {
+                    return Err(Refusal::Unpaid);
+                }
                 if !paid.fits(&spec.worst_usage()) {
                     return Err(Refusal::NoRoom);
                 }
@@ -161,8 +176,16 @@ impl Node {
     }
 
     /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
-    fn on_opening(&mut self, from: NodeId, opening: Opening<Checked>, now: Time, out: &mut Vec<Effect>) {
-        if self.paid.contains_key(&opening.op.id().into()) || self.paid.len() >= PAID_MAX {
+    pub(super) fn on_opening(
+        &mut self,
+        from: NodeId,
+        opening: Opening<Checked>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let channel = opening.op.id().into();
+        let known = self.paid.contains_key(&channel) || self.ended.contains_key(&channel);
+        if known || self.paid.len() + self.ended.len() >= PAID_MAX {
             return;
         }
         let valid = self.is_committed(&opening)
@@ -234,6 +257,9 @@ impl Node {
             paid.prepared(job, tokens_in);
         }
         let accepted = self.sign(Accepted { job, tokens_in, start: now });
+        if let Some(serving) = self.serving.get_mut(&job) {
+            serving.accepted = Some(accepted.clone());
+        }
         self.send(requester, Message::Accepted(accepted), out);
     }
 
@@ -319,12 +345,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage {
-                calls: 1,
-                tokens_in: u64::from(tokens_in),
-                tokens_out: u64::from(tokens_out),
-                compute: 0,
-            },
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out), finish),
             price: serving.price,
             start: serving.start,
             end: now,
@@ -355,9 +376,9 @@ impl Node {
                 out.push(Effect::Note(Record::Receipt(both.signed())));
                 self.send(from, Message::CoSigned(both), out);
             }
-            // Our signature may have been lost on its way.
+            // Our signature may have been lost on its way, or the payer has forgotten a newer receipt.
             Ok(None) => {
-                let head = paid.head().filter(|head| head.id() == receipt.id()).cloned();
+                let head = paid.head().cloned();
                 if let Some(head) = head {
                     self.send(from, Message::CoSigned(head), out);
                 }
@@ -365,14 +386,47 @@ impl Node {
         }
         let Some(paid) = self.paid.get_mut(&receipt.channel) else { return };
         for (job, up_to) in allowances.iter().copied().take(usize::from(u16::MAX)) {
-            if let Some(up_to) = paid.grant(job, up_to) {
-                self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
-                out.push(Effect::Grant { job, up_to });
+            let grant = paid.grant(job, up_to);
+            let Some(serving) = self.serving.get_mut(&job) else { continue };
+            match grant {
+                Grant::Raised(up_to) => {
+                    serving.uncovered = None;
+                    self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
+                    out.push(Effect::Grant { job, up_to });
+                }
+                Grant::Unchanged => {}
+                Grant::Uncovered => {
+                    serving.uncovered.get_or_insert(now);
+                }
             }
         }
     }
 
-    pub(super) fn on_cancel(&self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
+    /// Repeats that jobs were taken whose payment is still to come, and ends those for which the two sides will not agree.
+    pub(super) fn review_serving(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let mut accepted = Vec::new();
+        let mut hopeless = Vec::new();
+        for (job, serving) in &self.serving {
+            let paid = serving.channel.and_then(|channel| self.paid.get(&channel));
+            if paid.is_some_and(|paid| paid.is_unpaid(*job)) {
+                accepted.extend(serving.accepted.clone().map(|accepted| (serving.requester, accepted)));
+            }
+            if serving.uncovered.is_some_and(|since| now.since_ms(since) >= UNCOVERED_MS) {
+                hopeless.push(*job);
+            }
+        }
+        for (requester, accepted) in accepted {
+            if self.is_connected(requester) {
+                self.send(requester, Message::Accepted(accepted), out);
+            }
+        }
+        for job in hopeless {
+            self.on_requester_lost(job, out);
+        }
+    }
+
+    pub(super) fn on_cancel(&mut self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
+        self.scheduler.let_go(job);
         if self.serving.get(&job).is_some_and(|serving| serving.requester == from) {
             out.push(Effect::Abort(job));
         }

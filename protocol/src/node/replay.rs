@@ -37,7 +37,9 @@ impl Node {
                 self.opening_terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
             }
             Record::Paying(opening) => {
-                self.adopt_paying(opening.read_back(domain)?, Time::default());
+                let opening = opening.read_back(domain)?;
+                self.wallet.replay_certified(opening.op.id());
+                self.adopt_paying(opening, Time::default());
             }
             Record::Paid(opening) => {
                 let opening = opening.read_back(domain)?;
@@ -70,7 +72,7 @@ impl Node {
             | Record::Admitted { .. }
             | Record::Deposited(_)
             | Record::Stepped { .. }
-            | Record::PaidOut(_)
+            | Record::PaidOut { .. }
             | Record::Closed(_)
             | Record::Expired(_) => self.replay_issuing(record.clone())?,
         }
@@ -98,8 +100,8 @@ impl Node {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
                 issuing.books.apply(&op.read_back(domain)?, terms.as_ref(), epoch)?;
             }
-            Record::PaidOut(receipt) => {
-                issuing.books.redeem(&receipt.read_back(domain)?)?;
+            Record::PaidOut { receipt, amount } => {
+                issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
             }
             Record::Closed(closing) => {
                 issuing.books.close(&closing.read_back(domain)?)?;

@@ -55,6 +55,8 @@ pub(super) struct Job {
     rejected: BTreeMap<NodeId, Gate>,
     considered: Vec<Considered>,
     looked_up: bool,
+    /// A provider refused the channel it was to be paid by, so another one was opened.
+    reopened: bool,
     cancelled: bool,
     submitted: Time,
 }
@@ -121,6 +123,7 @@ impl Node {
             rejected: BTreeMap::new(),
             considered: Vec::new(),
             looked_up: false,
+            reopened: false,
             cancelled: false,
             submitted: now,
         };
@@ -251,8 +254,14 @@ impl Node {
                 }
             }
             Phase::Placed(placed) if placed.provider == from && placed.accepted.is_none() => {
+                let channel = placed.channel;
                 if let Refusal::PromptTooLong { tokens, context } = refusal {
                     self.fail(id, Failure::PromptTooLong { tokens, context }, out);
+                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened)
+                {
+                    job.reopened = true;
+                    self.leave(id, channel, out);
+                    self.seek(id, now, out);
                 } else {
                     self.try_next(id, Gate::Refused(refusal), now, out);
                 }
@@ -303,7 +312,13 @@ impl Node {
         }
         let best =
             job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
-        let Some(terms) = best.map(|position| offers.swap_remove(position)) else {
+        let best = best.map(|position| offers.swap_remove(position));
+        let others: Vec<NodeId> = offers.iter().map(|terms| terms.payee).collect();
+        for other in others {
+            self.send(other, Message::Cancel { job: id }, out);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(terms) = best else {
             job.looked_up = true;
             self.seek(id, now, out);
             return;
@@ -441,14 +456,37 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (provider, channel) = (placed.provider, placed.channel);
         job.rejected.insert(provider, gate);
-        if let Some(channel) = channel.and_then(|channel| self.paying.get_mut(&channel)) {
-            channel.side.release(id);
+        if let Some(channel) = channel {
+            if !matches!(gate, Gate::Refused(_)) {
+                self.retire(channel);
+            }
+            self.release(id, channel);
         }
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
             self.fail(id, Failure::NoProvider(Vec::new()), out);
         } else {
             self.seek(id, now, out);
+        }
+    }
+
+    /// Takes a job off a channel that its provider does not accept, for good.
+    fn leave(&mut self, id: JobId, channel: ChannelId, out: &mut Vec<Effect>) {
+        self.retire(channel);
+        self.release(id, channel);
+        out.push(Effect::Detach(id));
+    }
+
+    /// Uses a channel no more: the two sides may count differently.
+    fn retire(&mut self, channel: ChannelId) {
+        if let Some(channel) = self.paying.get_mut(&channel) {
+            channel.side.retire();
+        }
+    }
+
+    fn release(&mut self, id: JobId, channel: ChannelId) {
+        if let Some(channel) = self.paying.get_mut(&channel) {
+            channel.side.release(id);
         }
     }
 
@@ -474,8 +512,13 @@ impl Node {
         }
         placed.accepted = Some((accepted.tokens_in, now));
         let channel = placed.channel;
-        // From here on the stream's heartbeat tells whether the provider lives.
-        self.deadlines.clear(&Timer::Job(id));
+        if job.cancelled {
+            // The cancellation may have overtaken the job.
+            self.send(from, Message::Cancel { job: id }, out);
+        } else {
+            // From here on the stream's heartbeat tells whether the provider lives.
+            self.deadlines.clear(&Timer::Job(id));
+        }
         out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in: accepted.tokens_in }));
         if let Some(channel) = channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
@@ -543,10 +586,8 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage.tokens_out == u64::from(tokens)
-            && record.usage.tokens_in == tokens_in
-            && record.output == digest
-            && record.usage.calls == 1;
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
+            && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -561,7 +602,10 @@ impl Node {
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
         let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if let Some(account) = account {
+        if finish == Finish::Lost {
+            let failure = Failure::ProviderLost(provider);
+            out.push(Effect::Tell(id, JobEvent::Failed { failure, account }));
+        } else if let Some(account) = account {
             out.push(Effect::Tell(id, JobEvent::Done(account)));
         }
         self.forget_job(id, out);
@@ -590,12 +634,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let delivered = placed.tokens > 0 || finish != Finish::Lost;
-        let usage = if delivered {
-            Usage { calls: 1, tokens_in, tokens_out: u64::from(placed.tokens), compute: 0 }
-        } else {
-            Usage::default()
-        };
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
         let record = JobRecord {
             job: id,
             channel: placed.channel,
@@ -635,7 +674,10 @@ impl Node {
     ) -> Option<JobAccount> {
         let side = &mut self.paying.get_mut(&channel)?.side;
         let before = side.bill();
-        let price = side.end(id, record.usage, jobs)?;
+        let price = match record.finish {
+            Finish::Lost => side.end_lost(id, record.usage)?,
+            Finish::Stop | Finish::Length | Finish::Cancelled => side.end(id, record.usage, jobs)?,
+        };
         let after = before.saturating_add(price);
         let split = shares(&side.terms, before, after).unwrap_or_default();
         let split = split.into_iter().map(|(line, share)| (line.role, line.account, share)).collect();

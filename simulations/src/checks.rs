@@ -1,0 +1,218 @@
+//! What must hold, whatever happens: each a function that says in words where it does not.
+
+use std::collections::BTreeMap;
+
+use protocol::ids::RecordId;
+use protocol::ledger::issuer::Balance;
+use protocol::node::{ChannelView, Node};
+use protocol::price::{Price, Usage};
+use protocol::time::Time;
+
+use crate::world::{Outcome, World};
+
+/// Inputs of one host in a second of virtual time that no sane traffic reaches.
+pub const INPUTS_PER_SECOND_MAX: u64 = 2_000;
+
+/// How long a job may take in all: five minutes are far beyond the longest answer and every timeout together.
+pub const JOB_MS_MAX: u64 = 5 * 60 * 1000;
+
+/// Tokens by which payment may ever run ahead of delivery, or delivery ahead of payment, in one interrupted job.
+const WINDOW_TOKENS: u64 = 4096;
+
+/// What is checked after every step of a node.
+#[must_use]
+pub fn after_step(node: &Node, host: usize, now: Time) -> Vec<String> {
+    match node.books() {
+        Some(books) if !books.is_conserved() => {
+            vec![format!("{now}: the books of host {host} hold other credits than were deposited")]
+        }
+        Some(_) | None => Vec::new(),
+    }
+}
+
+/// What is checked when the network has healed and every job is over, before anything is settled.
+#[must_use]
+pub fn when_healed(world: &World) -> Vec<String> {
+    [jobs_end(world), nothing_stays(world), heads_agree(world), nobody_honest_is_penalised(world)].concat()
+}
+
+/// What is checked when everybody has settled.
+#[must_use]
+pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String> {
+    [
+        channels_are_closed(world),
+        deposits_are_there(world, deposited),
+        balances_are_known(world),
+        no_job_is_paid_twice(world),
+        losses_are_bounded(world, price),
+        nobody_honest_is_penalised(world),
+    ]
+    .concat()
+}
+
+/// Every job ends, with a word to its owner, in bounded time.
+fn jobs_end(world: &World) -> Vec<String> {
+    let open = world.jobs.iter().filter_map(|(id, job)| match &job.outcome {
+        None if job.cancelled => None,
+        None => Some(format!("job {id:?} of host {} never ended", job.host)),
+        Some((at, _)) if at.since_ms(job.submitted) > JOB_MS_MAX => {
+            Some(format!("job {id:?} of host {} took {} ms", job.host, at.since_ms(job.submitted)))
+        }
+        Some(_) => None,
+    });
+    open.collect()
+}
+
+/// No node keeps a job, a slot or a peer beyond its end.
+fn nothing_stays(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (place, host) in world.hosts.iter().enumerate() {
+        let Some(node) = &host.node else { continue };
+        let (jobs, serving, running) = (node.jobs().count(), node.serving_count(), host.device.load());
+        if (jobs, serving, running) != (0, 0, 0) {
+            findings.push(format!(
+                "host {place} still has {jobs} jobs of its own, {serving} served, {running} in its engine"
+            ));
+        }
+        if node.peers().count() > world.hosts.len() {
+            findings.push(format!("host {place} has {} peers", node.peers().count()));
+        }
+        if node.served().any(|(_, busy, _)| busy != 0) {
+            findings.push(format!("host {place} has slots taken by nobody"));
+        }
+        if node.channels().iter().any(|channel| channel.busy) {
+            findings.push(format!("host {place} has a busy channel without a job"));
+        }
+    }
+    findings
+}
+
+/// Payer and payee hold the same newest receipt of every channel between them.
+fn heads_agree(world: &World) -> Vec<String> {
+    let mut heads: BTreeMap<_, Vec<ChannelView>> = BTreeMap::new();
+    for host in &world.hosts {
+        for view in host.node.iter().flat_map(Node::channels) {
+            heads.entry(view.channel).or_default().push(view);
+        }
+    }
+    let differ = |views: &Vec<ChannelView>| match views.as_slice() {
+        [one, other] => one.head != other.head,
+        [only] => only.head != RecordId::NONE && !only.closing,
+        _ => true,
+    };
+    let describe = |views: &[ChannelView]| -> Vec<String> {
+        views
+            .iter()
+            .map(|v| format!("{} {} {:?}", if v.paying { "payer" } else { "payee" }, v.paid, v.head))
+            .collect()
+    };
+    let disagreeing = heads.iter().filter(|(_, views)| differ(views));
+    disagreeing.map(|(id, views)| format!("channel {id:?}: {}", describe(views).join(", "))).collect()
+}
+
+/// A channel that was settled is closed, and what it held has returned.
+fn channels_are_closed(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (place, host) in world.hosts.iter().enumerate() {
+        for view in host.node.iter().flat_map(Node::channels) {
+            findings.push(format!("host {place} still has {view:?}"));
+        }
+    }
+    let Some(books) = world.node(0).and_then(Node::books) else { return findings };
+    for (channel, payer, payee) in world.opened_channels() {
+        if books.channel(channel).is_none_or(|(_, closed)| !closed) {
+            findings.push(format!("channel {channel:?} of {payer} to {payee} is open at the issuer"));
+        }
+    }
+    for (account, balance) in books.balances().filter(|(_, balance)| balance.held != 0) {
+        findings.push(format!("account {account:?} still has {} nano-credits held", balance.held));
+    }
+    findings
+}
+
+/// All that accounts hold is all that was deposited.
+fn deposits_are_there(world: &World, deposited: u128) -> Vec<String> {
+    let Some(books) = world.node(0).and_then(Node::books) else { return vec!["no issuer".to_owned()] };
+    let sum =
+        |balance: Balance| u128::from(balance.cash) + u128::from(balance.earned) + u128::from(balance.held);
+    let held: u128 = books.balances().map(|(_, balance)| sum(balance)).sum();
+    if held == deposited && books.deposited() == deposited {
+        Vec::new()
+    } else {
+        vec![format!(
+            "{held} nano-credits are held, {} booked, {deposited} were deposited",
+            books.deposited()
+        )]
+    }
+}
+
+/// Every node knows what the issuer's books say of its account.
+fn balances_are_known(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (place, host) in world.hosts.iter().enumerate() {
+        let Some(node) = host.node.as_ref().filter(|_| place != 0) else { continue };
+        let booked = world.booked(node.account());
+        if (Balance { as_of: 0, ..node.balance() }) != (Balance { as_of: 0, ..booked }) {
+            findings.push(format!(
+                "host {place} believes to hold {:?}, the books say {booked:?}",
+                node.balance()
+            ));
+        }
+    }
+    findings
+}
+
+/// The price of a job that is done is the price of what arrived, once.
+fn no_job_is_paid_twice(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (id, job) in &world.jobs {
+        let Some((_, Outcome::Done(account))) = &job.outcome else { continue };
+        let usage = account.record.usage;
+        if usage.calls > 1 || usage.tokens_out != u64::from(job.tokens) {
+            findings
+                .push(format!("job {id:?} delivered {} tokens and was accounted as {usage:?}", job.tokens));
+        }
+        let cost = account.record.price.cost(&usage).unwrap_or(u64::MAX);
+        // Costs are rounded up once over the channel, so one job's part may be a nano-credit less.
+        if account.payee.is_some() && account.price.abs_diff(cost) > 1 {
+            findings.push(format!("job {id:?} costs {cost} and was billed {}", account.price));
+        }
+    }
+    findings
+}
+
+/// Nobody loses more than one window and a prompt to a partner for each job in which the two were cut apart.
+fn losses_are_bounded(world: &World, price: &Price) -> Vec<String> {
+    let Some(books) = world.node(0).and_then(Node::books) else { return Vec::new() };
+    let mut paid: BTreeMap<(usize, usize), (u64, u64)> = BTreeMap::new();
+    for (channel, payer, payee) in world.opened_channels() {
+        let entry = paid.entry((payer, payee)).or_default();
+        entry.0 += books.channel(channel).map_or(0, |(redeemed, _)| redeemed);
+        entry.1 += 1;
+    }
+    let mut findings = Vec::new();
+    for ((payer, payee), (amount, channels)) in paid {
+        let delivered = world.delivered.get(&(payer, payee)).copied().unwrap_or_default();
+        let due = price.cost(&delivered.usage).unwrap_or(u64::MAX);
+        let window = Usage { calls: 1, tokens_in: 1024, tokens_out: WINDOW_TOKENS, compute: 0 };
+        let bound = price.cost(&window).unwrap_or(u64::MAX).saturating_mul(delivered.interrupted) + channels;
+        if amount.abs_diff(due) > bound {
+            findings.push(format!(
+                "host {payer} paid host {payee} {amount} for {due}, over {} interruptions",
+                delivered.interrupted
+            ));
+        }
+    }
+    findings
+}
+
+/// No honest node counts an offence against another honest one.
+fn nobody_honest_is_penalised(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (place, host) in world.hosts.iter().enumerate().filter(|(_, host)| !host.adversary) {
+        for (by, offence) in &host.penalties {
+            findings.push(format!("host {by} penalised host {place}, which is honest: {offence:?}"));
+        }
+    }
+    findings
+}
