@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::views::CandidateView;
 use crate::clock::Clock;
 use crate::command::{COMMANDS_MAX, Command};
 use crate::config::Config;
@@ -69,6 +70,8 @@ struct Driver {
     outbox: Vec<Effect>,
     jobs: BTreeMap<JobId, OwnJob>,
     serving: BTreeMap<JobId, Serving>,
+    /// Why the providers of jobs that ended were chosen.
+    reasons: VecDeque<(JobId, Vec<CandidateView>)>,
     /// Prompts of jobs that were submitted to us and have not begun.
     bodies: BTreeMap<JobId, Bytes>,
     models: BTreeMap<String, Model>,
@@ -151,6 +154,7 @@ impl Driver {
             outbox: Vec::new(),
             jobs: BTreeMap::new(),
             serving: BTreeMap::new(),
+            reasons: VecDeque::new(),
             bodies: BTreeMap::new(),
             models: BTreeMap::new(),
             tags: BTreeMap::new(),

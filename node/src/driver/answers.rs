@@ -660,6 +660,8 @@ impl Driver {
             Err(failure) => return answer(reply, Err(failure)),
         };
         let me = self.node.id();
+        let why =
+            self.reasons.iter().find(|(id, _)| *id == job).map(|(_, why)| why.clone()).unwrap_or_default();
         tokio::task::spawn_blocking(move || {
             let found = asker.job(job).map_err(|error| Failure::internal(error.to_string()));
             let view = found.and_then(|record| {
@@ -667,7 +669,7 @@ impl Driver {
                     || Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger"));
                 job_view(&asker, &record.ok_or_else(unknown)?, me)
             });
-            answer(reply, view.map(Box::new));
+            answer(reply, view.map(|view| Box::new(JobView { why, ..view })));
         });
     }
 

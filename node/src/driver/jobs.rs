@@ -25,6 +25,9 @@ use super::{Driver, Model, body};
 /// How long a provider that took a job may take to open its stream.
 const ATTACH_MS: u64 = 25_000;
 
+/// Most jobs that ended whose choice of provider can still be explained.
+const REASONS_MAX: usize = 256;
+
 /// A job of the owner.
 #[derive(Debug)]
 pub(super) struct OwnJob {
@@ -199,7 +202,12 @@ impl Driver {
         let _ = own.events.try_send(event);
         if is_last {
             self.detach(job);
-            self.jobs.remove(&job);
+            if let Some(own) = self.jobs.remove(&job) {
+                self.reasons.push_back((job, own.why));
+                if self.reasons.len() > REASONS_MAX {
+                    self.reasons.pop_front();
+                }
+            }
         }
     }
 
