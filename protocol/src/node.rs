@@ -441,7 +441,7 @@ impl Node {
                 self.on_hello(from, device, membership, advert, now, out);
             }
             Message::Join { secret } => self.on_join(from, secret, now, out),
-            Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, out),
+            Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, now, out),
             Message::JoinRefused(error) => self.on_join_refused(from, error, out),
             Message::AdvertQuery => self.on_advert_query(from, now, out),
             Message::Advert(advert) => self.on_advert(advert, now, out),

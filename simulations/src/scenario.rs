@@ -1,7 +1,7 @@
 //! Stories with an end that can be checked: a home network, its troubles, its healing, its settlement.
 
 use protocol::advert::{Incentive, ModelOffer, ProviderClass};
-use protocol::ids::{Digest, JobId, ModelId, NodeId};
+use protocol::ids::{Digest, JobId, ModelId};
 use protocol::job::{Constraints, Input, JobSpec, Sampling};
 use protocol::keys::Signer;
 use protocol::licence::open_licence;
@@ -48,6 +48,8 @@ pub struct Setting {
     pub faults: usize,
     /// Nano-credits in each ticket.
     pub credits: u64,
+    /// Jobs at once of each that serves.
+    pub slots: u16,
 }
 
 impl Setting {
@@ -63,7 +65,14 @@ impl Setting {
             loss_permille: 10,
             faults: 24,
             credits: NANO_PER_CREDIT,
+            slots: 4,
         }
+    }
+
+    /// Returns a setting of one consumer and so many providers, without trouble, for a story told by hand.
+    #[must_use]
+    pub const fn small(seed: u64, providers: usize) -> Self {
+        Self { providers, consumers: 1, jobs: 0, trouble_ms: 0, loss_permille: 0, faults: 0, ..Self::smoke(seed) }
     }
 
     /// Returns a line that runs this setting again.
@@ -164,7 +173,7 @@ impl Home {
             world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount: setting.credits });
             deposited += u128::from(setting.credits);
             let decode = 40 + prng.below(60);
-            let offer = serves.then(|| offer(domain, decode));
+            let offer = serves.then(|| offer(domain, decode, setting.slots));
             let (node, account) = (signer(&mut prng), signer(&mut prng));
             let place =
                 world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
@@ -207,7 +216,7 @@ impl Home {
     }
 }
 
-fn offer(domain: protocol::ids::DomainId, decode: u64) -> ModelOffer {
+fn offer(domain: protocol::ids::DomainId, decode: u64, slots: u16) -> ModelOffer {
     ModelOffer {
         model: MODEL,
         name: "simulated".to_owned(),
@@ -215,7 +224,7 @@ fn offer(domain: protocol::ids::DomainId, decode: u64) -> ModelOffer {
         licence: open_licence(MODEL, domain),
         price: PRICE,
         context_tokens: 8192,
-        slots: 4,
+        slots,
         busy: 0,
         decode_milli: decode * 1000,
         prefill_milli: 2_000_000,
@@ -319,8 +328,3 @@ fn report(seed: u64, world: &World) -> Report {
     }
 }
 
-/// Returns the place's node id, for constraints.
-#[must_use]
-pub fn node_at(home: &Home, place: usize) -> NodeId {
-    home.world.hosts[place].id
-}

@@ -338,6 +338,15 @@ impl World {
         self.run_until(self.now.plus_ms(ms));
     }
 
+    /// Runs until something is so, at most for `ms`; says whether it came to be.
+    pub fn run_until_so(&mut self, ms: u64, so: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now.plus_ms(ms);
+        while !so(self) && self.now < end {
+            self.run_for(1);
+        }
+        so(self)
+    }
+
     /// Returns the hash over all inputs so far.
     #[must_use]
     pub fn trace_hash(&self) -> blake3::Hash {

@@ -42,7 +42,8 @@ pub struct Paid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Flight {
     worst: Usage,
-    tokens_in: u32,
+    /// Prompt tokens, once they are counted.
+    tokens_in: Option<u32>,
     granted: u32,
     /// Runs on the first window, which no receipt has covered.
     postpaid: bool,
@@ -202,14 +203,14 @@ impl Paid {
         } else {
             WINDOW_MIN
         };
-        self.flights.insert(job, Flight { worst, tokens_in: 0, granted, postpaid: granted > 0 });
+        self.flights.insert(job, Flight { worst, tokens_in: None, granted, postpaid: granted > 0 });
         granted
     }
 
     /// Learns how many tokens the prompt of a job has.
     pub fn prepared(&mut self, job: JobId, tokens_in: u32) {
         if let Some(flight) = self.flights.get_mut(&job) {
-            flight.tokens_in = tokens_in;
+            flight.tokens_in = Some(tokens_in);
         }
     }
 
@@ -261,7 +262,7 @@ impl Paid {
         let Some(flight) = self.flights.get(&job).copied() else { return Grant::Unchanged };
         let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
         let granted = up_to.min(most);
-        if granted <= flight.granted {
+        if granted <= flight.granted || flight.tokens_in.is_none() {
             return Grant::Unchanged;
         }
         let raised = Flight { granted, postpaid: false, ..flight };
@@ -374,7 +375,7 @@ impl Flight {
         }
         Usage {
             calls: 1,
-            tokens_in: u64::from(self.tokens_in),
+            tokens_in: self.tokens_in.map_or(self.worst.tokens_in, u64::from),
             tokens_out: u64::from(self.granted).min(self.worst.tokens_out),
             compute: 0,
         }

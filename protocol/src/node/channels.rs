@@ -353,6 +353,10 @@ impl Node {
     fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
         let round = now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS;
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
+        if round && self.is_admitted() {
+            // The issuer tells of every change, but once, and what it tells may be lost.
+            self.query_account(out);
+        }
     }
 
     fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {

@@ -194,6 +194,7 @@ impl Node {
         from: NodeId,
         membership: Verified<Membership>,
         deposit: Option<Verified<Deposit>>,
+        now: Time,
         out: &mut Vec<Effect>,
     ) {
         if !self.config.manifest.has_issuer_node(from) || !self.is_member(self.me, Some(&membership)) {
@@ -213,6 +214,8 @@ impl Node {
             self.send(peer, Message::Hello { device, membership, advert: None }, out);
         }
         self.send(from, Message::AccountQuery, out);
+        // What this node serves was nobody's business before.
+        self.advertise(now, out);
     }
 
     pub(super) fn on_join_refused(&mut self, from: NodeId, error: JoinError, out: &mut Vec<Effect>) {

@@ -511,11 +511,11 @@ impl Node {
             return;
         }
         placed.accepted = Some((accepted.tokens_in, now));
-        let channel = placed.channel;
+        let (channel, streaming) = (placed.channel, placed.ended.is_none());
         if job.cancelled {
             // The cancellation may have overtaken the job.
             self.send(from, Message::Cancel { job: id }, out);
-        } else {
+        } else if streaming {
             // From here on the stream's heartbeat tells whether the provider lives.
             self.deadlines.clear(&Timer::Job(id));
         }
