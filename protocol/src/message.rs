@@ -72,6 +72,9 @@ pub enum Message<S: Stage> {
         membership: Option<S::Of<Membership>>,
         /// What it serves, if anything.
         advert: Option<S::Of<Advert>>,
+        /// Whether the sender waits for the receiver's greeting: a node that was restarted knows nobody, while others
+        /// may not have noticed that it was gone.
+        asks: bool,
     },
     /// Asks an issuer for admission with a ticket.
     Join {
@@ -297,10 +300,11 @@ impl Message<Wire> {
             part.map(|part| part.verify(domain, scheme)).transpose()
         }
         Ok(match self {
-            Self::Hello { device, membership, advert } => Message::Hello {
+            Self::Hello { device, membership, advert, asks } => Message::Hello {
                 device: device.verify(domain, scheme)?,
                 membership: maybe(membership, domain, scheme)?,
                 advert: maybe(advert, domain, scheme)?,
+                asks,
             },
             Self::Join { secret } => Message::Join { secret },
             Self::Joined { membership, deposit } => Message::Joined {
@@ -356,10 +360,11 @@ impl Message<Checked> {
     #[must_use]
     pub fn to_wire(&self) -> Message<Wire> {
         match self {
-            Self::Hello { device, membership, advert } => Message::Hello {
+            Self::Hello { device, membership, advert, asks } => Message::Hello {
                 device: device.signed(),
                 membership: membership.as_ref().map(Verified::signed),
                 advert: advert.as_ref().map(Verified::signed),
+                asks: *asks,
             },
             Self::Join { secret } => Message::Join { secret: *secret },
             Self::Joined { membership, deposit } => Message::Joined {

@@ -437,8 +437,12 @@ impl Node {
 
     fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
         match message {
-            Message::Hello { device, membership, advert } => {
+            Message::Hello { device, membership, advert, asks } => {
+                let known = self.has_greeted(from);
                 self.on_hello(from, device, membership, advert, now, out);
+                if asks && known {
+                    self.greet(from, now, out);
+                }
             }
             Message::Join { secret } => self.on_join(from, secret, now, out),
             Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, now, out),

@@ -266,6 +266,7 @@ impl Node {
         self.scheduler.expire_holds(now);
         let epoch = self.epoch(now);
         self.ended.retain(|_, until| *until >= epoch);
+        self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.resend(out);
         self.review_serving(now, out);
