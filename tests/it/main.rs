@@ -8,6 +8,8 @@ mod house;
 #[cfg(test)]
 mod job;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod restart;
 
 /// The program under test.
