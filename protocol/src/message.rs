@@ -406,10 +406,9 @@ impl Message<Checked> {
                 Message::Redeem { receipt: receipt.signed(), amount: *amount }
             }
             Self::Redeemed(ack) => Message::Redeemed(ack.signed()),
-            Self::Close { closing, opening } => Message::Close {
-                closing: closing.signed(),
-                opening: opening.as_ref().map(Opening::signed),
-            },
+            Self::Close { closing, opening } => {
+                Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
+            }
         }
     }
 }

@@ -72,7 +72,15 @@ impl Setting {
     /// Returns a setting of one consumer and so many providers, without trouble, for a story told by hand.
     #[must_use]
     pub const fn small(seed: u64, providers: usize) -> Self {
-        Self { providers, consumers: 1, jobs: 0, trouble_ms: 0, loss_permille: 0, faults: 0, ..Self::smoke(seed) }
+        Self {
+            providers,
+            consumers: 1,
+            jobs: 0,
+            trouble_ms: 0,
+            loss_permille: 0,
+            faults: 0,
+            ..Self::smoke(seed)
+        }
     }
 
     /// Returns a line that runs this setting again.
@@ -80,7 +88,13 @@ impl Setting {
     pub fn reproduce(&self) -> String {
         format!(
             "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {}",
-            self.seed, self.providers, self.consumers, self.jobs, self.trouble_ms, self.loss_permille, self.faults
+            self.seed,
+            self.providers,
+            self.consumers,
+            self.jobs,
+            self.trouble_ms,
+            self.loss_permille,
+            self.faults
         )
     }
 }
@@ -168,7 +182,8 @@ impl Home {
             let decode = 40 + prng.below(60);
             let offer = serves.then(|| offer(domain, decode, setting.slots));
             let (node, account) = (signer(&mut prng), signer(&mut prng));
-            let place = world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
+            let place =
+                world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
             if serves { places.0.push(place) } else { places.1.push(place) }
         }
         Self { world, providers: places.0, consumers: places.1, deposited, prng, jobs: 0 }
@@ -230,8 +245,13 @@ fn offer(domain: protocol::ids::DomainId, decode: u64, slots: u16) -> ModelOffer
 pub fn spec(model: ModelId, bytes: u64, max_tokens: u32, length: u8) -> JobSpec {
     let mut digest = [0; 32];
     digest[0] = length;
-    let sampling =
-        Sampling { temperature_milli: 0, top_p_milli: 1000, top_k: 0, repetition_penalty_milli: 1000, seed: 0 };
+    let sampling = Sampling {
+        temperature_milli: 0,
+        top_p_milli: 1000,
+        top_k: 0,
+        repetition_penalty_milli: 1000,
+        seed: 0,
+    };
     JobSpec {
         model,
         input: Input { digest: Digest(digest), bytes, modality: Modality::Text },
@@ -314,4 +334,3 @@ fn report(seed: u64, world: &World) -> Report {
         findings: world.findings.clone(),
     }
 }
-

@@ -109,9 +109,7 @@ impl Wallet {
             State::Pending(op) => Some(op.clone()),
             State::Idle { .. } => None,
         };
-        let open = |op: &Verified<AccountOp>| {
-            op.id() == head || (op.sequence == next && op.previous == head)
-        };
+        let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
         self.state = match pending.filter(open) {
             Some(op) => State::Pending(op),
             None => State::Idle { next, head },

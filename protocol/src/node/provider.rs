@@ -176,7 +176,13 @@ impl Node {
     }
 
     /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
-    pub(super) fn on_opening(&mut self, from: NodeId, opening: Opening<Checked>, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn on_opening(
+        &mut self,
+        from: NodeId,
+        opening: Opening<Checked>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         let channel = opening.op.id().into();
         let known = self.paid.contains_key(&channel) || self.ended.contains_key(&channel);
         if known || self.paid.len() + self.ended.len() >= PAID_MAX {

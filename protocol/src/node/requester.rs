@@ -257,7 +257,8 @@ impl Node {
                 let channel = placed.channel;
                 if let Refusal::PromptTooLong { tokens, context } = refusal {
                     self.fail(id, Failure::PromptTooLong { tokens, context }, out);
-                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened) {
+                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened)
+                {
                     job.reopened = true;
                     self.leave(id, channel, out);
                     self.seek(id, now, out);
