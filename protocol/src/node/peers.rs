@@ -137,11 +137,9 @@ impl Node {
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
-            for message in peer
-                .early
-                .extract_if(.., |message| matches!(message, Message::Join { .. }))
-                .collect::<Vec<_>>()
-            {
+            let is_join = |message: &mut Message<Checked>| matches!(message, Message::Join { .. });
+            let joins: Vec<_> = peer.early.extract_if(.., is_join).collect();
+            for message in joins {
                 self.on_message(from, message, now, out);
             }
             return;
