@@ -1,3 +1,398 @@
-//! The local HTTP API.
+//! The local HTTP API: what the command line and other programs on this machine speak with.
+//!
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams.
 
+pub mod auth;
+#[cfg(test)]
+pub(crate) mod fake;
+mod jobs;
+mod node;
+mod sse;
 pub mod views;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
+use axum::http::{Request, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::Commands;
+use crate::exit::{Failure, FailureKind};
+use crate::models::Models;
+use auth::Token;
+use views::{ErrorBody, ErrorView};
+
+/// The port of the API unless another is chosen.
+pub const PORT: u16 = 7433;
+
+/// Bounds a request: a prompt of a million tokens fits.
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bounds the requests that are answered at once; more are refused at once.
+const REQUESTS_MAX: usize = 256;
+
+/// Bounds the jobs that stream at once, below the requests, so that a busy node still answers questions.
+const JOBS_MAX: usize = 192;
+
+/// What every handler may use.
+#[derive(Clone)]
+struct Api {
+    commands: Commands,
+    models: Models,
+    token: Arc<Token>,
+    requests: Arc<Semaphore>,
+    jobs: Arc<Semaphore>,
+    stop: CancellationToken,
+    load: Loading,
+}
+
+/// How models are loaded that are asked for while the node runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading {
+    /// What is asked for them; the catalogue's price if nothing.
+    pub price: Option<crate::models::Price>,
+    /// Jobs at once.
+    pub slots: u32,
+    /// Threads that compute.
+    pub threads: Option<usize>,
+}
+
+/// Takes the API's port; an error says what to do if another program has it.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    if !address.ip().is_loopback() {
+        return Err(Failure::usage(format!(
+            "the API must listen on this machine only in this version: use 127.0.0.1:{} instead of {address}",
+            address.port()
+        )));
+    }
+    TcpListener::bind(address).await.map_err(|error| {
+        let message = if error.kind() == std::io::ErrorKind::AddrInUse {
+            format!(
+                "port {} is taken: another node may be running (see `sharemesh status`); choose another port with --api 127.0.0.1:PORT",
+                address.port()
+            )
+        } else {
+            format!("cannot listen on {address} for the API ({error}): choose another with --api")
+        };
+        Failure::internal(message)
+    })
+}
+
+/// Serves until `stop`; streams that run end with their jobs, or with the driver.
+pub async fn serve(
+    listener: TcpListener,
+    commands: Commands,
+    models: Models,
+    load: Loading,
+    token: Token,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let api = Api {
+        commands,
+        models,
+        token: Arc::new(token),
+        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+        stop: stop.clone(),
+        load,
+    };
+    // Tokens are small and must not wait for each other.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "Cannot send small packets at once");
+        }
+    });
+    axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    Ok(())
+}
+
+fn router(api: Api) -> Router {
+    let v1 = Router::new()
+        .route("/status", get(node::status))
+        .route("/peers", get(node::peers))
+        .route("/providers", get(node::providers))
+        .route("/models", get(node::models).post(node::load))
+        .route("/models/{name}", delete(node::unload))
+        .route("/ledger/balance", get(node::balance))
+        .route("/ledger/receipts", get(node::receipts))
+        .route("/ledger/receipts/{id}", get(node::receipt))
+        .route("/ledger/verify", post(node::verify))
+        .route("/ledger/settle", post(node::settle))
+        .route("/network/tickets", post(node::ticket))
+        .route("/network/grants", post(node::grant))
+        .route("/jobs", post(jobs::submit))
+        .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
+        .route("/shutdown", post(node::shutdown))
+        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    Router::new()
+        .route("/livez", get(node::live))
+        .route("/readyz", get(node::ready))
+        .nest("/sharemesh/v1", v1)
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), bound))
+        .layer(middleware::from_fn(auth::require_local_host))
+        .with_state(api)
+}
+
+/// Refuses what is more than this node answers at once.
+async fn bound(State(api): State<Api>, request: Request<axum::body::Body>, next: Next) -> Response {
+    let Ok(_permit) = api.requests.try_acquire() else {
+        return busy("the API has too many requests open").into_response();
+    };
+    next.run(request).await
+}
+
+fn busy(what: &str) -> Failure {
+    Failure::new(FailureKind::Busy, format!("{what}: try again in a moment")).retry_after(500)
+}
+
+async fn not_found(request: Request<axum::body::Body>) -> Failure {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Failure::new(
+        FailureKind::NotFound,
+        format!("nothing at `{path}`: see docs/operations.md for the API's paths"),
+    )
+}
+
+async fn wrong_method(request: Request<axum::body::Body>) -> Failure {
+    Failure::usage(format!("`{}` takes another method than {}", request.uri().path(), request.method()))
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after_ms.map(|ms| ms.div_ceil(1000).to_string());
+        let mut response = (status, axum::Json(ErrorView::from(self))).into_response();
+        if let Some(Ok(seconds)) = retry_after.map(|seconds| seconds.parse()) {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+impl From<Failure> for ErrorView {
+    fn from(failure: Failure) -> Self {
+        let class = match failure.kind.http_status() {
+            401 => "authentication_error",
+            402 => "insufficient_credits",
+            403 => "permission_error",
+            404 => "not_found_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            503 => "unavailable_error",
+            _ => "server_error",
+        };
+        Self {
+            error: ErrorBody {
+                message: failure.message,
+                class: class.to_owned(),
+                code: failure.kind,
+                reason: failure.reason,
+                retry_after_ms: failure.retry_after_ms,
+            },
+        }
+    }
+}
+
+impl From<ErrorView> for Failure {
+    fn from(view: ErrorView) -> Self {
+        let ErrorBody { message, class: _, code, reason, retry_after_ms } = view.error;
+        Self { kind: code, message, reason, retry_after_ms }
+    }
+}
+
+/// A body of JSON whose refusal is an error as all others here.
+struct Json<T>(T);
+
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
+        let refused =
+            |why: &dyn std::fmt::Display| Failure::usage(format!("the request cannot be read: {why}"));
+        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|error| refused(&error))?;
+        // The content type is not asked for: the token already shows that no web page sent this.
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| refused(&error))
+    }
+}
+
+/// The query of an address whose refusal is an error as all others here.
+struct Query<T>(T);
+
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, Failure> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, state).await;
+        query.map(|query| Self(query.0)).map_err(|error| Failure::usage(format!("wrong query: {error}")))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::command;
+    use crate::models::fetch::Fetcher;
+    use fake::Told;
+
+    /// The API in front of a fake driver.
+    pub(crate) struct Served {
+        pub(crate) address: SocketAddr,
+        pub(crate) token: Token,
+        pub(crate) told: Told,
+        stop: CancellationToken,
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.stop.cancel();
+        }
+    }
+
+    pub(crate) async fn served() -> Served {
+        let listener = listen("127.0.0.1:0".parse().expect("address")).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (commands, receiver) = command::queue();
+        let (told, token, stop) = (fake::spawn(receiver), Token::draw(), CancellationToken::new());
+        let models = Models::at("/nowhere/cache".into(), Fetcher::new("python3"));
+        let load = Loading { price: None, slots: 1, threads: None };
+        tokio::spawn(serve(listener, commands, models, load, token.clone(), stop.clone()));
+        Served { address, token, told, stop }
+    }
+
+    impl Served {
+        fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+            let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+            http.request(method, format!("http://{}{path}", self.address))
+                .header("authorization", self.token.header())
+        }
+
+        async fn post(&self, path: &str, body: &str) -> (u16, String) {
+            answer(self.request(reqwest::Method::POST, path).body(body.to_owned())).await
+        }
+
+        async fn get(&self, path: &str) -> (u16, String) {
+            answer(self.request(reqwest::Method::GET, path)).await
+        }
+    }
+
+    async fn answer(request: reqwest::RequestBuilder) -> (u16, String) {
+        let response = request.send().await.expect("answered");
+        (response.status().as_u16(), response.text().await.expect("text"))
+    }
+
+    #[tokio::test]
+    async fn health_is_for_everybody_and_the_rest_for_holders_of_the_token() {
+        let served = served().await;
+        let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+        let bare = |path: &str| http.get(format!("http://{}{path}", served.address));
+
+        assert_eq!(answer(bare("/livez")).await.0, 200);
+        assert_eq!(answer(bare("/readyz")).await.0, 200);
+        let (status, text) = answer(bare("/sharemesh/v1/status")).await;
+        assert_eq!(status, 401);
+        assert!(text.contains("node.json") && text.contains("\"code\":\"unauthorised\""), "{text}");
+        assert_eq!(answer(bare("/sharemesh/v1/status").header("authorization", "Bearer wrong")).await.0, 401);
+        assert_eq!(served.get("/sharemesh/v1/status").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_web_page_that_points_its_name_here_is_refused() {
+        let served = served().await;
+        let get = || served.request(reqwest::Method::GET, "/sharemesh/v1/status");
+
+        assert_eq!(answer(get().header("host", "evil.example")).await.0, 403);
+        assert_eq!(answer(get().header("origin", "https://evil.example")).await.0, 403);
+        assert_eq!(answer(get().header("host", "localhost:7433")).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_an_error_of_the_same_form() {
+        let served = served().await;
+        let is_error = |(status, text): (u16, String), expected: u16| {
+            assert_eq!(status, expected, "{text}");
+            assert!(text.starts_with(r#"{"error":{"message":""#), "{text}");
+        };
+
+        is_error(served.post("/sharemesh/v1/jobs", "{").await, 400);
+        is_error(served.post("/sharemesh/v1/jobs", r#"{"model":"echo","promt":"x"}"#).await, 400);
+        is_error(
+            served.post("/sharemesh/v1/jobs", r#"{"model":"echo","prompt":"x","max_tokens":0}"#).await,
+            400,
+        );
+        is_error(served.get("/sharemesh/v1/nonsense").await, 404);
+        is_error(served.get("/sharemesh/v1/ledger/receipts?limit=0").await, 400);
+        is_error(served.get("/sharemesh/v1/ledger/receipts?limit=x").await, 400);
+        is_error(served.get("/sharemesh/v1/ledger/receipts/zz").await, 400);
+        is_error(served.get("/sharemesh/v1/ledger/receipts/ab").await, 404);
+        is_error(served.get("/sharemesh/v1/jobs/1").await, 400);
+        is_error(served.get("/sharemesh/v1/jobs").await, 400);
+        is_error(served.post("/sharemesh/v1/models", r#"{"model":"nonsense"}"#).await, 404);
+        is_error(served.post("/sharemesh/v1/jobs", &"x".repeat(BODY_BYTES_MAX + 1)).await, 400);
+    }
+
+    #[tokio::test]
+    async fn a_job_streams_its_events_in_order() {
+        let served = served().await;
+
+        let (status, text) =
+            served.post("/sharemesh/v1/jobs", r#"{"model":"echo","prompt":"hé\nllo"}"#).await;
+
+        assert_eq!(status, 200, "{text}");
+        let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!(names, ["chosen", "accepted", "text", "done"]);
+        assert!(text.contains(r#""text":"hé\nllo""#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_fails_at_once_has_an_honest_status() {
+        let served = served().await;
+
+        assert_eq!(served.post("/sharemesh/v1/jobs", r#"{"model":"poor","prompt":"x"}"#).await.0, 402);
+        assert_eq!(served.post("/sharemesh/v1/jobs", r#"{"model":"none","prompt":"x"}"#).await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn closing_the_connection_cancels_the_job() {
+        let served = served().await;
+        let job = command::new_job();
+        let body = format!(r#"{{"model":"slow","prompt":"x","job":"{}"}}"#, command::format_job(&job));
+        let response = served.request(reqwest::Method::POST, "/sharemesh/v1/jobs").body(body).send().await;
+        let response = response.expect("answered");
+        assert_eq!(response.headers()["sharemesh-job"], command::format_job(&job).as_str());
+
+        drop(response);
+
+        let cancelled = async {
+            while served.told.cancelled() != [job] {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), cancelled).await.expect("cancelled in time");
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_is_listened_to_and_a_taken_port_is_said() {
+        let open = listen("0.0.0.0:0".parse().expect("address")).await.expect_err("open to all");
+        assert_eq!(open.kind, FailureKind::Usage);
+
+        let first = listen("127.0.0.1:0".parse().expect("address")).await.expect("free");
+        let taken = listen(first.local_addr().expect("bound")).await.expect_err("taken");
+
+        assert_eq!(taken.kind.exit_code(), 1);
+        assert!(taken.message.contains("is taken") && taken.message.contains("--api"), "{taken}");
+    }
+}

@@ -551,6 +551,37 @@ mod tests {
     }
 
     #[test]
+    fn a_record_exchanged_for_another_whole_one_is_refused() {
+        let folder = TempDir::new().unwrap();
+        fill(&folder, Options::default(), 3);
+        let mut contents = fs::read(file(&folder, 1)).unwrap();
+        let mut forged = record(1);
+        forged[0] ^= 1;
+        let mut frame = Vec::new();
+        segment::encode_record(&forged, &mut frame);
+        contents[HEADER_BYTES..HEADER_BYTES + frame.len()].copy_from_slice(&frame);
+        fs::write(file(&folder, 1), &contents).unwrap();
+
+        assert!(refusal_of(&folder).contains("do not have the count or the hashes"));
+    }
+
+    #[test]
+    fn what_opening_found_behind_the_last_mark_may_not_be_torn_later() {
+        let folder = TempDir::new().unwrap();
+        fill(&folder, Options::default(), 1);
+        let mut contents = fs::read(file(&folder, 1)).unwrap();
+        segment::encode_record(&record(2), &mut contents);
+        fs::write(file(&folder, 1), &contents).unwrap();
+        open(&folder, Options::default()).unwrap().0.close().unwrap();
+
+        let mut marked = fs::read(file(&folder, 1)).unwrap();
+        marked[contents.len() - 1] ^= 1;
+        fs::write(file(&folder, 1), &marked).unwrap();
+
+        assert!(refusal_of(&folder).contains("record 2:"));
+    }
+
+    #[test]
     fn a_missing_or_shortened_segment_is_refused() {
         let folder = TempDir::new().unwrap();
         fill(&folder, SMALL, 60);
@@ -756,12 +787,12 @@ mod tests {
             let (mut raw_time, mut journal_time) = (Duration::ZERO, Duration::ZERO);
             // Turn about, so that both meet the same disk.
             for _ in 0..rounds {
-                let start = std::time::Instant::now();
+                let start = tokio::time::Instant::now();
                 io::Write::write_all(&mut raw, &bytes).unwrap();
                 raw.sync_data().unwrap();
                 raw_time += start.elapsed();
 
-                let start = std::time::Instant::now();
+                let start = tokio::time::Instant::now();
                 let position = journal.append(&records, Urgency::Now).unwrap();
                 while journal.committed().await.unwrap() < position {}
                 journal_time += start.elapsed();
@@ -779,7 +810,7 @@ mod tests {
         let (mut journal, _) = Journal::open(folder.path(), Options::default(), |_, _, _| ()).unwrap();
         let count = 100_000;
         let record = [vec![7; RECORD_BYTES]];
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         for _ in 0..count {
             while journal.append(&record, Urgency::Soon).is_err() {
                 journal.committed().await.unwrap();
@@ -787,7 +818,7 @@ mod tests {
         }
         journal.close().unwrap();
         println!("{count} records one by one, committed in groups: {:?}", start.elapsed());
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         let (_journal, recovered) = Journal::open(folder.path(), Options::default(), |_, _, _| ()).unwrap();
         println!("opened again with {} records in {:?}", recovered.position, start.elapsed());
     }

@@ -1,17 +1,41 @@
 //! The Sharemesh node: everything around `protocol` that touches the machine.
 //!
-//! In reading order: [`cli`] is what a user types and [`config`] what becomes of it; [`api`] is what clients on
-//! this machine speak with, [`command`] what the API asks of the driver; [`net`] is the mesh, [`journal`] the durable
-//! truth in a [`folder`], [`store`] its index; [`models`] finds weights and [`worker`] runs them in processes of
-//! their own; [`clock`] is the only reader of time and [`exit`] the list of failures.
+//! In reading order: [`cli`] is what a user types and [`config`] what becomes of it, [`demo`] a whole network in
+//! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the [`driver`], which is the event loop around the
+//! protocol's node; [`identity`] is its keys and its network;
+//! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index; [`models`] finds weights
+//! and [`worker`] runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of
+//! failures.
+
+pub mod cli;
+pub mod config;
+pub mod demo;
 
 pub mod api;
-pub mod clock;
 pub mod command;
-pub mod exit;
+
+pub mod driver;
+pub mod identity;
+
+pub mod net;
+
 pub mod folder;
 pub mod journal;
-pub mod models;
-pub mod net;
 pub mod store;
+
+pub mod models;
 pub mod worker;
+
+pub mod clock;
+pub mod exit;
+
+use std::process::ExitCode;
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    cli::main(std::env::args_os())
+}

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `sharemesh` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    node::main()
+}

@@ -31,10 +31,8 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use tokio::{
-    sync::mpsc,
-    time::{Duration, Instant, Interval, MissedTickBehavior},
-};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior};
 
 use self::{
     behaviour::Behaviour,
@@ -56,6 +54,8 @@ pub use self::{
 const LOOKUPS_MAX: usize = 64;
 /// How often bans end, relays are sought and silent strangers are let go.
 const TICK: Duration = Duration::from_secs(1);
+/// Saying goodbye takes a packet to each peer.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What the owner decides about the mesh.
 pub struct NetConfig {
@@ -225,7 +225,7 @@ impl Net {
         let (requests, job_requests) = mpsc::channel(STREAMS_WAITING_MAX);
         let mut swarm = behaviour::swarm(&config, &names, job_requests)?;
         for address in &config.listen {
-            swarm.listen_on(address.clone()).map_err(|error| behaviour::explain_listen(address, error))?;
+            behaviour::listen(&mut swarm, address)?;
         }
         for address in &config.announce {
             let own = address.clone().with_p2p(*swarm.local_peer_id());
@@ -279,7 +279,7 @@ impl Net {
         if !self.outbox.has_room(to, bytes) {
             return self.fail_send(to, tag, SendFailure::QueueFull);
         }
-        let request = Request::Whole { message, body };
+        let request = Request::Whole { message, body, room: None };
         let id = self.swarm.behaviour_mut().messages.send_request(&to.peer_id(), request);
         self.outbox.insert(id, Sent { to, tag, bytes });
         self.counters.messages_sent += 1;
@@ -382,11 +382,11 @@ impl Net {
                 let query = self.swarm.behaviour_mut().directory.get_closest_peers(peer.peer_id());
                 self.queries.insert(query, Query::Address(peer));
             }
-            Err(error) => self.fail_dial(peer, &error),
+            Err(error) => self.fail_dial(peer, error),
         }
     }
 
-    fn fail_dial(&mut self, peer: PeerKey, error: &DialError) {
+    fn fail_dial(&mut self, peer: PeerKey, error: impl ToString) {
         if self.dialing.remove(&peer) {
             self.events.push_back(NetEvent::DialFailed { peer, reason: error.to_string() });
         }
@@ -437,6 +437,22 @@ impl Net {
 
     fn own_address(&self, address: Multiaddr) -> Multiaddr {
         address.with_p2p(*self.swarm.local_peer_id()).unwrap_or_else(|other| other)
+    }
+
+    /// Closes all connections, so that peers know at once and need not find out.
+    pub async fn close(mut self) {
+        let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            // An error says that it is not connected any more.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        // Whoever does not answer by then finds out by silence.
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, closed).await;
     }
 
     pub fn counters(&self) -> NetCounters {

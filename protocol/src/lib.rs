@@ -51,3 +51,5 @@ pub mod router;
 pub mod scheduler;
 
 pub mod node;
+
+pub mod audit;

@@ -72,6 +72,9 @@ pub enum Message<S: Stage> {
         membership: Option<S::Of<Membership>>,
         /// What it serves, if anything.
         advert: Option<S::Of<Advert>>,
+        /// Whether the sender waits for the receiver's greeting: a node that was restarted knows nobody, while others
+        /// may not have noticed that it was gone.
+        asks: bool,
     },
     /// Asks an issuer for admission with a ticket.
     Join {
@@ -297,10 +300,11 @@ impl Message<Wire> {
             part.map(|part| part.verify(domain, scheme)).transpose()
         }
         Ok(match self {
-            Self::Hello { device, membership, advert } => Message::Hello {
+            Self::Hello { device, membership, advert, asks } => Message::Hello {
                 device: device.verify(domain, scheme)?,
                 membership: maybe(membership, domain, scheme)?,
                 advert: maybe(advert, domain, scheme)?,
+                asks,
             },
             Self::Join { secret } => Message::Join { secret },
             Self::Joined { membership, deposit } => Message::Joined {
@@ -356,10 +360,11 @@ impl Message<Checked> {
     #[must_use]
     pub fn to_wire(&self) -> Message<Wire> {
         match self {
-            Self::Hello { device, membership, advert } => Message::Hello {
+            Self::Hello { device, membership, advert, asks } => Message::Hello {
                 device: device.signed(),
                 membership: membership.as_ref().map(Verified::signed),
                 advert: advert.as_ref().map(Verified::signed),
+                asks: *asks,
             },
             Self::Join { secret } => Message::Join { secret: *secret },
             Self::Joined { membership, deposit } => Message::Joined {
@@ -414,6 +419,38 @@ impl Message<Checked> {
 }
 
 impl<S: Stage> Message<S> {
+    /// Returns the message's name, for logs and counts.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Join { .. } => "join",
+            Self::Joined { .. } => "joined",
+            Self::JoinRefused(_) => "join_refused",
+            Self::Advert(_) => "advert",
+            Self::AdvertQuery => "advert_query",
+            Self::Ask { .. } => "ask",
+            Self::Offer { .. } => "offer",
+            Self::Refused { .. } => "refused",
+            Self::AccountQuery => "account_query",
+            Self::AccountState { .. } => "account_state",
+            Self::Step { .. } => "step",
+            Self::Stepped { .. } => "stepped",
+            Self::StepRefused { .. } => "step_refused",
+            Self::Submit { .. } => "submit",
+            Self::Accepted(_) => "accepted",
+            Self::Pay { .. } => "pay",
+            Self::CoSigned(_) => "co_signed",
+            Self::Finished { .. } => "finished",
+            Self::Failed { .. } => "failed",
+            Self::Cancel { .. } => "cancel",
+            Self::Heads(_) => "heads",
+            Self::Redeem { .. } => "redeem",
+            Self::Redeemed(_) => "redeemed",
+            Self::Close { .. } => "close",
+        }
+    }
+
     /// Returns the job that the message hands over or asks about, whose failure to arrive the sender must know of.
     #[must_use]
     pub const fn job(&self) -> Option<JobId> {

@@ -49,6 +49,8 @@ pub struct Config {
     pub account: Signer,
     /// Key of the issuer, on the node that is one.
     pub issuer: Option<Signer>,
+    /// What its owner calls it.
+    pub name: String,
     /// What happens with what it earns.
     pub incentive: Incentive,
     /// Kind of provider.
@@ -435,8 +437,12 @@ impl Node {
 
     fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
         match message {
-            Message::Hello { device, membership, advert } => {
+            Message::Hello { device, membership, advert, asks } => {
+                let known = self.has_greeted(from);
                 self.on_hello(from, device, membership, advert, now, out);
+                if asks && known {
+                    self.greet(from, now, out);
+                }
             }
             Message::Join { secret } => self.on_join(from, secret, now, out),
             Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, now, out),

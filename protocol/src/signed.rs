@@ -142,6 +142,19 @@ impl<T: Signable> Signed<T> {
         self.read(domain)
     }
 
+    /// Returns the value, its id and the number of signatures, none of them checked: for showing our own journal.
+    #[must_use]
+    pub fn peek_in(&self, domain: DomainId) -> Option<(T, RecordId, usize)> {
+        let verified = self.clone().read(domain).ok()?;
+        Some((verified.value, verified.id, self.attestations.len()))
+    }
+
+    /// Returns how many signatures there are, checked or not.
+    #[must_use]
+    pub const fn signature_count(&self) -> usize {
+        self.attestations.len()
+    }
+
     fn read(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
         let value: T = decode(&self.body, T::BYTES_MAX)?;
         value.check_bounds().map_err(SignedError::Bounds)?;

@@ -164,6 +164,7 @@ impl Home {
             node,
             account,
             issuer,
+            name: String::new(),
             incentive: Incentive::Exchange,
             class: ProviderClass::Community,
             region: String::new(),

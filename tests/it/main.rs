@@ -3,3 +3,11 @@
 // Always set here; said again because clippy lets helpers unwrap only below it.
 #[cfg(test)]
 mod house;
+#[cfg(test)]
+mod job;
+#[cfg(test)]
+mod restart;
+
+/// The program under test.
+#[cfg(test)]
+const SHAREMESH: &str = env!("CARGO_BIN_EXE_sharemesh-under-test");

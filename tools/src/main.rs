@@ -1,7 +1,8 @@
-//! `cargo xtask`: the checks that CI runs, and the models that tests run on.
+//! `cargo xtask`: the checks that CI runs, the models that tests run on, and benchmarks.
 
 #![expect(clippy::print_stdout, reason = "a command-line tool answers on standard output")]
 
+mod bench;
 mod check;
 mod models;
 
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Runs all that CI runs, step by step
     Check(check::Arguments),
+    /// Measures what the network adds to the engine, and how fast it gets over faults
+    Bench(bench::Arguments),
     /// Fetches the models that tests run on
     Models(models::Arguments),
 }
@@ -29,6 +32,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Models(arguments) => models::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }

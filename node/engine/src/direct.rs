@@ -62,13 +62,23 @@ impl Engine {
     pub fn info(&self) -> &ModelInfo {
         match &self.loaded {
             Loaded::Fake(model, _) => model.info(),
+            Loaded::Llama(model, _) => model.info(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn gguf_vocabulary(&self) -> &crate::tokenizer::GgufVocabulary {
+        match &self.loaded {
+            Loaded::Fake(..) => panic!("a fake has no file"),
+            Loaded::Llama(_, vocabulary) => vocabulary,
         }
     }
 
     /// Generates one answer; `on_part` is called with each part as soon as it is known.
     pub fn generate(&self, generate: Generate, on_part: impl FnMut(&Part)) -> Result<Completion> {
         match &self.loaded {
-            Loaded::Fake(model, vocabulary) => complete(model, vocabulary.clone(), generate, on_part),
+            Loaded::Fake(model, vocabulary) => complete(&**model, vocabulary.clone(), generate, on_part),
+            Loaded::Llama(model, vocabulary) => complete(&**model, vocabulary.clone(), generate, on_part),
         }
     }
 }

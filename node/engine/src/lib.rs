@@ -1,21 +1,40 @@
 //! Inference for Sharemesh: prompts in, tokens out; knows tensors and tokens, never peers.
 //!
-//! In reading order: [`frame`] is what a node and its worker process say to each other, [`worker`] the loop of
-//! that process, [`direct`] the same loop called without a process; [`model`] is what the loop needs of a model
-//! and [`fake`] a model for tests.
+//! In reading order: [`frame`] is what a node and its worker process say to each other and [`options`] what the
+//! process is started with; [`worker`] is the loop of that process and [`direct`] the same without a process;
+//! [`model`] is what the loop needs of a model, and [`fake`] a model for tests. A real one is loaded by `load`:
+//! [`gguf_check`] and `weights` read its file, `tokenizer` and `template` its words, [`device`] says where it
+//! runs, and `model::llama` computes it with `cache`; `generation`, `sampler` and `text` make the answer.
 
 pub mod frame;
 pub mod options;
 pub mod worker;
 
 pub mod direct;
-pub mod fake;
 pub mod model;
 
-mod generation;
+pub mod fake;
+
 mod load;
+
+pub mod gguf_check;
+mod metadata;
+mod weights;
+
+mod template;
+mod tokenizer;
+
+mod cache;
+pub mod device;
+
+mod generation;
 mod sampler;
 mod text;
+
+#[cfg(test)]
+mod real_model;
+#[cfg(test)]
+mod tiny_model;
 
 pub use direct::{Completion, Engine, Timings, generate_directly};
 pub use generation::Part;

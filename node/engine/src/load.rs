@@ -1,15 +1,27 @@
-//! Loads the model that the options name.
+//! Loads the model that the options name, and measures it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
+use crate::device;
 use crate::fake::{Fake, FakeVocabulary};
+use crate::frame::{Generate, ModelInfo, Prompt, Sampling};
+use crate::generation::PREFILL_TOKENS_MAX;
+use crate::model::llama::{Config, Llama};
+use crate::model::{Model, PreparedJob};
 use crate::options::{ModelSource, WorkerOptions};
+use crate::tokenizer::GgufVocabulary;
+use crate::weights;
+
+/// Tokens that are decoded to measure the speed; more would only make loading slower.
+const WARM_UP_TOKENS: u32 = 8;
 
 /// A model of one of the kinds that this crate knows, with its vocabulary.
 pub(crate) enum Loaded {
-    Fake(Fake, Arc<FakeVocabulary>),
+    Fake(Box<Fake>, Arc<FakeVocabulary>),
+    Llama(Box<Llama>, Arc<GgufVocabulary>),
 }
 
 /// Loads; `progress` is told the percentage and what is being done.
@@ -17,8 +29,82 @@ pub(crate) fn load(options: &WorkerOptions, progress: &mut dyn FnMut(u8, &str)) 
     match &options.model {
         ModelSource::Fake(fake) => {
             progress(0, "loading the fake model");
-            Ok(Loaded::Fake(Fake::load(fake)?, Arc::new(FakeVocabulary::new(fake))))
+            Ok(Loaded::Fake(Box::new(Fake::load(fake)?), Arc::new(FakeVocabulary::new(fake))))
         }
-        ModelSource::Gguf { .. } => anyhow::bail!("not yet"),
+        ModelSource::Gguf { path, cache_dir } => {
+            warn_of_environment(options);
+            let (device, device_info) = device::open(options.device)?;
+            let mut weights = weights::load(path, cache_dir, &device, progress)?;
+            let config = Config::new(&weights.metadata)?;
+            let context_length = config.context_length.min(options.context_max.unwrap_or(u32::MAX));
+            let vocabulary = GgufVocabulary::new(&weights.metadata, context_length)?;
+            let info = ModelInfo {
+                name: weights.metadata.text("general.name").unwrap_or("unnamed").to_owned(),
+                architecture: config.architecture().to_owned(),
+                quantisation: weights.quantisation.clone(),
+                context_length,
+                parameters: weights.parameters,
+                slots: 0,
+                device: device_info,
+                weights_bytes: weights.bytes,
+                chat_template_digest: vocabulary.template_digest(),
+                tokenizer_digest: vocabulary.digest(),
+                weights_digest: Some(weights.digest),
+                decode_tokens_per_s_milli: 0,
+                prefill_tokens_per_s_milli: 0,
+            };
+            let mut model = Llama::new(&mut weights, config, &device, info)?;
+            ensure!(
+                model.vocabulary_size() >= vocabulary.size(),
+                "the model knows fewer tokens than its tokenizer: fetch the file again"
+            );
+            progress(95, "measuring");
+            let (decode, prefill) = measure(&model).context("the model does not compute")?;
+            model.set_speeds(decode, prefill);
+            Ok(Loaded::Llama(Box::new(model), Arc::new(vocabulary)))
+        }
     }
+}
+
+/// What a worker was not started with cannot be set any more.
+fn warn_of_environment(options: &WorkerOptions) {
+    for (name, wanted) in options.environment() {
+        let found = std::env::var(name).unwrap_or_default();
+        if found != wanted {
+            tracing::warn!(name, found, wanted, "Start the worker with the environment of its options");
+        }
+    }
+}
+
+/// Returns thousandths of tokens per second of decoding and of prefill.
+fn measure(model: &Llama) -> Result<(u64, u64)> {
+    let context = model.info().context_length;
+    let prompt =
+        u32::try_from(PREFILL_TOKENS_MAX).expect("small").min(context.saturating_sub(WARM_UP_TOKENS));
+    if prompt == 0 {
+        return Ok((0, 0));
+    }
+    let generate = Generate {
+        prompt: Prompt::Text(String::new()),
+        sampling: Sampling::greedy(),
+        max_tokens: WARM_UP_TOKENS,
+        resume: Vec::new(),
+        logprobs: None,
+    };
+    let ids = vec![0; prompt as usize];
+    let job = PreparedJob::new(Arc::new(generate), ids, context, model.vocabulary_size())?;
+    let mut session = model.open(&job)?;
+    // The first pass also arranges the weights for the kernels.
+    model.decode(&mut [(&mut session, 0)])?;
+    let begun = Instant::now();
+    model.prefill(&mut session, &job.ids[1..])?;
+    let read = Instant::now();
+    for _ in 1..WARM_UP_TOKENS {
+        model.decode(&mut [(&mut session, 0)])?;
+    }
+    Ok((speed_milli(WARM_UP_TOKENS - 1, read.elapsed()), speed_milli(prompt - 1, read - begun)))
+}
+
+fn speed_milli(tokens: u32, elapsed: Duration) -> u64 {
+    (f64::from(tokens) * 1000.0 / elapsed.as_secs_f64().max(1e-9)) as u64
 }

@@ -7,6 +7,9 @@ use anyhow::Result;
 
 use crate::frame::{Generate, JobError, ModelInfo};
 
+pub(crate) mod llama;
+pub(crate) mod ops;
+
 /// Computes: reads prompts and continues them, for several sessions in turn.
 ///
 /// A session's results depend on its own tokens only, never on the other sessions of a batch.

@@ -1,14 +1,20 @@
 //! Everything of libp2p that a node runs, put together and configured; each default that matters is set on purpose.
 
-use std::{io, num::NonZeroU32, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    num::NonZeroU32,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use libp2p::{
-    PeerId, Swarm, Transport as _, allow_block_list,
+    Multiaddr, PeerId, Swarm, Transport as _, allow_block_list,
     allow_block_list::BlockedPeers,
     autonat,
     connection_limits::{self, ConnectionLimits},
     core::{
+        multiaddr::Protocol,
         muxing::StreamMuxerBox,
         transport::{Boxed, timeout::TransportTimeout},
         upgrade::Version,
@@ -24,7 +30,7 @@ use libp2p::{
 use libp2p_memory_connection_limits as memory_limits;
 use tokio::sync::mpsc;
 
-use super::{Mdns, NetConfig, codec::Codec, gate, jobs, limits::*, names, names::Names};
+use super::{Mdns, NetConfig, codec::Codec, gate, gate::ip_of, jobs, limits::*, names, names::Names};
 
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
@@ -111,9 +117,9 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
     config.max_idle_timeout = 10_000;
     config.keep_alive_interval = Duration::from_secs(3);
     config.max_concurrent_stream_limit = CONNECTION_STREAMS_MAX;
-    // What one peer may make us buffer: the largest body on one stream, a few of them in all.
-    config.max_stream_data = BODY_MAX as u32 + MESSAGE_MAX as u32;
-    config.max_connection_data = 2 * BODY_MAX as u32;
+    // What one peer may make us buffer: enough to fill 1 Gbit/s at 32 ms from here, and no more.
+    config.max_stream_data = 4 << 20;
+    config.max_connection_data = 8 << 20;
     config
 }
 
@@ -161,7 +167,11 @@ fn messages(names: &Names) -> request_response::Behaviour<Codec> {
     let config = request_response::Config::default()
         .with_request_timeout(REQUEST_TIMEOUT)
         .with_max_concurrent_streams(REQUEST_STREAMS_MAX);
-    request_response::Behaviour::new([(names.message_protocol(), ProtocolSupport::Full)], config)
+    request_response::Behaviour::with_codec(
+        Codec::new(UNREAD_MAX),
+        [(names.message_protocol(), ProtocolSupport::Full)],
+        config,
+    )
 }
 
 fn gossip(names: &Names, keypair: &Keypair) -> Result<Gossip> {
@@ -210,11 +220,7 @@ fn score() -> gossipsub::PeerScoreParams {
     gossipsub::PeerScoreParams {
         // A household or a lab shares one address; several nodes of one machine are a developer's.
         ip_colocation_factor_threshold: 32.0,
-        ip_colocation_factor_whitelist: [
-            std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-        ]
-        .into(),
+        ip_colocation_factor_whitelist: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into(),
         ..Default::default()
     }
 }
@@ -331,38 +337,36 @@ fn mdns(config: &NetConfig, me: PeerId) -> Result<Option<mdns::tokio::Behaviour>
     }
 }
 
-/// Says what to do about an address that cannot be listened on.
-pub(super) fn explain_listen(
-    address: &libp2p::Multiaddr,
-    error: libp2p::TransportError<io::Error>,
-) -> anyhow::Error {
-    let advice = match &error {
-        libp2p::TransportError::MultiaddrNotSupported(_) => {
-            "use /ip4/<address>/udp/<port>/quic-v1 or /ip4/<address>/tcp/<port>"
-        }
-        libp2p::TransportError::Other(error) => match io_kind(error) {
-            Some(io::ErrorKind::AddrInUse) => {
+/// Listens on an address; the errors say what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the rest of the system's errors have one advice")]
+pub(super) fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<()> {
+    // libp2p shares TCP ports between processes: a second node would silently take half of the first one's peers.
+    if let Err(error) = bind(address) {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
                 "the port is taken, perhaps by another sharemesh node: stop it or choose another port (0 picks a free one)"
             }
-            Some(io::ErrorKind::AddrNotAvailable) => "this machine does not have that address",
-            Some(io::ErrorKind::PermissionDenied) => "ports below 1024 need privileges: choose a higher one",
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
             _ => "choose another address",
-        },
-    };
-    anyhow!(error).context(format!("cannot listen on {address}: {advice}"))
+        };
+        bail!("cannot listen on {address}: {advice} ({error})");
+    }
+    let form = "use /ip4/<address>/udp/<port>/quic-v1 or /ip4/<address>/tcp/<port>";
+    swarm.listen_on(address.clone()).with_context(|| format!("cannot listen on {address}: {form}"))?;
+    Ok(())
 }
 
-/// Transports wrap their errors in each other; the operating system's is somewhere inside.
-fn io_kind(error: &io::Error) -> Option<io::ErrorKind> {
-    if error.raw_os_error().is_some() {
-        return Some(error.kind());
-    }
-    let mut source = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return io_kind(error);
-        }
-        source = error.source();
-    }
-    Some(error.kind())
+/// Opens and closes a port, where the address is one.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is libp2p's, of all protocols there are")]
+fn bind(address: &Multiaddr) -> io::Result<()> {
+    let Some(ip) = ip_of(address) else {
+        return Ok(());
+    };
+    let bound = address.iter().find_map(|part| match part {
+        Protocol::Udp(port) => Some(UdpSocket::bind((ip, port)).map(drop)),
+        Protocol::Tcp(port) => Some(TcpListener::bind((ip, port)).map(drop)),
+        _ => None,
+    });
+    bound.unwrap_or(Ok(()))
 }

@@ -1,10 +1,11 @@
 //! One message on its own stream: its length, the message, then a body until the end; one byte comes back.
 
-use std::{io, pin::pin, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     OffenceKind,
@@ -17,9 +18,12 @@ pub(super) enum Request {
     Whole {
         message: Vec<u8>,
         body: Bytes,
+        room: Option<OwnedSemaphorePermit>,
     },
     /// Only read, never sent. A value and not an error, because libp2p does not report who sent what could not be read.
     Refused(OffenceKind),
+    /// Only read: all peers together send more than we hold.
+    NoRoom,
 }
 
 /// Whether a message was taken. It says "arrived", not "agreed".
@@ -29,8 +33,17 @@ pub(super) enum Ack {
     Refused = 2,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Codec;
+#[derive(Clone, Debug)]
+pub(super) struct Codec {
+    /// Bytes that messages may still take before they are handed on.
+    room: Arc<Semaphore>,
+}
+
+impl Codec {
+    pub(super) fn new(room_bytes: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(room_bytes)) }
+    }
+}
 
 impl request_response::Codec for Codec {
     type Protocol = StreamProtocol;
@@ -41,9 +54,10 @@ impl request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        match read(io).await {
-            Ok((message, body)) => Ok(Request::Whole { message, body }),
+        match read(io, Room::of(&self.room)).await {
+            Ok(request) => Ok(request),
             Err(Unreadable::Offence(kind)) => Ok(Request::Refused(kind)),
+            Err(Unreadable::NoRoom) => Ok(Request::NoRoom),
             Err(Unreadable::Broken(error)) => Err(error),
         }
     }
@@ -65,7 +79,7 @@ impl request_response::Codec for Codec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        let Request::Whole { message, body } = request else {
+        let Request::Whole { message, body, .. } = request else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a refused request is never sent"));
         };
         // One write for the head and the message: on a warm connection they leave in one packet.
@@ -87,42 +101,67 @@ impl request_response::Codec for Codec {
 
 enum Unreadable {
     Offence(OffenceKind),
+    NoRoom,
     Broken(io::Error),
 }
 
 impl From<io::Error> for Unreadable {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Offence(OffenceKind::Malformed),
-            _ => Self::Broken(error),
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Offence(OffenceKind::Malformed);
         }
+        Self::Broken(error)
     }
 }
 
-async fn read<T: AsyncRead + Unpin>(io: &mut T) -> Result<(Vec<u8>, Bytes), Unreadable> {
-    let message = within(MESSAGE_PATIENCE, read_message(io)).await?;
-    let body = read_body(io).await?;
-    Ok((message, body))
+/// What one message has taken of the bytes that all may take.
+struct Room {
+    all: Arc<Semaphore>,
+    taken: Option<OwnedSemaphorePermit>,
 }
 
-async fn read_message<T: AsyncRead + Unpin>(io: &mut T) -> Result<Vec<u8>, Unreadable> {
+impl Room {
+    fn of(all: &Arc<Semaphore>) -> Self {
+        Self { all: all.clone(), taken: None }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), Unreadable> {
+        let bytes = u32::try_from(bytes).map_err(|_| Unreadable::NoRoom)?;
+        let more = self.all.clone().try_acquire_many_owned(bytes).map_err(|_| Unreadable::NoRoom)?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            None => self.taken = Some(more),
+        }
+        Ok(())
+    }
+}
+
+async fn read<T: AsyncRead + Unpin>(io: &mut T, mut room: Room) -> Result<Request, Unreadable> {
+    let message = within(MESSAGE_PATIENCE, read_message(io, &mut room)).await?;
+    let body = read_body(io, &mut room).await?;
+    Ok(Request::Whole { message, body, room: room.taken })
+}
+
+async fn read_message<T: AsyncRead + Unpin>(io: &mut T, room: &mut Room) -> Result<Vec<u8>, Unreadable> {
     let mut length = [0; 4];
     io.read_exact(&mut length).await?;
     let length = u32::from_le_bytes(length) as usize;
     if length > MESSAGE_MAX {
         return Err(Unreadable::Offence(OffenceKind::Oversized));
     }
+    room.take(length)?;
     let mut message = vec![0; length];
     io.read_exact(&mut message).await?;
     Ok(message)
 }
 
 /// Reads until the end; memory grows only with what has come.
-async fn read_body<T: AsyncRead + Unpin>(io: &mut T) -> Result<Bytes, Unreadable> {
+async fn read_body<T: AsyncRead + Unpin>(io: &mut T, room: &mut Room) -> Result<Bytes, Unreadable> {
     let mut body = Vec::new();
     loop {
         let mut piece = pin!(io.take(BODY_PACE_BYTES as u64));
         let read = within(MESSAGE_PATIENCE, async { Ok(piece.read_to_end(&mut body).await?) }).await?;
+        room.take(read)?;
         if body.len() > BODY_MAX {
             return Err(Unreadable::Offence(OffenceKind::Oversized));
         }
@@ -152,9 +191,10 @@ mod tests {
     const PROTOCOL: StreamProtocol = StreamProtocol::new("/test");
 
     async fn check(bytes: Vec<u8>, expected: Result<(&[u8], &[u8]), OffenceKind>) {
-        let request = Codec.read_request(&PROTOCOL, &mut Cursor::new(bytes)).await.unwrap();
+        let mut codec = Codec::new(2 * BODY_MAX);
+        let request = codec.read_request(&PROTOCOL, &mut Cursor::new(bytes)).await.unwrap();
         match (request, expected) {
-            (Request::Whole { message, body }, Ok(whole)) => assert_eq!((&message[..], &body[..]), whole),
+            (Request::Whole { message, body, .. }, Ok(whole)) => assert_eq!((&message[..], &body[..]), whole),
             (Request::Refused(kind), Err(expected)) => assert_eq!(kind, expected),
             (request, _) => panic!("read {request:?}"),
         }
@@ -162,7 +202,8 @@ mod tests {
 
     async fn written(message: Vec<u8>, body: Bytes) -> Vec<u8> {
         let mut out = Cursor::new(Vec::new());
-        Codec.write_request(&PROTOCOL, &mut out, Request::Whole { message, body }).await.unwrap();
+        let request = Request::Whole { message, body, room: None };
+        Codec::new(0).write_request(&PROTOCOL, &mut out, request).await.unwrap();
         out.into_inner()
     }
 
@@ -187,6 +228,20 @@ mod tests {
         check(u32::MAX.to_le_bytes().to_vec(), Err(OffenceKind::Oversized)).await;
         check(written(vec![0; MESSAGE_MAX + 1], Bytes::new()).await, Err(OffenceKind::Oversized)).await;
         check(written(Vec::new(), vec![0; BODY_MAX + 1].into()).await, Err(OffenceKind::Oversized)).await;
+    }
+
+    #[tokio::test]
+    async fn all_messages_together_have_a_bound_that_frees_itself() {
+        let mut codec = Codec::new(100);
+        let bytes = written(vec![1; 60], Bytes::new()).await;
+        let mut read = async || codec.read_request(&PROTOCOL, &mut Cursor::new(bytes.clone())).await.unwrap();
+
+        let first = read().await;
+        assert!(matches!(first, Request::Whole { .. }));
+        assert!(matches!(read().await, Request::NoRoom));
+        drop(first);
+
+        assert!(matches!(read().await, Request::Whole { .. }));
     }
 
     #[tokio::test]

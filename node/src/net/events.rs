@@ -57,11 +57,14 @@ impl Net {
                 self.counters.connections_denied += 1;
                 tracing::debug!(%error, "Incoming connection failed");
             }
-            SwarmEvent::NewListenAddr { address, .. } | SwarmEvent::ExternalAddrConfirmed { address } => {
-                let own = self.own_address(address);
-                tracing::info!(address = %own, "Listening");
-                self.events.push_back(NetEvent::Listening(own));
+            SwarmEvent::NewListenAddr { address, .. } => {
+                // Who offers to relay says that others can dial it; without an address it could grant no reservation.
+                if self.swarm.behaviour().relay_server.is_enabled() {
+                    self.swarm.add_external_address(address.clone());
+                }
+                self.on_listening(address);
             }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_listening(address),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 self.relays.listener_closed(listener_id);
                 if let Err(error) = reason {
@@ -108,6 +111,12 @@ impl Net {
         }
     }
 
+    fn on_listening(&mut self, address: Multiaddr) {
+        let own = self.own_address(address);
+        tracing::info!(address = %own, "Listening");
+        self.events.push_back(NetEvent::Listening(own));
+    }
+
     fn on_closed(&mut self, peer_id: &PeerId, connection: ConnectionId) {
         let Some(peer) = PeerKey::of(peer_id) else {
             return;
@@ -117,6 +126,7 @@ impl Net {
         }
         if !self.peers.is_connected(peer) {
             self.relays.gone(peer);
+            self.fail_dial(peer, "it closed the connection before it said which network it is of");
         }
     }
 
@@ -183,12 +193,13 @@ impl Net {
     fn on_request(&mut self, from: PeerKey, request: Request) -> Ack {
         // Only who speaks our network's protocol gets here, perhaps before identify does.
         self.admit(from);
-        let (message, body) = match request {
-            Request::Whole { message, body } => (message, body),
+        let (message, body, room) = match request {
+            Request::Whole { message, body, room } => (message, body, room),
             Request::Refused(kind) => {
                 self.offend(from, kind);
                 return Ack::Refused;
             }
+            Request::NoRoom => return Ack::Refused,
         };
         let bytes = message.len() + body.len();
         if !self.peers.may_send(from, bytes, Instant::now()) {
@@ -198,6 +209,8 @@ impl Net {
         self.counters.messages_received += 1;
         self.counters.bytes_received += bytes as u64;
         self.events.push_back(NetEvent::Received { from, message, body });
+        // From here on it is the driver's to bound.
+        drop(room);
         Ack::Taken
     }
 
@@ -309,12 +322,10 @@ impl Net {
             Some(Query::Providers { key, .. }) => {
                 self.events.push_back(NetEvent::Found { key, peers: Vec::new(), last: true });
             }
-            Some(Query::Address(peer)) => {
-                if !self.peers.is_connected(peer) {
-                    self.dial_quietly(peer, Vec::new());
-                }
+            Some(Query::Address(peer)) if !self.peers.is_connected(peer) => {
+                self.dial_quietly(peer, Vec::new())
             }
-            None => {}
+            Some(Query::Address(_)) | None => {}
         }
     }
 
@@ -327,7 +338,7 @@ impl Net {
             .build();
         match self.swarm.dial(opts) {
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.fail_dial(peer, &error),
+            Err(error) => self.fail_dial(peer, error),
         }
     }
 
@@ -354,6 +365,7 @@ impl Net {
             let addresses = addresses.iter().cloned().collect();
             self.events.push_back(NetEvent::LanNetwork { peer, name, domain, addresses });
         }
+        self.fail_dial(peer, "it is of another network");
         self.disconnect(peer);
     }
 

@@ -137,6 +137,7 @@ fn subnet_of(address: &Multiaddr) -> Option<Subnet> {
     Some(Subnet(prefix))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is libp2p's, of all protocols there are")]
 pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(ip.into()),

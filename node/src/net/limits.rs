@@ -13,6 +13,8 @@ pub const GOSSIP_MAX: usize = 64 * 1024;
 /// A frame holds a few tokens or a piece of an answer; small frames keep the streams of a connection fair.
 pub const FRAME_MAX: usize = 64 * 1024;
 
+/// Bytes of messages that all peers together may have half sent; who comes then is refused, and may come again.
+pub(super) const UNREAD_MAX: usize = 256 << 20;
 /// Messages to one peer that are not yet acknowledged; a healthy peer acknowledges within a round trip.
 pub(super) const QUEUE_MAX: usize = 64;
 /// Bytes to one peer that are not yet acknowledged: four of the largest prompts.

@@ -148,18 +148,19 @@ impl Peers {
         link.ping_failures >= PING_FAILURES_MAX
     }
 
+    /// Whoever is gone and forgotten sends nothing more: what is still on its way is let in.
     pub(super) fn may_send(&mut self, peer: PeerKey, bytes: usize, now: Instant) -> bool {
         self.entries
             .get_mut(&peer)
-            .is_some_and(|entry| entry.messages.take(1, now) && entry.bytes.take(bytes as u64, now))
+            .is_none_or(|entry| entry.messages.take(1, now) && entry.bytes.take(bytes as u64, now))
     }
 
     pub(super) fn may_gossip(&mut self, peer: PeerKey, now: Instant) -> bool {
-        self.entries.get_mut(&peer).is_some_and(|entry| entry.gossip.take(1, now))
+        self.entries.get_mut(&peer).is_none_or(|entry| entry.gossip.take(1, now))
     }
 
     pub(super) fn may_store(&mut self, peer: PeerKey, now: Instant) -> bool {
-        self.entries.get_mut(&peer).is_some_and(|entry| entry.records.take(1, now))
+        self.entries.get_mut(&peer).is_none_or(|entry| entry.records.take(1, now))
     }
 
     pub(super) fn is_connected(&self, peer: PeerKey) -> bool {
@@ -270,5 +271,82 @@ fn transport_of(address: &Multiaddr) -> Transport {
         Transport::Quic
     } else {
         Transport::Tcp
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::core::{Endpoint, transport::PortUse};
+
+    use super::*;
+
+    const PEER: PeerKey = PeerKey([1; 32]);
+
+    fn dialed(address: &str) -> ConnectedPoint {
+        let address = address.parse().unwrap();
+        ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::Reuse }
+    }
+
+    fn limits() -> Limits {
+        Limits { messages: Rate { per_second: 1, burst: 2 }, ..Limits::STANDARD }
+    }
+
+    #[test]
+    fn coming_back_does_not_refill_what_was_spent() {
+        let (mut peers, now) = (Peers::new(limits()), Instant::now());
+        let connection = ConnectionId::new_unchecked(1);
+        peers.connected(PEER, connection, &dialed("/ip4/127.0.0.1/tcp/1"), now);
+        assert!(peers.may_send(PEER, 1, now) && peers.may_send(PEER, 1, now));
+
+        peers.closed(PEER, connection);
+        peers.sweep(now);
+        peers.connected(PEER, connection, &dialed("/ip4/127.0.0.1/tcp/1"), now);
+
+        assert!(!peers.may_send(PEER, 1, now));
+    }
+
+    #[test]
+    fn a_peer_at_rest_is_forgotten() {
+        let (mut peers, now) = (Peers::new(limits()), Instant::now());
+        let connection = ConnectionId::new_unchecked(1);
+        peers.connected(PEER, connection, &dialed("/ip4/127.0.0.1/tcp/1"), now);
+        peers.may_send(PEER, 1, now);
+        peers.closed(PEER, connection);
+
+        peers.sweep(now + Duration::from_secs(60));
+
+        assert!(peers.entries.is_empty());
+    }
+
+    #[test]
+    fn a_relayed_link_is_replaced_by_a_direct_one_after_a_while() {
+        let (mut peers, now) = (Peers::new(limits()), Instant::now());
+        let (relayed, direct) = (ConnectionId::new_unchecked(1), ConnectionId::new_unchecked(2));
+        let relay = PeerKey([2; 32]).peer_id();
+        peers.connected(
+            PEER,
+            relayed,
+            &dialed(&format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit")),
+            now,
+        );
+        peers.connected(PEER, direct, &dialed("/ip4/127.0.0.1/udp/1/quic-v1"), now);
+
+        assert!(peers.replaced(now).is_empty());
+        let later = now + 2 * RELAYED_GRACE;
+        assert_eq!(peers.replaced(later), [(PEER.peer_id(), relayed)]);
+        peers.admit(PEER);
+        assert_eq!(peers.infos()[0].transport, Transport::Quic);
+    }
+
+    #[test]
+    fn a_link_is_dead_after_two_lost_pings_in_a_row() {
+        let (mut peers, now) = (Peers::new(limits()), Instant::now());
+        let connection = ConnectionId::new_unchecked(1);
+        peers.connected(PEER, connection, &dialed("/ip4/127.0.0.1/tcp/1"), now);
+
+        assert!(!peers.pinged(PEER, connection, None));
+        assert!(!peers.pinged(PEER, connection, Some(Duration::from_millis(3))));
+        assert!(!peers.pinged(PEER, connection, None));
+        assert!(peers.pinged(PEER, connection, None));
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Watch {
     pub(super) program: Program,
     /// As JSON.
     pub(super) options: String,
+    /// What must be set before the process starts, such as the number of threads.
+    pub(super) environment: Vec<(&'static str, String)>,
     pub(super) limits: Limits,
     pub(super) inbox: mpsc::Receiver<Order>,
     pub(super) events: mpsc::Sender<(String, u64, WorkerEvent)>,
@@ -118,7 +120,10 @@ impl Watch {
                 return Err(Unheard);
             }
         };
-        // A process that closed its output is about to end; one that hangs never does.
+        if matches!(said.over, Over::Lost(_)) {
+            // It hangs or talks nonsense: its jobs must not wait for a polite end. Fails only if it has just ended.
+            let _ = child.start_kill();
+        }
         let status = self.end(&mut child).await;
         // The log ends with the process, unless a grandchild holds it open.
         let _ = tokio::time::timeout(self.limits.stop_max, log).await;
@@ -137,7 +142,7 @@ impl Watch {
 
     fn spawn(&self) -> std::io::Result<Child> {
         let mut command = Command::new(&self.program.path);
-        command.args(&self.program.arguments).arg(&self.options);
+        command.args(&self.program.arguments).arg(&self.options).envs(self.environment.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // Ctrl-C in a terminal is for the node, which then ends its workers in order.
         #[cfg(unix)]
@@ -486,10 +491,9 @@ mod tests {
         let failed = FromWorker::LoadFailed { error: "no such tensor".to_owned() };
         let (_folder, mut workers) = workers(&[failed], "exit 1", hasty());
 
-        let error = until(&mut workers, |event| match event {
-            WorkerEvent::GaveUp { error } => Some(error),
-            WorkerEvent::Lost { .. } => panic!("not a loss"),
-            _ => None,
+        let error = until(&mut workers, |event| {
+            assert_eq!(lost(event.clone()), None);
+            if let WorkerEvent::GaveUp { error } = event { Some(error) } else { None }
         });
 
         assert_eq!(error.await, "no such tensor");

@@ -9,7 +9,7 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId
 use crate::job::JobRecord;
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, is_newer};
-use crate::ledger::records::{Final, Receipt, Terms};
+use crate::ledger::records::{Epoch, Final, Receipt, Terms};
 use crate::price::Usage;
 use crate::signed::{Role, Verified};
 
@@ -24,6 +24,8 @@ pub struct Paid {
     pub payer: NodeId,
     /// Account that pays.
     pub payer_account: AccountId,
+    /// Last epoch in which it takes jobs.
+    pub expires: Epoch,
     payer_key: PublicKey,
     cap: u64,
     signer: Signer,
@@ -103,7 +105,14 @@ impl Paid {
             flights: BTreeMap::new(),
             disputed: false,
             closing: None,
+            expires: Epoch(u32::MAX),
         }
+    }
+
+    /// Returns the same channel with the last epoch in which it takes jobs.
+    #[must_use]
+    pub fn until(self, expires: Epoch) -> Self {
+        Self { expires, ..self }
     }
 
     /// Returns the newest receipt, signed by both.
@@ -229,7 +238,7 @@ impl Paid {
         if receipt.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        if self.head.as_ref().is_some_and(|head| !is_newer(receipt, head)) {
+        if self.is_closing() || self.head.as_ref().is_some_and(|head| !is_newer(receipt, head)) {
             return Ok(None);
         }
 

@@ -70,7 +70,23 @@ impl Node {
     pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
-        self.send(peer, Message::Hello { device, membership, advert }, out);
+        let asks = !self.has_greeted(peer);
+        self.send(peer, Message::Hello { device, membership, advert, asks }, out);
+    }
+
+    /// Says whether a connected peer has told for whom it acts.
+    pub(super) fn has_greeted(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.device.is_some())
+    }
+
+    /// Greets again whoever has not greeted us: its greeting was lost, or it believes to have greeted us before our
+    /// restart.
+    pub(super) fn greet_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let silent = self.peers.iter().filter(|(_, peer)| peer.device.is_none());
+        let silent: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+        for peer in silent {
+            self.greet(peer, now, out);
+        }
     }
 
     /// Lets a message through, keeps it until the peer has greeted, or counts an offence.
@@ -209,7 +225,8 @@ impl Node {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             let (device, membership) = (self.device.clone(), self.membership.clone());
-            self.send(peer, Message::Hello { device, membership, advert: None }, out);
+            let asks = !self.has_greeted(peer);
+            self.send(peer, Message::Hello { device, membership, advert: None, asks }, out);
         }
         self.send(from, Message::AccountQuery, out);
         // What this node serves was nobody's business before.
@@ -301,6 +318,7 @@ impl Node {
         self.advert_sequence = now.0.max(self.advert_sequence.saturating_add(1));
         Some(self.sign(Advert {
             node: self.me,
+            name: self.config.name.clone(),
             account: self.wallet.account(),
             sequence: self.advert_sequence,
             class: self.config.class,

@@ -161,7 +161,8 @@ impl Node {
             None => {}
             Some(channel) => {
                 let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
-                if paid.payer != from || paid.terms.model != spec.model {
+                let is_over = paid.expires < self.epoch(now);
+                if paid.payer != from || paid.terms.model != spec.model || is_over {
                     return Err(Refusal::BadChannel);
                 }
                 if paid.is_disputed() {
@@ -223,8 +224,9 @@ impl Node {
         let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
         let signer = self.config.node.derive(&context);
         let payer = (open.payer, opening.op.account, open.payer_key);
-        (ours && signer.public() == terms.payee_key)
-            .then(|| Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer))
+        (ours && signer.public() == terms.payee_key).then(|| {
+            Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer).until(open.expires)
+        })
     }
 
     pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {

@@ -26,6 +26,8 @@ pub struct ChannelView {
     pub cap: u64,
     /// Base paid.
     pub paid: u64,
+    /// Base paid to us that the issuer has not paid out.
+    pub unredeemed: u64,
     /// Newest receipt.
     pub head: RecordId,
     /// Says whether a job is in flight.
@@ -133,6 +135,7 @@ impl Node {
             model: side.terms.model,
             cap: side.cap(),
             paid: side.paid(),
+            unredeemed: 0,
             head: side.head().map_or(RecordId::NONE, Verified::id),
             busy: side.is_busy(),
             closing: side.is_closing(),
@@ -144,11 +147,17 @@ impl Node {
             model: side.terms.model,
             cap: side.cap(),
             paid: side.paid(),
+            unredeemed: side.unredeemed(),
             head: side.head_id(),
             busy: side.is_busy(),
             closing: side.is_closing(),
         });
         paying.chain(paid).collect()
+    }
+
+    /// Returns the nodes that we pay on open channels: with them a payer stays in touch, so that what it owes arrives.
+    pub fn payees(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.paying.values().map(|channel| channel.side.terms.payee)
     }
 
     /// Returns how many jobs the engine runs for others and for the owner.

@@ -186,6 +186,7 @@ fn advert() -> impl Strategy<Value = Advert> {
         |(node, (sequence, valid_to), models, devices)| Advert {
             node: NodeId(node),
             account: AccountId(node),
+            name: "a provider".to_owned(),
             sequence,
             class: ProviderClass::Community,
             region: "DE".to_owned(),

@@ -1,0 +1,139 @@
+//! Answers commands in place of the driver, for tests of what stands in front of it.
+
+use std::sync::{Arc, Mutex};
+
+use engine::frame::Prompt;
+use tokio::sync::mpsc;
+
+use super::views::{
+    BalanceView, CandidateView, GrantView, JobAccount, JobEvent, JobView, ProviderView, ReceiptDetailView,
+    ReceiptView, ReceiptsView, SettleView, SplitView, StatusView, TicketView, VerifyView,
+};
+use crate::command::{Command, JobId, JobRequest, Reply, format_job};
+use crate::exit::{Failure, FailureKind};
+
+/// What the fake driver was told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    cancelled: Arc<Mutex<Vec<JobId>>>,
+}
+
+impl Told {
+    pub(crate) fn cancelled(&self) -> Vec<JobId> {
+        self.cancelled.lock().expect("alone").clone()
+    }
+}
+
+/// Answers until the queue of commands is gone. Models: `echo` answers, `slow` never ends, `poor` costs too much.
+pub(crate) fn spawn(mut commands: mpsc::Receiver<Command>) -> Told {
+    let told = Told::default();
+    let mut slow = Vec::new();
+    let kept = told.clone();
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            if let Command::Cancel { job } = command {
+                kept.cancelled.lock().expect("alone").push(job);
+                slow.retain(|(other, _)| *other != job);
+            } else if let Command::Submit { job, request, events } = command {
+                slow.extend(submit(job, &request, events).map(|events| (job, events)));
+            } else {
+                answer(command);
+            }
+        }
+    });
+    told
+}
+
+fn submit(
+    job: JobId,
+    request: &JobRequest,
+    events: mpsc::Sender<JobEvent>,
+) -> Option<mpsc::Sender<JobEvent>> {
+    let say = |event| events.try_send(event).expect("room for all events");
+    let fail =
+        |kind, message: &str| say(JobEvent::Failed { failure: Failure::new(kind, message), account: None });
+    match request.model.as_str() {
+        "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
+        "echo" | "slow" => {
+            let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];
+            say(JobEvent::Chosen { job: format_job(&job), provider: "aa".to_owned(), why });
+            say(JobEvent::Accepted { tokens_in: 2, price_max: 10.into() });
+        }
+        _ => fail(FailureKind::NoProvider, "nobody serves this model: see `sharemesh providers`"),
+    }
+    if request.model == "slow" {
+        return Some(events.clone());
+    }
+    if request.model == "echo" {
+        let Prompt::Chat(messages) = &request.generate.prompt else { return None };
+        let text = messages.last().map(|message| message.content.clone()).unwrap_or_default();
+        say(JobEvent::Text { text, index: 0, tokens: 1 });
+        say(JobEvent::Done(Box::new(account(job))));
+    }
+    None
+}
+
+fn account(job: JobId) -> JobAccount {
+    JobAccount {
+        job: format_job(&job),
+        model: "echo".to_owned(),
+        provider: "aa".to_owned(),
+        provider_name: "there".to_owned(),
+        why: "the only one".to_owned(),
+        tokens_in: 2,
+        tokens_out: 1,
+        price: 100.into(),
+        split: vec![SplitView {
+            role: "provider".to_owned(),
+            account: "bb".to_owned(),
+            bps: 9_200,
+            amount: 92.into(),
+        }],
+        receipt: Some("cc".to_owned()),
+        finish: "stop".to_owned(),
+        attempts: 1,
+        ..JobAccount::default()
+    }
+}
+
+fn answer(command: Command) {
+    fn say<T>(reply: Reply<T>, answer: T) {
+        // The client may have gone.
+        let _ = reply.send(Ok(answer));
+    }
+    match command {
+        Command::Submit { .. } | Command::Cancel { .. } => {}
+        Command::Status(reply) => say(reply, StatusView { ready: true, ..StatusView::default() }),
+        Command::Peers(reply) => say(reply, Vec::new()),
+        Command::Providers { model, reply } => {
+            say(reply, vec![ProviderView { model: model.unwrap_or_default(), ..ProviderView::default() }]);
+        }
+        Command::Models(reply) => say(reply, Vec::new()),
+        Command::Load { reply, .. } => drop(reply),
+        Command::Unload { reply, .. } => say(reply, ()),
+        Command::Balance(reply) => say(reply, BalanceView { available: 7.into(), ..BalanceView::default() }),
+        Command::Receipts { limit, before, reply } => {
+            let receipt =
+                ReceiptView { seq: limit.into(), id: before.unwrap_or_default(), ..ReceiptView::default() };
+            say(reply, ReceiptsView { receipts: vec![receipt], next: None });
+        }
+        Command::ShowReceipt { id, reply } => {
+            let failure = Failure::new(FailureKind::NotFound, format!("no receipt begins with {id}"));
+            let found = if id == "00" { Ok(Box::<ReceiptDetailView>::default()) } else { Err(failure) };
+            let _ = reply.send(found);
+        }
+        Command::ShowJob { job, reply } => {
+            say(reply, Box::new(JobView { job: format_job(&job), ..JobView::default() }));
+        }
+        Command::Verify(reply) => say(reply, VerifyView { ok: true, ..VerifyView::default() }),
+        Command::Ticket { credits_nano, reply, .. } => {
+            let ticket = "sharemesh1fake".to_owned();
+            say(reply, TicketView { ticket, credits: credits_nano.into(), ..TicketView::default() });
+        }
+        Command::Grant { account, nano, reply } => {
+            say(reply, GrantView { account, credits: nano.into(), ..GrantView::default() });
+        }
+        Command::Settle(reply) => say(reply, SettleView::default()),
+        Command::Shutdown(reply) => say(reply, ()),
+    }
+}

@@ -1,0 +1,128 @@
+//! Answers about this node, its models, its ledger and its network: each asks the driver one question.
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::views::{
+    BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
+    ServedModelView, SettleView, StatusView, TicketBody, TicketView, VerifyView,
+};
+use super::{Api, Json, Query};
+use crate::command::Command;
+use crate::exit::{Failure, FailureKind};
+
+type Answered<T> = Result<Answer<T>, Failure>;
+
+/// Receipts in a page unless another number is asked for.
+const RECEIPTS_DEFAULT: u32 = 50;
+
+/// Bounds a page of receipts.
+const RECEIPTS_MAX: u32 = 1_000;
+
+pub(super) async fn live() -> StatusCode {
+    StatusCode::OK
+}
+
+pub(super) async fn ready(State(api): State<Api>) -> Result<StatusCode, Failure> {
+    let status = api.commands.ask(Command::Status).await?;
+    if status.ready {
+        return Ok(StatusCode::OK);
+    }
+    let what = format!("not ready: waiting for {}", status.waiting_for.join(", "));
+    Err(Failure::new(FailureKind::Unavailable, what).retry_after(1_000))
+}
+
+pub(super) async fn status(State(api): State<Api>) -> Answered<StatusView> {
+    api.commands.ask(Command::Status).await.map(Answer)
+}
+
+pub(super) async fn peers(State(api): State<Api>) -> Answered<Vec<PeerView>> {
+    api.commands.ask(Command::Peers).await.map(Answer)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Providers {
+    model: Option<String>,
+}
+
+pub(super) async fn providers(
+    State(api): State<Api>,
+    Query(Providers { model }): Query<Providers>,
+) -> Answered<Vec<ProviderView>> {
+    api.commands.ask(|reply| Command::Providers { model, reply }).await.map(Answer)
+}
+
+pub(super) async fn models(State(api): State<Api>) -> Answered<Vec<ServedModelView>> {
+    api.commands.ask(Command::Models).await.map(Answer)
+}
+
+pub(super) async fn load(State(api): State<Api>, Json(body): Json<LoadBody>) -> Answered<ServedModelView> {
+    let Api { models, load, commands, .. } = api;
+    // Reading a file for its digest can take long.
+    let found = tokio::task::spawn_blocking(move || {
+        let file = models.resolve(&body.model, &|_| {})?;
+        Ok::<_, Failure>(models.served(&file, load.price.unwrap_or(file.price), load.slots, load.threads))
+    });
+    let model =
+        found.await.map_err(|error| Failure::internal(format!("reading the model failed: {error}")))??;
+    commands.ask(|reply| Command::Load { model: Box::new(model), reply }).await.map(Answer)
+}
+
+pub(super) async fn unload(State(api): State<Api>, Path(model): Path<String>) -> Result<StatusCode, Failure> {
+    api.commands.ask(|reply| Command::Unload { model, reply }).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn balance(State(api): State<Api>) -> Answered<BalanceView> {
+    api.commands.ask(Command::Balance).await.map(Answer)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    limit: Option<u32>,
+    before: Option<String>,
+}
+
+pub(super) async fn receipts(State(api): State<Api>, Query(page): Query<Page>) -> Answered<ReceiptsView> {
+    let limit = page.limit.unwrap_or(RECEIPTS_DEFAULT);
+    if !(1..=RECEIPTS_MAX).contains(&limit) {
+        return Err(Failure::usage(format!("limit is {limit}: ask for 1 to {RECEIPTS_MAX} receipts")));
+    }
+    api.commands.ask(|reply| Command::Receipts { limit, before: page.before, reply }).await.map(Answer)
+}
+
+pub(super) async fn receipt(State(api): State<Api>, Path(id): Path<String>) -> Answered<ReceiptDetailView> {
+    let id = id.to_ascii_lowercase();
+    if !(1..=64).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Failure::usage("write the id of a receipt, or its beginning, in hexadecimal digits"));
+    }
+    api.commands.ask(|reply| Command::ShowReceipt { id, reply }).await.map(|detail| Answer(*detail))
+}
+
+pub(super) async fn verify(State(api): State<Api>) -> Answered<VerifyView> {
+    api.commands.ask(Command::Verify).await.map(Answer)
+}
+
+pub(super) async fn settle(State(api): State<Api>) -> Answered<SettleView> {
+    api.commands.ask(Command::Settle).await.map(Answer)
+}
+
+pub(super) async fn ticket(State(api): State<Api>, Json(body): Json<TicketBody>) -> Answered<TicketView> {
+    let credits_nano = body.credits_nano;
+    api.commands.ask(|reply| Command::Ticket { credits_nano, uses: 1, reply }).await.map(Answer)
+}
+
+pub(super) async fn grant(State(api): State<Api>, Json(body): Json<GrantBody>) -> Answered<GrantView> {
+    let GrantBody { account, nano } = body;
+    if nano == 0 {
+        return Err(Failure::usage("a grant of 0 credits does nothing: name an amount"));
+    }
+    api.commands.ask(|reply| Command::Grant { account, nano, reply }).await.map(Answer)
+}
+
+pub(super) async fn shutdown(State(api): State<Api>) -> Result<StatusCode, Failure> {
+    api.commands.ask(Command::Shutdown).await.map(|()| StatusCode::ACCEPTED)
+}

@@ -1,0 +1,103 @@
+//! Streams a job's events; closing the connection cancels the job.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures::Stream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::views::JobEvent;
+use crate::command::{Commands, JobId};
+use crate::exit::{Failure, FailureKind};
+
+/// Keeps connections through idle prefill; clients ignore such comments.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// A job's events, and its cancellation if they are dropped before the last.
+pub(super) struct Watched {
+    job: JobId,
+    events: mpsc::Receiver<JobEvent>,
+    commands: Commands,
+    over: bool,
+    _permit: OwnedSemaphorePermit,
+    stop: CancellationToken,
+}
+
+impl Watched {
+    pub(super) fn new(
+        job: JobId,
+        events: mpsc::Receiver<JobEvent>,
+        commands: Commands,
+        permit: OwnedSemaphorePermit,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { job, events, commands, over: false, _permit: permit, stop }
+    }
+
+    /// Returns the next event; none after the last one.
+    async fn next(&mut self) -> Option<JobEvent> {
+        if self.over {
+            return None;
+        }
+        let event = match self.events.recv().await {
+            Some(event) => event,
+            None => self.gone(),
+        };
+        self.over = event.is_last();
+        Some(event)
+    }
+
+    /// Says why there are no more events though the last one did not come.
+    fn gone(&self) -> JobEvent {
+        let failure = if self.stop.is_cancelled() {
+            Failure::new(FailureKind::Unavailable, "the node went down while the job ran: submit it again")
+        } else {
+            Failure::internal("the node lost the job: see its log")
+        };
+        JobEvent::Failed { failure, account: None }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.over {
+            self.commands.cancel(self.job);
+        }
+    }
+}
+
+/// Answers with the stream, or with the failure if that is the first event.
+pub(super) async fn respond(mut watched: Watched, job: &str) -> Result<Response, Failure> {
+    let first = match watched.next().await {
+        Some(JobEvent::Failed { failure, account: None }) => return Err(failure),
+        Some(event) => event,
+        None => return Err(Failure::internal("the job has no events")),
+    };
+    let stream = Sse::new(stream(first, watched)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    let mut response = stream.into_response();
+    if let Ok(job) = HeaderValue::from_str(job) {
+        response.headers_mut().insert("sharemesh-job", job);
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn stream(first: JobEvent, watched: Watched) -> impl Stream<Item = Result<Event, Infallible>> {
+    futures::stream::unfold((Some(first), watched), |(first, mut watched)| async move {
+        let event = match first {
+            Some(event) => event,
+            None => watched.next().await?,
+        };
+        Some((Ok(event_of(&event)), (None, watched)))
+    })
+}
+
+fn event_of(event: &JobEvent) -> Event {
+    let named = Event::default().event(event.name());
+    // Our events are plain data, which JSON can always say.
+    named.json_data(event).unwrap_or_else(|error| Event::default().comment(error.to_string()))
+}

@@ -1,0 +1,369 @@
+//! The command line: what a user types, and where each command is carried out.
+//!
+//! Data goes to standard output and everything else to standard error; exit codes are those of [`crate::exit`].
+
+pub mod client;
+pub mod signal;
+pub mod terminal;
+
+mod ledger;
+mod models;
+mod network;
+pub(crate) mod run;
+mod status;
+mod up;
+mod worker;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::config;
+use crate::exit::{Failure, failure_of};
+use client::Client;
+pub(crate) use models::pull;
+use terminal::Terminal;
+
+/// What a user typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sharemesh",
+    version,
+    about = "Run AI models for each other, and be paid in credits nobody can forge",
+    after_help = EXAMPLES,
+    arg_required_else_help = true,
+    propagate_version = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sharemesh demo \"Why is the sky blue?\"       a whole network on this machine, in one command
+  sharemesh up --serve smollm2-135m           a home network, and a model served in it
+  sharemesh up --join TICKET                  join a network with a ticket from its issuer
+  sharemesh run smollm2-135m \"Hello\"          ask a model through the local node
+
+Exit codes:
+  0 done, 1 failed, 2 change what you ask, 3 node not running, 5 not enough credits, 6 no provider,
+  130 interrupted";
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Folder of the node's keys and ledger [default: ~/.local/share/sharemesh]
+    #[arg(long, global = true, value_name = "DIR", env = "SHAREMESH_DATA", hide_env_values = true)]
+    data: Option<PathBuf>,
+    /// Where the node's local API is [default: 127.0.0.1:7433, or as the running node wrote down]
+    #[arg(long, global = true, value_name = "ADDR", env = "SHAREMESH_API", hide_env_values = true)]
+    api: Option<String>,
+    /// Print one JSON object instead of words
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Global {
+    /// Returns the data folder.
+    pub fn data(&self) -> Result<PathBuf, Failure> {
+        config::data_folder(self.data.clone())
+    }
+
+    /// Finds the running node.
+    pub fn client(&self) -> Result<Client, Failure> {
+        let address = self.api.as_deref().map(config::parse_api).transpose()?;
+        Client::open(&self.data()?, address)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node in the foreground
+    Up(Box<up::UpArgs>),
+    /// End the running node
+    Down,
+    /// Ask a model; the answer streams to standard output
+    Run(Box<run::RunArgs>),
+    /// Fetch, list and remove models
+    #[command(subcommand, after_help = "Example:\n  sharemesh models ls")]
+    Models(models::ModelsCommand),
+    /// Show this node
+    #[command(after_help = "Example:\n  sharemesh status --json")]
+    Status,
+    /// Show who is connected, and how
+    #[command(after_help = "Example:\n  sharemesh peers")]
+    Peers,
+    /// Show who serves what, at which price and load
+    Providers(status::ProvidersArgs),
+    /// Show balance and receipts, and check them
+    #[command(subcommand, after_help = "Example:\n  sharemesh ledger balance")]
+    Ledger(ledger::LedgerCommand),
+    /// Invite others into your network
+    #[command(subcommand, after_help = "Example:\n  sharemesh network ticket --credits 5")]
+    Network(network::NetworkCommand),
+    /// Give credits out of your home network's budget to an account
+    Grant(network::GrantArgs),
+    /// Build a network of three processes on this machine and run one real job in it
+    Demo(Box<crate::demo::DemoArgs>),
+    /// Serve a model to the node that started this process
+    #[command(hide = true)]
+    Worker(worker::WorkerArgs),
+    /// Print the version
+    Version,
+}
+
+/// Parses, runs and says how it ended.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(answer) => return say(&answer),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return say(&error),
+    };
+    if let Command::Worker(arguments) = &cli.command {
+        // A worker speaks frames on standard output, and computes on threads of its own.
+        return worker::run(arguments);
+    }
+    let terminal = Terminal::of_process(cli.global.json);
+    let runtime = match runtime(&cli.command) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal.failure(&Failure::internal(format!("cannot start: {error}")));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(dispatch(cli, &terminal));
+    // A thread that waits for standard input would be waited for.
+    runtime.shutdown_background();
+    ended(result, &terminal)
+}
+
+fn runtime(command: &Command) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = if matches!(command, Command::Up(_)) {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    builder.enable_all().build()
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn say(answer: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed standard output here.
+    let _ = answer.print();
+    u8::try_from(answer.exit_code()).unwrap_or(2).into()
+}
+
+fn ended(result: anyhow::Result<()>, terminal: &Terminal) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let closed = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    if error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(closed) {
+        // `sharemesh … | head` has what it wanted.
+        return ExitCode::SUCCESS;
+    }
+    let failure = failure_of(&error);
+    terminal.failure(&failure);
+    failure.kind.exit_code().into()
+}
+
+async fn dispatch(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Up(arguments) => up::run(*arguments, global, terminal).await,
+        Command::Down => up::down(global, terminal).await,
+        Command::Run(arguments) => run::run(*arguments, global, terminal).await,
+        Command::Models(command) => models::run(command, global, terminal).await,
+        Command::Status => status::status(global, terminal).await,
+        Command::Peers => status::peers(global, terminal).await,
+        Command::Providers(arguments) => status::providers(arguments, global, terminal).await,
+        Command::Ledger(command) => ledger::run(command, global, terminal).await,
+        Command::Network(command) => network::run(command, global, terminal).await,
+        Command::Grant(arguments) => network::grant(arguments, global, terminal).await,
+        Command::Demo(arguments) => crate::demo::run(*arguments, terminal).await,
+        Command::Worker(_) => unreachable!("workers run without a runtime"),
+        Command::Version => Ok(version(terminal)?),
+    }
+}
+
+fn version(terminal: &Terminal) -> io::Result<()> {
+    let version = serde_json::json!({ "name": "sharemesh", "version": crate::VERSION });
+    terminal.show(&version, |_| format!("sharemesh {}", crate::VERSION))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::api::auth::NodeFile;
+    use crate::api::tests::{Served, served};
+
+    /// A folder in which a node with a fake driver seems to run.
+    async fn running() -> (tempfile::TempDir, Served) {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let served = served().await;
+        let file = NodeFile {
+            version: crate::VERSION.to_owned(),
+            api: served.address,
+            token: served.token.clone(),
+            pid: std::process::id(),
+        };
+        file.write(folder.path()).expect("writable");
+        (folder, served)
+    }
+
+    /// Runs a command; returns how it ended, its data and its messages.
+    async fn command(folder: &tempfile::TempDir, words: &[&str]) -> (u8, String, String) {
+        let json = words.contains(&"--json");
+        let (terminal, data, messages) = Terminal::kept(json);
+        let path = folder.path().to_str().expect("text");
+        let words = ["sharemesh", "--data", path].into_iter().chain(words.iter().copied());
+        let cli = Cli::try_parse_from(words).expect("understood");
+        let code = match dispatch(cli, &terminal).await {
+            Ok(()) => 0,
+            Err(error) => failure_of(&error).kind.exit_code(),
+        };
+        (code, data.text(), messages.text())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_data_and_its_account_a_message() {
+        let (folder, _served) = running().await;
+
+        let (code, data, messages) = command(&folder, &["run", "echo", "hello"]).await;
+
+        assert_eq!((code, data.as_str()), (0, "hello\n"));
+        assert!(messages.contains("provider  there aa: the only one"), "{messages}");
+        assert!(messages.contains("0.0000001 credits"), "{messages}");
+        assert!(messages.contains("provider 0.000000092 (92.00 %)"), "{messages}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_for_scripts_is_one_object() {
+        let (folder, _served) = running().await;
+
+        let (code, data, messages) = command(&folder, &["run", "echo", "hello", "--json"]).await;
+
+        let object: serde_json::Value = serde_json::from_str(&data).expect("one object");
+        assert_eq!((code, messages.as_str()), (0, ""));
+        assert_eq!((&object["text"], &object["receipt"]), (&"hello".into(), &"cc".into()));
+        assert_eq!(object["price"]["nano"], 100);
+    }
+
+    #[tokio::test]
+    async fn failures_have_their_exit_codes() {
+        let (folder, _served) = running().await;
+        let nowhere = tempfile::tempdir().expect("temporary folder");
+
+        assert_eq!(command(&folder, &["run", "poor", "x"]).await.0, 5);
+        assert_eq!(command(&folder, &["run", "none", "x"]).await.0, 6);
+        assert_eq!(command(&folder, &["run", "echo", " "]).await.0, 2);
+        assert_eq!(command(&folder, &["run", "echo", "x", "--max-tokens", "0"]).await.0, 2);
+        assert_eq!(command(&folder, &["run", "echo", "x", "--temperature", "9"]).await.0, 2);
+        assert_eq!(command(&folder, &["ledger", "show", "ab"]).await.0, 1);
+        assert_eq!(command(&folder, &["grant", "ab", "many"]).await.0, 2);
+        assert_eq!(command(&nowhere, &["status"]).await.0, 3);
+        assert_eq!(command(&folder, &["status", "--api", "127.0.0.1:1"]).await.0, 3);
+    }
+
+    #[tokio::test]
+    async fn every_question_is_answered_in_words_and_as_json() {
+        let (folder, _served) = running().await;
+
+        for words in [
+            &["status"][..],
+            &["peers"],
+            &["providers", "--model", "a b"],
+            &["ledger", "balance"],
+            &["ledger", "receipts", "--before", "ab"],
+            &["ledger", "show", "00"],
+            &["ledger", "verify"],
+            &["ledger", "settle"],
+            &["network", "ticket", "--credits", "2"],
+            &["network", "show"],
+            &["grant", "ab", "1.5"],
+            &["version"],
+        ] {
+            let (code, _, messages) = command(&folder, words).await;
+            assert_eq!(code, 0, "{words:?} {messages}");
+            let (code, data, messages) = command(&folder, &[words, &["--json"]].concat()).await;
+            assert_eq!(code, 0, "{words:?} {messages}");
+            assert!(serde_json::from_str::<serde_json::Value>(&data).is_ok(), "{words:?} {data}");
+        }
+        let (_, ticket, _) = command(&folder, &["network", "ticket"]).await;
+        assert_eq!(ticket, "sharemesh1fake\n");
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_readme_is_understood() {
+        for line in [
+            "sharemesh up --data d --listen 127.0.0.1:0 --serve a --serve b --join t --api 127.0.0.1:1 --name n --mdns off",
+            "sharemesh up --dev --price-in 1 --price-out 4 --slots 2 --log debug",
+            "sharemesh run m hello --max-tokens 5 --temperature 0 --top-p 0.5 --top-k 3 --seed 1 --system s --max-price 1",
+            "sharemesh run m",
+            "sharemesh models pull smollm2-135m",
+            "sharemesh models ls --json",
+            "sharemesh models rm smollm2-135m",
+            "sharemesh status --json --data d",
+            "sharemesh peers",
+            "sharemesh providers --model m",
+            "sharemesh ledger balance",
+            "sharemesh ledger receipts --limit 3",
+            "sharemesh ledger show ab",
+            "sharemesh ledger verify",
+            "sharemesh network ticket --credits 5",
+            "sharemesh network show",
+            "sharemesh grant ab 5",
+            "sharemesh demo --json --keep why",
+            "sharemesh worker --options {}",
+            "sharemesh version",
+            "sharemesh down",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_a_usage_error() {
+        for line in
+            ["sharemesh nonsense", "sharemesh up --nonsense", "sharemesh run", "sharemesh run m p --seed x"]
+        {
+            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+        }
+        assert_eq!(parse("sharemesh --help").expect_err("help").exit_code(), 0);
+        assert_eq!(parse("sharemesh --version").expect_err("version").exit_code(), 0);
+    }
+
+    #[test]
+    fn every_help_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set())
+            {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.has_subcommands() {
+                    check(sub, &path);
+                }
+                let help = sub.clone().render_help().to_string();
+                let name = path.split_whitespace().next_back().unwrap_or_default();
+                assert!(help.contains("Example") || ["down", "version"].contains(&name), "{path}");
+            }
+        }
+        check(&Cli::command(), "sharemesh");
+    }
+}

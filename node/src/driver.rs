@@ -1,0 +1,385 @@
+//! The event loop: one task owns the protocol's node and every handle to the outside; nothing in its loop awaits.
+//!
+//! What happened becomes an input, what follows becomes a call. Tokens do not pass the core: they go from the worker to
+//! the job's stream and from there to the client, and the core hears of windows and ends only.
+
+mod answers;
+mod body;
+mod durable;
+mod index;
+mod jobs;
+mod mesh;
+mod offences;
+mod settle;
+mod stream;
+mod verify;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use protocol::advert::{Incentive, ProviderClass};
+use protocol::ids::{JobId, ModelId, NodeId};
+use protocol::message::Message;
+use protocol::node::{self, Effect, Input, Node, OwnerCommand};
+use protocol::record::Record;
+use protocol::time::Time;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::views::CandidateView;
+use crate::clock::Clock;
+use crate::command::{COMMANDS_MAX, Command};
+use crate::config::Config;
+use crate::exit::{Failure, FailureKind};
+use crate::folder::DataFolder;
+use crate::identity::Identity;
+use crate::models::ServedModel;
+use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey};
+use crate::worker::{self, Program, Workers};
+
+use self::durable::Durable;
+use self::jobs::{OwnJob, Serving};
+use self::stream::StreamEvent;
+
+/// How often waiting requests, lost connections and closed clients are looked after.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long jobs in flight may take to end when the node is told to stop.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Everything that a running node holds.
+struct Driver {
+    node: Node,
+    net: Net,
+    durable: Durable,
+    workers: Workers,
+    clock: Clock,
+    config: Config,
+    identity: Identity,
+    commands: mpsc::Receiver<Command>,
+    stream_events: mpsc::Receiver<StreamEvent>,
+    stream_sender: mpsc::Sender<StreamEvent>,
+    tick: Interval,
+    shutdown: CancellationToken,
+    /// Inputs that this node makes itself while it applies effects.
+    inputs: VecDeque<Input>,
+    outbox: Vec<Effect>,
+    jobs: BTreeMap<JobId, OwnJob>,
+    serving: BTreeMap<JobId, Serving>,
+    /// Why the providers of jobs that ended were chosen.
+    reasons: VecDeque<(JobId, Vec<CandidateView>)>,
+    /// Prompts of jobs that were submitted to us and have not begun.
+    bodies: BTreeMap<JobId, Bytes>,
+    models: BTreeMap<String, Model>,
+    /// Jobs whose message must be known to have failed.
+    tags: BTreeMap<u64, JobId>,
+    next_tag: u64,
+    mesh: mesh::Contacts,
+    offences: offences::Offences,
+    waiting: answers::Waiting,
+    joined: Option<Result<(), protocol::message::JoinError>>,
+    /// Why the node must stop.
+    fatal: Option<anyhow::Error>,
+    _folder: DataFolder,
+}
+
+/// A model that this node serves, or tries to.
+#[derive(Debug)]
+struct Model {
+    served: ServedModel,
+    id: Option<ModelId>,
+    info: Option<engine::frame::ModelInfo>,
+    state: &'static str,
+    detail: String,
+    pid: Option<u32>,
+    restarts: u32,
+}
+
+/// Starts a node: an error says what keeps it from starting; the task ends with what made it stop.
+#[expect(clippy::unused_async, reason = "the ports are opened inside a runtime")]
+pub async fn start(
+    config: Config,
+    commands: mpsc::Receiver<Command>,
+    shutdown: CancellationToken,
+) -> Result<JoinHandle<Result<()>>> {
+    Ok(tokio::spawn(Driver::open(config, commands, shutdown)?.run()))
+}
+
+impl Driver {
+    /// Opens the data folder, follows the journal, opens the ports, starts the workers.
+    fn open(config: Config, commands: mpsc::Receiver<Command>, shutdown: CancellationToken) -> Result<Self> {
+        let folder = DataFolder::open(&config.data)?;
+        let identity = Identity::open(&folder, &config, Time(Clock::start(0).now_ms()))?;
+        if !identity.manifest.development
+            && config.serve.iter().any(|model| model.name == crate::models::FAKE)
+        {
+            return Err(Failure::usage(
+                "the fake model is served only in a network made with `sharemesh up --dev`: choose another model",
+            )
+            .into());
+        }
+        let (durable, records) = Durable::open(&folder, identity.manifest.domain())?;
+        let latest = records.iter().filter_map(ended).max().unwrap_or_default();
+        let clock = Clock::start(latest.0);
+        let node = Node::new(
+            node_config(&config, &identity),
+            u64::from_le_bytes(crate::identity::random()),
+            &records,
+            Time(clock.now_ms()),
+        )?;
+        let net = Net::new(net_config(&config, &identity)?)?;
+        let workers = Workers::new(Program::current()?, worker::Limits::NODE);
+        let (stream_sender, stream_events) = mpsc::channel(COMMANDS_MAX);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut driver = Self {
+            node,
+            net,
+            durable,
+            workers,
+            clock,
+            mesh: mesh::Contacts::new(&identity),
+            config,
+            identity,
+            commands,
+            stream_events,
+            stream_sender,
+            tick,
+            shutdown,
+            inputs: VecDeque::new(),
+            outbox: Vec::new(),
+            jobs: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            reasons: VecDeque::new(),
+            bodies: BTreeMap::new(),
+            models: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            next_tag: 0,
+            offences: offences::Offences::default(),
+            waiting: answers::Waiting::default(),
+            joined: None,
+            fatal: None,
+            _folder: folder,
+        };
+        for model in driver.config.serve.clone() {
+            driver.load(model)?;
+        }
+        if let Some(secret) = driver.identity.ticket {
+            driver.inputs.push_back(Input::Owner(OwnerCommand::Join { secret }));
+        }
+        Ok(driver)
+    }
+
+    /// Runs until told to stop; an error says why the node had to.
+    async fn run(mut self) -> Result<()> {
+        let shutdown = self.shutdown.clone();
+        loop {
+            self.process_inputs();
+            if let Some(fatal) = self.fatal.take() {
+                self.close().await?;
+                return Err(fatal);
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                () = self.turn() => {}
+            }
+        }
+        self.stop().await
+    }
+
+    /// Waits for one event and deals with it. Cancel safe: every arm is, and what it yields is dealt with at once.
+    async fn turn(&mut self) {
+        let wake = self.node.next_wake().map_or(DAY, |(at, _)| self.clock.until(at.0));
+        tokio::select! {
+            biased;
+            committed = self.durable.committed() => self.on_committed(committed),
+            (model, event) = self.workers.next() => self.on_worker(&model, event),
+            Some(command) = self.commands.recv() => self.on_command(command),
+            Some(event) = self.stream_events.recv() => self.on_stream(event),
+            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
+            event = self.net.next() => self.on_net(event),
+            _ = self.tick.tick() => self.on_tick(),
+        }
+    }
+
+    /// Gives the core what happened, and does what follows.
+    fn process_inputs(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            let mut effects = std::mem::take(&mut self.outbox);
+            self.node.handle(self.now(), input, &mut effects);
+            self.apply(&mut effects);
+            self.outbox = effects;
+        }
+        self.answer_waiting();
+    }
+
+    /// Does what follows, in order: what comes after a record waits until it is durable.
+    fn apply(&mut self, effects: &mut Vec<Effect>) {
+        let mut after = None;
+        for effect in effects.drain(..) {
+            let written = if let Effect::Record(record) = &effect {
+                self.durable.record(record).map(|position| after = Some(position))
+            } else if let Effect::Note(record) = &effect {
+                self.durable.note(record).map(drop)
+            } else {
+                if let Some(effect) = self.durable.hold(effect, after) {
+                    self.execute(effect);
+                }
+                Ok(())
+            };
+            if let Err(error) = written {
+                self.fatal.get_or_insert(error);
+                return;
+            }
+        }
+    }
+
+    fn on_committed(&mut self, committed: Result<crate::journal::Position, crate::journal::JournalError>) {
+        match committed {
+            Ok(position) => {
+                self.durable.index_up_to(position);
+                for effect in self.durable.release(position) {
+                    self.execute(effect);
+                }
+            }
+            Err(error) => {
+                let what = "the journal cannot be written, so no payment would be safe: free the disk and start again";
+                self.fatal.get_or_insert(anyhow::Error::new(error).context(what));
+            }
+        }
+    }
+
+    fn execute(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record(_) | Effect::Note(_) => {}
+            Effect::Send(to, message) => self.send(to, &message),
+            Effect::Publish(model, advert) => {
+                let message = Message::<protocol::message::Wire>::Advert(advert).to_bytes();
+                self.net.publish(&mesh::topic(model), message);
+            }
+            Effect::Subscribe(model) => self.net.subscribe(&mesh::topic(model)),
+            Effect::Lookup(model) => self.net.lookup(model.0),
+            Effect::Provide(model) => self.provide(model),
+            Effect::Dial(node) => self.net.dial(PeerKey(node.0), Vec::new()),
+            Effect::Run { job, requester, spec, up_to } => self.run_job(job, requester, &spec, up_to),
+            Effect::Grant { job, up_to } => self.grant(job, up_to),
+            Effect::Abort(job) => self.abort(job),
+            Effect::Attach { job, provider } => self.attach(job, provider),
+            Effect::Detach(job) => self.detach(job),
+            Effect::Tell(job, event) => self.tell(job, event),
+            Effect::Joined(result) => self.on_joined(result),
+            Effect::Penalise(peer, offence) => self.penalise(peer, offence.into()),
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: &Message<protocol::message::Wire>) {
+        let body = if let Message::Submit { job, .. } = message {
+            self.jobs.get(job).map(|job| job.body.clone()).unwrap_or_default()
+        } else {
+            Bytes::new()
+        };
+        if let Message::Refused { job, .. } = message {
+            self.bodies.remove(job);
+        }
+        self.next_tag += 1;
+        if let Some(job) = message.job() {
+            self.tags.insert(self.next_tag, job);
+            while self.tags.len() > TAGS_MAX {
+                self.tags.pop_first();
+            }
+        }
+        tracing::trace!(%to, message = message.name(), "Sent");
+        self.net.send(PeerKey(to.0), self.next_tag, message.to_bytes(), body);
+    }
+
+    fn on_joined(&mut self, result: Result<(), protocol::message::JoinError>) {
+        match &result {
+            Ok(()) => tracing::info!(network = %self.identity.manifest.name, "Joined the network"),
+            Err(error) => {
+                self.fatal.get_or_insert(
+                    Failure::new(FailureKind::Forbidden, format!("cannot join the network: {error}")).into(),
+                );
+            }
+        }
+        self.joined = Some(result);
+    }
+
+    fn on_tick(&mut self) {
+        self.keep_contacts();
+        self.cancel_unwanted();
+        self.detach_silent();
+        self.durable.index_retry();
+    }
+
+    /// Takes no more work, lets jobs in flight end, commits, ends the workers.
+    async fn stop(mut self) -> Result<()> {
+        self.inputs.push_back(Input::Owner(OwnerCommand::Stop));
+        let deadline = Instant::now() + STOP_MAX;
+        self.process_inputs();
+        while !(self.jobs.is_empty() && self.serving.is_empty() && self.durable.is_settled())
+            && self.fatal.is_none()
+        {
+            tokio::select! {
+                biased;
+                () = sleep_until(deadline) => break,
+                () = self.turn() => self.process_inputs(),
+            }
+        }
+        self.close().await
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        let (program, limits) = (Program::current()?, worker::Limits::NODE);
+        std::mem::replace(&mut self.workers, Workers::new(program, limits)).shutdown().await;
+        self.durable.close()
+    }
+
+    fn now(&self) -> Time {
+        Time(self.clock.now_ms())
+    }
+}
+
+/// When nothing is due, looking again tomorrow is soon enough.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Messages about jobs whose failure would be of interest; older ones have long arrived.
+const TAGS_MAX: usize = 4096;
+
+fn ended(record: &Record) -> Option<Time> {
+    if let Record::Job(job) = record { Some(job.end) } else { None }
+}
+
+fn node_config(config: &Config, identity: &Identity) -> node::Config {
+    node::Config {
+        manifest: protocol::manifest::Manifest::clone(&identity.manifest),
+        node: identity.node.clone(),
+        account: identity.account.clone(),
+        issuer: identity.issuer.clone(),
+        name: config.name.clone(),
+        incentive: Incentive::Exchange,
+        class: ProviderClass::Community,
+        region: String::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn net_config(config: &Config, identity: &Identity) -> Result<NetConfig> {
+    let listen = config.listen.iter().map(|address| address.parse());
+    let name = identity.manifest.name.clone();
+    Ok(NetConfig {
+        secret: identity.secret,
+        domain: identity.manifest.domain().0,
+        listen: listen.collect::<Result<_, _>>()?,
+        announce: Vec::new(),
+        mdns: if config.mdns { Mdns::Announce { name } } else { Mdns::Off },
+        relay_server: false,
+        upnp: false,
+        agent: format!("sharemesh/{}", env!("CARGO_PKG_VERSION")),
+        limits: Limits::STANDARD,
+    })
+}

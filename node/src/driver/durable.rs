@@ -1,0 +1,183 @@
+//! What must survive: the journal, the index that follows it, and the effects that wait for the disk.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use anyhow::{Context as _, Result};
+use protocol::ids::{DomainId, NodeId};
+use protocol::node::Effect;
+use protocol::record::Record;
+
+use crate::folder::DataFolder;
+use crate::journal::{self, History, Journal, JournalError, Position, Urgency};
+use crate::store::{Reader, Store};
+
+use super::index::Indexer;
+
+/// The journal, its index and what waits for either.
+pub(super) struct Durable {
+    journal: Option<Journal>,
+    history: History,
+    committed: Position,
+    /// Effects in order, each with the record that must be durable before.
+    held: VecDeque<(Position, Effect)>,
+    /// How many held messages each peer has: later ones must not overtake them.
+    held_for: BTreeMap<NodeId, usize>,
+    index: Indexer,
+}
+
+impl Durable {
+    /// Opens the journal and its index; returns all records.
+    pub(super) fn open(folder: &DataFolder, domain: DomainId) -> Result<(Self, Vec<Record>)> {
+        let mut records = Vec::new();
+        let mut heads = BTreeMap::new();
+        let mut unreadable = None;
+        let each = |position: Position, head: &journal::Head, bytes: &[u8]| {
+            heads.insert(position, *head);
+            match Record::from_bytes(bytes) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    unreadable.get_or_insert((position, error));
+                }
+            }
+        };
+        let (journal, recovered) = Journal::open(&folder.journal(), journal::Options::default(), each)?;
+        if let Some((position, error)) = unreadable {
+            anyhow::bail!(
+                "record {position} of the journal cannot be read ({error}): it was written by another version of \
+                 sharemesh; start that version, or restore the folder from a backup"
+            );
+        }
+        if recovered.torn_bytes > 0 {
+            tracing::warn!(bytes = recovered.torn_bytes, "Cut off an unfinished write at the journal's end");
+        }
+        let head_at = |position: Position| {
+            if position == Position::default() { None } else { heads.get(&position).copied() }
+        };
+        let (store, opened) = Store::open(&folder.index(), head_at)?;
+        if let Some(why) = &opened.rebuild {
+            tracing::info!(%why, "Rebuilding the index from the journal");
+        }
+        let history = journal.history();
+        let committed = recovered.position;
+        let mut index = Indexer::new(store, domain);
+        for (position, record) in
+            (1..).map(Position).zip(&records).skip_while(|(at, _)| *at <= opened.position)
+        {
+            let head = heads.get(&position).copied().expect("every record has a head");
+            index.push(position, head, record);
+        }
+        index.apply_up_to(committed);
+        let durable = Self {
+            journal: Some(journal),
+            history,
+            committed,
+            held: VecDeque::new(),
+            held_for: BTreeMap::new(),
+            index,
+        };
+        Ok((durable, records))
+    }
+
+    /// Writes a record that later effects wait for.
+    pub(super) fn record(&mut self, record: &Record) -> Result<Position> {
+        self.append(record, Urgency::Now)
+    }
+
+    /// Writes a record that nobody waits for.
+    pub(super) fn note(&mut self, record: &Record) -> Result<Position> {
+        self.append(record, Urgency::Soon)
+    }
+
+    fn append(&mut self, record: &Record, urgency: Urgency) -> Result<Position> {
+        let journal = self.journal.as_mut().context("the journal is closed")?;
+        let position = journal
+            .append(&[record.to_bytes()], urgency)
+            .context("the journal takes no more records: the disk is full or too slow")?;
+        self.index.push(position, journal.head(), record);
+        Ok(position)
+    }
+
+    /// Returns the effect if it may happen now, or keeps it until `after` is durable. Order is kept for each peer.
+    pub(super) fn hold(&mut self, effect: Effect, after: Option<Position>) -> Option<Effect> {
+        let peer = if let Effect::Send(peer, _) = &effect { Some(*peer) } else { None };
+        let behind = peer.filter(|peer| self.held_for.contains_key(peer));
+        let latest = self.held.back().map_or(Position::default(), |(position, _)| *position);
+        let position = match (after, behind) {
+            (Some(after), _) => after.max(latest),
+            (None, Some(_)) => latest,
+            (None, None) => return Some(effect),
+        };
+        if let Some(peer) = peer {
+            *self.held_for.entry(peer).or_default() += 1;
+        }
+        self.held.push_back((position, effect));
+        None
+    }
+
+    /// Waits until more is durable. Cancel safe.
+    pub(super) async fn committed(&mut self) -> Result<Position, JournalError> {
+        match &mut self.journal {
+            Some(journal) => journal.committed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns the effects that no longer wait.
+    pub(super) fn release(&mut self, position: Position) -> Vec<Effect> {
+        self.committed = position;
+        let ready = self.held.iter().take_while(|(after, _)| *after <= position).count();
+        let released: Vec<Effect> = self.held.drain(..ready).map(|(_, effect)| effect).collect();
+        for effect in &released {
+            if let Effect::Send(peer, _) = effect
+                && let Some(count) = self.held_for.get_mut(peer)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.held_for.remove(peer);
+                }
+            }
+        }
+        released
+    }
+
+    pub(super) fn index_up_to(&mut self, position: Position) {
+        self.index.apply_up_to(position);
+    }
+
+    /// Gives the index what it had no room for, or rebuilds it when it is in doubt.
+    pub(super) fn index_retry(&mut self) {
+        self.index.apply_up_to(self.committed);
+        self.index.mend(&self.history, self.committed);
+    }
+
+    pub(super) fn reader(&self) -> Option<Reader> {
+        self.index.reader()
+    }
+
+    /// Returns up to where records are durable.
+    pub(super) const fn position(&self) -> Position {
+        self.committed
+    }
+
+    pub(super) fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    /// Says whether the index has everything that was written.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.index.is_current()
+    }
+
+    /// Says whether nothing waits for the disk.
+    pub(super) fn is_settled(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Commits everything and closes.
+    pub(super) fn close(&mut self) -> Result<()> {
+        if let Some(journal) = self.journal.take() {
+            journal.close()?;
+        }
+        Ok(())
+    }
+}

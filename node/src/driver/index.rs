@@ -1,0 +1,327 @@
+//! What the index holds of the journal's records: what a person asks for by name or by time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc;
+
+use protocol::ids::{AccountId, ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
+use protocol::job::JobRecord;
+use protocol::ledger::records::{OpBody, SplitLine, Terms};
+use protocol::message::{Opening, Wire};
+use protocol::price::{Price, Usage};
+use protocol::record::Record;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Head, History, Position};
+use crate::store::{ApplyError, Order, Put, Reader, Scan, Store, StoreError, Tree};
+
+/// A receipt as the index has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct ReceiptEntry {
+    pub(super) id: RecordId,
+    pub(super) channel: ChannelId,
+    pub(super) sequence: u64,
+    pub(super) amount: u64,
+    pub(super) usage: Usage,
+    pub(super) epoch: u32,
+    pub(super) cosigned: bool,
+}
+
+/// A channel as the index has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct ChannelEntry {
+    pub(super) paying: bool,
+    pub(super) payer: AccountId,
+    pub(super) payee: AccountId,
+    pub(super) payee_node: NodeId,
+    pub(super) model: ModelId,
+    pub(super) terms: RecordId,
+    pub(super) price: Price,
+    pub(super) split: Vec<SplitLine>,
+    pub(super) cap: u64,
+}
+
+/// What the issuer has paid out of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct RedeemedEntry {
+    pub(super) amount: u64,
+    pub(super) closed: bool,
+}
+
+const RECEIPT: u8 = b'r';
+const HEAD: u8 = b'h';
+const REDEEMED: u8 = b'p';
+
+/// Follows the journal with the index; a doubtful index is rebuilt beside the running node.
+pub(super) struct Indexer {
+    store: Option<Store>,
+    domain: DomainId,
+    reader: Reader,
+    /// Entries of records that are not durable yet, or that the index had no room for.
+    waiting: VecDeque<(Position, Head, Vec<Put>)>,
+    mending: Option<mpsc::Receiver<(Store, Position)>>,
+}
+
+impl Indexer {
+    pub(super) fn new(store: Store, domain: DomainId) -> Self {
+        let reader = store.reader();
+        Self { store: Some(store), domain, reader, waiting: VecDeque::new(), mending: None }
+    }
+
+    pub(super) fn push(&mut self, position: Position, head: Head, record: &Record) {
+        self.waiting.push_back((position, head, puts(position, record, self.domain)));
+    }
+
+    pub(super) fn apply_up_to(&mut self, durable: Position) {
+        let Some(store) = &self.store else { return };
+        while let Some((position, head, puts)) = self.waiting.pop_front() {
+            if position > durable {
+                self.waiting.push_front((position, head, puts));
+                return;
+            }
+            match store.apply(position, head, puts) {
+                Ok(()) => {}
+                Err(ApplyError::Full(puts)) => {
+                    self.waiting.push_front((position, head, puts));
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "The index does not take a record");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Rebuilds an index that is in doubt, on a thread of its own; until then it does not answer.
+    pub(super) fn mend(&mut self, history: &History, durable: Position) {
+        if let Some(done) = &self.mending {
+            if let Ok((store, position)) = done.try_recv() {
+                self.waiting.retain(|(at, _, _)| *at > position);
+                self.reader = store.reader();
+                self.store = Some(store);
+                self.mending = None;
+                tracing::info!("The index is whole again");
+            }
+            return;
+        }
+        let doubtful = self.reader.get(Tree::Meta, b"?").is_err();
+        let Some(mut store) = self.store.take_if(|_| doubtful) else { return };
+        let (sender, receiver) = mpsc::channel();
+        let (history, domain) = (history.clone(), self.domain);
+        let rebuild = move || -> anyhow::Result<()> {
+            store.rebuild()?;
+            let mut failed = None;
+            history.replay(Position::default(), durable, |position, head, bytes| {
+                let Ok(record) = Record::from_bytes(bytes) else { return };
+                let mut entries = puts(position, &record, domain);
+                loop {
+                    match store.apply(position, *head, entries) {
+                        Ok(()) => return,
+                        Err(ApplyError::Full(back)) => {
+                            entries = back;
+                            let _ = store.flush();
+                        }
+                        Err(error) => {
+                            failed.get_or_insert(error);
+                            return;
+                        }
+                    }
+                }
+            })?;
+            if let Some(error) = failed {
+                return Err(anyhow::Error::new(error));
+            }
+            let _ = sender.send((store, durable));
+            Ok(())
+        };
+        let run = move || {
+            if let Err(error) = rebuild() {
+                tracing::error!(%error, "The index could not be rebuilt; restart the node to try again");
+            }
+        };
+        match std::thread::Builder::new().name("mend".to_owned()).spawn(run) {
+            Ok(_) => self.mending = Some(receiver),
+            Err(error) => tracing::error!(%error, "No thread for rebuilding the index"),
+        }
+    }
+
+    /// Says whether the index has everything.
+    pub(super) fn is_current(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn reader(&self) -> Option<Reader> {
+        self.store.as_ref().map(|_| self.reader.clone())
+    }
+}
+
+/// Returns the entries that a record makes.
+fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
+    let at = position.0.to_be_bytes();
+    match record {
+        Record::Paying(opening) => channel_puts(opening, true, domain),
+        Record::Paid(opening) => channel_puts(opening, false, domain),
+        Record::Receipt(receipt) => {
+            let Some((value, id, signers)) = receipt.peek_in(domain) else { return Vec::new() };
+            let entry = ReceiptEntry {
+                id,
+                channel: value.channel,
+                sequence: value.sequence,
+                amount: value.amount,
+                usage: value.usage,
+                epoch: value.epoch.0,
+                cosigned: signers > 1,
+            };
+            Vec::from([
+                put(Tree::Receipts, &at, &entry),
+                put(Tree::Meta, &key(RECEIPT, &id.0), &position.0),
+                put(Tree::Meta, &key(HEAD, &value.channel.0), &position.0),
+            ])
+        }
+        Record::Job(job) => Vec::from([put(Tree::Jobs, &job.job.0, job)]),
+        Record::Redeemed(ack) => {
+            let Some((ack, _, _)) = ack.peek_in(domain) else { return Vec::new() };
+            let entry = RedeemedEntry { amount: ack.amount, closed: ack.closed };
+            Vec::from([put(Tree::Meta, &key(REDEEMED, &ack.channel.0), &entry)])
+        }
+        Record::Joined { .. }
+        | Record::Step { .. }
+        | Record::Final(_)
+        | Record::Ticket { .. }
+        | Record::Admitted { .. }
+        | Record::Deposited(_)
+        | Record::Stepped { .. }
+        | Record::PaidOut { .. }
+        | Record::Closed(_)
+        | Record::Expired(_) => Vec::new(),
+    }
+}
+
+fn channel_puts(opening: &Opening<Wire>, paying: bool, domain: DomainId) -> Vec<Put> {
+    let (Some((op, id, _)), Some((terms, terms_id, _))) =
+        (opening.op.peek_in(domain), opening.terms.peek_in(domain))
+    else {
+        return Vec::new();
+    };
+    let OpBody::OpenChannel(open) = op.body else { return Vec::new() };
+    let Terms { payee, payee_account, model, price, split, .. } = terms;
+    let entry = ChannelEntry {
+        paying,
+        payer: op.account,
+        payee: payee_account,
+        payee_node: payee,
+        model,
+        terms: terms_id,
+        price,
+        split,
+        cap: open.cap,
+    };
+    Vec::from([put(Tree::Channels, &id.0, &entry)])
+}
+
+fn put<T: Serialize>(tree: Tree, key: &[u8], value: &T) -> Put {
+    Put { tree, key: key.to_vec(), value: protocol::encoding::encode(value) }
+}
+
+fn key(kind: u8, id: &[u8; 32]) -> [u8; 33] {
+    let mut key = [kind; 33];
+    key[1..].copy_from_slice(id);
+    key
+}
+
+/// Asks the index; every call blocks.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub(super) reader: Reader,
+    /// What models are called, for the models that are known.
+    pub(super) names: BTreeMap<ModelId, String>,
+}
+
+impl Asker {
+    fn get<T: Serialize + DeserializeOwned>(&self, tree: Tree, key: &[u8]) -> Result<Option<T>, StoreError> {
+        Ok(self.reader.get(tree, key)?.and_then(|bytes| protocol::encoding::decode(&bytes, VALUE_MAX).ok()))
+    }
+
+    /// Returns what a model is called, or its id when nobody who is known serves it.
+    pub(super) fn name(&self, model: ModelId) -> String {
+        self.names.get(&model).cloned().unwrap_or_else(|| model.to_string())
+    }
+
+    pub(super) fn channel(&self, channel: ChannelId) -> Result<Option<ChannelEntry>, StoreError> {
+        self.get(Tree::Channels, &channel.0)
+    }
+
+    pub(super) fn redeemed(&self, channel: ChannelId) -> Result<Option<RedeemedEntry>, StoreError> {
+        self.get(Tree::Meta, &key(REDEEMED, &channel.0))
+    }
+
+    pub(super) fn job(&self, job: JobId) -> Result<Option<JobRecord>, StoreError> {
+        self.get(Tree::Jobs, &job.0)
+    }
+
+    pub(super) fn jobs_of(&self, channel: ChannelId) -> Result<Vec<JobRecord>, StoreError> {
+        let scan = Scan { prefix: &[], order: Order::Ascending, limit: JOBS_SCANNED_MAX, cursor: None };
+        let entries = self.reader.scan(Tree::Jobs, scan)?;
+        let records =
+            entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
+        Ok(records.filter(|record: &JobRecord| record.channel == Some(channel)).collect())
+    }
+
+    /// Returns the newest receipt of a channel.
+    pub(super) fn head(&self, channel: ChannelId) -> Result<Option<ReceiptEntry>, StoreError> {
+        let at: Option<u64> = self.get(Tree::Meta, &key(HEAD, &channel.0))?;
+        at.map_or(Ok(None), |at| self.get(Tree::Receipts, &at.to_be_bytes()))
+    }
+
+    /// Returns the receipts whose ids begin so, at most two.
+    pub(super) fn receipts_beginning(
+        &self,
+        prefix: &[u8],
+    ) -> Result<Vec<(Position, ReceiptEntry)>, StoreError> {
+        let prefix = [&[RECEIPT], prefix].concat();
+        let scan = Scan { prefix: &prefix, order: Order::Ascending, limit: 2, cursor: None };
+        let mut found = Vec::new();
+        for (_, value) in self.reader.scan(Tree::Meta, scan)? {
+            let Ok(at) = protocol::encoding::decode::<u64>(&value, VALUE_MAX) else { continue };
+            if let Some(entry) = self.get(Tree::Receipts, &at.to_be_bytes())? {
+                found.push((Position(at), entry));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns receipts, newest first, each once, behind `before`.
+    pub(super) fn receipts(
+        &self,
+        limit: usize,
+        before: Option<Position>,
+    ) -> Result<Vec<(Position, ReceiptEntry)>, StoreError> {
+        let mut cursor = before.map(|position| position.0.to_be_bytes().to_vec());
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let page = Scan { prefix: &[], order: Order::Descending, limit: 256, cursor: cursor.as_deref() };
+            let entries = self.reader.scan(Tree::Receipts, page)?;
+            let Some((last, _)) = entries.last() else { break };
+            cursor = Some(last.clone());
+            for (at, value) in &entries {
+                let Ok(entry) = protocol::encoding::decode::<ReceiptEntry>(value, VALUE_MAX) else {
+                    continue;
+                };
+                let Ok(at) = at.as_slice().try_into().map(u64::from_be_bytes) else { continue };
+                // A receipt is written again when its second signature comes: only the last one counts.
+                let latest: Option<u64> = self.get(Tree::Meta, &key(RECEIPT, &entry.id.0))?;
+                if latest == Some(at) && found.len() < limit {
+                    found.push((Position(at), entry));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Jobs looked through for those of one channel.
+const JOBS_SCANNED_MAX: usize = 10_000;
+
+/// Bounds a value; the store has a smaller bound of its own.
+const VALUE_MAX: usize = 16 * 1024;

@@ -1,0 +1,536 @@
+//! Jobs on their way: those of the owner, from request to account, and those that our engine runs.
+
+use bytes::Bytes;
+use engine::frame::{FromWorker, JobError, JobKey, Request, ToWorker};
+use protocol::advert::{Device, ModelOffer};
+use protocol::ids::{Digest, JobId, ModelId, NodeId};
+use protocol::job::{Failure as JobFailure, Finish, JobSpec};
+use protocol::licence::open_licence;
+use protocol::model::{Modality, ModelManifest};
+use protocol::node::{EngineEvent, EngineFault, Input};
+use protocol::price::Price;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::views::{CandidateView, JobEvent};
+use crate::command::JobRequest;
+use crate::exit::{Failure, FailureKind};
+use crate::models::ServedModel;
+use crate::net::PeerKey;
+use crate::worker::WorkerEvent;
+
+use super::stream::{Delivered, Delivery, FRAMES_MAX, JobFrame, StreamEvent, hash_ids, receive, serve};
+use super::{Driver, Model, body};
+
+/// How long a provider that took a job may take to open its stream.
+const ATTACH_MS: u64 = 25_000;
+
+/// Most jobs that ended whose choice of provider can still be explained.
+const REASONS_MAX: usize = 256;
+
+/// A job of the owner.
+#[derive(Debug)]
+pub(super) struct OwnJob {
+    pub(super) request: JobRequest,
+    pub(super) body: Bytes,
+    pub(super) events: mpsc::Sender<JobEvent>,
+    pub(super) submitted_ms: u64,
+    pub(super) first_token_ms: Option<u64>,
+    pub(super) why: Vec<CandidateView>,
+    pub(super) attempts: u32,
+    pub(super) price_max: u64,
+    pub(super) text: Digest,
+    attached: Option<Attached>,
+    unwanted: bool,
+}
+
+/// The provider whose tokens we take.
+#[derive(Debug)]
+struct Attached {
+    provider: NodeId,
+    /// When its stream must be there; none once it is.
+    until_ms: Option<u64>,
+    detached: CancellationToken,
+}
+
+/// A job that our engine runs.
+#[derive(Debug)]
+pub(super) struct Serving {
+    model: String,
+    tokens: u32,
+    ids: blake3::Hasher,
+    sink: Sink,
+}
+
+/// Where the tokens go.
+#[derive(Debug)]
+enum Sink {
+    Home(Box<Delivery>),
+    Stream(mpsc::Sender<JobFrame>),
+}
+
+impl Driver {
+    // ------------------------------------------------------------------------------------ of the owner
+
+    /// Takes a job of the owner, once its model is known to somebody.
+    pub(super) fn submit(
+        &mut self,
+        job: JobId,
+        request: JobRequest,
+        model: ModelId,
+        events: mpsc::Sender<JobEvent>,
+    ) {
+        let (spec, body) = match body::describe(&request, model) {
+            Ok(described) => described,
+            Err(failure) => {
+                let _ = events.try_send(JobEvent::Failed { failure, account: None });
+                return;
+            }
+        };
+        let own = OwnJob {
+            request,
+            body,
+            events,
+            submitted_ms: self.clock.now_ms(),
+            first_token_ms: None,
+            why: Vec::new(),
+            attempts: 0,
+            price_max: 0,
+            text: Digest::of(b""),
+            attached: None,
+            unwanted: false,
+        };
+        self.jobs.insert(job, own);
+        self.inputs.push_back(Input::Submitted(job, spec));
+    }
+
+    pub(super) fn attach(&mut self, job: JobId, provider: NodeId) {
+        let until_ms = Some(self.clock.now_ms() + ATTACH_MS);
+        if let Some(own) = self.jobs.get_mut(&job) {
+            own.attached = Some(Attached { provider, until_ms, detached: CancellationToken::new() });
+        }
+    }
+
+    pub(super) fn detach(&mut self, job: JobId) {
+        if let Some(attached) = self.jobs.get_mut(&job).and_then(|own| own.attached.take()) {
+            attached.detached.cancel();
+        }
+        let ended = self.jobs.get(&job).is_some_and(|own| own.events.is_closed());
+        if ended || !self.node.jobs().any(|(id, _)| id == job) {
+            self.jobs.remove(&job);
+        }
+    }
+
+    pub(super) fn on_stream(&mut self, event: StreamEvent) {
+        match event {
+            StreamEvent::Greeted { from, job, stream } => {
+                let clock = self.clock;
+                let events = self.stream_sender.clone();
+                let Some(own) = self.jobs.get_mut(&job) else { return };
+                let delivery = Delivery::new(own.events.clone(), own.request.generate.max_tokens);
+                let expected = own.attached.as_mut().filter(|a| a.provider == from && a.until_ms.is_some());
+                let Some(attached) = expected else { return };
+                attached.until_ms = None;
+                tokio::spawn(receive(job, stream, delivery, clock, attached.detached.clone(), events));
+            }
+            StreamEvent::Progress { job, tokens, at_ms } => {
+                if let Some(own) = self.jobs.get_mut(&job) {
+                    own.first_token_ms.get_or_insert(at_ms);
+                }
+                self.inputs.push_back(Input::Progress { job, tokens });
+            }
+            StreamEvent::Ended { job, delivered } => {
+                let Delivered { tokens, digest, text } = delivered;
+                self.note_text(job, text);
+                self.inputs.push_back(Input::StreamEnded { job, tokens, digest });
+            }
+            StreamEvent::Lost { job, delivered } => {
+                let Delivered { tokens, digest, text } = delivered;
+                self.note_text(job, text);
+                self.inputs.push_back(Input::StreamLost { job, tokens, digest });
+            }
+            StreamEvent::Unwanted { job } => self.cancel(job),
+        }
+    }
+
+    fn note_text(&mut self, job: JobId, text: Digest) {
+        if let Some(own) = self.jobs.get_mut(&job) {
+            own.text = text;
+        }
+    }
+
+    pub(super) fn cancel(&mut self, job: JobId) {
+        if let Some(own) = self.jobs.get_mut(&job)
+            && !own.unwanted
+        {
+            own.unwanted = true;
+            self.inputs.push_back(Input::Cancelled(job));
+        }
+        self.waiting.forget_submission(job);
+    }
+
+    /// A client that closed its connection wants no more.
+    pub(super) fn cancel_unwanted(&mut self) {
+        let gone = |own: &OwnJob| own.events.is_closed() && !own.unwanted;
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, own)| gone(own)).map(|(job, _)| *job).collect();
+        for job in jobs {
+            self.cancel(job);
+        }
+    }
+
+    /// A provider that took a job and never opened its stream is lost.
+    pub(super) fn detach_silent(&mut self) {
+        let now = self.clock.now_ms();
+        let me = self.node.id();
+        let silent = |own: &OwnJob| {
+            own.attached
+                .as_ref()
+                .is_some_and(|a| a.provider != me && a.until_ms.is_some_and(|until| until <= now))
+        };
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, own)| silent(own)).map(|(job, _)| *job).collect();
+        for job in jobs {
+            self.inputs.push_back(Input::StreamLost { job, tokens: 0, digest: Digest::ZERO });
+        }
+    }
+
+    /// Tells the client what the core has to say of its job.
+    pub(super) fn tell(&mut self, job: JobId, event: protocol::job::JobEvent) {
+        let view = self.view_of(job, event);
+        let Some(own) = self.jobs.get_mut(&job) else { return };
+        let (Some(event), is_last) = view else { return };
+        // Room for every event of a job was reserved; a client that is gone is noticed elsewhere.
+        let _ = own.events.try_send(event);
+        if is_last {
+            self.detach(job);
+            if let Some(own) = self.jobs.remove(&job) {
+                self.reasons.push_back((job, own.why));
+                if self.reasons.len() > REASONS_MAX {
+                    self.reasons.pop_front();
+                }
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ of the engine
+
+    /// Starts the worker of a model.
+    pub(super) fn load(&mut self, served: ServedModel) -> Result<(), Failure> {
+        let name = served.name.clone();
+        self.workers.start(&name, &served.worker_options())?;
+        let model = Model {
+            served,
+            id: None,
+            info: None,
+            state: "loading",
+            detail: String::new(),
+            pid: None,
+            restarts: 0,
+        };
+        self.models.insert(name, model);
+        Ok(())
+    }
+
+    pub(super) fn run_job(&mut self, job: JobId, requester: NodeId, spec: &JobSpec, up_to: u32) {
+        let at_home = requester == self.node.id();
+        let body =
+            if at_home { self.jobs.get(&job).map(|own| own.body.clone()) } else { self.bodies.remove(&job) };
+        let name =
+            self.models.iter().find(|(_, model)| model.id == Some(spec.model)).map(|(name, _)| name.clone());
+        let generate = match (body, &name) {
+            (Some(body), Some(_)) => body::generate(spec, &body),
+            (None, _) | (_, None) => Err("the prompt did not come with the job".to_owned()),
+        };
+        let (Ok(generate), Some(model)) = (generate, name) else {
+            self.fail_serving(job, EngineFault::BadRequest("the prompt cannot be read".to_owned()));
+            return;
+        };
+        let sink = if at_home {
+            let events = self.jobs.get(&job).map(|own| own.events.clone());
+            let Some(events) = events else { return };
+            Sink::Home(Box::new(Delivery::new(events, spec.max_tokens)))
+        } else {
+            let (sender, frames) = mpsc::channel(FRAMES_MAX);
+            let (opener, events) = (self.net.opener(), self.stream_sender.clone());
+            tokio::spawn(serve(job, PeerKey(requester.0), opener, frames, events));
+            Sink::Stream(sender)
+        };
+        let start = ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to };
+        let sent = self.workers.send(&model, start);
+        self.serving.insert(job, Serving { model, tokens: 0, ids: blake3::Hasher::new(), sink });
+        if let Err(error) = sent {
+            self.fail_serving(job, EngineFault::Broken(error.to_string()));
+        }
+    }
+
+    pub(super) fn grant(&mut self, job: JobId, up_to: u32) {
+        self.order(job, ToWorker::Grant { job: JobKey(job.0), up_to });
+    }
+
+    pub(super) fn abort(&mut self, job: JobId) {
+        self.order(job, ToWorker::Cancel { job: JobKey(job.0) });
+    }
+
+    fn order(&mut self, job: JobId, frame: ToWorker) {
+        let Some(serving) = self.serving.get(&job) else { return };
+        if let Err(error) = self.workers.send(&serving.model, frame) {
+            self.fail_serving(job, EngineFault::Broken(error.to_string()));
+        }
+    }
+
+    /// Ends a job that the engine cannot go on with.
+    fn fail_serving(&mut self, job: JobId, fault: EngineFault) {
+        let serving = self.serving.remove(&job);
+        let (tokens_out, digest) = serving.map_or((0, Digest::ZERO), |serving| serving.counted());
+        self.inputs.push_back(Input::Engine(EngineEvent::Failed { job, tokens_out, digest, fault }));
+    }
+
+    pub(super) fn on_worker(&mut self, name: &str, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Started { pid } => {
+                self.note_model(name, "loading", String::new(), |model| model.pid = pid)
+            }
+            WorkerEvent::Loading { percent, what } => {
+                self.note_model(name, "loading", format!("{what}, {percent} %"), |_| {});
+            }
+            WorkerEvent::Ready(info) => self.on_model_ready(name, *info),
+            WorkerEvent::Frame(frame) => self.on_frame(frame),
+            WorkerEvent::Lost { reason } => {
+                tracing::warn!(model = name, %reason, "Lost a worker");
+                self.on_model_lost(name, &reason.to_string());
+                self.note_model(name, "restarting", reason.to_string(), |model| model.restarts += 1);
+            }
+            WorkerEvent::Restarting { in_ms } => {
+                tracing::info!(model = name, in_ms, "Starting the worker again");
+            }
+            WorkerEvent::GaveUp { error } => {
+                tracing::error!(model = name, %error, "A model cannot be served");
+                self.on_model_lost(name, &error);
+                self.note_model(name, "failed", error, |model| model.pid = None);
+            }
+            WorkerEvent::Stopped => {
+                self.on_model_lost(name, "the model is served no longer");
+                self.models.remove(name);
+            }
+        }
+    }
+
+    fn note_model(
+        &mut self,
+        name: &str,
+        state: &'static str,
+        detail: String,
+        change: impl FnOnce(&mut Model),
+    ) {
+        if let Some(model) = self.models.get_mut(name) {
+            model.state = state;
+            model.detail = detail;
+            change(model);
+        }
+    }
+
+    fn on_model_ready(&mut self, name: &str, info: engine::frame::ModelInfo) {
+        let domain = self.node.domain();
+        let Some(model) = self.models.get_mut(name) else { return };
+        let manifest = ModelManifest {
+            name: model.served.name.clone(),
+            modality: Modality::Text,
+            architecture: info.architecture.clone(),
+            weights: Digest(model.served.digest),
+            weights_bytes: model.served.size,
+            context_tokens: info.context_length,
+            compute_weight: u32::try_from(info.parameters / 1_000_000).unwrap_or(u32::MAX).max(1),
+        };
+        let id = manifest.id();
+        let price = Price {
+            call: 0,
+            input: model.served.price.input_nano_per_million,
+            output: model.served.price.output_nano_per_million,
+        };
+        let slots = u16::try_from(info.slots).unwrap_or(u16::MAX);
+        let offer = ModelOffer {
+            model: id,
+            name: manifest.name,
+            modality: manifest.modality,
+            licence: open_licence(id, domain),
+            price,
+            context_tokens: info.context_length,
+            slots,
+            busy: 0,
+            decode_milli: info.decode_tokens_per_s_milli,
+            prefill_milli: info.prefill_tokens_per_s_milli,
+            quantisation: info.quantisation.clone(),
+            weights: Digest(model.served.digest),
+        };
+        let device = Device {
+            kind: clip(&info.device.kind),
+            name: clip(&info.device.name),
+            memory_bytes: info.device.memory_bytes,
+            backend: "candle".to_owned(),
+        };
+        tracing::info!(model = name, device = %info.device.kind, slots, "Serving");
+        model.id = Some(id);
+        model.state = "ready";
+        model.detail = String::new();
+        model.info = Some(info);
+        self.inputs.push_back(Input::Engine(EngineEvent::Ready { offer, device }));
+    }
+
+    fn on_model_lost(&mut self, name: &str, reason: &str) {
+        if let Some(id) = self.models.get(name).and_then(|model| model.id) {
+            self.inputs.push_back(Input::Engine(EngineEvent::Lost(id)));
+        }
+        let jobs: Vec<JobId> =
+            self.serving.iter().filter(|(_, serving)| serving.model == name).map(|(job, _)| *job).collect();
+        for job in jobs {
+            self.fail_serving(job, EngineFault::Broken(reason.to_owned()));
+        }
+    }
+
+    fn on_frame(&mut self, frame: FromWorker) {
+        match frame {
+            FromWorker::Prepared { job, tokens_in } => {
+                self.inputs.push_back(Input::Engine(EngineEvent::Prepared { job: JobId(job.0), tokens_in }));
+            }
+            FromWorker::Tokens { job, index, ids, bytes, finish, .. } => {
+                self.on_tokens(JobId(job.0), index, ids, bytes, finish.map(finish_of));
+            }
+            FromWorker::Failed { job, error } => {
+                let fault = match error {
+                    JobError::PromptTooLong { tokens, context } => {
+                        EngineFault::PromptTooLong { tokens, context }
+                    }
+                    JobError::BadRequest(reason) => EngineFault::BadRequest(reason),
+                    JobError::TooManyJobs => EngineFault::Broken(JobError::TooManyJobs.to_string()),
+                    JobError::Internal(reason) => EngineFault::Broken(reason),
+                };
+                self.fail_serving(JobId(job.0), fault);
+            }
+            FromWorker::Loading { .. }
+            | FromWorker::Ready(_)
+            | FromWorker::LoadFailed { .. }
+            | FromWorker::Pong { .. } => {}
+        }
+    }
+
+    fn on_tokens(&mut self, job: JobId, index: u32, ids: Vec<u32>, bytes: Vec<u8>, finish: Option<Finish>) {
+        let now = self.clock.now_ms();
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        serving.tokens += u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        hash_ids(&mut serving.ids, &ids);
+        let sent = match &mut serving.sink {
+            Sink::Home(delivery) => {
+                if let Some(own) = self.jobs.get_mut(&job).filter(|_| !ids.is_empty()) {
+                    own.first_token_ms.get_or_insert(now);
+                }
+                let taken = delivery.take(index, &ids, &bytes);
+                if let Some(own) = self.jobs.get_mut(&job) {
+                    own.text = delivery.delivered().text;
+                }
+                taken.is_ok()
+            }
+            Sink::Stream(sender) => {
+                let frame = JobFrame::Tokens { index, ids, bytes };
+                let sent = sender.try_send(frame).is_ok();
+                sent && (finish.is_none() || sender.try_send(JobFrame::End).is_ok())
+            }
+        };
+        if let Some(finish) = finish {
+            let Some(serving) = self.serving.remove(&job) else { return };
+            let (tokens_out, digest) = serving.counted();
+            self.inputs.push_back(Input::Engine(EngineEvent::Finished { job, tokens_out, digest, finish }));
+        } else if !sent {
+            self.abort(job);
+        }
+    }
+}
+
+impl Serving {
+    fn counted(&self) -> (u32, Digest) {
+        (self.tokens, Digest(*self.ids.finalize().as_bytes()))
+    }
+}
+
+const fn finish_of(finish: engine::frame::Finish) -> Finish {
+    match finish {
+        engine::frame::Finish::Stop => Finish::Stop,
+        engine::frame::Finish::Length => Finish::Length,
+        engine::frame::Finish::Cancelled => Finish::Cancelled,
+    }
+}
+
+/// Cuts a name to what an advert may carry.
+fn clip(text: &str) -> String {
+    let mut end = text.len().min(protocol::model::NAME_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// Returns what a client is told of a failure of its job.
+pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
+    let message = failure.to_string();
+    match failure {
+        JobFailure::NoProvider(considered) => {
+            let busy = considered.iter().find_map(|c| match c.gate {
+                Some(protocol::router::Gate::Refused(protocol::scheduler::Refusal::Busy { retry_ms })) => {
+                    Some(retry_ms)
+                }
+                _ => None,
+            });
+            match busy {
+                Some(retry_ms) => Failure::new(
+                    FailureKind::Refused,
+                    format!("every provider of `{model}` is busy: try again in {retry_ms} ms"),
+                )
+                .because("busy")
+                .retry_after(retry_ms),
+                None if considered.is_empty() => Failure::new(
+                    FailureKind::NoProvider,
+                    format!(
+                        "nobody serves `{model}` now: serve it on a node with `sharemesh up --serve {model}`"
+                    ),
+                ),
+                None => Failure::new(
+                    FailureKind::NoProvider,
+                    format!("no provider of `{model}` can be used: {}", reasons(considered)),
+                ),
+            }
+        }
+        JobFailure::NotEnoughCredits { needed, available } => Failure::new(
+            FailureKind::NoCredits,
+            format!(
+                "not enough credits: this job may cost {} with the channel's fee, and the account has {}; ask for \
+                 fewer tokens, or for credits from the network's issuer (`sharemesh grant`)",
+                crate::api::views::Money::from_nano(*needed),
+                crate::api::views::Money::from_nano(*available),
+            ),
+        ),
+        JobFailure::IssuerUnreachable => {
+            Failure::new(FailureKind::Unavailable, format!("{message}: is its node up?"))
+        }
+        JobFailure::IssuerRefused(_) => Failure::new(FailureKind::Forbidden, message),
+        JobFailure::PromptTooLong { .. } => {
+            Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it"))
+        }
+        JobFailure::ProviderLost(_) => Failure::new(
+            FailureKind::ProviderLost,
+            format!("{message}: only what was delivered is paid; try again"),
+        ),
+        JobFailure::EngineFailed(_) => Failure::new(FailureKind::WorkerLost, format!("{message}: try again")),
+        JobFailure::Misbehaved(_) => Failure::new(FailureKind::ProviderLost, message),
+        JobFailure::TimedOut => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
+        JobFailure::BadRequest(_) => Failure::new(FailureKind::Usage, message),
+    }
+}
+
+fn reasons(considered: &[protocol::router::Considered]) -> String {
+    let words: Vec<String> = considered
+        .iter()
+        .take(4)
+        .map(|c| {
+            format!("{:?} {}", c.provider, c.gate.map_or("usable".to_owned(), super::answers::gate_name))
+        })
+        .collect();
+    words.join("; ")
+}

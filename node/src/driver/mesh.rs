@@ -1,0 +1,190 @@
+//! Between the mesh and the core: messages are checked before they become inputs, and contacts are kept up.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use protocol::ids::{ModelId, NodeId};
+use protocol::keys::Scheme;
+use protocol::message::{Message, MessageError};
+use protocol::node::Input;
+
+use crate::identity::Identity;
+use crate::net::{GossipId, Multiaddr, NetEvent, PeerKey, Verdict};
+
+use super::offences::Offence;
+use super::{Driver, stream};
+
+/// First and longest pause between attempts to reach somebody.
+const RETRY_MS: (u64, u64) = (500, 30_000);
+
+/// Most prompts that wait for their job to be admitted; the core answers at once.
+const BODIES_MAX: usize = 256;
+
+/// Most LAN networks remembered.
+const NEARBY_MAX: usize = 64;
+
+/// With whom this node must stay in touch.
+#[derive(Debug)]
+pub(super) struct Contacts {
+    issuers: Vec<(NodeId, Vec<Multiaddr>)>,
+    /// When to try again, and the pause after that.
+    retries: BTreeMap<NodeId, (u64, u64)>,
+    pub(super) nearby: Vec<Nearby>,
+    pub(super) listening: Vec<Multiaddr>,
+}
+
+/// A home network seen on the LAN.
+#[derive(Debug, Clone)]
+pub(super) struct Nearby {
+    pub(super) name: String,
+    pub(super) domain: [u8; 32],
+    pub(super) addresses: Vec<Multiaddr>,
+}
+
+impl Contacts {
+    pub(super) fn new(identity: &Identity) -> Self {
+        let addresses: Vec<Multiaddr> = identity.addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        let issuers =
+            identity.manifest.issuers.iter().map(|issuer| (issuer.node, addresses.clone())).collect();
+        Self { issuers, retries: BTreeMap::new(), nearby: Vec::new(), listening: Vec::new() }
+    }
+}
+
+/// Returns the name of the topic on which a model's adverts are spread.
+pub(super) fn topic(model: ModelId) -> String {
+    format!("model/{model}")
+}
+
+/// Returns the directory's key for a model's name: whoever wants it knows only that.
+pub(super) fn name_key(name: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"sharemesh/v1/model-name\0").update(name.as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+impl Driver {
+    pub(super) fn on_net(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Received { from, message, body } => self.on_message(NodeId(from.0), &message, body),
+            NetEvent::SendFailed { to, tag, reason } => {
+                if let Some(job) = self.tags.remove(&tag) {
+                    tracing::debug!(to = %NodeId(to.0), %job, %reason, "A message about a job did not arrive");
+                    self.inputs.push_back(Input::SendFailed(NodeId(to.0), job));
+                }
+            }
+            NetEvent::Gossip { id, data, .. } => self.on_gossip(&id, &data),
+            NetEvent::PeerUp(peer) => {
+                self.mesh.retries.remove(&NodeId(peer.0));
+                self.inputs.push_back(Input::PeerUp(NodeId(peer.0)));
+            }
+            NetEvent::PeerDown(peer) => self.inputs.push_back(Input::PeerDown(NodeId(peer.0))),
+            NetEvent::DialFailed { peer, reason } => {
+                tracing::debug!(peer = %NodeId(peer.0), %reason, "Cannot reach a peer");
+            }
+            NetEvent::Found { key, peers, .. } => {
+                let nodes = peers.into_iter().map(|peer| NodeId(peer.0)).collect();
+                self.inputs.push_back(Input::Found(ModelId(key), nodes));
+            }
+            NetEvent::Stream { from, stream } => {
+                tokio::spawn(stream::greet(NodeId(from.0), stream, self.stream_sender.clone()));
+            }
+            NetEvent::LanNetwork { name, domain, addresses, .. } => self.on_nearby(name, domain, addresses),
+            NetEvent::Listening(address) => {
+                tracing::info!(%address, "Listening");
+                self.mesh.listening.push(address);
+            }
+            NetEvent::Offence { peer, kind } => self.penalise(NodeId(peer.0), Offence::Transport(kind)),
+        }
+    }
+
+    fn on_message(&mut self, from: NodeId, bytes: &[u8], body: bytes::Bytes) {
+        let message = match Message::check(bytes, self.node.domain(), Scheme::Strict) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!(%from, %error, "Dropped a message");
+                let offence = match error {
+                    MessageError::Malformed(_) => Offence::Undecodable,
+                    MessageError::Signed(_) => Offence::BadSignature,
+                };
+                self.penalise(from, offence);
+                return;
+            }
+        };
+        if let Message::Submit { job, spec, .. } = &message {
+            let is_announced = spec.input.bytes == body.len() as u64
+                && spec.input.digest == protocol::ids::Digest::of(&body);
+            if !is_announced {
+                self.penalise(from, Offence::WrongBody);
+                return;
+            }
+            while self.bodies.len() >= BODIES_MAX {
+                self.bodies.pop_first();
+            }
+            self.bodies.insert(*job, body);
+        }
+        tracing::trace!(%from, message = message.name(), "Received");
+        self.inputs.push_back(Input::Received(from, message));
+    }
+
+    /// Passes on what holds, and nothing else.
+    fn on_gossip(&mut self, id: &GossipId, data: &[u8]) {
+        match Message::check(data, self.node.domain(), Scheme::Strict) {
+            Ok(Message::Advert(advert)) if self.node.believes(&advert, self.now()) => {
+                self.net.judge(id, Verdict::Accept);
+                self.inputs.push_back(Input::Heard(advert));
+            }
+            // Old news is nobody's fault: it was true when it left.
+            Ok(Message::Advert(_)) => self.net.judge(id, Verdict::Ignore),
+            Ok(_) | Err(_) => self.net.judge(id, Verdict::Reject),
+        }
+    }
+
+    fn on_nearby(&mut self, name: String, domain: [u8; 32], addresses: Vec<Multiaddr>) {
+        self.mesh.nearby.retain(|nearby| nearby.domain != domain);
+        if self.mesh.nearby.len() < NEARBY_MAX {
+            tracing::info!(%name, "A home network is on this LAN: ask its owner for a ticket to join it");
+            self.mesh.nearby.push(Nearby { name, domain, addresses });
+        }
+    }
+
+    /// Says in the directory that this node serves a model, by its id and by its name.
+    pub(super) fn provide(&mut self, model: ModelId) {
+        self.net.provide(model.0);
+        let name = self.models.iter().find(|(_, served)| served.id == Some(model)).map(|(name, _)| name);
+        if let Some(name) = name {
+            self.net.provide(name_key(name));
+        }
+    }
+
+    /// Dials the issuers, and those whom this node pays, until they are connected.
+    pub(super) fn keep_contacts(&mut self) {
+        let connected: Vec<NodeId> = self.node.peers().map(|peer| peer.node).collect();
+        let away = |node: &NodeId| !connected.contains(node) && *node != self.node.id();
+        let partners = self.node.payees().map(|payee| (payee, Vec::new()));
+        let wanted: Vec<_> =
+            self.mesh.issuers.iter().cloned().chain(partners).filter(|(node, _)| away(node)).collect();
+        let now = self.clock.now_ms();
+        for (node, addresses) in wanted {
+            let (at, pause) = self.mesh.retries.get(&node).copied().unwrap_or((0, RETRY_MS.0));
+            if at <= now {
+                self.mesh.retries.insert(node, (now + pause, (pause * 2).min(RETRY_MS.1)));
+                self.net.dial(PeerKey(node.0), addresses);
+            }
+        }
+    }
+
+    /// Returns where other nodes find this one.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.net.listening().iter().map(ToString::to_string).collect()
+    }
+}
+
+/// Checks that addresses can be put in a ticket.
+pub(super) fn ticket_addresses(addresses: Vec<String>) -> Result<Vec<String>> {
+    anyhow::ensure!(!addresses.is_empty(), "this node listens nowhere yet: try again in a moment");
+    let mut addresses = addresses;
+    // Addresses that only this machine can reach come last: a ticket holds few.
+    addresses.sort_by_key(|address| address.contains("/127.") || address.contains("/::1/"));
+    addresses.truncate(protocol::ticket::ADDRESSES_MAX);
+    Ok(addresses)
+}

@@ -1,0 +1,264 @@
+//! The two ends of a job's stream: tokens one way, heartbeats both ways, silence counts as loss.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::ids::{Digest, JobId, NodeId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::views::JobEvent;
+use crate::clock::Clock;
+use crate::net::{JobReceiver, JobSender, JobStream, PeerKey, StreamOpener};
+
+/// How often each end shows that it lives.
+const HEARTBEAT: Duration = Duration::from_millis(300);
+
+/// How long a silent end counts as alive: five lost heartbeats.
+pub(super) const SILENCE_MAX: Duration = Duration::from_millis(1500);
+
+/// How long the stream of a job that failed stays open: its loss would hide the reason, which comes by a message.
+const FAILED_MAX: Duration = Duration::from_secs(5);
+
+/// How long a stream may take to say for which job it is.
+const HELLO_MAX: Duration = Duration::from_secs(5);
+
+/// Tokens between two reports to the core: a quarter of the smallest payment window.
+const REPORT_TOKENS: u32 = 16;
+
+/// Frames that wait for the network; a requester pays for what has arrived, so no more than one payment window (4,096
+/// tokens) can be under way.
+pub(super) const FRAMES_MAX: usize = 4096 + 64;
+
+/// What travels on a job's stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum JobFrame {
+    /// Says for which job the stream is; the first frame.
+    Hello { job: JobId },
+    /// The next tokens.
+    Tokens { index: u32, ids: Vec<u32>, bytes: Vec<u8> },
+    /// All tokens were sent.
+    End,
+    /// Nothing new.
+    Heartbeat,
+}
+
+/// What a stream tells the driver.
+#[derive(Debug)]
+pub(super) enum StreamEvent {
+    /// A peer opened a stream for a job.
+    Greeted { from: NodeId, job: JobId, stream: JobStream },
+    /// So many tokens have arrived in all.
+    Progress { job: JobId, tokens: u32, at_ms: u64 },
+    /// All tokens have arrived.
+    Ended { job: JobId, delivered: Delivered },
+    /// The stream broke or fell silent.
+    Lost { job: JobId, delivered: Delivered },
+    /// Whoever wanted the answer is gone.
+    Unwanted { job: JobId },
+}
+
+/// What has arrived of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Delivered {
+    pub(super) tokens: u32,
+    pub(super) digest: Digest,
+    pub(super) text: Digest,
+}
+
+/// Hands an answer to whoever asked, and counts it.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    events: mpsc::Sender<JobEvent>,
+    tokens: u32,
+    tokens_max: u32,
+    ids: blake3::Hasher,
+    text: blake3::Hasher,
+}
+
+impl Delivery {
+    pub(super) fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32) -> Self {
+        Self { events, tokens: 0, tokens_max, ids: blake3::Hasher::new(), text: blake3::Hasher::new() }
+    }
+
+    /// Takes the next tokens; `Err` names what is wrong with them.
+    pub(super) fn take(&mut self, index: u32, ids: &[u32], bytes: &[u8]) -> Result<(), &'static str> {
+        if index != self.tokens {
+            return Err("tokens out of order");
+        }
+        let count = u32::try_from(ids.len()).map_err(|_| "too many tokens")?;
+        let tokens = self.tokens.checked_add(count).filter(|tokens| *tokens <= self.tokens_max);
+        self.tokens = tokens.ok_or("more tokens than were asked for")?;
+        hash_ids(&mut self.ids, ids);
+        self.text.update(bytes);
+        if bytes.is_empty() && ids.is_empty() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        // The queue has room for every token that was asked for; one that is closed is noticed by `is_wanted`.
+        let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count });
+        Ok(())
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.events.is_closed()
+    }
+
+    pub(super) const fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
+    pub(super) fn delivered(&self) -> Delivered {
+        Delivered {
+            tokens: self.tokens,
+            digest: Digest(*self.ids.finalize().as_bytes()),
+            text: Digest(*self.text.finalize().as_bytes()),
+        }
+    }
+}
+
+/// Adds token ids to the digest that both ends of a job compute.
+pub(super) fn hash_ids(hasher: &mut blake3::Hasher, ids: &[u32]) {
+    for id in ids {
+        hasher.update(&id.to_le_bytes());
+    }
+}
+
+/// Waits for a stream to say for which job it is.
+pub(super) async fn greet(from: NodeId, mut stream: JobStream, events: mpsc::Sender<StreamEvent>) {
+    let hello = timeout(HELLO_MAX, stream.recv()).await;
+    let Ok(Ok(Some(frame))) = hello else { return };
+    if let Some(JobFrame::Hello { job }) = decode(&frame) {
+        // A driver that is gone needs no streams.
+        let _ = events.send(StreamEvent::Greeted { from, job, stream }).await;
+    }
+}
+
+/// The requester's end: takes tokens until they end, the provider falls silent, or `detached`.
+pub(super) async fn receive(
+    job: JobId,
+    stream: JobStream,
+    mut delivery: Delivery,
+    clock: Clock,
+    detached: CancellationToken,
+    events: mpsc::Sender<StreamEvent>,
+) {
+    let (mut receiver, mut sender) = stream.split();
+    let mut reported = 0;
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent_at = Instant::now() + SILENCE_MAX;
+    let outcome = loop {
+        tokio::select! {
+            () = detached.cancelled() => return,
+            _ = heartbeat.tick() => {
+                if beat(&mut sender).await.is_err() {
+                    break StreamEvent::Lost { job, delivered: delivery.delivered() };
+                }
+            }
+            () = sleep_until(silent_at) => break StreamEvent::Lost { job, delivered: delivery.delivered() },
+            frame = receiver.recv() => {
+                silent_at = Instant::now() + SILENCE_MAX;
+                match frame.ok().flatten().and_then(|frame| decode(&frame)) {
+                    Some(JobFrame::Tokens { index, ids, bytes }) => {
+                        let taken = delivery.take(index, &ids, &bytes);
+                        if taken.is_err() {
+                            break StreamEvent::Lost { job, delivered: delivery.delivered() };
+                        }
+                        if !delivery.is_wanted() {
+                            let _ = events.send(StreamEvent::Unwanted { job }).await;
+                        }
+                        let tokens = delivery.tokens();
+                        if reported == 0 || tokens - reported >= REPORT_TOKENS {
+                            reported = tokens;
+                            let _ = events.send(StreamEvent::Progress { job, tokens, at_ms: clock.now_ms() }).await;
+                        }
+                    }
+                    Some(JobFrame::Heartbeat) => {}
+                    Some(JobFrame::End) => break StreamEvent::Ended { job, delivered: delivery.delivered() },
+                    Some(JobFrame::Hello { .. }) | None => {
+                        break StreamEvent::Lost { job, delivered: delivery.delivered() };
+                    }
+                }
+            }
+        }
+    };
+    let _ = events.send(outcome).await;
+}
+
+/// The provider's end: sends what the engine makes until it ends or the requester falls silent.
+pub(super) async fn serve(
+    job: JobId,
+    requester: PeerKey,
+    opener: StreamOpener,
+    mut frames: mpsc::Receiver<JobFrame>,
+    events: mpsc::Sender<StreamEvent>,
+) {
+    let lost = || StreamEvent::Lost {
+        job,
+        delivered: Delivered { tokens: 0, digest: Digest::ZERO, text: Digest::ZERO },
+    };
+    let Ok(stream) = opener.open(requester).await else {
+        let _ = events.send(lost()).await;
+        return;
+    };
+    let (receiver, sender) = stream.split();
+    if run_serving(job, receiver, sender, &mut frames).await.is_err() {
+        let _ = events.send(lost()).await;
+    }
+}
+
+async fn run_serving(
+    job: JobId,
+    mut receiver: JobReceiver,
+    mut sender: JobSender,
+    frames: &mut mpsc::Receiver<JobFrame>,
+) -> std::io::Result<()> {
+    sender.send(encode(&JobFrame::Hello { job })).await?;
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent_at = Instant::now() + SILENCE_MAX;
+    let mut ended = false;
+    let mut failed_until = None;
+    loop {
+        tokio::select! {
+            frame = frames.recv(), if !ended => match frame {
+                Some(frame) => {
+                    ended = frame == JobFrame::End;
+                    sender.send(encode(&frame)).await?;
+                }
+                // The job failed: the requester learns why by a message, and closes.
+                None => {
+                    ended = true;
+                    failed_until = Some(Instant::now() + FAILED_MAX);
+                }
+            },
+            () = sleep_until(failed_until.unwrap_or(silent_at)), if failed_until.is_some() => return Ok(()),
+            _ = heartbeat.tick() => beat(&mut sender).await?,
+            () = sleep_until(silent_at) => {
+                return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
+            }
+            frame = receiver.recv() => match frame {
+                Ok(Some(_)) => silent_at = Instant::now() + SILENCE_MAX,
+                // Having the end, the requester closes.
+                Ok(None) | Err(_) if ended => return Ok(()),
+                Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+}
+
+async fn beat(sender: &mut JobSender) -> std::io::Result<()> {
+    sender.send(encode(&JobFrame::Heartbeat)).await
+}
+
+fn encode(frame: &JobFrame) -> Bytes {
+    Bytes::from(protocol::encoding::encode(frame))
+}
+
+fn decode(frame: &[u8]) -> Option<JobFrame> {
+    protocol::encoding::decode(frame, crate::net::FRAME_MAX).ok()
+}

@@ -1,0 +1,148 @@
+//! Who this node is and which network it is in: its keys and its manifest, made at the first start, kept for good.
+
+use anyhow::{Context as _, Result};
+use protocol::encoding::{decode, encode};
+use protocol::ids::NodeId;
+use protocol::keys::Signer;
+use protocol::manifest::{Manifest, verify_manifest};
+use protocol::signed::{Signed, Verified};
+use protocol::ticket::Ticket;
+use protocol::time::Time;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::exit::{Failure, FailureKind};
+use crate::folder::{Access, DataFolder};
+
+const KEYS_FILE: &str = "keys";
+const NETWORK_FILE: &str = "network";
+
+/// Bounds both files; they hold a few keys, a manifest and some addresses.
+const FILE_BYTES_MAX: usize = 16 * 1024;
+
+/// Keys and network of a node.
+#[derive(Debug)]
+pub struct Identity {
+    /// Seed of the node's key, which is its name on the mesh.
+    pub secret: [u8; 32],
+    /// Key of the node.
+    pub node: Signer,
+    /// Key of the account.
+    pub account: Signer,
+    /// Key of the issuer, if this node is the network's.
+    pub issuer: Option<Signer>,
+    /// The network, signed by its root.
+    pub manifest: Verified<Manifest>,
+    /// Where its issuers were reachable when it was joined.
+    pub addresses: Vec<String>,
+    /// Secret of the ticket with which it was joined.
+    pub ticket: Option<[u8; 16]>,
+}
+
+/// Seeds of the keys, as they are kept. Node, account and issuer have keys of their own from the first day on, so that
+/// a lost machine is not a lost account.
+#[derive(Serialize, Deserialize)]
+struct Keys {
+    node: [u8; 32],
+    account: [u8; 32],
+    issuer: [u8; 32],
+}
+
+/// A node's network, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Membership {
+    manifest: Signed<Manifest>,
+    addresses: Vec<String>,
+    ticket: Option<[u8; 16]>,
+}
+
+impl Identity {
+    /// Reads who this node is, or makes it up: new keys; the network of the ticket, or a new home network.
+    pub fn open(folder: &DataFolder, config: &Config, now: Time) -> Result<Self> {
+        let keys = match read(folder, KEYS_FILE)? {
+            Some(keys) => keys,
+            None => create(folder, KEYS_FILE, Keys { node: random(), account: random(), issuer: random() })?,
+        };
+        let ticket = config.join.as_deref().map(Ticket::from_text).transpose();
+        let ticket = ticket.map_err(|error| Failure::usage(error.to_string()))?;
+        let node = Signer::from_seed(keys.node);
+        let issuer = Signer::from_seed(keys.issuer);
+        let membership = match (read::<Membership>(folder, NETWORK_FILE)?, ticket) {
+            (Some(membership), ticket) => {
+                check_same_network(&membership, ticket.map(|(_, manifest)| manifest).as_ref(), folder)?;
+                membership
+            }
+            (None, Some((Ticket { manifest, addresses, secret }, _))) => {
+                create(folder, NETWORK_FILE, Membership { manifest, addresses, ticket: Some(secret) })?
+            }
+            (None, None) => {
+                let manifest = home(config, now, &issuer, node.public().into());
+                create(folder, NETWORK_FILE, Membership { manifest, addresses: Vec::new(), ticket: None })?
+            }
+        };
+        let manifest = verify_manifest(membership.manifest)
+            .with_context(|| format!("{} is damaged", folder.path().join(NETWORK_FILE).display()))?;
+        let is_issuer = manifest.has_issuer_key(issuer.public());
+        Ok(Self {
+            secret: keys.node,
+            node,
+            account: Signer::from_seed(keys.account),
+            issuer: is_issuer.then_some(issuer),
+            manifest,
+            addresses: membership.addresses,
+            ticket: membership.ticket,
+        })
+    }
+}
+
+fn home(config: &Config, now: Time, issuer: &Signer, node: NodeId) -> Signed<Manifest> {
+    let manifest = Manifest::home(config.name.clone(), now, issuer, node);
+    let manifest = Manifest { development: config.dev, grant_budget: config.budget_nano, ..manifest };
+    manifest.signed_by(issuer).signed()
+}
+
+fn check_same_network(
+    ours: &Membership,
+    joined: Option<&Verified<Manifest>>,
+    folder: &DataFolder,
+) -> Result<()> {
+    let ours = verify_manifest(ours.manifest.clone()).context("the data folder's network file is damaged")?;
+    match joined {
+        Some(joined) if joined.domain() != ours.domain() => Err(Failure::new(
+            FailureKind::Forbidden,
+            format!(
+                "the ticket is for network `{}`, but {} belongs to network `{}`: choose another folder with --data",
+                joined.name,
+                folder.path().display(),
+                ours.name
+            ),
+        )
+        .into()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn read<T: Serialize + serde::de::DeserializeOwned>(folder: &DataFolder, name: &str) -> Result<Option<T>> {
+    let path = folder.path().join(name);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let value = decode(&bytes, FILE_BYTES_MAX)
+        .with_context(|| format!("{} is damaged: restore it from a backup", path.display()))?;
+    Ok(Some(value))
+}
+
+fn create<T: Serialize>(folder: &DataFolder, name: &str, value: T) -> Result<T> {
+    folder.write(name, &encode(&value), Access::Private)?;
+    Ok(value)
+}
+
+/// Draws a secret.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut secret = [0; N];
+    getrandom::fill(&mut secret).expect("the operating system has randomness");
+    secret
+}

@@ -1,0 +1,251 @@
+//! Checks a whole journal again: every signature, every chain of receipts, every sum.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::ids::{ChannelId, DomainId};
+use crate::keys::Scheme;
+use crate::ledger::issuer::Issuer;
+use crate::ledger::paying::is_newer;
+use crate::ledger::records::{OpBody, Receipt, Terms};
+use crate::licence::open_licence;
+use crate::manifest::Manifest;
+use crate::message::{Checked, Opening, Wire};
+use crate::record::Record;
+use crate::signed::{Role, Signable, Signed, Verified};
+
+/// Most problems that are written down.
+const PROBLEMS_MAX: usize = 100;
+
+/// What an audit found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Records looked at.
+    pub records: u64,
+    /// Signatures checked.
+    pub signatures: u64,
+    /// Receipts among the records.
+    pub receipts: u64,
+    /// What was summed, whether it holds, and the numbers.
+    pub checks: Vec<(String, bool, String)>,
+    /// What does not hold, in words.
+    pub problems: Vec<String>,
+}
+
+/// An audit under way: give it every record of a journal, in order, and then ask what it found.
+#[derive(Debug)]
+pub struct Audit {
+    manifest: Manifest,
+    domain: DomainId,
+    channels: BTreeMap<ChannelId, Channel>,
+    books: Issuer,
+    is_issuer: bool,
+    findings: Findings,
+}
+
+#[derive(Debug)]
+struct Channel {
+    opening: Opening<Checked>,
+    cap: u64,
+    head: Option<Verified<Receipt>>,
+}
+
+impl Audit {
+    /// Begins an audit of a journal of network `manifest`.
+    #[must_use]
+    pub fn new(manifest: Manifest) -> Self {
+        let domain = manifest.domain();
+        let books = Issuer::new(manifest.clone());
+        Self {
+            manifest,
+            domain,
+            channels: BTreeMap::new(),
+            books,
+            is_issuer: false,
+            findings: Findings::default(),
+        }
+    }
+
+    /// Checks the next record.
+    pub fn check(&mut self, record: Record) {
+        self.findings.records = self.findings.records.saturating_add(1);
+        match record {
+            Record::Joined { membership, deposit } => {
+                self.by_issuer(membership);
+                self.by_issuer_maybe(deposit);
+            }
+            Record::Step { op, terms } => {
+                self.verified(op);
+                terms.map(|terms| self.verified(terms));
+            }
+            Record::Paying(opening) | Record::Paid(opening) => self.opening(opening),
+            Record::Receipt(receipt) => self.receipt(receipt),
+            Record::Final(closing) => {
+                self.verified(closing);
+            }
+            Record::Redeemed(ack) => self.by_issuer(ack),
+            Record::Job(_) | Record::Ticket { .. } => {}
+            Record::Admitted { membership, deposit, .. } => {
+                self.by_issuer(membership);
+                self.deposit(deposit);
+            }
+            Record::Deposited(deposit) => self.deposit(Some(deposit)),
+            Record::Stepped { op, terms, epoch } => {
+                self.is_issuer = true;
+                let terms = terms.and_then(|terms| self.verified(terms));
+                let applied = self.verified(op).map(|op| self.books.apply(&op, terms.as_ref(), epoch));
+                self.book("an account's step", applied);
+            }
+            Record::PaidOut { receipt, amount } => {
+                let paid =
+                    self.verified(receipt).map(|receipt| self.books.redeem(&receipt, amount).map(drop));
+                self.book("a redemption", paid);
+            }
+            Record::Closed(closing) => {
+                let closed = self.verified(closing).map(|closing| self.books.close(&closing).map(drop));
+                self.book("a channel's end", closed);
+            }
+            Record::Expired(epoch) => {
+                self.books.expire(epoch);
+                self.conserved();
+            }
+        }
+    }
+
+    /// Returns what was found.
+    #[must_use]
+    pub fn finish(mut self) -> Findings {
+        let paid: u64 =
+            self.channels.values().filter_map(|channel| channel.head.as_ref()).map(|head| head.amount).sum();
+        let within = self.channels.values().all(|c| c.head.as_ref().is_none_or(|head| head.amount <= c.cap));
+        let channels = self.channels.len();
+        self.findings.checks.push((
+            "every receipt is within its channel's cap".to_string(),
+            within,
+            format!("{channels} channels, {paid} nano-credits signed"),
+        ));
+        if self.is_issuer || self.books.deposited() > 0 {
+            let held = self.books.is_conserved();
+            let deposited = self.books.deposited();
+            self.findings.checks.push((
+                "all that is held anywhere is what was deposited".to_string(),
+                held,
+                format!("{deposited} nano-credits deposited, {} accounts", self.books.balances().count()),
+            ));
+        }
+        self.findings
+    }
+
+    fn opening(&mut self, opening: Opening<Wire>) {
+        let signatures = opening.recorded.len().saturating_add(2);
+        let Ok(opening) = opening.verify(self.domain, Scheme::Strict) else {
+            return self.problem("the opening of a channel is not signed as it should be".to_string());
+        };
+        self.signed(signatures);
+        let OpBody::OpenChannel(open) = &opening.op.body else {
+            return self.problem("the opening of a channel opens none".to_string());
+        };
+        let licence = open_licence(opening.terms.model, self.domain);
+        let belongs = open.terms == opening.terms.id()
+            && opening.op.is_signed_by(Role::Owner, opening.op.account.into())
+            && opening.terms.is_signed_by(Role::Node, opening.terms.payee.into());
+        let committed = self.manifest.issuers.iter().filter(|issuer| {
+            let by = |r: &&Verified<_>| Verified::is_signed_by(*r, Role::Issuer, issuer.key);
+            opening.recorded.iter().filter(by).any(|recorded| recorded.op == opening.op.id())
+        });
+        let is_committed = committed.count() >= usize::from(self.manifest.quorum);
+        if let Err(error) = Terms::check(&opening.terms, &self.manifest, licence) {
+            self.problem(format!("channel {}: {error}", opening.op.id()));
+        }
+        if !belongs || !is_committed {
+            self.problem(format!("channel {} was not opened as it should be", opening.op.id()));
+        }
+        let (id, cap) = (ChannelId::from(opening.op.id()), open.cap);
+        self.channels.insert(id, Channel { opening, cap, head: None });
+    }
+
+    fn receipt(&mut self, receipt: Signed<Receipt>) {
+        self.findings.receipts = self.findings.receipts.saturating_add(1);
+        let Some(receipt) = self.verified(receipt) else { return };
+        let Some(channel) = self.channels.get_mut(&receipt.channel) else {
+            return self.problem(format!("receipt {} is for a channel that was never opened", receipt.id()));
+        };
+        let OpBody::OpenChannel(open) = &channel.opening.op.body else { return };
+        let by_payer = receipt.is_signed_by(Role::Payer, open.payer_key);
+        let by_payee = receipt.signer(Role::Payee).is_none_or(|key| key == channel.opening.terms.payee_key);
+        let backward = channel.head.as_ref().is_some_and(|head| receipt.amount < head.amount);
+        let above = receipt.amount > channel.cap;
+        if channel.head.as_ref().is_none_or(|head| is_newer(&receipt, head)) {
+            channel.head = Some(receipt.clone());
+        }
+        if !by_payer || !by_payee {
+            self.problem(format!("receipt {} is signed with another key than its channel's", receipt.id()));
+        }
+        if backward || above {
+            self.problem(format!("receipt {} states an amount that cannot be", receipt.id()));
+        }
+    }
+
+    fn deposit(&mut self, deposit: Option<Signed<crate::ledger::records::Deposit>>) {
+        self.is_issuer = true;
+        if let Some(deposit) = deposit {
+            let booked = self.verified(deposit).map(|deposit| self.books.deposit(&deposit));
+            self.book("a deposit", booked);
+        }
+    }
+
+    fn by_issuer<T: Signable>(&mut self, record: Signed<T>) {
+        let Some(record) = self.verified(record) else { return };
+        if !self.manifest.issuers.iter().any(|issuer| record.is_signed_by(Role::Issuer, issuer.key)) {
+            self.problem(format!("{} {} is not signed by an issuer", T::TAG, record.id()));
+        }
+    }
+
+    fn by_issuer_maybe<T: Signable>(&mut self, record: Option<Signed<T>>) {
+        if let Some(record) = record {
+            self.by_issuer(record);
+        }
+    }
+
+    fn verified<T: Signable>(&mut self, record: Signed<T>) -> Option<Verified<T>> {
+        let signatures = record.signature_count();
+        match record.verify(self.domain, Scheme::Strict) {
+            Ok(record) => {
+                self.signed(signatures);
+                Some(record)
+            }
+            Err(error) => {
+                self.problem(format!("a record of type {} does not hold: {error}", T::TAG));
+                None
+            }
+        }
+    }
+
+    fn book(&mut self, what: &str, booked: Option<Result<(), crate::ledger::issuer::IssuerError>>) {
+        if let Some(Err(error)) = booked {
+            self.problem(format!("{what} contradicts the books: {error}"));
+        }
+        self.conserved();
+    }
+
+    fn conserved(&mut self) {
+        // Summing all accounts after every record would take a journal's square; the end is summed again in `finish`.
+        let sampled = self.findings.records.is_multiple_of(1024);
+        if sampled && !self.books.is_conserved() {
+            self.problem(format!("after record {} the books do not add up", self.findings.records));
+        }
+    }
+
+    fn signed(&mut self, signatures: usize) {
+        let signatures = u64::try_from(signatures).unwrap_or(u64::MAX);
+        self.findings.signatures = self.findings.signatures.saturating_add(signatures);
+    }
+
+    fn problem(&mut self, what: String) {
+        if self.findings.problems.len() < PROBLEMS_MAX {
+            self.findings.problems.push(what);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `cargo xtask bench`: what the network adds to the engine, and how fast it gets over faults, each number beside its
+//! floor.
+//!
+//! In reading order: [`mesh`] and [`faults`] are the two benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
+//! what the first measures; [`cluster`] is the network of separate processes that both run on, [`release`] the program
+//! that is measured, [`samples`] how runs become numbers, and [`table`] how those are printed.
+
+mod mesh;
+
+mod faults;
+
+mod latency;
+
+mod decode;
+
+mod idle;
+
+mod floors;
+
+mod cluster;
+
+mod release;
+
+mod samples;
+
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// What the network adds: latency, decode rate, refusals, memory, start; with the floors of this machine
+    Mesh(mesh::Arguments),
+    /// How long it takes to notice a fault and to get over it
+    Faults(faults::Arguments),
+    /// Runs the engine in this process for jobs on standard input
+    #[command(hide = true)]
+    Direct(decode::Arguments),
+}
+
+/// Measures in a release build of this tree: this very program, built so, does the measuring.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if let What::Direct(arguments) = &arguments.what {
+        return decode::run_directly(arguments).map(|()| ExitCode::SUCCESS);
+    }
+    if cfg!(debug_assertions) {
+        return release::run_again();
+    }
+    let program = release::build_node()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
+    runtime.context("cannot start the runtime")?.block_on(async {
+        match &arguments.what {
+            What::Mesh(arguments) => mesh::run(&program, arguments).await,
+            What::Faults(arguments) => faults::run(&program, arguments).await,
+            What::Direct(_) => Ok(()),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells whoever watches what goes on; the results go to standard output.
+fn say(text: &str) {
+    eprintln!("bench: {text}");
+}
