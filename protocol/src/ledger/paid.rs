@@ -275,8 +275,11 @@ impl Paid {
             return Grant::Unchanged;
         }
         let raised = Flight { granted, postpaid: false, ..flight };
-        // The first window of another job is delivered before it is paid, so it must not hold this one up.
-        let covered = self.flights.iter().filter(|(other, flight)| **other != job && !flight.postpaid);
+        let others = || self.flights.iter().filter(|(other, _)| **other != job);
+        // One first window is delivered before it is paid, so it must not hold this job up.
+        let windows = others().filter(|(_, flight)| flight.postpaid);
+        let unpaid = windows.max_by_key(|(_, flight)| flight.usage().tokens_in).map(|(other, _)| *other);
+        let covered = others().filter(|(other, _)| Some(**other) != unpaid);
         let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
         let all = self.cost(&covered.plus(&raised.usage()));
         if all.is_none_or(|cost| cost > self.paid()) {
@@ -288,7 +291,7 @@ impl Paid {
 
     /// Gives the first window to a job that waits, when no other is unpaid any more; returns the job and its window.
     pub fn pass_first_window(&mut self) -> Option<(JobId, u32)> {
-        if self.cost(&self.granted())? > self.paid() {
+        if self.disputed || self.cost(&self.granted())? > self.paid() {
             return None;
         }
         let (job, flight) = self.flights.iter_mut().find(|(_, flight)| flight.granted == 0)?;
