@@ -2,9 +2,13 @@
 
 // Always set here; said again because clippy lets helpers unwrap only below it.
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod job;
+#[cfg(test)]
+mod peers;
 #[cfg(test)]
 mod restart;
 

@@ -282,7 +282,9 @@ impl Paying {
         let news = newer
             || (self.acknowledged != receipt.id()
                 && self.head.as_ref().is_some_and(|h| h.id() == receipt.id()));
-        if self.head.as_ref().is_some_and(|head| head.id() == receipt.id()) {
+        // Our own journal also holds receipts that the payee never signed: those may not have arrived.
+        let by_both = receipt.signer(Role::Payee).is_some();
+        if by_both && self.head.as_ref().is_some_and(|head| head.id() == receipt.id()) {
             self.acknowledged = receipt.id();
             self.doubtful = false;
             self.head = Some(receipt.clone());
