@@ -4,5 +4,6 @@ mod channel;
 mod common;
 mod issuer;
 mod money;
+mod provider;
 mod records;
 mod wallet;
