@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use node::exit::FailureKind;
 use node::models::catalogue;
@@ -35,7 +35,7 @@ async fn what_a_user_asks_wrongly_is_said_with_its_exit_code_and_costs_nothing()
     fails(&["ledger", "show", "00"], 1, &["no receipt"]).await;
     fails(&["ledger", "show", "zz"], 2, &["hexadecimal"]).await;
     fails(&["network", "ticket"], 1, &["not the network's issuer"]).await;
-    fails(&["network", "ticket", "--credits", "-1"], 2, &["credits"]).await;
+    fails(&["network", "ticket", "--credits=-1"], 2, &["amount of credits"]).await;
     fails(&["grant", "ab", "1"], 1, &["issuer"]).await;
     consumer.cli_with(&["run", "fake"], b"\xff\xfe no text").await.must_fail(2, &["not UTF-8", "iconv"]);
 
@@ -265,10 +265,11 @@ async fn a_disk_that_is_full_stops_the_node_before_anything_is_lost() {
     fs::create_dir(ground.data("node")).unwrap();
     // The second start is after room was made.
     let script = r#"mount -t tmpfs -o size=24m tmpfs "$1" || exit 77
-        up() { "$0" --data "$1/data" up --api 127.0.0.1:0 --listen 127.0.0.1:0 --mdns off --dev --serve fake; }
-        up "$1"; code=$?
+        up() { exec "$0" --data "$1/data" up --api 127.0.0.1:0 --listen 127.0.0.1:0 --mdns off --dev \
+            --serve fake --exit-with-parent; }
+        (up "$1"); code=$?
         rm "$1/filler"; touch "$1/room"
-        up "$1" & node=$!
+        up "$1" <&0 & node=$!
         trap 'kill $node; wait $node; exit $code' TERM
         wait $node"#;
     let Some(shell) = begin_in_namespace(&ground, script, &ground.data("node")) else { return };
@@ -287,6 +288,8 @@ async fn a_disk_that_is_full_stops_the_node_before_anything_is_lost() {
     let filler = vec![0; 64 << 10];
     let mut file = fs::File::create(inside("filler")).unwrap();
     while std::io::Write::write_all(&mut file, &filler).is_ok() {}
+    // An open file keeps its room.
+    drop(file);
     while !Path::new(&inside("room")).exists() {
         // Each job is a record; the one that does not fit ends the node.
         run(&["run", "fake", "hello", "--max-tokens", "8"]).await;
@@ -322,7 +325,9 @@ fn begin_in_namespace(ground: &Ground, script: &str, folder: &Path) -> Option<st
         return None;
     }
     let mut command = namespace(ground, script, folder);
-    Some(command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap())
+    // Its nodes end with its standard input, which ends with this process at the latest.
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    Some(command.spawn().unwrap())
 }
 
 #[cfg(target_os = "linux")]

@@ -11,6 +11,8 @@ mod job;
 mod peers;
 #[cfg(test)]
 mod restart;
+#[cfg(test)]
+mod wire;
 
 /// The program under test.
 #[cfg(test)]

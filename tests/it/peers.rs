@@ -86,7 +86,10 @@ async fn a_peer_whose_prompt_is_not_the_announced_one_is_counted_and_shut_out() 
 async fn what_a_peer_has_no_right_to_changes_nothing() {
     let (_ground, trio) = mesh().await;
     let (_, account) = trio.consumer.must_ask(&job("before", 24)).await;
-    trio.until_converged().await;
+    let receipt = account.receipt.unwrap();
+    for peer in [&trio.provider, &trio.consumer] {
+        peer.receipt_once_signed(&receipt).await;
+    }
     let before = (trio.provider.receipts().await, trio.consumer.receipts().await);
     let foreign: ChannelId = before.0[0].channel.parse().unwrap();
     let mut attacker = Attacker::admitted(&trio, 5).await;
