@@ -72,7 +72,15 @@ impl Setting {
     /// Returns a setting of one consumer and so many providers, without trouble, for a story told by hand.
     #[must_use]
     pub const fn small(seed: u64, providers: usize) -> Self {
-        Self { providers, consumers: 1, jobs: 0, trouble_ms: 0, loss_permille: 0, faults: 0, ..Self::smoke(seed) }
+        Self {
+            providers,
+            consumers: 1,
+            jobs: 0,
+            trouble_ms: 0,
+            loss_permille: 0,
+            faults: 0,
+            ..Self::smoke(seed)
+        }
     }
 
     /// Returns a line that runs this setting again.
@@ -327,4 +335,3 @@ fn report(seed: u64, world: &World) -> Report {
         findings: world.findings.clone(),
     }
 }
-

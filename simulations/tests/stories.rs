@@ -71,7 +71,9 @@ fn a_consumer_learns_of_a_killed_provider_within_seconds_and_loses_at_most_a_win
     let mut home = home(1);
     let (consumer, provider) = (home.consumers[0], home.providers[0]);
     let job = home.submit(0, consumer, spec(MODEL, 400, 400, 255));
-    assert!(home.world.run_until_so(15_000, |world| world.jobs.get(&job).is_some_and(|job| job.tokens >= 160)));
+    assert!(
+        home.world.run_until_so(15_000, |world| world.jobs.get(&job).is_some_and(|job| job.tokens >= 160))
+    );
 
     home.world.fault_in(0, provider, Fault::Crash);
     let killed = home.world.now;
@@ -92,16 +94,25 @@ fn a_provider_stops_for_a_killed_consumer_and_keeps_its_receipt() {
     let mut home = home(1);
     let (consumer, provider) = (home.consumers[0], home.providers[0]);
     let job = home.submit(0, consumer, spec(MODEL, 400, 400, 255));
-    assert!(home.world.run_until_so(15_000, |world| world.generated(provider, job).is_some_and(|n| n >= 160)));
+    assert!(
+        home.world.run_until_so(15_000, |world| world.generated(provider, job).is_some_and(|n| n >= 160))
+    );
 
     home.world.fault_in(0, consumer, Fault::Crash);
-    assert!(home.world.run_until_so(2_000, |world| world.generated(provider, job).is_none()), "still generates");
+    assert!(
+        home.world.run_until_so(2_000, |world| world.generated(provider, job).is_none()),
+        "still generates"
+    );
     let kept = channels(&home.world, provider)[0];
     assert!(kept.paid >= cost(110, 160), "{kept:?}");
 
     home.world.fault_in(1_000, consumer, Fault::Restart);
     let next = home.submit(8_000, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(20_000, |world| is_done(world, next)), "{:?}", outcome(&home.world, next));
+    assert!(
+        home.world.run_until_so(20_000, |world| is_done(world, next)),
+        "{:?}",
+        outcome(&home.world, next)
+    );
     settles(&mut home);
 }
 
@@ -171,9 +182,12 @@ fn sixteen_jobs_never_exceed_a_channel_with_room_for_one() {
 
     for _ in 0..20_000 {
         home.world.run_for(1);
-        let placed = home.world.node(consumer).expect("runs").jobs().filter(|(_, job)| {
-            job.phase == "submitted" || job.phase == "running"
-        });
+        let placed = home
+            .world
+            .node(consumer)
+            .expect("runs")
+            .jobs()
+            .filter(|(_, job)| job.phase == "submitted" || job.phase == "running");
         assert!(placed.count() <= 1);
         assert!(home.world.node(provider).expect("runs").serving_count() <= 1);
         assert!(channels(&home.world, consumer).iter().all(|channel| channel.paid <= channel.cap));
@@ -201,11 +215,19 @@ fn a_crashed_issuer_holds_nothing_up_that_is_open() {
     let mut home = home(2);
     let consumer = home.consumers[0];
     let first = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(15_000, |world| is_done(world, first)), "{:?}", outcome(&home.world, first));
+    assert!(
+        home.world.run_until_so(15_000, |world| is_done(world, first)),
+        "{:?}",
+        outcome(&home.world, first)
+    );
 
     home.world.fault_in(0, 0, Fault::Crash);
     let second = home.submit(100, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(10_000, |world| is_done(world, second)), "{:?}", outcome(&home.world, second));
+    assert!(
+        home.world.run_until_so(10_000, |world| is_done(world, second)),
+        "{:?}",
+        outcome(&home.world, second)
+    );
     settles(&mut home);
 }
 
@@ -214,12 +236,18 @@ fn a_lost_connection_costs_the_job_and_not_the_next_one() {
     let mut home = home(1);
     let (consumer, provider) = (home.consumers[0], home.providers[0]);
     let job = home.submit(0, consumer, spec(MODEL, 400, 400, 255));
-    assert!(home.world.run_until_so(15_000, |world| world.jobs.get(&job).is_some_and(|job| job.tokens >= 160)));
+    assert!(
+        home.world.run_until_so(15_000, |world| world.jobs.get(&job).is_some_and(|job| job.tokens >= 160))
+    );
 
     home.world.fault_in(0, consumer, Fault::Cut(provider));
     assert!(home.world.run_until_so(2_500, |world| failure(world, job).is_some()));
     let next = home.submit(12_000, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(30_000, |world| is_done(world, next)), "{:?}", outcome(&home.world, next));
+    assert!(
+        home.world.run_until_so(30_000, |world| is_done(world, next)),
+        "{:?}",
+        outcome(&home.world, next)
+    );
     settles(&mut home);
 }
 

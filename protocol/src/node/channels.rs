@@ -2,14 +2,15 @@
 
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, ChannelId, NodeId, RecordId};
+use crate::ids::{AccountId, ChannelId, ModelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::paying::Paying;
 use crate::ledger::records::{
-    Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
+    Epoch, Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
 };
 use crate::message::{Checked, HEADS_MAX, Head, Message, Opening};
+use crate::price::Usage;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -38,8 +39,10 @@ pub(super) struct PayingChannel {
     /// Proof for the payee, until it has confirmed a job.
     pub(super) opening: Option<Opening<Checked>>,
     used: Time,
-    /// The owner wants it closed as soon as nothing is open on it.
-    to_close: bool,
+    /// It takes no more jobs, and is closed as soon as nothing is open on it.
+    pub(super) to_close: bool,
+    /// Last epoch in which it takes jobs.
+    expires: Epoch,
 }
 
 impl Node {
@@ -109,9 +112,65 @@ impl Node {
         }
         let signer = self.payer_signer(&opening.terms);
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
-        self.paying
-            .insert(channel, PayingChannel { side, opening: Some(opening), used: now, to_close: false });
+        let expires = open.expires;
+        let opened = PayingChannel { side, opening: Some(opening), used: now, to_close: false, expires };
+        self.supersede(&opened.side.terms);
+        self.paying.insert(channel, opened);
         true
+    }
+
+    /// A newer channel to the same payee for the same model takes the place of the older ones.
+    fn supersede(&mut self, terms: &Terms) {
+        let older = self
+            .paying
+            .values_mut()
+            .map(|channel| (channel.side.terms.payee, channel.side.terms.model, channel));
+        for (_, _, channel) in
+            older.filter(|(payee, model, _)| *payee == terms.payee && *model == terms.model)
+        {
+            channel.to_close = true;
+        }
+    }
+
+    /// Returns a channel on which a job of at most `worst` can be paid now.
+    pub(super) fn open_channel_with(
+        &self,
+        provider: NodeId,
+        model: ModelId,
+        worst: &Usage,
+        now: Time,
+    ) -> Option<ChannelId> {
+        let epoch = self.epoch(now);
+        let fits = |channel: &&PayingChannel| {
+            let terms = &channel.side.terms;
+            let is_open = !channel.to_close && channel.expires >= epoch;
+            is_open && terms.payee == provider && terms.model == model && channel.side.fits(worst)
+        };
+        self.paying.values().find(fits).map(|channel| channel.side.channel)
+    }
+
+    /// Opens the next channel while the last job that fits this one runs, so that the job after it need not wait.
+    pub(super) fn open_ahead(&mut self, channel: ChannelId, worst: &Usage, now: Time, out: &mut Vec<Effect>) {
+        let Some(paying) = self.paying.get(&channel) else { return };
+        let terms = paying.side.terms.clone();
+        let (provider, model) = (terms.payee, terms.model);
+        if !self.wallet.is_idle() || self.open_channel_with(provider, model, worst, now).is_some() {
+            return;
+        }
+        let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
+            return;
+        };
+        let cap = self.cap_for(worst);
+        // Capital that a job in hand might need is not locked up for one that may never come.
+        if cap >= worst.saturating_mul(2) {
+            self.sign_opening(&terms, cap, now, out);
+        }
+    }
+
+    /// Returns what a new channel shall hold: four jobs' worth, so that the next ones need no opening, but never more
+    /// than a quarter of what there is, nor less than one job.
+    pub(super) fn cap_for(&self, worst: u64) -> u64 {
+        worst.saturating_mul(4).min(self.wallet.balance().available() / 4).max(worst)
     }
 
     pub(super) fn on_step_refused(
@@ -324,8 +383,10 @@ impl Node {
     }
 
     fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
         for channel in self.paying.values_mut() {
-            let over = channel.side.is_retired() || now.since_ms(channel.used) >= idle_ms;
+            let over =
+                channel.side.is_retired() || now.since_ms(channel.used) >= idle_ms || channel.expires < epoch;
             channel.to_close |= !channel.side.is_busy() && over;
         }
         self.close_ready(out);

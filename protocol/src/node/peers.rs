@@ -100,11 +100,11 @@ impl Node {
             return None;
         }
         let peer = self.peers.entry(from).or_default();
-        let greets =
+        let introduces =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
         // Who joins for which account is in the greeting.
-        let introduces = greets || (matches!(message, Message::Join { .. }) && peer.device.is_some());
-        if introduces || peer.admitted {
+        let joins = matches!(message, Message::Join { .. }) && peer.device.is_some();
+        if introduces || joins || peer.admitted {
             return Some(message);
         }
         if peer.early.len() < EARLY_MAX {
@@ -137,11 +137,9 @@ impl Node {
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
-            for message in peer
-                .early
-                .extract_if(.., |message| matches!(message, Message::Join { .. }))
-                .collect::<Vec<_>>()
-            {
+            let is_join = |message: &mut Message<Checked>| matches!(message, Message::Join { .. });
+            let joins: Vec<_> = peer.early.extract_if(.., is_join).collect();
+            for message in joins {
                 self.on_message(from, message, now, out);
             }
             return;

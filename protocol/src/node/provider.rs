@@ -161,7 +161,8 @@ impl Node {
             None => {}
             Some(channel) => {
                 let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
-                if paid.payer != from || paid.terms.model != spec.model {
+                let is_over = paid.expires < self.epoch(now);
+                if paid.payer != from || paid.terms.model != spec.model || is_over {
                     return Err(Refusal::BadChannel);
                 }
                 if paid.is_disputed() {
@@ -184,7 +185,8 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let channel = opening.op.id().into();
-        let known = self.paid.contains_key(&channel) || self.ended.contains_key(&channel);
+        let ended = self.ended.contains_key(&channel) && !cfg!(mutant = "serve-after-close");
+        let known = self.paid.contains_key(&channel) || ended;
         if known || self.paid.len() + self.ended.len() >= PAID_MAX {
             return;
         }
@@ -203,6 +205,9 @@ impl Node {
 
     /// Says whether a quorum of issuers durably holds the step.
     pub(super) fn is_committed(&self, opening: &Opening<Checked>) -> bool {
+        if cfg!(mutant = "serve-uncommitted") {
+            return true;
+        }
         let manifest = &self.config.manifest;
         let confirms = |issuer: &crate::manifest::Issuer| {
             let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
@@ -223,8 +228,9 @@ impl Node {
         let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
         let signer = self.config.node.derive(&context);
         let payer = (open.payer, opening.op.account, open.payer_key);
-        (ours && signer.public() == terms.payee_key)
-            .then(|| Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer))
+        (ours && signer.public() == terms.payee_key).then(|| {
+            Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer).until(open.expires)
+        })
     }
 
     pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {

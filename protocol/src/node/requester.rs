@@ -171,7 +171,7 @@ impl Node {
             }
             return;
         };
-        if let Some(channel) = self.open_channel_with(best, model, &worst) {
+        if let Some(channel) = self.open_channel_with(best, model, &worst, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -352,7 +352,7 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst) {
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -365,8 +365,7 @@ impl Node {
             self.fail(id, Failure::NotEnoughCredits { needed, available }, out);
             return;
         };
-        // Four jobs' worth, so that the next ones need no opening, but never more than a quarter of what there is.
-        let cap = least.saturating_mul(4).min(available / 4).max(least);
+        let cap = self.cap_for(least);
         if let Some(op) = self.sign_opening(&terms, cap, now, out)
             && let Some(Phase::Opening { op: signed, .. }) = self.jobs.get_mut(&id).map(|job| &mut job.phase)
         {
@@ -400,19 +399,13 @@ impl Node {
         }
     }
 
-    fn open_channel_with(&self, provider: NodeId, model: ModelId, worst: &Usage) -> Option<ChannelId> {
-        let fits = |paying: &crate::ledger::paying::Paying| {
-            paying.terms.payee == provider && paying.terms.model == model && paying.fits(worst)
-        };
-        self.paying.values().find(|channel| fits(&channel.side)).map(|channel| channel.side.channel)
-    }
-
     fn place(&mut self, id: JobId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
         let Some(worst) = self.jobs.get(&id).map(|job| job.spec.worst_usage()) else { return };
         let Some(paying) = self.paying.get_mut(&channel).map(|channel| &mut channel.side) else { return };
         let (provider, price) = (paying.terms.payee, paying.terms.price);
         if paying.reserve(id, worst) {
             self.submit(id, provider, Some(channel), price, now, out);
+            self.open_ahead(channel, &worst, now, out);
         } else {
             // Another job took the room between the choice and now.
             self.seek(id, now, out);
