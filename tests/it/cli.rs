@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use node::exit::FailureKind;
 use node::models::catalogue;
-use tests::{Ended, Ground, PACED, job, until};
+use tests::{Ended, Ground, PACED, Peer, job, until};
 
 use crate::SHAREMESH;
 
@@ -168,13 +168,9 @@ async fn tickets_that_admit_nobody_are_refused_and_a_fresh_one_still_works() {
     join(stopped.data(), &foreign).await.must_fail(1, &["another folder with --data", "issuer", "stranger"]);
 
     let late = ground.start("late", &["--join", &issuer.ticket(7).await]).await;
-    assert_eq!(late.balance().await.available.nano, 7);
+    until_worth(&late, 7).await;
     let member = stopped.restart().await;
-    until("the issuer has told the balance", async || match member.balance().await.available.nano {
-        1000 => Ok(()),
-        nano => Err(format!("{nano} nano-credits")),
-    })
-    .await;
+    until_worth(&member, 1000).await;
     assert!(issuer.verify().await.ok);
 }
 
@@ -307,6 +303,15 @@ async fn a_disk_that_is_full_stops_the_node_before_anything_is_lost() {
     let code = shell.wait().unwrap().code();
     let stderr = fs::read_to_string(ground.data("node.log")).unwrap();
     Ended { code, stdout: String::new(), stderr }.must_fail(1, &["free the disk"]);
+}
+
+/// Waits until the issuer has told a node what its account has.
+async fn until_worth(peer: &Peer, nano: u64) {
+    until("the account has what it should", async || match peer.balance().await.available.nano {
+        available if available == nano => Ok(()),
+        available => Err(format!("{available} nano-credits, not {nano}")),
+    })
+    .await;
 }
 
 /// Runs a script as root of a namespace of its own; nothing where there are none.
