@@ -51,6 +51,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long jobs in flight may take to end when the node is told to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How long what was said last may take to arrive: a round trip, and some.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// Everything that a running node holds.
 struct Driver {
     node: Node,
@@ -179,9 +182,8 @@ impl Driver {
         let shutdown = self.shutdown.clone();
         loop {
             self.process_inputs();
-            if let Some(fatal) = self.fatal.take() {
-                self.close().await?;
-                return Err(fatal);
+            if self.fatal.is_some() {
+                return self.close().await;
             }
             tokio::select! {
                 biased;
@@ -207,15 +209,19 @@ impl Driver {
         }
     }
 
-    /// Gives the core what happened, and does what follows.
+    /// Gives the core what happened, and does what follows. Once the journal takes no more, nothing follows any more.
     fn process_inputs(&mut self) {
-        while let Some(input) = self.inputs.pop_front() {
+        while self.fatal.is_none()
+            && let Some(input) = self.inputs.pop_front()
+        {
             let mut effects = std::mem::take(&mut self.outbox);
             self.node.handle(self.now(), input, &mut effects);
             self.apply(&mut effects);
             self.outbox = effects;
         }
-        self.answer_waiting();
+        if self.fatal.is_none() {
+            self.answer_waiting();
+        }
     }
 
     /// Does what follows, in order: what comes after a record waits until it is durable.
@@ -330,13 +336,25 @@ impl Driver {
                 () = self.turn() => self.process_inputs(),
             }
         }
+        // The last words of jobs may be on their way: closed connections would cut them off.
+        let farewell = Instant::now() + FAREWELL;
+        while self.fatal.is_none() {
+            tokio::select! {
+                biased;
+                () = sleep_until(farewell) => break,
+                () = self.turn() => self.process_inputs(),
+            }
+        }
         self.close().await
     }
 
-    async fn close(&mut self) -> Result<()> {
-        let (program, limits) = (Program::current()?, worker::Limits::NODE);
-        std::mem::replace(&mut self.workers, Workers::new(program, limits)).shutdown().await;
-        self.durable.close()
+    /// Ends the workers, commits, says goodbye; an error says why the node had to stop.
+    async fn close(self) -> Result<()> {
+        let Self { workers, mut durable, net, fatal, .. } = self;
+        workers.shutdown().await;
+        let closed = durable.close();
+        net.close().await;
+        fatal.map_or(closed, Err)
     }
 
     fn now(&self) -> Time {
