@@ -10,6 +10,7 @@ mod index;
 mod jobs;
 mod mesh;
 mod offences;
+mod prompts;
 mod settle;
 mod stream;
 mod verify;
@@ -76,7 +77,7 @@ struct Driver {
     /// Why the providers of jobs that ended were chosen.
     reasons: VecDeque<(JobId, Vec<CandidateView>)>,
     /// Prompts of jobs that were submitted to us and have not begun.
-    bodies: BTreeMap<JobId, Bytes>,
+    prompts: prompts::Prompts,
     models: BTreeMap<String, Model>,
     /// Jobs whose message must be known to have failed.
     tags: BTreeMap<u64, JobId>,
@@ -158,7 +159,7 @@ impl Driver {
             jobs: BTreeMap::new(),
             serving: BTreeMap::new(),
             reasons: VecDeque::new(),
-            bodies: BTreeMap::new(),
+            prompts: prompts::Prompts::default(),
             models: BTreeMap::new(),
             tags: BTreeMap::new(),
             next_tag: 0,
@@ -290,7 +291,7 @@ impl Driver {
             Bytes::new()
         };
         if let Message::Refused { job, .. } = message {
-            self.bodies.remove(job);
+            self.prompts.take(to, *job);
         }
         self.next_tag += 1;
         if let Some(job) = message.job() {
@@ -319,6 +320,7 @@ impl Driver {
         self.keep_contacts();
         self.cancel_unwanted();
         self.detach_silent();
+        self.prompts.forget_old(self.clock.now_ms());
         self.durable.index_retry();
     }
 

@@ -232,8 +232,13 @@ impl Driver {
 
     pub(super) fn run_job(&mut self, job: JobId, requester: NodeId, spec: &JobSpec, up_to: u32) {
         let at_home = requester == self.node.id();
-        let body =
-            if at_home { self.jobs.get(&job).map(|own| own.body.clone()) } else { self.bodies.remove(&job) };
+        let body = if at_home {
+            self.jobs.get(&job).map(|own| own.body.clone())
+        } else {
+            // The same peer may have sent another prompt for the job since.
+            let body = self.prompts.take(requester, job);
+            body.filter(|body| Digest::of(body) == spec.input.digest)
+        };
         let name =
             self.models.iter().find(|(_, model)| model.id == Some(spec.model)).map(|(name, _)| name.clone());
         let generate = match (body, &name) {
