@@ -68,6 +68,10 @@ struct Driver {
     stream_events: mpsc::Receiver<StreamEvent>,
     stream_sender: mpsc::Sender<StreamEvent>,
     tick: Interval,
+    /// Whether the last turn woke the core: another turn comes before it is woken again.
+    woken: bool,
+    /// Turns since the mesh had one.
+    local: usize,
     shutdown: CancellationToken,
     /// Inputs that this node makes itself while it applies effects.
     inputs: VecDeque<Input>,
@@ -153,6 +157,8 @@ impl Driver {
             stream_events,
             stream_sender,
             tick,
+            woken: false,
+            local: 0,
             shutdown,
             inputs: VecDeque::new(),
             outbox: Vec::new(),
@@ -196,17 +202,31 @@ impl Driver {
     }
 
     /// Waits for one event and deals with it. Cancel safe: every arm is, and what it yields is dealt with at once.
+    ///
+    /// What is due comes first, then local work; after [`LOCAL_MAX`] events of it the mesh has its turn.
     async fn turn(&mut self) {
         let wake = self.node.next_wake().map_or(DAY, |(at, _)| self.clock.until(at.0));
+        if wake.is_zero() && !std::mem::replace(&mut self.woken, true) {
+            // A timer that is set anew each time would never fire while there is other work.
+            self.inputs.push_back(Input::Wake);
+            return;
+        }
+        self.woken = false;
+        let is_local = self.local < LOCAL_MAX;
+        self.local += 1;
         tokio::select! {
             biased;
             committed = self.durable.committed() => self.on_committed(committed),
-            (model, event) = self.workers.next() => self.on_worker(&model, event),
-            Some(command) = self.commands.recv() => self.on_command(command),
-            Some(event) = self.stream_events.recv() => self.on_stream(event),
-            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
-            event = self.net.next() => self.on_net(event),
             _ = self.tick.tick() => self.on_tick(),
+            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
+            (model, event) = self.workers.next(), if is_local => self.on_worker(&model, event),
+            Some(command) = self.commands.recv(), if is_local => self.on_command(command),
+            Some(event) = self.stream_events.recv(), if is_local => self.on_stream(event),
+            event = self.net.next() => {
+                self.local = 0;
+                self.on_net(event);
+            }
+            () = std::future::ready(()), if !is_local => self.local = 0,
         }
     }
 
@@ -363,6 +383,9 @@ impl Driver {
         Time(self.clock.now_ms())
     }
 }
+
+/// Turns that workers, commands and streams may take in a row: one provider's tokens must not silence the others.
+const LOCAL_MAX: usize = 64;
 
 /// When nothing is due, looking again tomorrow is soon enough.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
