@@ -15,7 +15,7 @@ mod settle;
 mod stream;
 mod verify;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -77,6 +77,8 @@ struct Driver {
     inputs: VecDeque<Input>,
     outbox: Vec<Effect>,
     jobs: BTreeMap<JobId, OwnJob>,
+    /// Jobs of the owner that lost their provider: the core may be done with them.
+    detached: BTreeSet<JobId>,
     serving: BTreeMap<JobId, Serving>,
     /// Why the providers of jobs that ended were chosen.
     reasons: VecDeque<(JobId, Vec<CandidateView>)>,
@@ -163,6 +165,7 @@ impl Driver {
             inputs: VecDeque::new(),
             outbox: Vec::new(),
             jobs: BTreeMap::new(),
+            detached: BTreeSet::new(),
             serving: BTreeMap::new(),
             reasons: VecDeque::new(),
             prompts: prompts::Prompts::default(),
@@ -241,6 +244,7 @@ impl Driver {
             self.outbox = effects;
         }
         if self.fatal.is_none() {
+            self.end_forgotten();
             self.answer_waiting();
         }
     }
@@ -306,7 +310,12 @@ impl Driver {
 
     fn send(&mut self, to: NodeId, message: &Message<protocol::message::Wire>) {
         let body = if let Message::Submit { job, .. } = message {
-            self.jobs.get(job).map(|job| job.body.clone()).unwrap_or_default()
+            let Some(own) = self.jobs.get(job) else {
+                tracing::warn!(%job, "Did not submit a job whose prompt is gone");
+                self.inputs.extend([Input::Cancelled(*job), Input::SendFailed(to, *job)]);
+                return;
+            };
+            own.body.clone()
         } else {
             Bytes::new()
         };
@@ -371,7 +380,8 @@ impl Driver {
     }
 
     /// Ends the workers, commits, says goodbye; an error says why the node had to stop.
-    async fn close(self) -> Result<()> {
+    async fn close(mut self) -> Result<()> {
+        self.end_all();
         let Self { workers, mut durable, net, fatal, .. } = self;
         workers.shutdown().await;
         let closed = durable.close();

@@ -24,7 +24,7 @@ use crate::journal::Position;
 use crate::net::{Direction, Transport};
 
 use super::index::{Asker, ReceiptEntry};
-use super::jobs::failure_of;
+use super::jobs::{cancelled, failure_of};
 use super::mesh::{name_key, ticket_addresses};
 use super::settle::Settling;
 use super::{Driver, Model};
@@ -64,8 +64,24 @@ struct Discovery {
 }
 
 impl Waiting {
-    pub(super) fn forget_submission(&mut self, job: JobId) {
-        self.submissions.retain(|submission| submission.job != job);
+    /// Ends a job that waits for its model, if it does.
+    pub(super) fn cancel_submission(&mut self, job: JobId) {
+        for submission in self.submissions.extract_if(.., |submission| submission.job == job) {
+            let failed = JobEvent::Failed { failure: cancelled(), account: None };
+            let _ = submission.events.try_send(failed);
+        }
+    }
+
+    /// Ends every job that waits for its model.
+    pub(super) fn end_submissions(&mut self, failure: &Failure) {
+        for submission in self.submissions.drain(..) {
+            let failed = JobEvent::Failed { failure: failure.clone(), account: None };
+            let _ = submission.events.try_send(failed);
+        }
+    }
+
+    fn has_submission(&self, job: JobId) -> bool {
+        self.submissions.iter().any(|submission| submission.job == job)
     }
 }
 
@@ -128,7 +144,10 @@ impl Driver {
     // --------------------------------------------------------------------------------------------- jobs
 
     fn on_submit(&mut self, job: JobId, request: JobRequest, events: mpsc::Sender<JobEvent>) {
-        if self.jobs.contains_key(&job) || self.waiting.submissions.len() >= SUBMISSIONS_MAX {
+        let is_known = self.jobs.contains_key(&job)
+            || self.waiting.has_submission(job)
+            || self.serving.contains_key(&job);
+        if is_known || self.waiting.submissions.len() >= SUBMISSIONS_MAX {
             let failure =
                 Failure::new(FailureKind::Busy, "this job is known already, or too many wait: try again");
             let _ = events.try_send(JobEvent::Failed { failure, account: None });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::{Context as _, Result};
-use protocol::ids::{DomainId, NodeId};
+use protocol::ids::{DomainId, JobId, NodeId};
 use protocol::message::{Message, Wire};
 use protocol::node::Effect;
 use protocol::record::Record;
@@ -184,6 +184,11 @@ impl Durable {
         self.held.is_empty()
     }
 
+    /// Says whether a word on a job waits for the disk.
+    pub(super) fn holds_word_on(&self, job: JobId) -> bool {
+        self.held.iter().any(|(_, effect)| matches!(effect, Effect::Tell(about, _) if *about == job))
+    }
+
     /// Commits everything and closes.
     pub(super) fn close(&mut self) -> Result<()> {
         if let Some(journal) = self.journal.take() {
@@ -229,7 +234,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use protocol::ids::{AccountId, Digest, JobId, RecordId};
+    use protocol::ids::{AccountId, Digest, RecordId};
     use protocol::ledger::issuer::Balance;
 
     use super::*;
