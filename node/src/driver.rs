@@ -10,6 +10,7 @@ mod index;
 mod jobs;
 mod mesh;
 mod offences;
+mod promises;
 mod prompts;
 mod settle;
 mod stream;
@@ -235,17 +236,20 @@ impl Driver {
 
     /// Gives the core what happened, and does what follows. Once the journal takes no more, nothing follows any more.
     fn process_inputs(&mut self) {
-        while self.fatal.is_none()
-            && let Some(input) = self.inputs.pop_front()
-        {
-            let mut effects = std::mem::take(&mut self.outbox);
-            self.node.handle(self.now(), input, &mut effects);
-            self.apply(&mut effects);
-            self.outbox = effects;
-        }
-        if self.fatal.is_none() {
+        while self.fatal.is_none() {
+            if let Some(input) = self.inputs.pop_front() {
+                let mut effects = std::mem::take(&mut self.outbox);
+                self.node.handle(self.now(), input, &mut effects);
+                self.apply(&mut effects);
+                self.outbox = effects;
+                continue;
+            }
             self.end_forgotten();
             self.answer_waiting();
+            // A job that waited may have been placed just now.
+            if self.inputs.is_empty() {
+                return;
+            }
         }
     }
 
@@ -254,7 +258,10 @@ impl Driver {
         let mut after = None;
         for effect in effects.drain(..) {
             let written = if let Effect::Record(record) = &effect {
-                self.durable.record(record).map(|position| after = Some(position))
+                self.durable.record(record).map(|position| {
+                    after = Some(position);
+                    self.note_promised(record, position);
+                })
             } else if let Effect::Note(record) = &effect {
                 self.durable.note(record).map(drop)
             } else {
