@@ -243,6 +243,29 @@ mod tests {
     const PAYEE: NodeId = NodeId([2; 32]);
 
     #[tokio::test]
+    async fn an_index_that_dropped_entries_is_read_from_the_journal_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&folder.path().join("node")).unwrap();
+        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
+        let ticket = Record::Ticket { fingerprint: Digest([5; 32]), amount: 1 };
+        durable.record(&ticket).unwrap();
+        let position = durable.committed().await.unwrap();
+        durable.release(position);
+        let head = durable.journal.as_ref().unwrap().head();
+        for _ in 0..super::super::index::WAITING_MAX {
+            durable.index.push(position, head, &ticket);
+        }
+        assert!(durable.reader().is_none(), "an index with holes answers nobody");
+
+        while !durable.is_indexed() {
+            durable.index_retry();
+            std::thread::yield_now();
+        }
+
+        assert!(durable.reader().is_some());
+    }
+
+    #[tokio::test]
     async fn what_states_a_fact_waits_for_every_record_before_it_and_a_job_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&folder.path().join("node")).unwrap();
