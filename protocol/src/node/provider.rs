@@ -357,7 +357,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out), finish),
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out)),
             price: serving.price,
             start: serving.start,
             end: now,

@@ -580,7 +580,7 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens))
             && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
@@ -632,7 +632,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens));
         let record = JobRecord {
             job: id,
             channel: placed.channel,
