@@ -11,7 +11,7 @@ use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, is_newer};
 use crate::ledger::records::{Epoch, Final, Receipt, Terms};
 use crate::price::Usage;
-use crate::signed::{Role, Verified};
+use crate::signed::{Role, Signable, Verified};
 
 /// A channel on which we are paid.
 #[derive(Debug, Clone)]
@@ -232,7 +232,7 @@ impl Paid {
         receipt: &Verified<Receipt>,
         domain: DomainId,
     ) -> Result<Option<Verified<Receipt>>, PaidError> {
-        if !receipt.is_signed_by(Role::Payer, self.payer_key) {
+        if !self.is_by_payer(receipt) {
             return Err(PaidError::WrongKey);
         }
         if receipt.amount > self.cap {
@@ -344,7 +344,7 @@ impl Paid {
         if let Some(signed) = &self.closing {
             return Ok(signed.clone());
         }
-        if !closing.is_signed_by(Role::Payer, self.payer_key) {
+        if !self.is_by_payer(closing) {
             return Err(PaidError::WrongKey);
         }
         if self.is_busy() {
@@ -366,6 +366,12 @@ impl Paid {
     #[must_use]
     pub fn head_id(&self) -> RecordId {
         self.head.as_ref().map_or(RecordId::NONE, Verified::id)
+    }
+
+    /// Says whether the payer signed and nobody else but us: the issuer reads no record with a third signature.
+    fn is_by_payer<T: Signable>(&self, record: &Verified<T>) -> bool {
+        let (payer, payee) = ((Role::Payer, self.payer_key), (Role::Payee, self.terms.payee_key));
+        record.is_signed_only_by(&[payer]) || record.is_signed_only_by(&[payer, payee])
     }
 
     fn granted(&self) -> Usage {
@@ -397,4 +403,88 @@ pub fn chain(before: Digest, record: &JobRecord) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"sharemesh/v1/jobs\0").update(&before.0).update(&encode(record));
     Digest(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advert::Incentive;
+    use crate::ids::ModelId;
+    use crate::job::Finish;
+    use crate::price::Price;
+    use crate::signed::sign;
+    use crate::time::Time;
+
+    const DOMAIN: DomainId = DomainId([1; 32]);
+    const CHANNEL: ChannelId = ChannelId([9; 32]);
+    const PRICE: Price = Price { call: 0, input: 1_000_000_000, output: 1_000_000_000 };
+    const WORST: Usage = Usage { calls: 1, tokens_in: 8000, tokens_out: 4096, compute: 0 };
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    fn job(number: u8) -> JobId {
+        JobId([number; 16])
+    }
+
+    fn paid() -> Paid {
+        let account = |seed| AccountId::from(signer(seed).public());
+        let terms = Terms {
+            payee: signer(5).public().into(),
+            payee_account: account(50),
+            payee_key: signer(60).public(),
+            payer_account: account(3),
+            model: ModelId([7; 32]),
+            licence: RecordId::NONE,
+            incentive: Incentive::Exchange,
+            price: PRICE,
+            markup: None,
+            split: alloc::vec::Vec::new(),
+            valid_to: Epoch(7),
+        };
+        let terms = sign(terms, DOMAIN, Role::Node, &signer(5));
+        let payer = (signer(4).public().into(), account(3), signer(70).public());
+        Paid::new(CHANNEL, terms, payer, 1_000_000_000_000, signer(60))
+    }
+
+    fn record(job: JobId, tokens_in: u64, tokens_out: u64, finish: Finish) -> JobRecord {
+        JobRecord {
+            job,
+            channel: Some(CHANNEL),
+            provider: signer(5).public().into(),
+            requester: signer(4).public().into(),
+            model: ModelId([7; 32]),
+            usage: Usage::of_job(tokens_in, tokens_out),
+            price: PRICE,
+            start: Time::default(),
+            end: Time::default(),
+            input: Digest::ZERO,
+            output: Digest::ZERO,
+            finish,
+        }
+    }
+
+    fn usage(calls: u64, tokens_in: u64, tokens_out: u64) -> Usage {
+        Usage { calls, tokens_in, tokens_out, compute: 0 }
+    }
+
+    fn receipt(sequence: u64, amount: u64, usage: Usage) -> Verified<Receipt> {
+        let receipt =
+            Receipt { channel: CHANNEL, sequence, amount, usage, jobs: Digest::ZERO, epoch: Epoch(0) };
+        sign(receipt, DOMAIN, Role::Payer, &signer(70))
+    }
+
+    #[test]
+    fn receipts_and_ends_with_a_foreign_signature_are_refused() {
+        let mut paid = paid();
+        let by_more = receipt(1, 500, Usage::default()).signed_also_by(DOMAIN, Role::Owner, &signer(100));
+        assert_eq!(paid.receive(&by_more, DOMAIN), Err(PaidError::WrongKey));
+
+        let closing = Final { channel: CHANNEL, amount: 500, receipt: None };
+        let closing = sign(closing, DOMAIN, Role::Payer, &signer(70));
+        let by_more = closing.signed_also_by(DOMAIN, Role::Owner, &signer(100));
+        assert_eq!(paid.close(&by_more, DOMAIN), Err(PaidError::WrongKey));
+        assert!(!paid.is_closing());
+    }
 }

@@ -205,6 +205,9 @@ impl Node {
     /// Says whether a quorum of issuers durably holds the step.
     pub(super) fn is_committed(&self, opening: &Opening<Checked>) -> bool {
         let manifest = &self.config.manifest;
+        if opening.recorded.len() > manifest.issuers.len() {
+            return false;
+        }
         let confirms = |issuer: &crate::manifest::Issuer| {
             let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
             opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
