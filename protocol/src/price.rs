@@ -74,6 +74,17 @@ impl Usage {
         }
     }
 
+    /// Returns the larger of both, count by count.
+    #[must_use]
+    pub fn or_more(&self, other: &Self) -> Self {
+        Self {
+            calls: self.calls.max(other.calls),
+            tokens_in: self.tokens_in.max(other.tokens_in),
+            tokens_out: self.tokens_out.max(other.tokens_out),
+            compute: self.compute.max(other.compute),
+        }
+    }
+
     /// Says whether no count is below `other`'s.
     #[must_use]
     pub const fn covers(&self, other: &Self) -> bool {

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::encoding::encode;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
-use crate::job::JobRecord;
+use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, is_newer};
 use crate::ledger::records::{Epoch, Final, Receipt, Terms};
@@ -32,11 +32,15 @@ pub struct Paid {
     head: Option<Verified<Receipt>>,
     /// Base that the issuer has paid out.
     redeemed: u64,
+    /// Work of jobs that ended.
     settled: Usage,
+    /// Of it, first windows that were lost unpaid, set aside while other jobs run: they are owed like the rest, but must
+    /// not stand between those jobs and what was paid for them.
+    set_aside: Usage,
     jobs: Digest,
     flights: BTreeMap<JobId, Flight>,
-    /// A job was interrupted, and the payer has not yet signed for what we count.
-    disputed: bool,
+    /// A job was interrupted: the payer may count less than we do.
+    interrupted: bool,
     closing: Option<Verified<Final>>,
 }
 
@@ -101,9 +105,10 @@ impl Paid {
             head: None,
             redeemed: 0,
             settled: Usage::default(),
+            set_aside: Usage::default(),
             jobs: Digest::ZERO,
             flights: BTreeMap::new(),
-            disputed: false,
+            interrupted: false,
             closing: None,
             expires: Epoch(u32::MAX),
         }
@@ -180,15 +185,17 @@ impl Paid {
     /// Says whether a job of at most `worst` fits the cap beside those in flight.
     #[must_use]
     pub fn fits(&self, worst: &Usage) -> bool {
-        let all = self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst));
+        let all = self.flights.values().fold(self.owed().plus(worst), |sum, flight| sum.plus(&flight.worst));
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
-    /// Says whether a job was interrupted and the payer has not signed for what we count since: another job would
-    /// begin with two different sums.
+    /// Says whether a job was interrupted and the payer has not signed and paid for what we count since: another job
+    /// would begin with two different sums.
     #[must_use]
-    pub const fn is_disputed(&self) -> bool {
-        self.disputed
+    pub fn is_disputed(&self) -> bool {
+        let owed = self.owed();
+        let agrees = |head: &Verified<Receipt>| head.usage.covers(&owed) && self.affords(&head.usage);
+        self.interrupted && !self.head.as_ref().is_some_and(agrees)
     }
 
     /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
@@ -196,7 +203,7 @@ impl Paid {
     pub fn shown(&mut self, receipt: RecordId) {
         let head = self.head.as_ref().filter(|head| head.id() == receipt && self.flights.is_empty());
         if head.is_some_and(|head| !head.usage.covers(&self.settled)) {
-            self.disputed = true;
+            self.interrupted = true;
         }
     }
 
@@ -204,7 +211,7 @@ impl Paid {
     ///
     /// One first window at a time is delivered before it is paid; every other job waits for a receipt.
     pub fn begin(&mut self, job: JobId, worst: Usage) -> u32 {
-        let outstanding = self.cost(&self.granted()).is_none_or(|cost| cost > self.paid());
+        let outstanding = !self.affords(&self.granted());
         let granted = if self.terms.price.is_free() {
             u32::MAX
         } else if outstanding {
@@ -244,10 +251,11 @@ impl Paid {
 
         let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
         self.head = Some(both.clone());
-        // Our count never falls: a payer could interrupt every job, deny it, and have the next one for the same money.
-        if self.flights.is_empty() && receipt.usage.covers(&self.settled) {
-            self.settled = receipt.usage;
-            self.disputed = false;
+        if self.flights.is_empty() {
+            self.agree();
+        }
+        if self.affords(&self.granted()) {
+            self.flights.values_mut().for_each(|flight| flight.postpaid = false);
         }
         Ok(Some(both))
     }
@@ -255,10 +263,21 @@ impl Paid {
     /// Takes a receipt of our own journal.
     pub fn replay(&mut self, receipt: Verified<Receipt>) {
         if self.head.as_ref().is_none_or(|head| is_newer(&receipt, head)) {
-            self.settled = receipt.usage;
-            self.jobs = receipt.jobs;
             self.head = Some(receipt);
         }
+    }
+
+    /// Takes a job that ended out of our own journal.
+    pub fn replay_job(&mut self, record: &JobRecord) {
+        self.settled = self.settled.plus(&record.usage);
+        self.interrupted |= was_interrupted(record);
+        self.jobs = chain(self.jobs, record);
+    }
+
+    /// Learns that the journal ends here: a job that ran when we stopped has no line in it, but the payer may have
+    /// signed for what it saw of it.
+    pub fn restarted(&mut self) {
+        self.agree();
     }
 
     /// Takes the channel's end of our own journal.
@@ -278,8 +297,8 @@ impl Paid {
         // The first window of another job is delivered before it is paid, so it must not hold this one up.
         let covered = self.flights.iter().filter(|(other, flight)| **other != job && !flight.postpaid);
         let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
-        let all = self.cost(&covered.plus(&raised.usage()));
-        if all.is_none_or(|cost| cost > self.paid()) {
+        let all = covered.plus(&raised.usage());
+        if !self.affords(&all) {
             return Grant::Uncovered;
         }
         self.flights.insert(job, raised);
@@ -288,7 +307,7 @@ impl Paid {
 
     /// Gives the first window to a job that waits, when no other is unpaid any more; returns the job and its window.
     pub fn pass_first_window(&mut self) -> Option<(JobId, u32)> {
-        if self.cost(&self.granted())? > self.paid() {
+        if !self.affords(&self.granted()) {
             return None;
         }
         let (job, flight) = self.flights.iter_mut().find(|(_, flight)| flight.granted == 0)?;
@@ -300,7 +319,7 @@ impl Paid {
     /// first window is spent, and a payer who saw nothing of it pays nothing.
     #[must_use]
     pub fn is_stuck(&self, job: JobId) -> bool {
-        self.disputed && self.flights.get(&job).is_some_and(|flight| flight.granted == 0)
+        self.is_disputed() && self.flights.get(&job).is_some_and(|flight| flight.granted == 0)
     }
 
     /// Says whether a job waits for the first receipt that covers it.
@@ -313,22 +332,22 @@ impl Paid {
     /// Returns the chain after it.
     pub fn end(&mut self, record: &JobRecord) -> Option<Digest> {
         let flight = self.flights.remove(&record.job)?;
-        let lost = record.finish == crate::job::Finish::Lost;
-        let all = self.granted().plus(&record.usage);
-        let covered = self.cost(&all).is_some_and(|cost| cost <= self.paid());
-        // A first window that was lost unpaid must not stand between the other jobs and what was paid for them.
-        let written_off = lost && flight.postpaid && !covered && self.is_busy();
-        if !written_off {
+        let lost = record.finish == Finish::Lost;
+        if lost && flight.postpaid && !self.affords(&self.granted().plus(&record.usage)) {
+            self.set_aside = self.set_aside.plus(&record.usage);
+        } else {
             self.settled = self.settled.plus(&record.usage);
         }
-        self.disputed |= lost && record.usage != Usage::default();
+        self.interrupted |= was_interrupted(record);
         self.jobs = chain(self.jobs, record);
+        self.rejoin();
         Some(self.jobs)
     }
 
     /// Gives up a job that never began.
     pub fn abandon(&mut self, job: JobId) {
         self.flights.remove(&job);
+        self.rejoin();
     }
 
     /// Signs the channel's end that the payer proposes, if no job is open and it pays for all that was delivered. It
@@ -374,8 +393,32 @@ impl Paid {
         record.is_signed_only_by(&[payer]) || record.is_signed_only_by(&[payer, payee])
     }
 
+    /// What was set aside while jobs ran counts again when none does.
+    fn rejoin(&mut self) {
+        if self.flights.is_empty() {
+            self.settled = self.owed();
+            self.set_aside = Usage::default();
+        }
+    }
+
+    /// Takes the payer's count if it is paid for. Ours never falls: a payer could interrupt every job, deny it, and have
+    /// the next one for the same money.
+    fn agree(&mut self) {
+        if let Some(head) = self.head.as_ref().filter(|head| self.affords(&head.usage)) {
+            self.settled = self.settled.or_more(&head.usage);
+        }
+    }
+
+    fn owed(&self) -> Usage {
+        self.settled.plus(&self.set_aside)
+    }
+
     fn granted(&self) -> Usage {
-        self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.usage()))
+        self.flights.values().fold(self.owed(), |sum, flight| sum.plus(&flight.usage()))
+    }
+
+    fn affords(&self, usage: &Usage) -> bool {
+        self.cost(usage).is_some_and(|cost| cost <= self.paid())
     }
 
     fn cost(&self, usage: &Usage) -> Option<u64> {
@@ -397,6 +440,11 @@ impl Flight {
     }
 }
 
+/// Says whether the payer may not know of all that a job came to.
+fn was_interrupted(record: &JobRecord) -> bool {
+    record.finish == Finish::Lost && record.usage != Usage::default()
+}
+
 /// Returns the hash chain `before` with one job appended.
 #[must_use]
 pub fn chain(before: Digest, record: &JobRecord) -> Digest {
@@ -410,7 +458,6 @@ mod tests {
     use super::*;
     use crate::advert::Incentive;
     use crate::ids::ModelId;
-    use crate::job::Finish;
     use crate::price::Price;
     use crate::signed::sign;
     use crate::time::Time;
@@ -486,5 +533,85 @@ mod tests {
         let by_more = closing.signed_also_by(DOMAIN, Role::Owner, &signer(100));
         assert_eq!(paid.close(&by_more, DOMAIN), Err(PaidError::WrongKey));
         assert!(!paid.is_closing());
+    }
+
+    #[test]
+    fn a_payer_that_drops_every_stream_gets_one_free_window() {
+        let mut paid = paid();
+        let mut free = 0;
+        for round in 0..50 {
+            if paid.is_disputed() {
+                break;
+            }
+            let (dropped, sitter) = (job(2 * round), job(2 * round + 1));
+            free += paid.begin(dropped, WORST);
+            assert_eq!(paid.begin(sitter, WORST), 0);
+            paid.prepared(dropped, 8000);
+            paid.end(&record(dropped, 8000, 64, Finish::Lost));
+            free += paid.pass_first_window().map_or(0, |(_, window)| window);
+            paid.end(&record(sitter, 10, 0, Finish::Cancelled));
+            let denies = receipt(u64::from(round) + 1, 0, Usage::default());
+            assert!(paid.receive(&denies, DOMAIN).expect("signed").is_some());
+        }
+
+        assert_eq!(free, WINDOW_MIN);
+        assert!(paid.is_disputed());
+    }
+
+    #[test]
+    fn jobs_that_wait_do_not_get_the_window_that_another_lost_unpaid() {
+        let mut paid = paid();
+        let mut free = 0;
+        for number in 0..100 {
+            free += paid.begin(job(number), WORST);
+            paid.prepared(job(number), 8000);
+        }
+        for number in 0..100 {
+            paid.end(&record(job(number), 8000, 64, Finish::Lost));
+            free += paid.pass_first_window().map_or(0, |(_, window)| window);
+        }
+
+        assert_eq!(free, WINDOW_MIN);
+    }
+
+    #[test]
+    fn a_window_that_is_paid_stands_between_another_job_and_its_grant() {
+        let mut paid = paid();
+        paid.begin(job(1), WORST);
+        paid.prepared(job(1), 0);
+        let pays = receipt(1, 64_000, usage(1, 0, 64));
+        paid.receive(&pays, DOMAIN).expect("signed");
+        paid.begin(job(2), WORST);
+        paid.prepared(job(2), 0);
+
+        assert_eq!(paid.grant(job(2), 65), Grant::Uncovered);
+    }
+
+    #[test]
+    fn a_lost_first_window_does_not_hold_up_a_job_that_is_paid() {
+        let mut paid = paid();
+        paid.begin(job(1), WORST);
+        paid.begin(job(2), WORST);
+        paid.prepared(job(1), 100);
+        paid.prepared(job(2), 100);
+        paid.end(&record(job(1), 100, 64, Finish::Lost));
+        paid.receive(&receipt(1, 164_000, usage(1, 100, 1)), DOMAIN).expect("signed");
+
+        assert_eq!(paid.grant(job(2), 64), Grant::Raised(64));
+        paid.end(&record(job(2), 100, 64, Finish::Stop));
+        assert_eq!((paid.earned(), paid.is_disputed()), (164_000, true));
+    }
+
+    #[test]
+    fn a_dispute_is_over_when_what_was_lost_is_paid() {
+        let mut paid = paid();
+        paid.begin(job(1), WORST);
+        paid.prepared(job(1), 100);
+        paid.end(&record(job(1), 100, 64, Finish::Lost));
+        paid.receive(&receipt(1, 163_999, usage(1, 100, 64)), DOMAIN).expect("signed");
+        assert!(paid.is_disputed());
+
+        paid.receive(&receipt(2, 164_000, usage(1, 100, 64)), DOMAIN).expect("signed");
+        assert!(!paid.is_disputed());
     }
 }
