@@ -459,6 +459,7 @@ mod tests {
     use crate::advert::Incentive;
     use crate::ids::ModelId;
     use crate::price::Price;
+    use crate::prng::Prng;
     use crate::signed::sign;
     use crate::time::Time;
 
@@ -613,5 +614,123 @@ mod tests {
 
         paid.receive(&receipt(2, 164_000, usage(1, 100, 64)), DOMAIN).expect("signed");
         assert!(!paid.is_disputed());
+    }
+
+    /// A channel beside the lines that its node would have in its journal.
+    struct Journaled {
+        live: Paid,
+        lines: alloc::vec::Vec<Line>,
+    }
+
+    enum Line {
+        Receipt(Verified<Receipt>),
+        Job(JobRecord),
+        Redeemed(u64),
+    }
+
+    impl Journaled {
+        /// Does something that an honest or a dishonest payer may bring about; it never states more than it was given.
+        fn step(&mut self, prng: &mut Prng, number: u8) {
+            let open: alloc::vec::Vec<JobId> = self.live.flights.keys().copied().collect();
+            let one = || open.get(usize::try_from(number).expect("small") % open.len().max(1)).copied();
+            match (prng.below(6), one()) {
+                (0 | 1, _) if open.len() < 3 => {
+                    self.live.begin(job(number), WORST);
+                    self.live.prepared(job(number), 100);
+                }
+                (0..=2, Some(job)) => {
+                    let finish = [Finish::Stop, Finish::Cancelled, Finish::Lost];
+                    let finish = finish[usize::try_from(prng.below(3)).expect("small")];
+                    let granted = u64::from(self.live.flights[&job].granted);
+                    let ended = record(job, 100, prng.below(granted + 1), finish);
+                    self.live.end(&ended);
+                    self.live.pass_first_window();
+                    self.lines.push(Line::Job(ended));
+                }
+                (3, Some(job)) => {
+                    self.live.grant(job, u32::try_from(prng.below(4096)).expect("small"));
+                }
+                (4, _) => {
+                    let redeemed = prng.below(self.live.unredeemed() + 1);
+                    self.live.redeemed(redeemed);
+                    self.lines.push(Line::Redeemed(redeemed));
+                }
+                _ => self.pay(prng, number),
+            }
+        }
+
+        fn pay(&mut self, prng: &mut Prng, number: u8) {
+            let owed = self.live.settled;
+            let stated = if prng.below(2) == 0 {
+                owed
+            } else {
+                usage(prng.below(owed.calls + 1), owed.tokens_in, prng.below(owed.tokens_out + 1))
+            };
+            let amount = self.live.paid().max(PRICE.cost(&stated).unwrap_or(0)) + prng.below(200_000);
+            let receipt = receipt(u64::from(number), amount, stated);
+            if let Ok(Some(both)) = self.live.receive(&receipt, DOMAIN) {
+                self.lines.push(Line::Receipt(both));
+            }
+        }
+
+        fn replayed(&self) -> Paid {
+            let mut again = paid();
+            for line in &self.lines {
+                match line {
+                    Line::Receipt(receipt) => again.replay(receipt.clone()),
+                    Line::Job(record) => again.replay_job(record),
+                    Line::Redeemed(amount) => again.redeemed(*amount),
+                }
+            }
+            again.restarted();
+            again
+        }
+    }
+
+    #[test]
+    fn a_restarted_payee_grants_refuses_and_closes_for_what_it_did_before() {
+        let mut compared = 0;
+        for seed in 0..300 {
+            let mut prng = Prng::new(seed);
+            let mut channel = Journaled { live: paid(), lines: alloc::vec::Vec::new() };
+            for number in 0..40 {
+                channel.step(&mut prng, number);
+                if channel.live.is_busy() {
+                    continue;
+                }
+                let (mut before, mut after) = (channel.live.clone(), channel.replayed());
+                let sums = |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
+                assert_eq!(sums(&before), sums(&after), "seed {seed}");
+                assert_eq!(before.is_disputed(), after.is_disputed(), "seed {seed}");
+                assert_eq!(before.fits(&WORST), after.fits(&WORST), "seed {seed}");
+                assert_eq!(before.begin(job(200), WORST), after.begin(job(200), WORST), "seed {seed}");
+                before.prepared(job(200), 100);
+                after.prepared(job(200), 100);
+                for up_to in [65, 100, 200, 1000, 4096] {
+                    assert_eq!(before.grant(job(200), up_to), after.grant(job(200), up_to), "seed {seed}");
+                }
+                compared += 1;
+            }
+        }
+        assert!(compared > 1_000, "{compared}");
+    }
+
+    #[test]
+    fn a_restarted_payee_forgets_nothing_that_the_payer_left_out_of_its_receipts() {
+        let mut channel = Journaled { live: paid(), lines: alloc::vec::Vec::new() };
+        channel.live.begin(job(1), WORST);
+        channel.live.prepared(job(1), 0);
+        let silent = receipt(1, 4_096_000, Usage::default());
+        channel.lines.push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
+        channel.live.grant(job(1), 4096);
+        let ended = record(job(1), 0, 4096, Finish::Length);
+        channel.live.end(&ended);
+        channel.lines.push(Line::Job(ended));
+
+        let mut again = channel.replayed();
+        assert_eq!(again.earned(), 4_096_000);
+        again.begin(job(2), WORST);
+        again.prepared(job(2), 0);
+        assert_eq!(again.grant(job(2), 4096), Grant::Uncovered);
     }
 }
