@@ -169,7 +169,8 @@ impl Node {
             }
             return;
         };
-        if let Some(channel) = self.open_channel_with(best, model, &worst, now) {
+        let price_max = job.spec.constraints.price_max;
+        if let Some(channel) = self.open_channel_with(best, model, &worst, price_max, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -333,6 +334,7 @@ impl Node {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Phase::Opening { terms, op: None, queried } = &mut job.phase else { return };
         let (provider, model, worst) = (terms.payee, job.spec.model, job.spec.worst_usage());
+        let price_max = job.spec.constraints.price_max;
         if terms.price.is_free() {
             let price = terms.price;
             self.submit(id, provider, None, price, now, out);
@@ -350,7 +352,7 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst, now) {
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, price_max, now) {
             self.place(id, channel, now, out);
             return;
         }
