@@ -158,6 +158,12 @@ impl Paid {
         }
     }
 
+    /// Returns the base that the issuer has paid out, as far as we know.
+    #[must_use]
+    pub const fn amount_redeemed(&self) -> u64 {
+        self.redeemed
+    }
+
     /// Returns the least with which we let the channel end: what was earned, and never less than was paid out.
     #[must_use]
     pub fn due(&self) -> u64 {

@@ -116,6 +116,12 @@ impl Paying {
         }
     }
 
+    /// Returns the base below which the channel cannot end, as far as we know.
+    #[must_use]
+    pub const fn due(&self) -> u64 {
+        self.due
+    }
+
     /// Returns the payee's node and account.
     #[must_use]
     pub fn payee(&self) -> (NodeId, AccountId) {

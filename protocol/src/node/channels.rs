@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, ModelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
 use crate::ledger::records::{
     Epoch, Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
@@ -475,8 +476,9 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
-        let known = self.paying.contains_key(&ack.channel) || self.paid.contains_key(&ack.channel);
-        if known {
+        let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
+        let known = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed));
+        if known.is_some_and(|known| ack.closed || ack.amount > known) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
             self.apply_ack(ack);
         }
