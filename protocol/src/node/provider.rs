@@ -209,6 +209,9 @@ impl Node {
             return true;
         }
         let manifest = &self.config.manifest;
+        if opening.recorded.len() > manifest.issuers.len() {
+            return false;
+        }
         let confirms = |issuer: &crate::manifest::Issuer| {
             let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
             opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
@@ -361,7 +364,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out), finish),
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out)),
             price: serving.price,
             start: serving.start,
             end: now,

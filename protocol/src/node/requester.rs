@@ -171,7 +171,8 @@ impl Node {
             }
             return;
         };
-        if let Some(channel) = self.open_channel_with(best, model, &worst, now) {
+        let price_max = job.spec.constraints.price_max;
+        if let Some(channel) = self.open_channel_with(best, model, &worst, price_max, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -335,6 +336,7 @@ impl Node {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Phase::Opening { terms, op: None, queried } = &mut job.phase else { return };
         let (provider, model, worst) = (terms.payee, job.spec.model, job.spec.worst_usage());
+        let price_max = job.spec.constraints.price_max;
         if terms.price.is_free() {
             let price = terms.price;
             self.submit(id, provider, None, price, now, out);
@@ -352,7 +354,7 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst, now) {
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, price_max, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -587,7 +589,7 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens))
             && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
@@ -639,7 +641,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens));
         let record = JobRecord {
             job: id,
             channel: placed.channel,
