@@ -99,7 +99,8 @@ impl Node {
         if from == self.me {
             return None;
         }
-        let peer = self.peers.entry(from).or_default();
+        // A message may be handled after its connection has gone, and would bring back a peer that nothing removes.
+        let peer = self.peers.get_mut(&from)?;
         let greets =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
         // Who joins for which account is in the greeting.
