@@ -11,6 +11,8 @@ mod provider;
 mod queries;
 mod replay;
 mod requester;
+#[cfg(test)]
+mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;

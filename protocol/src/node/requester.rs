@@ -457,7 +457,7 @@ impl Node {
         }
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
-            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            self.fail(id, Failure::Cancelled, out);
         } else {
             self.seek(id, now, out);
         }
@@ -599,13 +599,14 @@ impl Node {
         }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
-        let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if finish == Finish::Lost {
-            let failure = Failure::ProviderLost(provider);
-            out.push(Effect::Tell(id, JobEvent::Failed { failure, account }));
-        } else if let Some(account) = account {
-            out.push(Effect::Tell(id, JobEvent::Done(account)));
-        }
+        let event = match self.close_books(id, digest, finish, Some(jobs), now, out) {
+            account if finish == Finish::Lost => {
+                JobEvent::Failed { failure: Failure::ProviderLost(provider), account }
+            }
+            Some(account) => JobEvent::Done(account),
+            None => failed(Failure::ChannelEnded),
+        };
+        out.push(Effect::Tell(id, event));
         self.forget_job(id, out);
     }
 
@@ -708,7 +709,8 @@ impl Node {
         }
         self.router.failed(provider, now);
         if delivered || cancelled {
-            self.settle_by_own_count(id, Failure::ProviderLost(provider), now, out);
+            let failure = if cancelled { Failure::Cancelled } else { Failure::ProviderLost(provider) };
+            self.settle_by_own_count(id, failure, now, out);
         } else {
             self.try_next(id, Gate::Unreachable, now, out);
         }
@@ -746,7 +748,14 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
             }
             Phase::AtHome { .. } => out.push(Effect::Abort(id)),
-            Phase::Finding | Phase::Asking { .. } | Phase::Opening { .. } => self.forget_job(id, out),
+            Phase::Asking { waiting, offers } => {
+                let holding = waiting.iter().copied().chain(offers.iter().map(|terms| terms.payee));
+                for provider in holding.collect::<Vec<_>>() {
+                    self.send(provider, Message::Cancel { job: id }, out);
+                }
+                self.fail(id, Failure::Cancelled, out);
+            }
+            Phase::Finding | Phase::Opening { .. } => self.fail(id, Failure::Cancelled, out),
         }
     }
 
@@ -763,9 +772,8 @@ impl Node {
                 self.try_next(id, Gate::NoAnswer, now, out);
             }
             Phase::Placed(placed) => {
-                let cancelled = job.cancelled;
                 let failure =
-                    if cancelled { Failure::TimedOut } else { Failure::ProviderLost(placed.provider) };
+                    if job.cancelled { Failure::Cancelled } else { Failure::ProviderLost(placed.provider) };
                 self.settle_by_own_count(id, failure, now, out);
             }
             Phase::AtHome { .. } => {}
