@@ -70,7 +70,8 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let held = if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(job, model, now) };
+        let held =
+            if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(from, job, model, now) };
         let terms = held.and_then(|()| self.terms(model, account, now).ok_or(Refusal::NotServed));
         match terms {
             Ok(terms) => self.send(from, Message::Offer { job, terms }, out),
@@ -115,7 +116,7 @@ impl Node {
             self.on_opening(from, opening, now, out);
         }
         if let Err(refusal) = self.take(from, job, &spec, channel, now) {
-            self.scheduler.release(job, now);
+            self.scheduler.let_go(from, job);
             self.send(from, Message::Refused { job, refusal }, out);
             return;
         }
@@ -173,7 +174,7 @@ impl Node {
                 }
             }
         }
-        self.scheduler.admit(job, spec.model, now)
+        self.scheduler.admit(from, job, spec.model, now)
     }
 
     /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
@@ -441,7 +442,7 @@ impl Node {
     }
 
     pub(super) fn on_cancel(&mut self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
-        self.scheduler.let_go(job);
+        self.scheduler.let_go(from, job);
         if self.serving.get(&job).is_some_and(|serving| serving.requester == from) {
             out.push(Effect::Abort(job));
         }

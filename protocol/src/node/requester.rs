@@ -130,7 +130,7 @@ impl Node {
         let only = &spec.constraints.only;
         let may_stay =
             !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
-        if may_stay && self.scheduler.admit(job, spec.model, now).is_ok() {
+        if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let considered =
                 Vec::from([Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 }]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
