@@ -135,6 +135,13 @@ pub enum EngineEvent {
         /// Prompt tokens.
         tokens_in: u32,
     },
+    /// It has generated all that a job may, and waits for a grant.
+    Waiting {
+        /// The job.
+        job: JobId,
+        /// Tokens generated.
+        tokens_out: u32,
+    },
     /// It has finished a job.
     Finished {
         /// The job.
@@ -288,7 +295,7 @@ pub enum Offence {
 enum Timer {
     /// The present phase of a job of ours.
     Job(JobId),
-    /// A job that we serve makes no progress.
+    /// A job that we serve waits for a payment.
     Serving(JobId),
     /// Resending and settling.
     Reconcile,
@@ -424,7 +431,7 @@ impl Node {
         while let Some(timer) = self.deadlines.expire(now) {
             match timer {
                 Timer::Job(job) => self.on_job_due(job, now, out),
-                Timer::Serving(job) => self.on_serving_due(job, out),
+                Timer::Serving(job) => self.on_serving_due(job, now, out),
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
             }

@@ -5,9 +5,12 @@ use alloc::vec;
 use super::*;
 use crate::ids::RecordId;
 use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling};
+use crate::keys::Scheme;
 use crate::ledger::issuer::Balance;
+use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Recorded};
 use crate::licence::open_licence;
 use crate::manifest::Admission;
+use crate::message::Opening;
 use crate::model::Modality;
 use crate::price::Price;
 
@@ -52,6 +55,38 @@ fn a_message_of_a_peer_that_is_gone_brings_no_peer_back() {
     assert!(!node.node.reaches_issuer());
 }
 
+#[test]
+fn a_job_that_nobody_pays_for_is_given_up_soon_and_one_that_generates_never() {
+    let mut node = provider(DEAR);
+    let channel = node.opens_channel();
+    for tag in [1, 2] {
+        let submit = Message::Submit { job: job(tag), spec: spec(), channel: Some(channel), opening: None };
+        assert!(grants(&node.hears(START, &CONSUMER, submit)).contains(&if tag == 1 { 64 } else { 0 }));
+        node.told(START, Input::Engine(EngineEvent::Prepared { job: job(tag), tokens_in: 10 }));
+    }
+
+    // The first one generates slowly, and the second one is behind it.
+    let out = node.told(START.plus_ms(3_600_000), Input::Wake);
+    assert_eq!(aborted(&out), []);
+
+    let now = START.plus_ms(3_600_000);
+    node.told(now, Input::Engine(EngineEvent::Waiting { job: job(1), tokens_out: 64 }));
+    let mut ended = aborted(&node.told(now.plus_ms(19_000), Input::Wake));
+    assert_eq!(ended, []);
+    ended.extend(aborted(&node.told(now.plus_ms(41_000), Input::Wake)));
+    assert_eq!(ended, [job(1), job(2)]);
+}
+
+#[test]
+fn a_job_whose_every_token_is_granted_has_all_the_time_it_needs() {
+    let mut node = provider(Price::default());
+    let submit = Message::Submit { job: job(1), spec: spec(), channel: None, opening: None };
+    node.hears(START, &CONSUMER, submit);
+    node.told(START, Input::Engine(EngineEvent::Prepared { job: job(1), tokens_in: 10 }));
+
+    assert_eq!(aborted(&node.told(START.plus_ms(3_600_000), Input::Wake)), []);
+}
+
 /// A node under test.
 struct Told {
     node: Node,
@@ -61,6 +96,7 @@ struct Told {
 struct Somebody(u8, u8);
 
 const ISSUER: Somebody = Somebody(2, 40);
+const CONSUMER: Somebody = Somebody(4, 3);
 const PROVIDER: Somebody = Somebody(5, 50);
 
 impl Somebody {
@@ -101,6 +137,40 @@ impl Told {
         self.hears(now, peer, Message::Hello { device, membership: None, advert, asks: false })
     }
 
+    /// As provider: has the consumer ask, open a channel and show it.
+    fn opens_channel(&mut self) -> ChannelId {
+        let ask = Message::Ask { job: job(99), model: MODEL, account: CONSUMER.account() };
+        let out = self.hears(START, &CONSUMER, ask);
+        let terms = out.iter().find_map(|effect| match effect {
+            Effect::Send(_, Message::Offer { terms, .. }) => Some(terms.clone()),
+            _ => None,
+        });
+        self.hears(START, &CONSUMER, Message::Cancel { job: job(99) });
+        let domain = manifest().domain();
+        let terms = terms.and_then(|terms| terms.verify(domain, Scheme::Strict).ok()).expect("an offer");
+        let open = OpenChannel {
+            payee: self.node.id(),
+            terms: terms.id(),
+            cap: 1_000_000_000_000,
+            expires: Epoch(6),
+            payer: CONSUMER.id(),
+            payer_key: signer(70).public(),
+        };
+        let op = AccountOp {
+            account: CONSUMER.account(),
+            sequence: 0,
+            previous: RecordId::NONE,
+            epoch: Epoch(0),
+            body: OpBody::OpenChannel(open),
+        };
+        let op = sign(op, domain, Role::Owner, &signer(CONSUMER.1));
+        let recorded = Recorded { op: op.id(), epoch: Epoch(0) };
+        let recorded = vec![sign(recorded, domain, Role::Issuer, &signer(1))];
+        let channel = op.id().into();
+        self.node.on_opening(CONSUMER.id(), Opening { op, terms, recorded }, START, &mut Vec::new());
+        channel
+    }
+
     fn has_credits(&mut self) {
         self.greeted_by(START, &ISSUER, None);
         let balance = Balance { cash: 1_000_000_000_000, earned: 0, held: 0, as_of: 1 };
@@ -135,7 +205,7 @@ fn node(seeds: Somebody, issuer: Option<Signer>) -> Told {
 }
 
 fn consumer() -> Told {
-    node(Somebody(4, 3), None)
+    node(CONSUMER, None)
 }
 
 fn job(tag: u8) -> JobId {
@@ -194,6 +264,30 @@ fn advert_until(of: &Somebody, sequence: u64, valid_to: Time, price: Price) -> V
         valid_to,
     };
     sign(advert, manifest().domain(), Role::Node, &of.node())
+}
+
+fn provider(price: Price) -> Told {
+    let mut provider = node(PROVIDER, None);
+    let device = Device { kind: "cpu".into(), name: String::new(), memory_bytes: 0, backend: String::new() };
+    provider.told(START, Input::Engine(EngineEvent::Ready { offer: offer(price), device }));
+    provider.greeted_by(START, &CONSUMER, None);
+    provider
+}
+
+fn grants(out: &[Effect]) -> Vec<u32> {
+    let up_to = |effect: &Effect| match effect {
+        Effect::Run { up_to, .. } | Effect::Grant { up_to, .. } => Some(*up_to),
+        _ => None,
+    };
+    out.iter().filter_map(up_to).collect()
+}
+
+fn aborted(out: &[Effect]) -> Vec<JobId> {
+    let job = |effect: &Effect| match effect {
+        Effect::Abort(job) => Some(*job),
+        _ => None,
+    };
+    out.iter().filter_map(job).collect()
 }
 
 fn sent(out: &[Effect]) -> Vec<&'static str> {
