@@ -25,7 +25,7 @@ use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paid::Paid;
-use crate::ledger::records::{self, Epoch, Membership, Rights};
+use crate::ledger::records::{self, Epoch, Membership};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Manifest;
 use crate::message::{Checked, JoinError, Message, Wire};
@@ -347,14 +347,7 @@ impl Node {
         let me = NodeId::from(config.node.public());
         let wallet = Wallet::new(domain, config.account.clone());
         let epoch = config.manifest.epoch(now);
-        let delegation = records::Device {
-            account: wallet.account(),
-            node: me,
-            rights: Rights { serve: true, spend: true },
-            version: 1,
-            expires: epoch.plus(records::VALIDITY_EPOCHS_MAX),
-        };
-        let device = sign(delegation, domain, Role::Owner, wallet.signer());
+        let device = peers::delegate(&wallet, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),

@@ -87,6 +87,30 @@ fn a_job_whose_every_token_is_granted_has_all_the_time_it_needs() {
     assert_eq!(aborted(&node.told(START.plus_ms(3_600_000), Input::Wake)), []);
 }
 
+#[test]
+fn a_delegation_is_signed_again_before_it_ends_and_one_that_ended_counts_no_more() {
+    let mut node = consumer();
+    node.greeted_by(START, &ISSUER, None);
+    let epoch_ms = manifest().epoch_ms;
+    let expires = |out: &[Effect]| {
+        out.iter().find_map(|effect| match effect {
+            Effect::Send(to, Message::Hello { device, asks, .. }) if *to == ISSUER.id() => {
+                let device = device.clone().verify(manifest().domain(), Scheme::Strict).expect("signed");
+                Some((device.expires, *asks))
+            }
+            _ => None,
+        })
+    };
+
+    let renewed = node.told(START.plus_ms(5 * epoch_ms), Input::Wake);
+    assert_eq!(expires(&renewed), Some((Epoch(5 + records::VALIDITY_EPOCHS_MAX), false)));
+    assert!(node.node.reaches_issuer());
+
+    let asked = node.told(START.plus_ms(8 * epoch_ms), Input::Wake);
+    assert_eq!(expires(&asked).map(|(_, asks)| asks), Some(true));
+    assert!(!node.node.reaches_issuer());
+}
+
 /// A node under test.
 struct Told {
     node: Node,
@@ -113,7 +137,7 @@ impl Somebody {
     }
 
     fn device(&self, expires: Epoch) -> Verified<records::Device> {
-        let rights = Rights { serve: true, spend: true };
+        let rights = records::Rights { serve: true, spend: true };
         let device =
             records::Device { account: self.account(), node: self.id(), rights, version: 1, expires };
         sign(device, manifest().domain(), Role::Owner, &signer(self.1))
