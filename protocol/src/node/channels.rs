@@ -330,6 +330,7 @@ impl Node {
         self.scheduler.expire_holds(now);
         let epoch = self.epoch(now);
         self.ended.retain(|_, until| *until >= epoch);
+        self.renew_delegations(now, out);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.resend(out);
