@@ -60,6 +60,8 @@ struct Attached {
 pub(super) struct Serving {
     model: String,
     tokens: u32,
+    /// Tokens that it may generate.
+    up_to: u32,
     ids: blake3::Hasher,
     sink: Sink,
 }
@@ -300,13 +302,16 @@ impl Driver {
         };
         let start = ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to };
         let sent = self.workers.send(&model, start);
-        self.serving.insert(job, Serving { model, tokens: 0, ids: blake3::Hasher::new(), sink });
+        self.serving.insert(job, Serving { model, tokens: 0, up_to, ids: blake3::Hasher::new(), sink });
         if let Err(error) = sent {
             self.fail_serving(job, EngineFault::Broken(error.to_string()));
         }
     }
 
     pub(super) fn grant(&mut self, job: JobId, up_to: u32) {
+        if let Some(serving) = self.serving.get_mut(&job) {
+            serving.up_to = up_to;
+        }
         self.order(job, ToWorker::Grant { job: JobKey(job.0), up_to });
     }
 
@@ -461,6 +466,7 @@ impl Driver {
         let Some(serving) = self.serving.get_mut(&job) else { return };
         serving.tokens += u32::try_from(ids.len()).unwrap_or(u32::MAX);
         hash_ids(&mut serving.ids, &ids);
+        let waits = serving.tokens >= serving.up_to;
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
                 if let Some(own) = self.jobs.get_mut(&job).filter(|_| !ids.is_empty()) {
@@ -484,6 +490,9 @@ impl Driver {
             self.inputs.push_back(Input::Engine(EngineEvent::Finished { job, tokens_out, digest, finish }));
         } else if !sent {
             self.abort(job);
+        } else if waits {
+            let tokens_out = serving.tokens;
+            self.inputs.push_back(Input::Engine(EngineEvent::Waiting { job, tokens_out }));
         }
     }
 }
@@ -570,6 +579,10 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::Misbehaved(_) => Failure::new(FailureKind::ProviderLost, message),
         JobFailure::TimedOut => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
         JobFailure::BadRequest(_) => Failure::new(FailureKind::Usage, message),
+        JobFailure::Cancelled => Failure::new(FailureKind::Cancelled, message),
+        JobFailure::ChannelEnded => {
+            Failure::new(FailureKind::ProviderLost, format!("{message}: try again"))
+        }
     }
 }
 
