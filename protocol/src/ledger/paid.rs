@@ -642,7 +642,7 @@ mod tests {
         /// Does something that an honest or a dishonest payer may bring about; it never states more than it was given.
         fn step(&mut self, prng: &mut Prng, number: u8) {
             let open: alloc::vec::Vec<JobId> = self.live.flights.keys().copied().collect();
-            let one = || open.get(usize::try_from(number).expect("small") % open.len().max(1)).copied();
+            let one = || open.get(usize::from(number) % open.len().max(1)).copied();
             match (prng.below(6), one()) {
                 (0 | 1, _) if open.len() < 3 => {
                     self.live.begin(job(number), WORST);
@@ -709,7 +709,8 @@ mod tests {
                     continue;
                 }
                 let (mut before, mut after) = (channel.live.clone(), channel.replayed());
-                let sums = |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
+                let sums =
+                    |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
                 assert_eq!(sums(&before), sums(&after), "seed {seed}");
                 assert_eq!(before.is_disputed(), after.is_disputed(), "seed {seed}");
                 assert_eq!(before.fits(&WORST), after.fits(&WORST), "seed {seed}");
@@ -731,7 +732,9 @@ mod tests {
         channel.live.begin(job(1), WORST);
         channel.live.prepared(job(1), 0);
         let silent = receipt(1, 4_096_000, Usage::default());
-        channel.lines.push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
+        channel
+            .lines
+            .push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
         channel.live.grant(job(1), 4096);
         let ended = record(job(1), 0, 4096, Finish::Length);
         channel.live.end(&ended);

@@ -147,7 +147,8 @@ impl Node {
         let fits = |channel: &&PayingChannel| {
             let terms = &channel.side.terms;
             let is_open = !channel.to_close && channel.expires >= epoch;
-            let is_dear = price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
+            let is_dear =
+                price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
             let matches = terms.payee == provider && terms.model == model;
             is_open && matches && !is_dear && channel.side.fits(worst)
         };
