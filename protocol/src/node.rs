@@ -318,6 +318,8 @@ pub struct Node {
     wallet: Wallet,
     /// Terms of the channel that the wallet's pending step opens.
     opening_terms: Option<Verified<records::Terms>>,
+    /// The issuer has moved credits since it last told us what our account holds.
+    balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
     paid: BTreeMap<ChannelId, Paid>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
@@ -367,6 +369,7 @@ impl Node {
             router: Router::default(),
             wallet,
             opening_terms: None,
+            balance_is_old: false,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
             ended: BTreeMap::new(),

@@ -234,6 +234,7 @@ impl Node {
             return;
         }
         self.wallet.learn(slot.0, slot.1, balance);
+        self.balance_is_old = false;
         self.resend_step(from, out);
         self.resume_openings(now, out);
     }
@@ -345,7 +346,7 @@ impl Node {
         if let Some(issuer) = self.issuer() {
             if self.wallet.pending().is_some() {
                 self.resend_step(issuer, out);
-            } else if !self.wallet.is_idle() && self.is_admitted() {
+            } else if (self.balance_is_old || !self.wallet.is_idle()) && self.is_admitted() {
                 self.send(issuer, Message::AccountQuery, out);
             }
         }
@@ -483,6 +484,7 @@ impl Node {
         if known.is_some_and(|known| ack.closed || ack.amount > known) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
             self.apply_ack(ack);
+            self.balance_is_old = true;
         }
     }
 
