@@ -238,7 +238,8 @@ mod tests {
     fn a_record_with_a_signature_too_many_is_not_read() {
         let signer = |seed| Signer::from_seed([seed; 32]);
         let closing = Final { channel: ChannelId([9; 32]), amount: 500, receipt: None };
-        let both = sign(closing, DOMAIN, Role::Payer, &signer(1)).signed_also_by(DOMAIN, Role::Payee, &signer(2));
+        let both =
+            sign(closing, DOMAIN, Role::Payer, &signer(1)).signed_also_by(DOMAIN, Role::Payee, &signer(2));
         assert!(both.signed().verify(DOMAIN, Scheme::Strict).is_ok());
 
         let more = both.signed_also_by(DOMAIN, Role::Owner, &signer(3));

@@ -24,6 +24,9 @@ pub const ACCOUNTS_MAX: usize = 1_000_000;
 /// Most channels, closed ones included, which are kept so that late receipts are recognised.
 pub const CHANNELS_MAX: usize = 2_000_000;
 
+/// How many epochs after its expiry and grace a closed channel is kept, so that parties that were away learn its end.
+const KEPT_EPOCHS: u32 = VALIDITY_EPOCHS_MAX;
+
 /// Most open channels of one account: routing is sticky, so more are a mistake or an attack.
 pub const CHANNELS_PER_ACCOUNT_MAX: usize = 64;
 
@@ -55,6 +58,8 @@ pub struct Issuer {
     manifest: Manifest,
     accounts: BTreeMap<AccountId, Account>,
     channels: BTreeMap<ChannelId, Channel>,
+    /// After which epoch a channel ends if it is open, or is forgotten if it is closed: every channel once or twice.
+    due: BTreeSet<(Epoch, ChannelId)>,
     /// References of deposits, so that each counts once.
     deposits: BTreeSet<Digest>,
     deposited: u128,
@@ -158,6 +163,7 @@ impl Issuer {
             manifest,
             accounts: BTreeMap::new(),
             channels: BTreeMap::new(),
+            due: BTreeSet::new(),
             deposits: BTreeSet::new(),
             deposited: 0,
         }
@@ -320,6 +326,7 @@ impl Issuer {
         let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
         network.cash = network_cash;
         network.as_of = network.as_of.saturating_add(1);
+        self.due.insert((open.expires.plus(self.manifest.grace_epochs), op.id().into()));
         self.channels.insert(
             op.id().into(),
             Channel {
@@ -343,6 +350,7 @@ impl Issuer {
         }
 
         channel.expires = channel.expires.min(now.plus(1));
+        self.due.insert((channel.expires.plus(self.manifest.grace_epochs), id));
         Ok(())
     }
 
@@ -389,18 +397,27 @@ impl Issuer {
         self.end(closing.channel, closing.amount)
     }
 
-    /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which.
+    /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which. Forgets those that were
+    /// closed long ago.
     pub fn expire(&mut self, now: Epoch) -> Vec<(ChannelId, NodeId, u64)> {
-        let over =
-            |channel: &Channel| !channel.closed && channel.expires.plus(self.manifest.grace_epochs) < now;
-        let ids: Vec<ChannelId> =
-            self.channels.iter().filter(|(_, channel)| over(channel)).map(|(id, _)| *id).collect();
-        let end = |id: ChannelId| {
-            let channel = self.channels.get(&id)?;
-            let (payee, amount) = (channel.terms.payee, channel.redeemed);
-            self.end(id, amount).ok().map(|amount| (id, payee, amount))
-        };
-        ids.into_iter().filter_map(end).collect()
+        let later = self.due.split_off(&(now, ChannelId([0; 32])));
+        let over = core::mem::replace(&mut self.due, later);
+        over.into_iter().filter_map(|(_, id)| self.end_or_forget(id, now)).collect()
+    }
+
+    fn end_or_forget(&mut self, id: ChannelId, now: Epoch) -> Option<(ChannelId, NodeId, u64)> {
+        let channel = self.channels.get(&id)?;
+        let (payee, amount, was_closed) = (channel.terms.payee, channel.redeemed, channel.closed);
+        let forgotten = channel.expires.plus(self.manifest.grace_epochs).plus(KEPT_EPOCHS);
+        if was_closed && forgotten < now {
+            self.channels.remove(&id);
+            return None;
+        }
+        let ended = if was_closed { None } else { Some(self.end(id, amount)) };
+        // What could not be ended is tried again with the next epoch.
+        let is_open = matches!(ended, Some(Err(_)));
+        self.due.insert((if is_open { now } else { forgotten.max(now) }, id));
+        ended?.ok().map(|amount| (id, payee, amount))
     }
 
     /// Returns the payer's account and the payee's node of a channel.

@@ -705,7 +705,8 @@ mod tests {
                     continue;
                 }
                 let (mut before, mut after) = (channel.live.clone(), channel.replayed());
-                let sums = |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
+                let sums =
+                    |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
                 assert_eq!(sums(&before), sums(&after), "seed {seed}");
                 assert_eq!(before.is_disputed(), after.is_disputed(), "seed {seed}");
                 assert_eq!(before.fits(&WORST), after.fits(&WORST), "seed {seed}");
@@ -727,7 +728,9 @@ mod tests {
         channel.live.begin(job(1), WORST);
         channel.live.prepared(job(1), 0);
         let silent = receipt(1, 4_096_000, Usage::default());
-        channel.lines.push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
+        channel
+            .lines
+            .push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
         channel.live.grant(job(1), 4096);
         let ended = record(job(1), 0, 4096, Finish::Length);
         channel.live.end(&ended);

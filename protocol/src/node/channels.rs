@@ -147,7 +147,8 @@ impl Node {
         let fits = |channel: &&PayingChannel| {
             let terms = &channel.side.terms;
             let is_open = !channel.to_close && channel.expires >= epoch;
-            let is_dear = price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
+            let is_dear =
+                price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
             let matches = terms.payee == provider && terms.model == model;
             is_open && matches && !is_dear && channel.side.fits(worst)
         };
@@ -328,14 +329,22 @@ impl Node {
     pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
         self.scheduler.expire_holds(now);
-        let epoch = self.epoch(now);
-        self.ended.retain(|_, until| *until >= epoch);
+        self.forget_expired(now);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
+    }
+
+    /// Forgets the channels that the issuer has ended, even if its word of it was lost.
+    fn forget_expired(&mut self, now: Time) {
+        let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
+        self.ended.retain(|_, (expires, _)| *expires >= epoch);
+        let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
+        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
+        self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
     }
 
     /// Sends again whatever its receiver has not acknowledged.
@@ -487,8 +496,8 @@ impl Node {
     pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
         if ack.closed {
             self.paying.remove(&ack.channel);
-            if self.paid.remove(&ack.channel).is_some() {
-                self.ended.insert(ack.channel, ack.epoch.plus(VALIDITY_EPOCHS_MAX));
+            if let Some(paid) = self.paid.remove(&ack.channel) {
+                self.ended.insert(ack.channel, (paid.expires, paid.payer_account));
             }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
             paid.redeemed(ack.amount);
