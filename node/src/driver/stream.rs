@@ -19,9 +19,6 @@ const HEARTBEAT: Duration = Duration::from_millis(300);
 /// How long a silent end counts as alive: five lost heartbeats.
 pub(super) const SILENCE_MAX: Duration = Duration::from_millis(1500);
 
-/// How long the stream of a job that failed stays open: its loss would hide the reason, which comes by a message.
-const FAILED_MAX: Duration = Duration::from_secs(5);
-
 /// How long a stream may take to say for which job it is.
 const HELLO_MAX: Duration = Duration::from_secs(5);
 
@@ -221,7 +218,6 @@ async fn run_serving(
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_at = Instant::now() + SILENCE_MAX;
     let mut ended = false;
-    let mut failed_until = None;
     loop {
         tokio::select! {
             frame = frames.recv(), if !ended => match frame {
@@ -229,13 +225,12 @@ async fn run_serving(
                     ended = frame == JobFrame::End;
                     sender.send(encode(&frame)).await?;
                 }
-                // The job failed: the requester learns why by a message, and closes.
+                // The job failed: the requester learns why by a message, and here that no more follows.
                 None => {
                     ended = true;
-                    failed_until = Some(Instant::now() + FAILED_MAX);
+                    sender.send(encode(&JobFrame::End)).await?;
                 }
             },
-            () = sleep_until(failed_until.unwrap_or(silent_at)), if failed_until.is_some() => return Ok(()),
             _ = heartbeat.tick() => beat(&mut sender).await?,
             () = sleep_until(silent_at) => {
                 return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };

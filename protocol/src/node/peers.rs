@@ -100,11 +100,11 @@ impl Node {
             return None;
         }
         let peer = self.peers.entry(from).or_default();
-        let greets =
+        let introduces =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
         // Who joins for which account is in the greeting.
-        let introduces = greets || (matches!(message, Message::Join { .. }) && peer.device.is_some());
-        if introduces || peer.admitted {
+        let joins = matches!(message, Message::Join { .. }) && peer.device.is_some();
+        if introduces || joins || peer.admitted {
             return Some(message);
         }
         if peer.early.len() < EARLY_MAX {

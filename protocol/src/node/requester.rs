@@ -88,6 +88,8 @@ struct Placement {
     ended: Option<(u32, Digest)>,
     /// The provider's account.
     finished: Option<(JobRecord, Digest)>,
+    /// Why the provider could not go on.
+    failed: Option<String>,
 }
 
 /// A job as its owner sees it.
@@ -432,6 +434,7 @@ impl Node {
             first_token: None,
             ended: None,
             finished: None,
+            failed: None,
         });
         let mut considered = job.considered.clone();
         for other in &mut considered {
@@ -547,6 +550,10 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         placed.tokens = placed.tokens.max(tokens);
         placed.ended = Some((tokens, digest));
+        if let Some(reason) = placed.failed.take() {
+            self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+            return;
+        }
         self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         self.account_for(id, now, out);
     }
@@ -708,8 +715,10 @@ impl Node {
             channel.side.delivered(id, tokens);
         }
         self.router.failed(provider, now);
+        let failed = placed.failed.take();
         if delivered || cancelled {
-            self.settle_by_own_count(id, Failure::ProviderLost(provider), now, out);
+            let failure = failed.map_or(Failure::ProviderLost(provider), Failure::EngineFailed);
+            self.settle_by_own_count(id, failure, now, out);
         } else {
             self.try_next(id, Gate::Unreachable, now, out);
         }
@@ -724,16 +733,20 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
+        let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         if placed.provider != from {
             return;
         }
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
         if tokens_out == 0 && placed.tokens == 0 {
             self.router.failed(from, now);
             self.try_next(id, Gate::Unhealthy, now, out);
-        } else {
-            let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        } else if placed.ended.is_some() {
             self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+        } else {
+            // Tokens may still be on their way; what was delivered is known at the stream's end.
+            placed.failed = Some(reason);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         }
     }
 
@@ -764,9 +777,11 @@ impl Node {
                 self.try_next(id, Gate::NoAnswer, now, out);
             }
             Phase::Placed(placed) => {
-                let cancelled = job.cancelled;
-                let failure =
-                    if cancelled { Failure::TimedOut } else { Failure::ProviderLost(placed.provider) };
+                let failure = match &placed.failed {
+                    Some(reason) => Failure::EngineFailed(reason.clone()),
+                    None if job.cancelled => Failure::TimedOut,
+                    None => Failure::ProviderLost(placed.provider),
+                };
                 self.settle_by_own_count(id, failure, now, out);
             }
             Phase::AtHome { .. } => {}
