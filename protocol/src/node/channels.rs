@@ -44,7 +44,14 @@ pub(super) struct PayingChannel {
     pub(super) to_close: bool,
     /// Last epoch in which it takes jobs.
     expires: Epoch,
+    /// Since which epoch we have waited for the payee to agree to its end.
+    closing_since: Option<Epoch>,
+    /// We have told the issuer that it ends without the payee's word.
+    given_up: bool,
 }
+
+/// How many epochs a payee has to agree to the end of a channel before its payer ends it alone.
+const CLOSE_EPOCHS: u32 = 1;
 
 impl Node {
     /// Signs the step that opens a channel; it leaves once it is on disk.
@@ -114,7 +121,15 @@ impl Node {
         let signer = self.payer_signer(&opening.terms);
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
         let expires = open.expires;
-        let opened = PayingChannel { side, opening: Some(opening), used: now, to_close: false, expires };
+        let opened = PayingChannel {
+            side,
+            opening: Some(opening),
+            used: now,
+            to_close: false,
+            expires,
+            closing_since: None,
+            given_up: false,
+        };
         self.supersede(&opened.side.terms);
         self.paying.insert(channel, opened);
         true
@@ -332,6 +347,7 @@ impl Node {
         self.forget_expired(now);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
+        self.give_up_silent(now, out);
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
@@ -404,6 +420,26 @@ impl Node {
             channel.to_close |= !channel.side.is_busy() && over;
         }
         self.close_ready(out);
+    }
+
+    /// Ends a channel alone whose payee does not agree to its end, so that what it holds returns when grace is over;
+    /// one at a time, because a wallet signs one step at a time.
+    fn give_up_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        for channel in self.paying.values_mut().filter(|channel| channel.side.is_closing()) {
+            channel.closing_since.get_or_insert(epoch);
+        }
+        let Some(issuer) = self.issuer().filter(|_| self.wallet.is_idle()) else { return };
+        let is_over = |channel: &&mut PayingChannel| {
+            let waited = channel.closing_since.is_some_and(|since| since.plus(CLOSE_EPOCHS) < epoch);
+            waited && !channel.given_up && channel.side.is_closing() && channel.expires > epoch.plus(1)
+        };
+        let Some(channel) = self.paying.values_mut().find(is_over) else { return };
+        let Some(op) = self.wallet.sign(OpBody::Expire(channel.side.channel), epoch) else { return };
+        channel.given_up = true;
+        self.opening_terms = None;
+        out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
+        self.send(issuer, Message::Step { op, terms: None }, out);
     }
 
     /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
@@ -589,5 +625,47 @@ mod tests {
         let found = |price_max| node.open_channel_with(provider, MODEL, &WORST, price_max, NOW).is_some();
         assert!(found(None) && found(Some(1000)));
         assert!(!found(Some(999)));
+    }
+
+    #[test]
+    fn a_payer_ends_a_channel_alone_whose_payee_does_not_agree() {
+        let mut node = consumer();
+        let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        let id = ChannelId::from(channel.op.id());
+        assert!(node.adopt_paying(channel, NOW));
+        node.wallet.learn(1, RecordId([8; 32]), Balance::default());
+        let issuer = NodeId::from(signer(2).public());
+        let ended_alone = |node: &mut Node, days: u64| {
+            let now = NOW.plus_ms(days * 24 * 60 * 60 * 1000);
+            let mut out = Vec::new();
+            node.on_reconcile_due(now, &mut out);
+            let is_expiry = |effect: &Effect| match effect {
+                Effect::Send(to, Message::Step { op, .. }) if *to == issuer => op
+                    .peek_in(node.domain())
+                    .is_some_and(|(op, ..)| op.body == OpBody::Expire(id)),
+                _ => false,
+            };
+            out.iter().any(is_expiry)
+        };
+        greet_as_issuer(&mut node);
+
+        assert!(!ended_alone(&mut node, 1) && !ended_alone(&mut node, 2));
+        assert!(ended_alone(&mut node, 3));
+    }
+
+    fn greet_as_issuer(node: &mut Node) {
+        let issuer = NodeId::from(signer(2).public());
+        let device = crate::ledger::records::Device {
+            account: signer(40).public().into(),
+            node: issuer,
+            rights: crate::ledger::records::Rights { serve: true, spend: true },
+            version: 1,
+            expires: Epoch(7),
+        };
+        let device = sign(device, node.domain(), Role::Owner, &signer(40));
+        let mut out = Vec::new();
+        node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
+        let hello = Message::Hello { device, membership: None, advert: None, asks: false };
+        node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
     }
 }
