@@ -544,3 +544,70 @@ fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
 fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Channel) -> bool {
     record.is_signed_only_by(&[(Role::Payer, channel.payer_key), (Role::Payee, channel.terms.payee_key)])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Signer;
+    use crate::model::Modality;
+    use crate::price::Price;
+    use crate::signed::sign;
+    use crate::time::Time;
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    /// Returns books with one open channel that expires in epoch 2.
+    fn books() -> (Issuer, ChannelId) {
+        let issuer = NodeId::from(signer(2).public());
+        let manifest = Manifest::home("home".into(), Time(0), &signer(1), issuer);
+        let mut books = Issuer::new(manifest.clone());
+        let (payer, payee_account) =
+            (AccountId::from(signer(3).public()), AccountId::from(signer(50).public()));
+        let deposit =
+            Deposit { reference: Digest::ZERO, account: payer, amount: 1_000_000_000, epoch: Epoch(0) };
+        books.deposit(&deposit).expect("fits");
+        let model = crate::ids::ModelId([7; 32]);
+        let terms = Terms {
+            payee: signer(5).public().into(),
+            payee_account,
+            payee_key: signer(60).public(),
+            payer_account: payer,
+            model,
+            licence: open_licence(model, manifest.domain()),
+            incentive: Incentive::Exchange,
+            price: Price::default(),
+            markup: None,
+            split: Terms::standard_split(&manifest, Modality::Text, payee_account),
+            valid_to: Epoch(7),
+        };
+        let terms = sign(terms, manifest.domain(), Role::Node, &signer(5));
+        let body = OpBody::OpenChannel(OpenChannel {
+            payee: terms.payee,
+            terms: terms.id(),
+            cap: 1_000_000,
+            expires: Epoch(2),
+            payer: signer(4).public().into(),
+            payer_key: signer(70).public(),
+        });
+        let op = AccountOp { account: payer, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+        let op = sign(op, manifest.domain(), Role::Owner, &signer(3));
+        books.apply(&op, Some(&terms), Epoch(0)).expect("within the rules");
+        (books, op.id().into())
+    }
+
+    #[test]
+    fn a_channel_ends_after_grace_and_is_forgotten_later() {
+        let (mut books, channel) = books();
+
+        assert_eq!(books.expire(Epoch(5)), Vec::new());
+        assert_eq!(books.expire(Epoch(6)).len(), 1);
+        assert_eq!(books.channel(channel), Some((0, true)));
+        assert_eq!(books.expire(Epoch(12)), Vec::new());
+        assert_eq!(books.channel(channel), Some((0, true)));
+        assert_eq!(books.expire(Epoch(13)), Vec::new());
+        assert_eq!(books.channel(channel), None);
+        assert!(books.is_conserved());
+    }
+}

@@ -639,11 +639,10 @@ mod tests {
             let now = NOW.plus_ms(days * 24 * 60 * 60 * 1000);
             let mut out = Vec::new();
             node.on_reconcile_due(now, &mut out);
-            let is_expiry = |effect: &Effect| match effect {
-                Effect::Send(to, Message::Step { op, .. }) if *to == issuer => op
-                    .peek_in(node.domain())
-                    .is_some_and(|(op, ..)| op.body == OpBody::Expire(id)),
-                _ => false,
+            let is_expiry = |effect: &Effect| {
+                let Effect::Send(to, Message::Step { op, .. }) = effect else { return false };
+                let op = op.peek_in(node.domain());
+                *to == issuer && op.is_some_and(|(op, ..)| op.body == OpBody::Expire(id))
             };
             out.iter().any(is_expiry)
         };
@@ -667,5 +666,18 @@ mod tests {
         node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
         let hello = Message::Hello { device, membership: None, advert: None, asks: false };
         node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
+    }
+
+    #[test]
+    fn a_channel_is_forgotten_when_its_expiry_and_grace_are_over() {
+        let mut node = consumer();
+        let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        assert!(node.adopt_paying(channel, NOW));
+        let at = |days: u64| NOW.plus_ms(days * 24 * 60 * 60 * 1000);
+
+        node.on_reconcile_due(at(7 + 3 + 1), &mut Vec::new());
+        assert_eq!(node.channels().len(), 1);
+        node.on_reconcile_due(at(7 + 3 + 2), &mut Vec::new());
+        assert_eq!(node.channels().len(), 0);
     }
 }
