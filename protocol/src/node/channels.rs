@@ -345,6 +345,7 @@ impl Node {
         self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
         self.scheduler.expire_holds(now);
         self.forget_expired(now);
+        self.renew_delegations(now, out);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.give_up_silent(now, out);

@@ -132,7 +132,7 @@ impl Node {
         let only = &spec.constraints.only;
         let may_stay =
             !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
-        if may_stay && self.scheduler.admit(job, spec.model, now).is_ok() {
+        if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let considered =
                 Vec::from([Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 }]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
@@ -462,7 +462,7 @@ impl Node {
         }
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
-            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            self.fail(id, Failure::Cancelled, out);
         } else {
             self.seek(id, now, out);
         }
@@ -607,13 +607,14 @@ impl Node {
         }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
-        let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if finish == Finish::Lost {
-            let failure = Failure::ProviderLost(provider);
-            out.push(Effect::Tell(id, JobEvent::Failed { failure, account }));
-        } else if let Some(account) = account {
-            out.push(Effect::Tell(id, JobEvent::Done(account)));
-        }
+        let event = match self.close_books(id, digest, finish, Some(jobs), now, out) {
+            account if finish == Finish::Lost => {
+                JobEvent::Failed { failure: Failure::ProviderLost(provider), account }
+            }
+            Some(account) => JobEvent::Done(account),
+            None => failed(Failure::ChannelEnded),
+        };
+        out.push(Effect::Tell(id, event));
         self.forget_job(id, out);
     }
 
@@ -717,7 +718,11 @@ impl Node {
         self.router.failed(provider, now);
         let failed = placed.failed.take();
         if delivered || cancelled {
-            let failure = failed.map_or(Failure::ProviderLost(provider), Failure::EngineFailed);
+            let failure = match failed {
+                Some(reason) => Failure::EngineFailed(reason),
+                None if cancelled => Failure::Cancelled,
+                None => Failure::ProviderLost(provider),
+            };
             self.settle_by_own_count(id, failure, now, out);
         } else {
             self.try_next(id, Gate::Unreachable, now, out);
@@ -760,7 +765,14 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
             }
             Phase::AtHome { .. } => out.push(Effect::Abort(id)),
-            Phase::Finding | Phase::Asking { .. } | Phase::Opening { .. } => self.forget_job(id, out),
+            Phase::Asking { waiting, offers } => {
+                let holding = waiting.iter().copied().chain(offers.iter().map(|terms| terms.payee));
+                for provider in holding.collect::<Vec<_>>() {
+                    self.send(provider, Message::Cancel { job: id }, out);
+                }
+                self.fail(id, Failure::Cancelled, out);
+            }
+            Phase::Finding | Phase::Opening { .. } => self.fail(id, Failure::Cancelled, out),
         }
     }
 
@@ -779,7 +791,7 @@ impl Node {
             Phase::Placed(placed) => {
                 let failure = match &placed.failed {
                     Some(reason) => Failure::EngineFailed(reason.clone()),
-                    None if job.cancelled => Failure::TimedOut,
+                    None if job.cancelled => Failure::Cancelled,
                     None => Failure::ProviderLost(placed.provider),
                 };
                 self.settle_by_own_count(id, failure, now, out);
