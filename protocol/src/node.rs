@@ -322,7 +322,7 @@ pub struct Node {
     paid: BTreeMap<ChannelId, Paid>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
-    ended: BTreeMap<ChannelId, Epoch>,
+    ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
     jobs: BTreeMap<JobId, requester::Job>,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
