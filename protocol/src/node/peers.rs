@@ -7,11 +7,12 @@ use crate::ids::{AccountId, DomainId, ModelId, NodeId};
 use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Admission;
-use crate::message::{Checked, JoinError, Message};
+use crate::message::{Checked, HEADS_MAX, Head, JoinError, Message};
 use crate::record::Record;
 use crate::signed::{Role, Verified, sign};
 use crate::time::Time;
 
+use super::channels::RECONCILE_MS;
 use super::{Effect, Node, Offence, Timer};
 
 /// How often a provider renews its adverts and its records in the directory.
@@ -25,6 +26,13 @@ const RENEW_EPOCHS: u32 = 3;
 
 /// Most peers to whom an advert is sent directly; the others hear it by gossip.
 const DIRECT_ADVERTS_MAX: usize = 32;
+
+/// Answers to the receipts that a peer shows in [`RECONCILE_MS`]: each looks at every channel and may send hundreds of
+/// receipts; a greeting and a few endings at once need no more.
+const HEADS_ANSWERED_MAX: u32 = 4;
+
+/// Most nodes dialled that the directory names for a model: anybody may name any number.
+const FOUND_MAX: usize = 8;
 
 /// Most messages kept from a peer whose greeting is still on its way.
 const EARLY_MAX: usize = 8;
@@ -40,6 +48,8 @@ pub(super) struct Peer {
     admitted: bool,
     /// Messages that overtook the greeting.
     early: Vec<Message<Checked>>,
+    /// When the peer's present run of receipts shown began, and how many were answered in it.
+    shown: (Time, u32),
 }
 
 /// Signs, as its owner, that `node` acts for the account of `wallet`.
@@ -296,7 +306,8 @@ impl Node {
             return;
         }
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
-        if self.router.learn(advert, now) {
+        let connected = |node| self.peers.get(&node).is_some_and(Peer::is_admitted);
+        if self.router.learn(advert, connected, now) {
             if !self.is_connected(node) && self.wants_any(&models) {
                 out.push(Effect::Dial(node));
             }
@@ -307,17 +318,35 @@ impl Node {
     /// Says whether an advert that came by gossip should be passed on.
     #[must_use]
     pub fn believes(&self, advert: &Verified<Advert>, now: Time) -> bool {
-        advert.is_signed_by(Role::Node, advert.node.into()) && advert.valid_to > now
+        advert.is_signed_by(Role::Node, advert.node.into()) && self.router.is_current(advert, now)
+    }
+
+    /// Says whether the receipts that a peer shows are to be looked at now.
+    pub(super) fn answers_heads(
+        &mut self,
+        from: NodeId,
+        heads: &[Head],
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if heads.len() > HEADS_MAX {
+            out.push(Effect::Penalise(from, Offence::Excess));
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        let (since, answered) = peer.shown;
+        let in_run = now.since_ms(since) < RECONCILE_MS;
+        peer.shown = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
+        peer.shown.1 <= HEADS_ANSWERED_MAX
     }
 
     pub(super) fn on_found(&mut self, nodes: &[NodeId], out: &mut Vec<Effect>) {
-        for node in nodes.iter().copied() {
-            if self.is_connected(node) {
-                self.send(node, Message::AdvertQuery, out);
-            } else if node != self.me {
-                out.push(Effect::Dial(node));
-            }
+        let others = nodes.iter().copied().filter(|node| *node != self.me);
+        let (near, away): (Vec<NodeId>, Vec<NodeId>) = others.partition(|node| self.is_connected(*node));
+        for node in near {
+            self.send(node, Message::AdvertQuery, out);
         }
+        out.extend(away.into_iter().take(FOUND_MAX).map(Effect::Dial));
     }
 
     pub(super) fn discover(&mut self, model: ModelId, out: &mut Vec<Effect>) {

@@ -7,12 +7,12 @@ use crate::ids::RecordId;
 use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling};
 use crate::keys::Scheme;
 use crate::ledger::issuer::Balance;
-use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Recorded};
+use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded};
 use crate::licence::open_licence;
 use crate::manifest::Admission;
 use crate::message::Opening;
 use crate::model::Modality;
-use crate::price::Price;
+use crate::price::{Price, Usage};
 
 const START: Time = Time(1_800_000_000_000);
 const MODEL: ModelId = ModelId([7; 32]);
@@ -111,6 +111,58 @@ fn a_delegation_is_signed_again_before_it_ends_and_one_that_ended_counts_no_more
     assert!(!node.node.reaches_issuer());
 }
 
+#[test]
+fn a_flood_of_strangers_adverts_leaves_those_of_connected_providers() {
+    let mut node = consumer();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+
+    for tag in 0..1100_u64 {
+        let mut seed = [9; 32];
+        seed[..8].copy_from_slice(&tag.to_be_bytes());
+        let stranger = Signer::from_seed(seed);
+        node.told(START, Input::Heard(advert_by(&stranger, 1, START.plus_ms(119_000), DEAR)));
+    }
+
+    assert_eq!(node.node.providers(START).count(), crate::router::ADVERTS_MAX);
+    assert!(node.node.providers(START).any(|advert| advert.node == PROVIDER.id()));
+}
+
+#[test]
+fn an_advert_that_would_outlive_three_renewals_is_neither_learned_nor_passed_on() {
+    let mut node = consumer();
+    let lasting = advert_by(&PROVIDER.node(), 1, START.plus_ms(121_000), DEAR);
+    let honest = advert(&PROVIDER, 1, START, DEAR);
+
+    assert!(!node.node.believes(&lasting, START));
+    assert!(node.node.believes(&honest, START));
+    node.told(START, Input::Heard(lasting));
+    assert_eq!(node.node.providers(START).count(), 0);
+}
+
+#[test]
+fn receipts_shown_again_and_again_are_answered_a_few_times() {
+    let mut node = provider(DEAR);
+    let channel = node.opens_channel();
+    node.is_paid(channel);
+
+    let answers = |node: &mut Told, now: Time| {
+        let times = (0..20).map(|_| sent(&node.hears(now, &CONSUMER, Message::Heads(Vec::new()))).len());
+        times.sum::<usize>()
+    };
+    assert_eq!(answers(&mut node, START), 4);
+    assert_eq!(answers(&mut node, START.plus_ms(6_000)), 4);
+}
+
+#[test]
+fn the_directory_has_eight_nodes_dialled_at_most() {
+    let mut node = consumer();
+    let named = (0..100).map(|tag| NodeId([tag; 32])).collect();
+
+    let out = node.told(START, Input::Found(MODEL, named));
+
+    assert_eq!(out.iter().filter(|effect| matches!(effect, Effect::Dial(_))).count(), 8);
+}
+
 /// A node under test.
 struct Told {
     node: Node,
@@ -195,6 +247,15 @@ impl Told {
         channel
     }
 
+    /// As provider: holds a receipt of the consumer.
+    fn is_paid(&mut self, channel: ChannelId) {
+        let (amount, usage, jobs) = (1, Usage::default(), Digest::ZERO);
+        let receipt = Receipt { channel, sequence: 1, amount, usage, jobs, epoch: Epoch(0) };
+        let receipt = sign(receipt, manifest().domain(), Role::Payer, &signer(70));
+        let out = self.hears(START, &CONSUMER, Message::Pay { receipt, allowances: Vec::new() });
+        assert_eq!(sent(&out), ["co_signed"]);
+    }
+
     fn has_credits(&mut self) {
         self.greeted_by(START, &ISSUER, None);
         let balance = Balance { cash: 1_000_000_000_000, earned: 0, held: 0, as_of: 1 };
@@ -270,14 +331,14 @@ fn offer(price: Price) -> ModelOffer {
 }
 
 fn advert(of: &Somebody, sequence: u64, now: Time, price: Price) -> Verified<Advert> {
-    advert_until(of, sequence, now.plus_ms(90_000), price)
+    advert_by(&of.node(), sequence, now.plus_ms(90_000), price)
 }
 
-fn advert_until(of: &Somebody, sequence: u64, valid_to: Time, price: Price) -> Verified<Advert> {
+fn advert_by(node: &Signer, sequence: u64, valid_to: Time, price: Price) -> Verified<Advert> {
     let advert = Advert {
-        node: of.id(),
+        node: node.public().into(),
         name: String::new(),
-        account: of.account(),
+        account: PROVIDER.account(),
         sequence,
         class: ProviderClass::Community,
         region: String::new(),
@@ -287,7 +348,7 @@ fn advert_until(of: &Somebody, sequence: u64, valid_to: Time, price: Price) -> V
         version: String::new(),
         valid_to,
     };
-    sign(advert, manifest().domain(), Role::Node, &of.node())
+    sign(advert, manifest().domain(), Role::Node, node)
 }
 
 fn provider(price: Price) -> Told {
