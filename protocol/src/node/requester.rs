@@ -157,6 +157,7 @@ impl Node {
         let (model, worst, looked_up) = (job.spec.model, job.spec.worst_usage(), job.looked_up);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
+        let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
         let Some(best) = usable.first().copied() else {
             if looked_up {
                 self.fail(id, Failure::NoProvider(Vec::new()), out);
@@ -169,7 +170,7 @@ impl Node {
             }
             return;
         };
-        if let Some(channel) = self.open_channel_with(best, model, &worst, now) {
+        if let Some(channel) = self.channel_within(most, best, model, &worst, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -183,6 +184,21 @@ impl Node {
         for provider in asked {
             self.send(provider, Message::Ask { job: id, model, account }, out);
         }
+    }
+
+    /// Returns a channel on which a job of `worst` can be paid and costs no more than `most`: one on older terms may be
+    /// dearer than what its provider asks now.
+    fn channel_within(
+        &self,
+        most: u64,
+        provider: NodeId,
+        model: ModelId,
+        worst: &Usage,
+        now: Time,
+    ) -> Option<ChannelId> {
+        let channel = self.open_channel_with(provider, model, worst, now)?;
+        let price = self.paying.get(&channel)?.side.terms.price;
+        price.cost(worst).filter(|cost| *cost <= most).map(|_| channel)
     }
 
     /// Known providers that are merely not connected are dialled at once; the directory may know more.
@@ -222,14 +238,21 @@ impl Node {
         let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into());
         let licence = open_licence(job.spec.model, self.domain);
         let worst = terms.price.cost(&job.spec.worst_usage());
+        let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
+        let advertised = considered.as_ref().map_or(0, |considered| considered.price);
+        let most = job.spec.constraints.price_max.unwrap_or(u64::MAX).min(advertised);
         if !ours || !theirs || terms.markup.is_some() || terms.check(&self.config.manifest, licence).is_err()
         {
             job.rejected.insert(from, Gate::BadTerms);
             out.push(Effect::Penalise(from, Offence::WrongSigner));
-        } else if worst.is_none_or(|worst| job.spec.constraints.price_max.is_some_and(|most| worst > most)) {
-            job.rejected.insert(from, Gate::Price);
-        } else {
+        } else if let Some(worst) = worst.filter(|worst| *worst <= most) {
+            // What is offered counts from here on, not what was advertised.
+            if let Some(considered) = considered {
+                considered.price = worst;
+            }
             offers.push(terms);
+        } else {
+            job.rejected.insert(from, Gate::Price);
         }
         if waiting.is_empty() {
             self.choose(id, now, out);
@@ -310,6 +333,7 @@ impl Node {
         for silent in core::mem::take(waiting) {
             job.rejected.insert(silent, Gate::NoAnswer);
         }
+        crate::router::sort(&mut job.considered, job.spec.constraints.sort);
         let best =
             job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
         let best = best.map(|position| offers.swap_remove(position));
@@ -350,7 +374,8 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst, now) {
+        let most = terms.price.cost(&worst).unwrap_or(0);
+        if let Some(channel) = self.channel_within(most, provider, model, &worst, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -434,7 +459,12 @@ impl Node {
         let mut considered = job.considered.clone();
         for other in &mut considered {
             let gate = job.rejected.get(&other.provider).copied().or(other.gate);
-            other.gate = if other.provider == provider { None } else { gate.or(Some(Gate::Outbid)) };
+            if other.provider == provider {
+                other.gate = None;
+                other.price = price.cost(&job.spec.worst_usage()).unwrap_or(u64::MAX);
+            } else {
+                other.gate = gate.or(Some(Gate::Outbid));
+            }
         }
         let spec = job.spec.clone();
         self.deadlines.set(Timer::Job(id), now.plus_ms(ACCEPT_MS));

@@ -7,12 +7,13 @@ use crate::ids::RecordId;
 use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling};
 use crate::keys::Scheme;
 use crate::ledger::issuer::Balance;
-use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded};
+use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded, Terms};
 use crate::licence::open_licence;
 use crate::manifest::Admission;
 use crate::message::Opening;
 use crate::model::Modality;
 use crate::price::{Price, Usage};
+use crate::router::Gate;
 
 const START: Time = Time(1_800_000_000_000);
 const MODEL: ModelId = ModelId([7; 32]);
@@ -161,6 +162,38 @@ fn the_directory_has_eight_nodes_dialled_at_most() {
     let out = node.told(START, Input::Found(MODEL, named));
 
     assert_eq!(out.iter().filter(|effect| matches!(effect, Effect::Dial(_))).count(), 8);
+}
+
+#[test]
+fn an_offer_above_the_advertised_price_is_turned_down() {
+    let cheap = Price { call: 0, input: 1, output: 1 };
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, cheap)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+
+    let failed = failures(&out);
+    let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+    assert_eq!(considered[0].gate, Some(Gate::Price));
+}
+
+#[test]
+fn whoever_wants_a_job_is_told_the_price_of_the_terms() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let free = Price::default();
+    let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(free) });
+
+    let chosen = out.iter().find_map(|effect| match effect {
+        Effect::Tell(_, JobEvent::Chosen { considered, .. }) => Some(considered[0].price),
+        _ => None,
+    });
+    assert_eq!(chosen, Some(0));
 }
 
 /// A node under test.
@@ -373,6 +406,23 @@ fn aborted(out: &[Effect]) -> Vec<JobId> {
         _ => None,
     };
     out.iter().filter_map(job).collect()
+}
+
+fn terms(price: Price) -> Verified<Terms> {
+    let terms = Terms {
+        payee: PROVIDER.id(),
+        payee_account: PROVIDER.account(),
+        payee_key: signer(60).public(),
+        payer_account: CONSUMER.account(),
+        model: MODEL,
+        licence: open_licence(MODEL, manifest().domain()),
+        incentive: Incentive::Exchange,
+        price,
+        markup: None,
+        split: Terms::standard_split(&manifest(), Modality::Text, PROVIDER.account()),
+        valid_to: Epoch(7),
+    };
+    sign(terms, manifest().domain(), Role::Node, &PROVIDER.node())
 }
 
 fn sent(out: &[Effect]) -> Vec<&'static str> {
