@@ -204,6 +204,10 @@ impl Node {
         if let Some(advert) = advert {
             self.on_advert(advert, now, out);
         }
+        // It may have been known, and only not connected.
+        let known = self.router.advert(from).map(|advert| advert.models.iter().map(|offer| offer.model));
+        let models: Vec<ModelId> = known.into_iter().flatten().collect();
+        self.on_candidate(&models, now);
         self.send_heads(from, out);
         for message in early {
             self.on_message(from, message, now, out);
@@ -308,10 +312,11 @@ impl Node {
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
         let connected = |node| self.peers.get(&node).is_some_and(Peer::is_admitted);
         if self.router.learn(advert, connected, now) {
-            if !self.is_connected(node) && self.wants_any(&models) {
+            if self.is_connected(node) {
+                self.on_candidate(&models, now);
+            } else if self.wants_any(&models) {
                 out.push(Effect::Dial(node));
             }
-            self.on_candidate(&models, now);
         }
     }
 

@@ -196,6 +196,61 @@ fn whoever_wants_a_job_is_told_the_price_of_the_terms() {
     assert_eq!(chosen, Some(0));
 }
 
+#[test]
+fn a_provider_that_is_being_dialled_is_waited_for() {
+    let mut node = consumer();
+    node.has_credits();
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let heard = node.told(START.plus_ms(10), Input::Heard(advert(&PROVIDER, 1, START, DEAR)));
+    assert!(heard.contains(&Effect::Dial(PROVIDER.id())));
+    assert_eq!(failures(&node.told(START.plus_ms(100), Input::Wake)), []);
+    node.greeted_by(START.plus_ms(2_000), &PROVIDER, None);
+    let out = node.told(START.plus_ms(2_050), Input::Wake);
+
+    assert!(sent(&out).contains(&"ask"), "{out:?}");
+}
+
+#[test]
+fn adverts_do_not_postpone_the_end_of_a_search() {
+    let mut node = consumer();
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    for tag in 0..100_u8 {
+        let now = START.plus_ms(40 * u64::from(tag));
+        let news = advert(&Somebody(100 + tag, 50), 1, now, DEAR);
+        node.told(now, Input::Heard(news.clone()));
+        node.greeted_by(now, &Somebody(100 + tag, 50), Some(news));
+        node.told(now, Input::PeerDown(Somebody(100 + tag, 50).id()));
+        assert_eq!(failures(&node.told(now, Input::Wake)), []);
+    }
+    let out = node.told(START.plus_ms(5_000), Input::Wake);
+
+    assert!(matches!(failures(&out).as_slice(), [Failure::NoProvider(_)]));
+}
+
+#[test]
+fn a_job_that_makes_no_progress_is_failed_and_cancelled_at_its_provider() {
+    for (tokens, patience) in [(0, 130_000), (10, 60_000)] {
+        let mut node = consumer();
+        node.has_credits();
+        node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, Price::default())));
+        node.told(START, Input::Submitted(job(1), spec()));
+        node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(Price::default()) });
+        let accepted = records::Accepted { job: job(1), tokens_in: 10, start: START };
+        let accepted = sign(accepted, manifest().domain(), Role::Node, &PROVIDER.node());
+        node.hears(START, &PROVIDER, Message::Accepted(accepted));
+        node.told(START, Input::Progress { job: job(1), tokens });
+
+        let patient = node.told(START.plus_ms(patience - 12_000), Input::Wake);
+        let out = node.told(START.plus_ms(patience), Input::Wake);
+
+        assert_eq!(failures(&patient), []);
+        assert_eq!(failures(&out), [Failure::TimedOut]);
+        assert!(sent(&out).contains(&"cancel"));
+    }
+}
+
 /// A node under test.
 struct Told {
     node: Node,
