@@ -351,8 +351,6 @@ impl Node {
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            refused: BTreeMap::new(),
             signer,
         });
         let mut node = Self {

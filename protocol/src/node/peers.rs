@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use crate::advert::Advert;
-use crate::ids::{AccountId, DomainId, ModelId, NodeId};
+use crate::ids::{AccountId, DomainId, ModelId, NodeId, RecordId};
+use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Admission;
@@ -48,6 +49,9 @@ pub(super) struct Peer {
     admitted: bool,
     /// Messages that overtook the greeting.
     early: Vec<Message<Checked>>,
+    /// As issuer: the last step that was refused it. Its owner has signed another one in that slot by now, so a copy that
+    /// comes late must not be taken; copies end with the connection, and so does this.
+    pub(super) refused: Option<(RecordId, IssuerError)>,
     /// When the peer's present run of receipts shown began, and how many were answered in it.
     shown: (Time, u32),
 }
@@ -187,8 +191,12 @@ impl Node {
             return;
         }
         let admitted = self.is_member(from, membership.as_ref());
-        let account = device.account;
         let Some(peer) = self.peers.get_mut(&from) else { return };
+        // One connection speaks for one account.
+        if peer.account().is_some_and(|account| account != device.account) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
@@ -200,7 +208,6 @@ impl Node {
             return;
         }
         let early = core::mem::take(&mut peer.early);
-        self.note_node_of(account, from);
         if let Some(advert) = advert {
             self.on_advert(advert, now, out);
         }
@@ -236,6 +243,14 @@ impl Node {
             return Some(self.wallet.account());
         }
         self.peers.get(&peer).filter(|peer| peer.admitted)?.device.as_ref().map(|device| device.account)
+    }
+
+    /// Returns the nodes that act for an account and can be spoken to now.
+    pub(super) fn nodes_of(&self, account: AccountId) -> Vec<NodeId> {
+        let connected =
+            self.peers.iter().filter(|(_, peer)| peer.admitted && peer.account() == Some(account));
+        let ours = (account == self.wallet.account()).then_some(self.me);
+        ours.into_iter().chain(connected.map(|(node, _)| *node)).collect()
     }
 
     pub(super) fn is_connected(&self, peer: NodeId) -> bool {

@@ -251,6 +251,45 @@ fn a_job_that_makes_no_progress_is_failed_and_cancelled_at_its_provider() {
     }
 }
 
+#[test]
+fn an_open_join_without_a_ticket_leaves_nothing_behind() {
+    let mut node = node(ISSUER, Some(signer(1)));
+    node.greeted_by(START, &CONSUMER, None);
+
+    for secret in 0..10 {
+        let out = node.hears(START, &CONSUMER, Message::Join { secret: [secret; 16] });
+        assert_eq!(sent(&out), ["joined"]);
+        assert!(!out.iter().any(|effect| matches!(effect, Effect::Record(_))));
+    }
+}
+
+#[test]
+fn one_connection_speaks_for_one_account() {
+    let mut node = node(ISSUER, Some(signer(1)));
+    node.greeted_by(START, &CONSUMER, None);
+
+    let device = Somebody(CONSUMER.0, 77).device(Epoch(1));
+    let out =
+        node.hears(START, &CONSUMER, Message::Hello { device, membership: None, advert: None, asks: false });
+
+    assert_eq!(out, [Effect::Penalise(CONSUMER.id(), Offence::WrongSigner)]);
+    assert!(node.node.peers().all(|peer| peer.account == Some(CONSUMER.account())));
+}
+
+#[test]
+fn a_refused_step_stays_refused_on_its_connection() {
+    let mut node = node(ISSUER, Some(signer(1)));
+    node.greeted_by(START, &CONSUMER, None);
+    let (account, previous, body) = (CONSUMER.account(), RecordId::NONE, OpBody::Expire(ChannelId([1; 32])));
+    let op = AccountOp { account, sequence: 0, previous, epoch: Epoch(0), body };
+    let op = sign(op, manifest().domain(), Role::Owner, &signer(CONSUMER.1));
+
+    for _ in 0..2 {
+        let out = node.hears(START, &CONSUMER, Message::Step { op: op.clone(), terms: None });
+        assert_eq!(sent(&out), ["step_refused"]);
+    }
+}
+
 /// A node under test.
 struct Told {
     node: Node,
