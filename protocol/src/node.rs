@@ -384,6 +384,7 @@ impl Node {
         }
         node.learn_own_account();
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
+        node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
         node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
         Ok(node)

@@ -297,7 +297,7 @@ impl Issuer {
         let hold = with_markup(open.cap, markup_bps)?;
         let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
         let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
-        if needed > account.balance.available() {
+        if needed > account.balance.available() && !cfg!(mutant = "open-without-funds") {
             return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
         }
         if account.channels as usize >= CHANNELS_PER_ACCOUNT_MAX || self.channels.len() >= CHANNELS_MAX {
@@ -359,6 +359,10 @@ impl Issuer {
         }
         if receipt.amount > channel.cap || amount > receipt.amount {
             return Err(IssuerError::WrongAmount);
+        }
+        if cfg!(mutant = "redeem-not-max") && amount < channel.redeemed && !channel.closed {
+            self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = amount);
+            return Ok(amount);
         }
         if amount <= channel.redeemed || channel.closed {
             return Ok(channel.redeemed);
@@ -510,15 +514,16 @@ impl Held {
 fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
     let earned = balance.earned.min(amount);
     let cash = amount.checked_sub(earned).ok_or(Overflow)?;
+    let cash_left = balance.cash.checked_sub(cash);
+    let cash_left = if cfg!(mutant = "open-without-funds") { cash_left.or(Some(0)) } else { cash_left };
     let left = Balance {
         earned: balance.earned.checked_sub(earned).ok_or(Overflow)?,
-        cash: balance.cash.checked_sub(cash).ok_or(Overflow)?,
+        cash: cash_left.ok_or(Overflow)?,
         ..balance
     };
     Ok((left, Held { earned, cash }))
 }
 
 fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Channel) -> bool {
-    record.is_signed_by(Role::Payer, channel.payer_key)
-        && record.is_signed_by(Role::Payee, channel.terms.payee_key)
+    record.is_signed_only_by(&[(Role::Payer, channel.payer_key), (Role::Payee, channel.terms.payee_key)])
 }

@@ -159,11 +159,11 @@ impl Node {
         }
         // A message may be handled after its connection has gone, and would bring back a peer that nothing removes.
         let peer = self.peers.get_mut(&from)?;
-        let greets =
+        let introduces =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
         // Who joins for which account is in the greeting.
-        let introduces = greets || (matches!(message, Message::Join { .. }) && peer.device.is_some());
-        if introduces || peer.admitted {
+        let joins = matches!(message, Message::Join { .. }) && peer.device.is_some();
+        if introduces || joins || peer.admitted {
             return Some(message);
         }
         if peer.early.len() < EARLY_MAX {

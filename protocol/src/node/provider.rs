@@ -193,7 +193,8 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let channel = opening.op.id().into();
-        let known = self.paid.contains_key(&channel) || self.ended.contains_key(&channel);
+        let ended = self.ended.contains_key(&channel) && !cfg!(mutant = "serve-after-close");
+        let known = self.paid.contains_key(&channel) || ended;
         if known || self.paid.len() + self.ended.len() >= PAID_MAX {
             return;
         }
@@ -212,7 +213,13 @@ impl Node {
 
     /// Says whether a quorum of issuers durably holds the step.
     pub(super) fn is_committed(&self, opening: &Opening<Checked>) -> bool {
+        if cfg!(mutant = "serve-uncommitted") {
+            return true;
+        }
         let manifest = &self.config.manifest;
+        if opening.recorded.len() > manifest.issuers.len() {
+            return false;
+        }
         let confirms = |issuer: &crate::manifest::Issuer| {
             let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
             opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
@@ -386,7 +393,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out), finish),
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out)),
             price: serving.price,
             start: serving.start,
             end: now,

@@ -101,6 +101,8 @@ struct Placement {
     ended: Option<(u32, Digest)>,
     /// The provider's account.
     finished: Option<(JobRecord, Digest)>,
+    /// Why the provider could not go on.
+    failed: Option<String>,
 }
 
 impl Placement {
@@ -201,7 +203,8 @@ impl Node {
             self.fail(id, Failure::NoProvider(Vec::new()), out);
             return;
         }
-        if let Some(channel) = self.channel_within(most, best, model, &worst, now) {
+        // A channel on older terms may be dearer than what its provider asks now.
+        if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -215,21 +218,6 @@ impl Node {
         for provider in asked {
             self.send(provider, Message::Ask { job: id, model, account }, out);
         }
-    }
-
-    /// Returns a channel on which a job of `worst` can be paid and costs no more than `most`: one on older terms may be
-    /// dearer than what its provider asks now.
-    fn channel_within(
-        &self,
-        most: u64,
-        provider: NodeId,
-        model: ModelId,
-        worst: &Usage,
-        now: Time,
-    ) -> Option<ChannelId> {
-        let channel = self.open_channel_with(provider, model, worst, now)?;
-        let price = self.paying.get(&channel)?.side.terms.price;
-        price.cost(worst).filter(|cost| *cost <= most).map(|_| channel)
     }
 
     /// Known providers that are merely not connected are dialled at once; the directory may know more.
@@ -405,8 +393,8 @@ impl Node {
             self.query_account(out);
             return;
         }
-        let most = terms.price.cost(&worst).unwrap_or(0);
-        if let Some(channel) = self.channel_within(most, provider, model, &worst, now) {
+        let most = terms.price.cost(&worst);
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, most, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -486,6 +474,7 @@ impl Node {
             first_token: None,
             ended: None,
             finished: None,
+            failed: None,
         });
         let mut considered = job.considered.clone();
         for other in &mut considered {
@@ -613,6 +602,10 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         placed.tokens = placed.tokens.max(tokens);
         placed.ended = Some((tokens, digest));
+        if let Some(reason) = placed.failed.take() {
+            self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+            return;
+        }
         self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         self.account_for(id, now, out);
     }
@@ -648,8 +641,7 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
-            && record.output == digest;
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens)) && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -701,7 +693,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens));
         let record = JobRecord {
             job: id,
             channel: placed.channel,
@@ -776,8 +768,13 @@ impl Node {
             channel.side.delivered(id, tokens);
         }
         self.router.failed(provider, now);
+        let failed = placed.failed.take();
         if delivered || cancelled {
-            let failure = if cancelled { Failure::Cancelled } else { Failure::ProviderLost(provider) };
+            let failure = match failed {
+                Some(reason) => Failure::EngineFailed(reason),
+                None if cancelled => Failure::Cancelled,
+                None => Failure::ProviderLost(provider),
+            };
             self.settle_by_own_count(id, failure, now, out);
         } else {
             self.try_next(id, Gate::Unreachable, now, out);
@@ -793,16 +790,20 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
+        let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         if placed.provider != from {
             return;
         }
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
         if tokens_out == 0 && placed.tokens == 0 {
             self.router.failed(from, now);
             self.try_next(id, Gate::Unhealthy, now, out);
-        } else {
-            let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        } else if placed.ended.is_some() {
             self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+        } else {
+            // Tokens may still be on their way; what was delivered is known at the stream's end.
+            placed.failed = Some(reason);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         }
     }
 
@@ -845,8 +846,11 @@ impl Node {
                 self.settle_by_own_count(id, Failure::TimedOut, now, out);
             }
             Phase::Placed(placed) => {
-                let failure =
-                    if job.cancelled { Failure::Cancelled } else { Failure::ProviderLost(placed.provider) };
+                let failure = match &placed.failed {
+                    Some(reason) => Failure::EngineFailed(reason.clone()),
+                    None if job.cancelled => Failure::Cancelled,
+                    None => Failure::ProviderLost(placed.provider),
+                };
                 self.settle_by_own_count(id, failure, now, out);
             }
             Phase::AtHome { .. } => {}
