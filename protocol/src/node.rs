@@ -352,8 +352,6 @@ impl Node {
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            refused: BTreeMap::new(),
             signer,
         });
         let mut node = Self {
@@ -478,7 +476,11 @@ impl Node {
                 self.on_failed(from, job, tokens_out, reason, now, out)
             }
             Message::Cancel { job } => self.on_cancel(from, job, out),
-            Message::Heads(heads) => self.on_heads(from, &heads, out),
+            Message::Heads(heads) => {
+                if self.answers_heads(from, &heads, now, out) {
+                    self.on_heads(from, &heads, out);
+                }
+            }
             Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
