@@ -10,11 +10,13 @@ mod index;
 mod jobs;
 mod mesh;
 mod offences;
+mod promises;
+mod prompts;
 mod settle;
 mod stream;
 mod verify;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -51,6 +53,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long jobs in flight may take to end when the node is told to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How long what was said last may take to arrive: a round trip, and some.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// Everything that a running node holds.
 struct Driver {
     node: Node,
@@ -64,16 +69,22 @@ struct Driver {
     stream_events: mpsc::Receiver<StreamEvent>,
     stream_sender: mpsc::Sender<StreamEvent>,
     tick: Interval,
+    /// Whether the last turn woke the core: another turn comes before it is woken again.
+    woken: bool,
+    /// Turns since the mesh had one.
+    local: usize,
     shutdown: CancellationToken,
     /// Inputs that this node makes itself while it applies effects.
     inputs: VecDeque<Input>,
     outbox: Vec<Effect>,
     jobs: BTreeMap<JobId, OwnJob>,
+    /// Jobs of the owner that lost their provider: the core may be done with them.
+    detached: BTreeSet<JobId>,
     serving: BTreeMap<JobId, Serving>,
     /// Why the providers of jobs that ended were chosen.
     reasons: VecDeque<(JobId, Vec<CandidateView>)>,
     /// Prompts of jobs that were submitted to us and have not begun.
-    bodies: BTreeMap<JobId, Bytes>,
+    prompts: prompts::Prompts,
     models: BTreeMap<String, Model>,
     /// Jobs whose message must be known to have failed.
     tags: BTreeMap<u64, JobId>,
@@ -149,13 +160,16 @@ impl Driver {
             stream_events,
             stream_sender,
             tick,
+            woken: false,
+            local: 0,
             shutdown,
             inputs: VecDeque::new(),
             outbox: Vec::new(),
             jobs: BTreeMap::new(),
+            detached: BTreeSet::new(),
             serving: BTreeMap::new(),
             reasons: VecDeque::new(),
-            bodies: BTreeMap::new(),
+            prompts: prompts::Prompts::default(),
             models: BTreeMap::new(),
             tags: BTreeMap::new(),
             next_tag: 0,
@@ -179,9 +193,8 @@ impl Driver {
         let shutdown = self.shutdown.clone();
         loop {
             self.process_inputs();
-            if let Some(fatal) = self.fatal.take() {
-                self.close().await?;
-                return Err(fatal);
+            if self.fatal.is_some() {
+                return self.close().await;
             }
             tokio::select! {
                 biased;
@@ -193,29 +206,51 @@ impl Driver {
     }
 
     /// Waits for one event and deals with it. Cancel safe: every arm is, and what it yields is dealt with at once.
+    ///
+    /// What is due comes first, then local work; after [`LOCAL_MAX`] events of it the mesh has its turn.
     async fn turn(&mut self) {
         let wake = self.node.next_wake().map_or(DAY, |(at, _)| self.clock.until(at.0));
+        if wake.is_zero() && !std::mem::replace(&mut self.woken, true) {
+            // A timer that is set anew each time would never fire while there is other work.
+            self.inputs.push_back(Input::Wake);
+            return;
+        }
+        self.woken = false;
+        let is_local = self.local < LOCAL_MAX;
+        self.local += 1;
         tokio::select! {
             biased;
             committed = self.durable.committed() => self.on_committed(committed),
-            (model, event) = self.workers.next() => self.on_worker(&model, event),
-            Some(command) = self.commands.recv() => self.on_command(command),
-            Some(event) = self.stream_events.recv() => self.on_stream(event),
-            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
-            event = self.net.next() => self.on_net(event),
             _ = self.tick.tick() => self.on_tick(),
+            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
+            (model, event) = self.workers.next(), if is_local => self.on_worker(&model, event),
+            Some(command) = self.commands.recv(), if is_local => self.on_command(command),
+            Some(event) = self.stream_events.recv(), if is_local => self.on_stream(event),
+            event = self.net.next() => {
+                self.local = 0;
+                self.on_net(event);
+            }
+            () = std::future::ready(()), if !is_local => self.local = 0,
         }
     }
 
-    /// Gives the core what happened, and does what follows.
+    /// Gives the core what happened, and does what follows. Once the journal takes no more, nothing follows any more.
     fn process_inputs(&mut self) {
-        while let Some(input) = self.inputs.pop_front() {
-            let mut effects = std::mem::take(&mut self.outbox);
-            self.node.handle(self.now(), input, &mut effects);
-            self.apply(&mut effects);
-            self.outbox = effects;
+        while self.fatal.is_none() {
+            if let Some(input) = self.inputs.pop_front() {
+                let mut effects = std::mem::take(&mut self.outbox);
+                self.node.handle(self.now(), input, &mut effects);
+                self.apply(&mut effects);
+                self.outbox = effects;
+                continue;
+            }
+            self.end_forgotten();
+            self.answer_waiting();
+            // A job that waited may have been placed just now.
+            if self.inputs.is_empty() {
+                return;
+            }
         }
-        self.answer_waiting();
     }
 
     /// Does what follows, in order: what comes after a record waits until it is durable.
@@ -223,7 +258,10 @@ impl Driver {
         let mut after = None;
         for effect in effects.drain(..) {
             let written = if let Effect::Record(record) = &effect {
-                self.durable.record(record).map(|position| after = Some(position))
+                self.durable.record(record).map(|position| {
+                    after = Some(position);
+                    self.note_promised(record, position);
+                })
             } else if let Effect::Note(record) = &effect {
                 self.durable.note(record).map(drop)
             } else {
@@ -279,12 +317,17 @@ impl Driver {
 
     fn send(&mut self, to: NodeId, message: &Message<protocol::message::Wire>) {
         let body = if let Message::Submit { job, .. } = message {
-            self.jobs.get(job).map(|job| job.body.clone()).unwrap_or_default()
+            let Some(own) = self.jobs.get(job) else {
+                tracing::warn!(%job, "Did not submit a job whose prompt is gone");
+                self.inputs.extend([Input::Cancelled(*job), Input::SendFailed(to, *job)]);
+                return;
+            };
+            own.body.clone()
         } else {
             Bytes::new()
         };
         if let Message::Refused { job, .. } = message {
-            self.bodies.remove(job);
+            self.prompts.take(to, *job);
         }
         self.next_tag += 1;
         if let Some(job) = message.job() {
@@ -313,6 +356,7 @@ impl Driver {
         self.keep_contacts();
         self.cancel_unwanted();
         self.detach_silent();
+        self.prompts.forget_old(self.clock.now_ms());
         self.durable.index_retry();
     }
 
@@ -330,19 +374,35 @@ impl Driver {
                 () = self.turn() => self.process_inputs(),
             }
         }
+        // The last words of jobs may be on their way: closed connections would cut them off.
+        let farewell = Instant::now() + FAREWELL;
+        while self.fatal.is_none() {
+            tokio::select! {
+                biased;
+                () = sleep_until(farewell) => break,
+                () = self.turn() => self.process_inputs(),
+            }
+        }
         self.close().await
     }
 
-    async fn close(&mut self) -> Result<()> {
-        let (program, limits) = (Program::current()?, worker::Limits::NODE);
-        std::mem::replace(&mut self.workers, Workers::new(program, limits)).shutdown().await;
-        self.durable.close()
+    /// Ends the workers, commits, says goodbye; an error says why the node had to stop.
+    async fn close(mut self) -> Result<()> {
+        self.end_all();
+        let Self { workers, mut durable, net, fatal, .. } = self;
+        workers.shutdown().await;
+        let closed = durable.close();
+        net.close().await;
+        fatal.map_or(closed, Err)
     }
 
     fn now(&self) -> Time {
         Time(self.clock.now_ms())
     }
 }
+
+/// Turns that workers, commands and streams may take in a row: one provider's tokens must not silence the others.
+const LOCAL_MAX: usize = 64;
 
 /// When nothing is due, looking again tomorrow is soon enough.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -235,4 +235,10 @@ pub enum Failure {
     /// The request itself cannot be served.
     #[error("{0}")]
     BadRequest(String),
+    /// Its owner gave it up before it was done.
+    #[error("the job was cancelled")]
+    Cancelled,
+    /// Its channel was closed under it.
+    #[error("the payment channel of the job ended before the job did")]
+    ChannelEnded,
 }

@@ -514,7 +514,7 @@ impl Opening<Wire> {
         op: impl Fn(Signed<AccountOp>) -> Result<Verified<AccountOp>, SignedError>,
         terms: impl Fn(Signed<Terms>) -> Result<Verified<Terms>, SignedError>,
     ) -> Result<Opening<Checked>, SignedError> {
-        if self.recorded.len() > crate::signed::ATTESTATIONS_MAX {
+        if self.recorded.len() > crate::manifest::ISSUERS_MAX {
             return Err(SignedError::Attestations);
         }
         let recorded = self.recorded.into_iter().map(recorded).collect::<Result<_, _>>()?;

@@ -11,6 +11,9 @@ mod provider;
 mod queries;
 mod replay;
 mod requester;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
+mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -23,7 +26,7 @@ use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paid::Paid;
-use crate::ledger::records::{self, Epoch, Membership, Rights};
+use crate::ledger::records::{self, Epoch, Membership};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Manifest;
 use crate::message::{Checked, JoinError, Message, Wire};
@@ -132,6 +135,13 @@ pub enum EngineEvent {
         job: JobId,
         /// Prompt tokens.
         tokens_in: u32,
+    },
+    /// It has generated all that a job may, and waits for a grant.
+    Waiting {
+        /// The job.
+        job: JobId,
+        /// Tokens generated.
+        tokens_out: u32,
     },
     /// It has finished a job.
     Finished {
@@ -286,7 +296,7 @@ pub enum Offence {
 enum Timer {
     /// The present phase of a job of ours.
     Job(JobId),
-    /// A job that we serve makes no progress.
+    /// A job that we serve waits for a payment.
     Serving(JobId),
     /// Resending and settling.
     Reconcile,
@@ -338,14 +348,7 @@ impl Node {
         let me = NodeId::from(config.node.public());
         let wallet = Wallet::new(domain, config.account.clone());
         let epoch = config.manifest.epoch(now);
-        let delegation = records::Device {
-            account: wallet.account(),
-            node: me,
-            rights: Rights { serve: true, spend: true },
-            version: 1,
-            expires: epoch.plus(records::VALIDITY_EPOCHS_MAX),
-        };
-        let device = sign(delegation, domain, Role::Owner, wallet.signer());
+        let device = peers::delegate(&wallet, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
@@ -384,6 +387,7 @@ impl Node {
         }
         node.learn_own_account();
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
+        node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
         node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
         Ok(node)
@@ -422,7 +426,7 @@ impl Node {
         while let Some(timer) = self.deadlines.expire(now) {
             match timer {
                 Timer::Job(job) => self.on_job_due(job, now, out),
-                Timer::Serving(job) => self.on_serving_due(job, out),
+                Timer::Serving(job) => self.on_serving_due(job, now, out),
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
             }

@@ -53,7 +53,6 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
 /// Every job ends, with a word to its owner, in bounded time.
 fn jobs_end(world: &World) -> Vec<String> {
     let open = world.jobs.iter().filter_map(|(id, job)| match &job.outcome {
-        None if job.cancelled => None,
         None => Some(format!("job {id:?} of host {} never ended", job.host)),
         Some((at, _)) if at.since_ms(job.submitted) > JOB_MS_MAX => {
             Some(format!("job {id:?} of host {} took {} ms", job.host, at.since_ms(job.submitted)))

@@ -654,7 +654,10 @@ impl World {
                 self.stream(host, job, tokens, false);
                 self.engine_in(ms, host, job);
             }
-            Some(Step::Paused(tokens)) => self.stream(host, job, tokens, false),
+            Some(Step::Paused(tokens)) => {
+                self.stream(host, job, tokens, false);
+                self.input_in(0, host, Input::Engine(EngineEvent::Waiting { job, tokens_out: tokens }));
+            }
             Some(Step::Done(tokens, finish)) => self.finish(host, job, tokens, finish),
         }
     }

@@ -68,6 +68,14 @@ impl Program {
         command
     }
 
+    /// Returns a command of another program, which is to call this one.
+    #[must_use]
+    pub fn command_of(&self, other: &str) -> Command {
+        let mut command = Command::new(other);
+        self.surround(&mut command);
+        command
+    }
+
     fn surround(&self, command: &mut Command) {
         command
             .env("SHAREMESH_CACHE", &self.cache)

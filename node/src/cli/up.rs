@@ -149,7 +149,8 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
         () = stop.cancelled() => Ok(()),
     };
     stop.cancel();
-    let outcome = if driver_ended { outcome } else { outcome.and(end(driver).await) };
+    // Why the driver ended explains more than that it no longer answers.
+    let outcome = if driver_ended { outcome } else { end(driver).await.and(outcome) };
     file.remove(&data);
     // Its streams ended with the driver.
     let _ = tokio::time::timeout(END_MAX, api).await;

@@ -24,8 +24,9 @@ use crate::journal::Position;
 use crate::net::{Direction, Transport};
 
 use super::index::{Asker, ReceiptEntry};
-use super::jobs::failure_of;
+use super::jobs::{cancelled, failure_of};
 use super::mesh::{name_key, ticket_addresses};
+use super::promises::{Answer, Promise};
 use super::settle::Settling;
 use super::{Driver, Model};
 
@@ -44,6 +45,7 @@ pub(super) struct Waiting {
     submissions: Vec<Submission>,
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
+    pub(super) promises: Vec<Promise>,
 }
 
 /// A job whose model nobody has been heard of yet.
@@ -64,8 +66,24 @@ struct Discovery {
 }
 
 impl Waiting {
-    pub(super) fn forget_submission(&mut self, job: JobId) {
-        self.submissions.retain(|submission| submission.job != job);
+    /// Ends a job that waits for its model, if it does.
+    pub(super) fn cancel_submission(&mut self, job: JobId) {
+        for submission in self.submissions.extract_if(.., |submission| submission.job == job) {
+            let failed = JobEvent::Failed { failure: cancelled(), account: None };
+            let _ = submission.events.try_send(failed);
+        }
+    }
+
+    /// Ends every job that waits for its model.
+    pub(super) fn end_submissions(&mut self, failure: &Failure) {
+        for submission in self.submissions.drain(..) {
+            let failed = JobEvent::Failed { failure: failure.clone(), account: None };
+            let _ = submission.events.try_send(failed);
+        }
+    }
+
+    fn has_submission(&self, job: JobId) -> bool {
+        self.submissions.iter().any(|submission| submission.job == job)
     }
 }
 
@@ -93,8 +111,14 @@ impl Driver {
             Command::ShowReceipt { id, reply } => self.on_show_receipt(id, reply),
             Command::ShowJob { job, reply } => self.on_show_job(JobId(job), reply),
             Command::Verify(reply) => self.on_verify(reply),
-            Command::Ticket { credits_nano, uses, reply } => answer(reply, self.ticket(credits_nano, uses)),
-            Command::Grant { account, nano, reply } => answer(reply, self.on_grant(&account, nano)),
+            Command::Ticket { credits_nano, uses, reply } => match self.ticket(credits_nano, uses) {
+                Ok((names, view)) => self.promise(names, Answer::Ticket(reply, view)),
+                Err(failure) => answer(reply, Err(failure)),
+            },
+            Command::Grant { account, nano, reply } => match self.on_grant(&account, nano) {
+                Ok((names, view)) => self.promise(names, Answer::Grant(reply, view)),
+                Err(failure) => answer(reply, Err(failure)),
+            },
             Command::Settle(reply) => self.settle(reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
@@ -115,20 +139,28 @@ impl Driver {
             }
         }
         for discovery in std::mem::take(&mut self.waiting.discoveries) {
-            let found = self.providers(discovery.model.as_deref());
-            if found.is_empty() && discovery.until_ms > now {
+            if discovery.until_ms > now && !self.knows_provider(discovery.model.as_deref()) {
                 self.waiting.discoveries.push(discovery);
             } else {
+                let found = self.providers(discovery.model.as_deref());
                 answer(discovery.reply, Ok(found));
             }
         }
         self.answer_settling();
+        self.answer_promises();
+    }
+
+    fn promise(&mut self, names: Digest, answer: Answer) {
+        self.waiting.promises.push(Promise::new(names, answer));
     }
 
     // --------------------------------------------------------------------------------------------- jobs
 
     fn on_submit(&mut self, job: JobId, request: JobRequest, events: mpsc::Sender<JobEvent>) {
-        if self.jobs.contains_key(&job) || self.waiting.submissions.len() >= SUBMISSIONS_MAX {
+        let is_known = self.jobs.contains_key(&job)
+            || self.waiting.has_submission(job)
+            || self.serving.contains_key(&job);
+        if is_known || self.waiting.submissions.len() >= SUBMISSIONS_MAX {
             let failure =
                 Failure::new(FailureKind::Busy, "this job is known already, or too many wait: try again");
             let _ = events.try_send(JobEvent::Failed { failure, account: None });
@@ -412,15 +444,36 @@ impl Driver {
                 self.net.lookup(name_key(crate::models::FAKE));
             }
         }
+        if self.waiting.discoveries.len() >= SUBMISSIONS_MAX {
+            let failure =
+                Failure::new(FailureKind::Busy, "too many wait for providers: try again in a moment");
+            return answer(reply, Err(failure.retry_after(DISCOVER_MS)));
+        }
         let until_ms = self.clock.now_ms() + DISCOVER_MS;
         self.waiting.discoveries.push(Discovery { model, reply, until_ms });
     }
 
+    /// Says whether [`Self::providers`] would find anybody; asked after every event while somebody waits.
+    fn knows_provider(&self, model: Option<&str>) -> bool {
+        let is_wanted = |name: &str, id: ModelId| {
+            model.is_none_or(|wanted| {
+                wanted == name || wanted.parse().is_ok_and(|wanted: ModelId| wanted == id)
+            })
+        };
+        let mut offers = self.node.providers(self.now()).flat_map(|advert| &advert.models);
+        let mut local = self.models.values().filter(|model| model.state == "ready");
+        offers.any(|offer| is_wanted(&offer.name, offer.model))
+            || local.any(|model| model.id.is_some_and(|id| is_wanted(&model.served.name, id)))
+    }
+
     fn providers(&self, model: Option<&str>) -> Vec<ProviderView> {
         let now = self.now();
-        let rtt = |node| {
-            self.net.peers().into_iter().find(|info| info.peer.0 == node).and_then(|info| info.rtt_micro)
-        };
+        let rtts: BTreeMap<NodeId, u64> = self
+            .net
+            .peers()
+            .into_iter()
+            .filter_map(|info| Some((NodeId(info.peer.0), info.rtt_micro?)))
+            .collect();
         let mut views = Vec::new();
         for advert in self.node.providers(now) {
             for offer in &advert.models {
@@ -453,7 +506,7 @@ impl Driver {
                     device: device.map(|device| device.kind.clone()).unwrap_or_default(),
                     device_name: device.map(|device| device.name.clone()).unwrap_or_default(),
                     memory_bytes: device.map_or(0, |device| device.memory_bytes),
-                    rtt_us: rtt(advert.node.0),
+                    rtt_us: rtts.get(&advert.node).copied(),
                     expires_ms: advert.valid_to.0,
                 });
             }
@@ -675,7 +728,8 @@ impl Driver {
 
     // ------------------------------------------------------------------------------------------- network
 
-    fn ticket(&mut self, amount: u64, uses: u32) -> Result<TicketView, Failure> {
+    /// Makes a ticket; returns the name under which it will be written, and what to answer then.
+    fn ticket(&mut self, amount: u64, uses: u32) -> Result<(Digest, TicketView), Failure> {
         let books = self.node.books().ok_or_else(not_issuer)?;
         if uses != 1 {
             return Err(Failure::usage("a ticket admits one node: make one for each"));
@@ -689,17 +743,19 @@ impl Driver {
         let secret = crate::identity::random();
         self.inputs.push_back(Input::Owner(OwnerCommand::MakeTicket { secret, amount }));
         let ticket = Ticket { manifest: self.identity.manifest.signed(), addresses, secret }.to_text();
-        Ok(TicketView {
+        let view = TicketView {
             join: format!("sharemesh up --join {ticket}"),
             ticket,
             network: self.node.manifest().name.clone(),
             credits: amount.into(),
             expires_ms: None,
             budget_left: budget_left.into(),
-        })
+        };
+        Ok((Ticket::fingerprint(&secret), view))
     }
 
-    fn on_grant(&mut self, account: &str, amount: u64) -> Result<GrantView, Failure> {
+    /// Gives credits; returns the name under which that will be written, and what to answer then.
+    fn on_grant(&mut self, account: &str, amount: u64) -> Result<(Digest, GrantView), Failure> {
         let books = self.node.books().ok_or_else(not_issuer)?;
         let account =
             account.parse().map_err(|error: protocol::ids::IdError| Failure::usage(error.to_string()))?;
@@ -709,17 +765,18 @@ impl Driver {
         let (left, available) = (books.budget_left(), books.balance(account).available());
         let reference = Digest(crate::identity::random());
         self.inputs.push_back(Input::Owner(OwnerCommand::Grant { reference, account, amount }));
-        Ok(GrantView {
+        let view = GrantView {
             account: account.to_string(),
             credits: amount.into(),
             available: available.saturating_add(amount).into(),
             budget_left: left.saturating_sub(amount).into(),
             record: reference.to_string(),
-        })
+        };
+        Ok((reference, view))
     }
 }
 
-/// Most jobs that wait for their model to be heard of.
+/// Most jobs, and most questions, that wait for a model to be heard of.
 const SUBMISSIONS_MAX: usize = 256;
 
 fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {

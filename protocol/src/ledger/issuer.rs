@@ -525,6 +525,5 @@ fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
 }
 
 fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Channel) -> bool {
-    record.is_signed_by(Role::Payer, channel.payer_key)
-        && record.is_signed_by(Role::Payee, channel.terms.payee_key)
+    record.is_signed_only_by(&[(Role::Payer, channel.payer_key), (Role::Payee, channel.terms.payee_key)])
 }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, ModelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
 use crate::ledger::records::{
     Epoch, Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
@@ -132,19 +133,24 @@ impl Node {
         }
     }
 
-    /// Returns a channel on which a job of at most `worst` can be paid now.
+    /// Returns a channel on which a job of at most `worst` can be paid now, for `price_max` at most: an older channel has
+    /// the price of its day.
     pub(super) fn open_channel_with(
         &self,
         provider: NodeId,
         model: ModelId,
         worst: &Usage,
+        price_max: Option<u64>,
         now: Time,
     ) -> Option<ChannelId> {
         let epoch = self.epoch(now);
         let fits = |channel: &&PayingChannel| {
             let terms = &channel.side.terms;
             let is_open = !channel.to_close && channel.expires >= epoch;
-            is_open && terms.payee == provider && terms.model == model && channel.side.fits(worst)
+            let is_dear =
+                price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
+            let matches = terms.payee == provider && terms.model == model;
+            is_open && matches && !is_dear && channel.side.fits(worst)
         };
         self.paying.values().find(fits).map(|channel| channel.side.channel)
     }
@@ -154,7 +160,7 @@ impl Node {
         let Some(paying) = self.paying.get(&channel) else { return };
         let terms = paying.side.terms.clone();
         let (provider, model) = (terms.payee, terms.model);
-        if !self.wallet.is_idle() || self.open_channel_with(provider, model, worst, now).is_some() {
+        if !self.wallet.is_idle() || self.open_channel_with(provider, model, worst, None, now).is_some() {
             return;
         }
         let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
@@ -327,6 +333,7 @@ impl Node {
         self.scheduler.expire_holds(now);
         let epoch = self.epoch(now);
         self.ended.retain(|_, until| *until >= epoch);
+        self.renew_delegations(now, out);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.resend(out);
@@ -473,8 +480,9 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
-        let known = self.paying.contains_key(&ack.channel) || self.paid.contains_key(&ack.channel);
-        if known {
+        let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
+        let known = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed));
+        if known.is_some_and(|known| ack.closed || ack.amount > known) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
             self.apply_ack(ack);
         }
@@ -497,5 +505,84 @@ impl Node {
     pub(super) fn stop(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
         self.redeem(now, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advert::{Incentive, ProviderClass};
+    use crate::keys::Signer;
+    use crate::ledger::records::AccountOp;
+    use crate::manifest::{Admission, Manifest};
+    use crate::model::Modality;
+    use crate::node::Config;
+    use crate::price::Price;
+    use crate::signed::sign;
+
+    const NOW: Time = Time(1_800_000_000_000);
+    const MODEL: ModelId = ModelId([7; 32]);
+    const WORST: Usage = Usage { calls: 1, tokens_in: 0, tokens_out: 64, compute: 0 };
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    fn consumer() -> Node {
+        let manifest = Manifest::home("home".into(), NOW, &signer(1), NodeId::from(signer(2).public()));
+        let config = Config {
+            manifest: Manifest { admission: Admission::Open, ..manifest },
+            node: signer(4),
+            account: signer(3),
+            issuer: None,
+            name: "consumer".into(),
+            incentive: Incentive::Exchange,
+            class: ProviderClass::Community,
+            region: alloc::string::String::new(),
+            version: alloc::string::String::new(),
+        };
+        Node::new(config, 1, &[], NOW).expect("an empty journal")
+    }
+
+    fn opening(node: &Node, price: Price, cap: u64) -> Opening<Checked> {
+        let payee_account = AccountId::from(signer(50).public());
+        let terms = Terms {
+            payee: signer(5).public().into(),
+            payee_account,
+            payee_key: signer(60).public(),
+            payer_account: node.account(),
+            model: MODEL,
+            licence: crate::licence::open_licence(MODEL, node.domain()),
+            incentive: Incentive::Exchange,
+            price,
+            markup: None,
+            split: Terms::standard_split(node.manifest(), Modality::Text, payee_account),
+            valid_to: Epoch(7),
+        };
+        let terms = sign(terms, node.domain(), Role::Node, &signer(5));
+        let body = OpBody::OpenChannel(OpenChannel {
+            payee: terms.payee,
+            terms: terms.id(),
+            cap,
+            expires: Epoch(7),
+            payer: node.id(),
+            payer_key: signer(70).public(),
+        });
+        let account = node.account();
+        let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+        let op = sign(op, node.domain(), Role::Owner, &signer(3));
+        Opening { op, terms, recorded: Vec::new() }
+    }
+
+    #[test]
+    fn a_job_does_not_use_a_channel_that_is_dearer_than_it_allows() {
+        let mut node = consumer();
+        let dear = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        assert!(node.adopt_paying(dear, NOW));
+        let provider = signer(5).public().into();
+
+        let found = |price_max| node.open_channel_with(provider, MODEL, &WORST, price_max, NOW).is_some();
+        assert!(found(None) && found(Some(1000)));
+        assert!(!found(Some(999)));
     }
 }

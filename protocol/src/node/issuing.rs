@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, Digest, NodeId, RecordId};
+use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::keys::Signer;
 use crate::ledger::issuer::{Issuer, IssuerError};
 use crate::ledger::records::{
@@ -208,18 +208,32 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        if !self.is_party(from, receipt.channel, out) {
+            return;
+        }
         let Some(issuing) = &mut self.issuing else { return };
         let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
         match issuing.books.redeem(receipt, amount) {
             Err(IssuerError::UnknownChannel) => {}
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
-            Ok(amount) => {
-                if amount > before {
-                    out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
-                }
+            Ok(amount) if amount > before => {
+                out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
                 self.acknowledge(receipt.channel, now, out);
             }
+            Ok(_) => self.answer(from, receipt.channel, now, out),
         }
+    }
+
+    /// As issuer: says whether a peer pays or is paid on a channel. Nobody else has any business with it; whoever asks
+    /// about a channel that is forgotten may well have had.
+    fn is_party(&self, from: NodeId, channel: ChannelId, out: &mut Vec<Effect>) -> bool {
+        let parties = self.issuing.as_ref().and_then(|issuing| issuing.books.parties(channel));
+        let Some((payer, payee)) = parties else { return false };
+        let is_party = from == payee || self.account_of(from) == Some(payer);
+        if !is_party {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        }
+        is_party
     }
 
     /// As issuer: closes a channel that both sides have ended.
@@ -230,31 +244,47 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        if !self.is_party(from, closing.channel, out) {
+            return;
+        }
         let Some(issuing) = &mut self.issuing else { return };
         let closed = issuing.books.channel(closing.channel).is_some_and(|(_, closed)| closed);
         match issuing.books.close(closing) {
-            // The payer asks what became of its proposal, or the payee has been paid more in the meantime.
-            Err(_) if closed || closing.signer(Role::Payee).is_none() => {
-                self.acknowledge(closing.channel, now, out);
-            }
+            // The payer asks what became of its proposal, which only both signatures make an end.
+            Err(_) if closing.signer(Role::Payee).is_none() => self.answer(from, closing.channel, now, out),
+            // The payee has been paid more in the meantime.
             Err(IssuerError::WrongAmount) => self.acknowledge(closing.channel, now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+            Ok(_) if closed => self.answer(from, closing.channel, now, out),
             Ok(_) => {
-                if !closed {
-                    out.push(Effect::Record(Record::Closed(closing.signed())));
-                }
+                out.push(Effect::Record(Record::Closed(closing.signed())));
                 self.acknowledge(closing.channel, now, out);
             }
         }
     }
 
-    /// Tells both sides what was paid out of a channel, and everybody who got a share what they hold.
-    fn acknowledge(&mut self, channel: crate::ids::ChannelId, now: Time, out: &mut Vec<Effect>) {
+    /// Tells a party that asks what was paid out of a channel, and what it holds.
+    fn answer(&mut self, party: NodeId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+        if let Some(ack) = self.ack_of(channel, now) {
+            self.send(party, Message::Redeemed(ack), out);
+        }
+        if let Some(account) = self.account_of(party) {
+            self.tell_account(account, out);
+        }
+    }
+
+    fn ack_of(&self, channel: ChannelId, now: Time) -> Option<Verified<RedeemAck>> {
         let (domain, epoch) = (self.domain, self.epoch(now));
+        let issuing = self.issuing.as_ref()?;
+        let (amount, closed) = issuing.books.channel(channel)?;
+        Some(issuing.sign(RedeemAck { channel, amount, closed, epoch }, domain))
+    }
+
+    /// Tells both sides what was paid out of a channel, and everybody who got a share what they hold.
+    fn acknowledge(&mut self, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+        let Some(ack) = self.ack_of(channel, now) else { return };
         let Some(issuing) = &self.issuing else { return };
         let Some((payer, payee)) = issuing.books.parties(channel) else { return };
-        let Some((amount, closed)) = issuing.books.channel(channel) else { return };
-        let ack = issuing.sign(RedeemAck { channel, amount, closed, epoch }, domain);
         let payer_node =
             if payer == self.wallet.account() { Some(self.me) } else { issuing.nodes.get(&payer).copied() };
         for node in [Some(payee), payer_node].into_iter().flatten() {

@@ -3,12 +3,13 @@
 use alloc::vec::Vec;
 
 use crate::advert::Advert;
-use crate::ids::{AccountId, ModelId, NodeId};
-use crate::ledger::records::{Deposit, Device, Membership};
+use crate::ids::{AccountId, DomainId, ModelId, NodeId};
+use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
+use crate::ledger::wallet::Wallet;
 use crate::manifest::Admission;
 use crate::message::{Checked, JoinError, Message};
 use crate::record::Record;
-use crate::signed::{Role, Verified};
+use crate::signed::{Role, Verified, sign};
 use crate::time::Time;
 
 use super::{Effect, Node, Offence, Timer};
@@ -18,6 +19,9 @@ pub(super) const ADVERTISE_MS: u64 = 30_000;
 
 /// How long an advert counts: three renewals, so that one lost is not missed.
 const ADVERT_LIFE_MS: u64 = 3 * ADVERTISE_MS;
+
+/// Epochs before its end at which a delegation is signed again, so that it outlives every channel opened meanwhile.
+const RENEW_EPOCHS: u32 = 3;
 
 /// Most peers to whom an advert is sent directly; the others hear it by gossip.
 const DIRECT_ADVERTS_MAX: usize = 32;
@@ -36,6 +40,18 @@ pub(super) struct Peer {
     admitted: bool,
     /// Messages that overtook the greeting.
     early: Vec<Message<Checked>>,
+}
+
+/// Signs, as its owner, that `node` acts for the account of `wallet`.
+pub(super) fn delegate(wallet: &Wallet, node: NodeId, domain: DomainId, epoch: Epoch) -> Verified<Device> {
+    let delegation = Device {
+        account: wallet.account(),
+        node,
+        rights: Rights { serve: true, spend: true },
+        version: 1,
+        expires: epoch.plus(VALIDITY_EPOCHS_MAX),
+    };
+    sign(delegation, domain, Role::Owner, wallet.signer())
 }
 
 impl Peer {
@@ -67,7 +83,35 @@ impl Node {
         self.fail_asks(peer, now, out);
     }
 
+    /// Signs the delegation again before it ends, and tells whoever is connected; asks those whose own has ended.
+    pub(super) fn renew_delegations(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        for peer in self.peers.values_mut() {
+            if peer.device.as_ref().is_some_and(|device| device.expires < epoch) {
+                peer.device = None;
+                peer.admitted = false;
+            }
+        }
+        if self.renew_device(now) {
+            let greeted: Vec<NodeId> = self.peers.keys().copied().collect();
+            for peer in greeted {
+                self.greet(peer, now, out);
+            }
+        }
+    }
+
+    /// Signs the delegation of this node again if it ends soon; says whether it did.
+    fn renew_device(&mut self, now: Time) -> bool {
+        let epoch = self.epoch(now);
+        let ends_soon = self.device.expires < epoch.plus(RENEW_EPOCHS);
+        if ends_soon {
+            self.device = delegate(&self.wallet, self.me, self.domain, epoch);
+        }
+        ends_soon
+    }
+
     pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
+        self.renew_device(now);
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
         let asks = !self.has_greeted(peer);
@@ -99,7 +143,8 @@ impl Node {
         if from == self.me {
             return None;
         }
-        let peer = self.peers.entry(from).or_default();
+        // A message may be handled after its connection has gone, and would bring back a peer that nothing removes.
+        let peer = self.peers.get_mut(&from)?;
         let introduces =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
         // Who joins for which account is in the greeting.

@@ -20,8 +20,8 @@ use super::{Effect, EngineEvent, EngineFault, Node, Offence, Timer};
 /// Most channels on which this node is paid, or was until lately.
 const PAID_MAX: usize = 100_000;
 
-/// How long a job may wait for a payment before it is given up.
-const STALL_MS: u64 = 10 * 60 * 1000;
+/// How long a job may wait for a payment before it is given up: long enough for a lost receipt to be sent again, twice.
+const UNPAID_MS: u64 = 20_000;
 
 /// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
 /// on its way to arrive, and for one to be sent again.
@@ -38,6 +38,10 @@ pub(super) struct Serving {
     /// Our word that we took it.
     accepted: Option<Verified<Accepted>>,
     start: Time,
+    /// Tokens that it may generate.
+    granted: u32,
+    /// Nothing is left of what was granted: only a payment takes it further.
+    waits: bool,
     /// Since when the payer believes to have paid for more than we count.
     uncovered: Option<Time>,
     /// The requester is gone.
@@ -54,6 +58,8 @@ impl Serving {
             tokens_in: None,
             accepted: None,
             start: now,
+            granted: u32::MAX,
+            waits: false,
             uncovered: None,
             lost: false,
         }
@@ -70,7 +76,8 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let held = if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(job, model, now) };
+        let held =
+            if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(from, job, model, now) };
         let terms = held.and_then(|()| self.terms(model, account, now).ok_or(Refusal::NotServed));
         match terms {
             Ok(terms) => self.send(from, Message::Offer { job, terms }, out),
@@ -115,7 +122,7 @@ impl Node {
             self.on_opening(from, opening, now, out);
         }
         if let Err(refusal) = self.take(from, job, &spec, channel, now) {
-            self.scheduler.release(job, now);
+            self.scheduler.let_go(from, job);
             self.send(from, Message::Refused { job, refusal }, out);
             return;
         }
@@ -131,11 +138,12 @@ impl Node {
             tokens_in: None,
             accepted: None,
             start: now,
+            granted: up_to,
+            waits: false,
             uncovered: None,
             lost: false,
         };
         self.serving.insert(job, serving);
-        self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
         out.push(Effect::Run { job, requester: from, spec, up_to });
     }
 
@@ -173,7 +181,7 @@ impl Node {
                 }
             }
         }
-        self.scheduler.admit(job, spec.model, now)
+        self.scheduler.admit(from, job, spec.model, now)
     }
 
     /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
@@ -209,6 +217,9 @@ impl Node {
             return true;
         }
         let manifest = &self.config.manifest;
+        if opening.recorded.len() > manifest.issuers.len() {
+            return false;
+        }
         let confirms = |issuer: &crate::manifest::Issuer| {
             let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
             opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
@@ -240,7 +251,9 @@ impl Node {
                 self.served.insert(offer.model, (offer, device));
                 self.advertise(now, out);
             }
+            // What it served is kept: the engine comes back with the same, and channels on its terms stay usable.
             EngineEvent::Lost(model) => self.scheduler.pause(model),
+            EngineEvent::Waiting { job, tokens_out } => self.on_waiting(job, tokens_out, now),
             EngineEvent::Prepared { job, tokens_in } => self.on_prepared(job, tokens_in, now, out),
             EngineEvent::Finished { job, tokens_out, digest, finish } => {
                 self.on_engine_finished(job, tokens_out, digest, finish, now, out);
@@ -267,6 +280,25 @@ impl Node {
             serving.accepted = Some(accepted.clone());
         }
         self.send(requester, Message::Accepted(accepted), out);
+        self.on_waiting(job, 0, now);
+    }
+
+    /// The engine has generated `tokens_out` and goes no further than it was granted: from here on the payer's time runs.
+    fn on_waiting(&mut self, job: JobId, tokens_out: u32, now: Time) {
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        if tokens_out >= serving.granted && tokens_out < serving.spec.max_tokens && !serving.waits {
+            serving.waits = true;
+            self.deadlines.set(Timer::Serving(job), now.plus_ms(UNPAID_MS));
+        }
+    }
+
+    fn grant_tokens(&mut self, job: JobId, up_to: u32, out: &mut Vec<Effect>) {
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        serving.granted = up_to;
+        serving.waits = false;
+        serving.uncovered = None;
+        self.deadlines.clear(&Timer::Serving(job));
+        out.push(Effect::Grant { job, up_to });
     }
 
     fn on_engine_finished(
@@ -335,7 +367,7 @@ impl Node {
     fn pass_first_window(&mut self, channel: Option<ChannelId>, out: &mut Vec<Effect>) {
         let paid = channel.and_then(|channel| self.paid.get_mut(&channel));
         if let Some((job, up_to)) = paid.and_then(Paid::pass_first_window) {
-            out.push(Effect::Grant { job, up_to });
+            self.grant_tokens(job, up_to, out);
         }
     }
 
@@ -361,7 +393,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out), finish),
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out)),
             price: serving.price,
             start: serving.start,
             end: now,
@@ -400,19 +432,15 @@ impl Node {
                 }
             }
         }
-        let Some(paid) = self.paid.get_mut(&receipt.channel) else { return };
         for (job, up_to) in allowances.iter().copied().take(usize::from(u16::MAX)) {
-            let grant = paid.grant(job, up_to);
-            let Some(serving) = self.serving.get_mut(&job) else { continue };
-            match grant {
-                Grant::Raised(up_to) => {
-                    serving.uncovered = None;
-                    self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
-                    out.push(Effect::Grant { job, up_to });
-                }
+            let Some(paid) = self.paid.get_mut(&receipt.channel) else { return };
+            match paid.grant(job, up_to) {
+                Grant::Raised(up_to) => self.grant_tokens(job, up_to, out),
                 Grant::Unchanged => {}
                 Grant::Uncovered => {
-                    serving.uncovered.get_or_insert(now);
+                    if let Some(serving) = self.serving.get_mut(&job) {
+                        serving.uncovered.get_or_insert(now);
+                    }
                 }
             }
         }
@@ -445,7 +473,7 @@ impl Node {
     }
 
     pub(super) fn on_cancel(&mut self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
-        self.scheduler.let_go(job);
+        self.scheduler.let_go(from, job);
         if self.serving.get(&job).is_some_and(|serving| serving.requester == from) {
             out.push(Effect::Abort(job));
         }
@@ -460,7 +488,23 @@ impl Node {
         }
     }
 
-    pub(super) fn on_serving_due(&mut self, job: JobId, out: &mut Vec<Effect>) {
-        self.on_requester_lost(job, out);
+    pub(super) fn on_serving_due(&mut self, job: JobId, now: Time, out: &mut Vec<Effect>) {
+        if self.is_behind_another(job) {
+            self.deadlines.set(Timer::Serving(job), now.plus_ms(UNPAID_MS));
+        } else {
+            self.on_requester_lost(job, out);
+        }
+    }
+
+    /// Says whether a job has no window yet because the first one of its channel is still being generated: nothing was
+    /// delivered, so the payer owes nothing.
+    fn is_behind_another(&self, job: JobId) -> bool {
+        let Some(serving) = self.serving.get(&job).filter(|serving| serving.granted == 0) else {
+            return false;
+        };
+        let Some(paid) = serving.channel.and_then(|channel| self.paid.get(&channel)) else { return false };
+        self.serving.iter().any(|(other, ahead)| {
+            ahead.channel == serving.channel && ahead.granted > 0 && !ahead.waits && paid.is_unpaid(*other)
+        })
     }
 }

@@ -55,7 +55,12 @@ impl Node {
                     paid.replay(receipt);
                 }
             }
-            Record::Job(_) => {}
+            Record::Job(job) => {
+                let served = job.channel.filter(|_| job.provider == self.me);
+                if let Some(paid) = served.and_then(|channel| self.paid.get_mut(&channel)) {
+                    paid.replay_job(&job);
+                }
+            }
             Record::Final(closing) => {
                 let closing = closing.read_back(domain)?;
                 if let Some(paying) = self.paying.get_mut(&closing.channel) {

@@ -88,6 +88,8 @@ struct Placement {
     ended: Option<(u32, Digest)>,
     /// The provider's account.
     finished: Option<(JobRecord, Digest)>,
+    /// Why the provider could not go on.
+    failed: Option<String>,
 }
 
 /// A job as its owner sees it.
@@ -130,7 +132,7 @@ impl Node {
         let only = &spec.constraints.only;
         let may_stay =
             !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
-        if may_stay && self.scheduler.admit(job, spec.model, now).is_ok() {
+        if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let considered =
                 Vec::from([Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 }]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
@@ -169,7 +171,8 @@ impl Node {
             }
             return;
         };
-        if let Some(channel) = self.open_channel_with(best, model, &worst, now) {
+        let price_max = job.spec.constraints.price_max;
+        if let Some(channel) = self.open_channel_with(best, model, &worst, price_max, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -333,6 +336,7 @@ impl Node {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Phase::Opening { terms, op: None, queried } = &mut job.phase else { return };
         let (provider, model, worst) = (terms.payee, job.spec.model, job.spec.worst_usage());
+        let price_max = job.spec.constraints.price_max;
         if terms.price.is_free() {
             let price = terms.price;
             self.submit(id, provider, None, price, now, out);
@@ -350,7 +354,7 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst, now) {
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, price_max, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -430,6 +434,7 @@ impl Node {
             first_token: None,
             ended: None,
             finished: None,
+            failed: None,
         });
         let mut considered = job.considered.clone();
         for other in &mut considered {
@@ -457,7 +462,7 @@ impl Node {
         }
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
-            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            self.fail(id, Failure::Cancelled, out);
         } else {
             self.seek(id, now, out);
         }
@@ -545,6 +550,10 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         placed.tokens = placed.tokens.max(tokens);
         placed.ended = Some((tokens, digest));
+        if let Some(reason) = placed.failed.take() {
+            self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+            return;
+        }
         self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         self.account_for(id, now, out);
     }
@@ -580,8 +589,7 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens), record.finish)
-            && record.output == digest;
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens)) && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -599,13 +607,14 @@ impl Node {
         }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
-        let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if finish == Finish::Lost {
-            let failure = Failure::ProviderLost(provider);
-            out.push(Effect::Tell(id, JobEvent::Failed { failure, account }));
-        } else if let Some(account) = account {
-            out.push(Effect::Tell(id, JobEvent::Done(account)));
-        }
+        let event = match self.close_books(id, digest, finish, Some(jobs), now, out) {
+            account if finish == Finish::Lost => {
+                JobEvent::Failed { failure: Failure::ProviderLost(provider), account }
+            }
+            Some(account) => JobEvent::Done(account),
+            None => failed(Failure::ChannelEnded),
+        };
+        out.push(Effect::Tell(id, event));
         self.forget_job(id, out);
     }
 
@@ -632,7 +641,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens), finish);
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens));
         let record = JobRecord {
             job: id,
             channel: placed.channel,
@@ -707,8 +716,14 @@ impl Node {
             channel.side.delivered(id, tokens);
         }
         self.router.failed(provider, now);
+        let failed = placed.failed.take();
         if delivered || cancelled {
-            self.settle_by_own_count(id, Failure::ProviderLost(provider), now, out);
+            let failure = match failed {
+                Some(reason) => Failure::EngineFailed(reason),
+                None if cancelled => Failure::Cancelled,
+                None => Failure::ProviderLost(provider),
+            };
+            self.settle_by_own_count(id, failure, now, out);
         } else {
             self.try_next(id, Gate::Unreachable, now, out);
         }
@@ -723,16 +738,20 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
+        let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         if placed.provider != from {
             return;
         }
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
         if tokens_out == 0 && placed.tokens == 0 {
             self.router.failed(from, now);
             self.try_next(id, Gate::Unhealthy, now, out);
-        } else {
-            let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        } else if placed.ended.is_some() {
             self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+        } else {
+            // Tokens may still be on their way; what was delivered is known at the stream's end.
+            placed.failed = Some(reason);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         }
     }
 
@@ -746,7 +765,14 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
             }
             Phase::AtHome { .. } => out.push(Effect::Abort(id)),
-            Phase::Finding | Phase::Asking { .. } | Phase::Opening { .. } => self.forget_job(id, out),
+            Phase::Asking { waiting, offers } => {
+                let holding = waiting.iter().copied().chain(offers.iter().map(|terms| terms.payee));
+                for provider in holding.collect::<Vec<_>>() {
+                    self.send(provider, Message::Cancel { job: id }, out);
+                }
+                self.fail(id, Failure::Cancelled, out);
+            }
+            Phase::Finding | Phase::Opening { .. } => self.fail(id, Failure::Cancelled, out),
         }
     }
 
@@ -763,9 +789,11 @@ impl Node {
                 self.try_next(id, Gate::NoAnswer, now, out);
             }
             Phase::Placed(placed) => {
-                let cancelled = job.cancelled;
-                let failure =
-                    if cancelled { Failure::TimedOut } else { Failure::ProviderLost(placed.provider) };
+                let failure = match &placed.failed {
+                    Some(reason) => Failure::EngineFailed(reason.clone()),
+                    None if job.cancelled => Failure::Cancelled,
+                    None => Failure::ProviderLost(placed.provider),
+                };
                 self.settle_by_own_count(id, failure, now, out);
             }
             Phase::AtHome { .. } => {}

@@ -153,7 +153,7 @@ fn play(moves: &[Move]) -> Result<(), TestCaseError> {
                 let tokens_out = most * u64::from(part) / 100;
                 let finish = if lost { Finish::Lost } else { Finish::Stop };
                 let tokens_in = flight.tokens_in.map_or(0, u64::from);
-                let used = Usage::of_job(tokens_in, tokens_out, finish);
+                let used = Usage::of_job(tokens_in, tokens_out);
                 if flight.tokens_in.is_none() || (flight.granted == 0 && !lost) {
                     paid.abandon(job(tag));
                 } else {

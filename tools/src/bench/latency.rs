@@ -11,7 +11,7 @@ use node::exit::{Failure, FailureKind};
 use node::models::FAKE;
 use serde::Serialize;
 
-use super::cluster::{Cluster, Run, failure_of, run_job, run_until};
+use super::cluster::{Cluster, Run, failure_of, run_job, run_until, until};
 use super::samples::{Samples, Spread};
 
 /// Tokens of each answer.
@@ -55,28 +55,32 @@ pub(super) async fn measure(program: &Path, runs: usize, runs_as_it_comes: usize
     run_job(consumer, &body).await?;
     let http = http(consumer, runs).await?;
 
-    let mut seen = BTreeSet::new();
-    let (mut as_it_comes, mut cold) = (Samples::default(), Samples::default());
+    let mut runs_as_they_come = Vec::new();
     for _ in 0..runs_as_it_comes {
-        let run = checked(run_job(consumer, &body).await?)?;
+        runs_as_they_come.push(checked(run_job(consumer, &body).await?)?);
+    }
+    let (mut as_it_comes, mut cold) = (Samples::default(), Samples::default());
+    let mut seen = BTreeSet::new();
+    for run in &runs_as_they_come {
         as_it_comes.push_time(run.first);
-        if seen.insert(channel(consumer, &run).await?) {
+        if seen.insert(channel(consumer, run).await?) {
             cold.push_time(run.first);
         }
     }
 
     // One job that might be long opens a channel with room for all that follow.
     run_job(consumer, &cluster.job("[[end=1]]", WARM_TOKENS)).await?;
+    let mut warm_runs = Vec::new();
+    for _ in 0..runs {
+        warm_runs.push(checked(run_job(consumer, &body).await?)?);
+    }
     let (mut warm, mut chosen, mut done) = (Samples::default(), Samples::default(), Samples::default());
     let mut channels = BTreeSet::new();
-    for number in 0..runs {
-        let run = checked(run_job(consumer, &body).await?)?;
+    for run in &warm_runs {
         warm.push_time(run.first);
         chosen.push_time(run.chosen);
         done.push_time(run.done);
-        if number % 100 == 0 || number + 1 == runs {
-            channels.insert(channel(consumer, &run).await?);
-        }
+        channels.insert(channel(consumer, run).await?);
     }
     channels.retain(|channel| !seen.contains(channel));
     ensure!(channels.len() <= 1, "warm requests used {} new channels instead of one", channels.len());
@@ -106,10 +110,15 @@ fn checked(run: Run) -> Result<Run> {
     Ok(run)
 }
 
-/// Returns the channel on which a job was paid.
+/// Returns the channel on which a job was paid; the ledger shows a job a moment after its end.
 async fn channel(client: &Client, run: &Run) -> Result<String> {
-    let job: JobView = client.get(&format!("jobs/{}", run.account.job)).await?;
-    job.channel.context("a job was not paid on a channel")
+    let path = format!("jobs/{}", run.account.job);
+    let job = until("a job to be in the ledger", async || match client.get::<JobView>(&path).await {
+        Ok(job) => Ok(Some(job)),
+        Err(failure) if failure.kind == FailureKind::NotFound => Ok(None),
+        Err(failure) => Err(failure.into()),
+    });
+    job.await?.channel.context("a job was not paid on a channel")
 }
 
 async fn http(client: &Client, runs: usize) -> Result<Samples> {

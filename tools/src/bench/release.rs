@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// Builds this program and the node for release, and lets that build do what this one was told to.
 pub(super) fn run_again() -> Result<ExitCode> {
     super::say("building for release (the first time takes minutes)");
-    build(&["--package", "node", "--package", "tools"])?;
+    build()?;
     let program = folder()?.join("xtask");
     let status = Command::new(&program).args(std::env::args_os().skip(1)).status();
     let status = status.with_context(|| format!("cannot start {}", program.display()))?;
@@ -18,7 +18,7 @@ pub(super) fn run_again() -> Result<ExitCode> {
 
 /// Builds the node for release and returns its program.
 pub(super) fn build_node() -> Result<PathBuf> {
-    build(&["--package", "node"])?;
+    build()?;
     Ok(folder()?.join("sharemesh"))
 }
 
@@ -33,9 +33,11 @@ pub(super) fn commit() -> String {
     format!("{commit}{}", if changed { "+" } else { "" })
 }
 
-fn build(packages: &[&str]) -> Result<()> {
+/// Always builds the same packages together: with others, cargo would build all dependencies for other features.
+fn build() -> Result<()> {
     let mut command = Command::new("cargo");
-    command.args(["build", "--quiet", "--release"]).args(packages).stdout(Stdio::null());
+    command.args(["build", "--quiet", "--release", "--package", "node", "--package", "tools"]);
+    command.stdout(Stdio::null());
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "the release build failed");
     Ok(())
