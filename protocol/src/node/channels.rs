@@ -306,7 +306,9 @@ impl Node {
             due,
         };
         let heads: Vec<Head> = paying.chain(paid).map(head).take(HEADS_MAX).collect();
-        if !heads.is_empty() {
+        // A side that has lost its only receipt has none to show, and says so.
+        let deals = self.paid.values().any(|paid| paid.payer == partner);
+        if deals || !heads.is_empty() {
             self.send(partner, Message::Heads(heads), out);
         }
     }
