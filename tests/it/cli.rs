@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use node::exit::FailureKind;
 use node::models::catalogue;
-use tests::{Ended, Ground, PACED, job, until};
+use tests::{Ended, Ground, PACED, Peer, job, until};
 
 use crate::SHAREMESH;
 
@@ -168,9 +168,9 @@ async fn tickets_that_admit_nobody_are_refused_and_a_fresh_one_still_works() {
     join(stopped.data(), &foreign).await.must_fail(1, &["another folder with --data", "issuer", "stranger"]);
 
     let late = ground.start("late", &["--join", &issuer.ticket(7).await]).await;
-    assert_eq!(late.balance().await.available.nano, 7);
+    until_worth(&late, 7).await;
     let member = stopped.restart().await;
-    assert_eq!(member.balance().await.available.nano, 1000);
+    until_worth(&member, 1000).await;
     assert!(issuer.verify().await.ok);
 }
 
@@ -267,12 +267,13 @@ async fn a_disk_that_is_full_stops_the_node_before_anything_is_lost() {
     let script = r#"mount -t tmpfs -o size=24m tmpfs "$1" || exit 77
         up() { exec "$0" --data "$1/data" up --api 127.0.0.1:0 --listen 127.0.0.1:0 --mdns off --dev \
             --serve fake --exit-with-parent; }
+        exec 3<&0
         (up "$1"); code=$?
         rm "$1/filler"; touch "$1/room"
-        up "$1" <&0 & node=$!
+        up "$1" <&3 & node=$!
         trap 'kill $node; wait $node; exit $code' TERM
         wait $node"#;
-    let Some(shell) = begin_in_namespace(&ground, script, &ground.data("node")) else { return };
+    let Some(mut shell) = begin_in_namespace(&ground, script, &ground.data("node")) else { return };
     let inside = |path: &str| {
         let folder = ground.data("node");
         format!("/proc/{}/root{}/{path}", shell.id(), folder.display())
@@ -299,10 +300,18 @@ async fn a_disk_that_is_full_stops_the_node_before_anything_is_lost() {
     assert_eq!(verified.code, Some(0), "{verified:?}");
 
     assert!(Command::new("kill").arg(shell.id().to_string()).status().unwrap().success());
-    let output = shell.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Ended { code: output.status.code(), stdout: String::new(), stderr: said }
-        .must_fail(1, &["free the disk"]);
+    let code = shell.wait().unwrap().code();
+    let stderr = fs::read_to_string(ground.data("node.log")).unwrap();
+    Ended { code, stdout: String::new(), stderr }.must_fail(1, &["free the disk"]);
+}
+
+/// Waits until the issuer has told a node what its account has.
+async fn until_worth(peer: &Peer, nano: u64) {
+    until("the account has what it should", async || match peer.balance().await.available.nano {
+        available if available == nano => Ok(()),
+        available => Err(format!("{available} nano-credits, not {nano}")),
+    })
+    .await;
 }
 
 /// Runs a script as root of a namespace of its own; nothing where there are none.
@@ -326,7 +335,10 @@ fn begin_in_namespace(ground: &Ground, script: &str, folder: &Path) -> Option<st
     }
     let mut command = namespace(ground, script, folder);
     // Its nodes end with its standard input, which ends with this process at the latest.
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(folder.with_extension("log")).unwrap());
     Some(command.spawn().unwrap())
 }
 
