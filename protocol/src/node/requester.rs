@@ -177,13 +177,14 @@ impl Node {
         crate::router::sort(&mut ranked, job.spec.constraints.sort);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
         let (model, worst) = (job.spec.model, job.spec.worst_usage());
+        let is_saturated = self.is_saturated(id, model);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
         let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
         let Some(best) = usable.first().copied() else {
             let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
             match job.find_until {
-                None if !is_late => {
+                None if !is_late && !is_saturated => {
                     let until = now.plus_ms(FIND_MS);
                     job.find_until = Some(until);
                     job.phase = Phase::Finding;
@@ -218,6 +219,14 @@ impl Node {
         for provider in asked {
             self.send(provider, Message::Ask { job: id, model, account }, out);
         }
+    }
+
+    /// Says whether a job was refused for want of a slot by providers of a model whose adverts we hear anyway: looking
+    /// for others would find nobody new, and whoever asked wants to know at once.
+    fn is_saturated(&self, id: JobId, model: ModelId) -> bool {
+        let busy = |gate: &Gate| matches!(gate, Gate::Refused(Refusal::Busy { .. }));
+        self.subscribed.contains(&model)
+            && self.jobs.get(&id).is_some_and(|job| job.rejected.values().any(busy))
     }
 
     /// Known providers that are merely not connected are dialled at once; the directory may know more.
