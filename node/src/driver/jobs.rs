@@ -580,9 +580,7 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::TimedOut => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
         JobFailure::BadRequest(_) => Failure::new(FailureKind::Usage, message),
         JobFailure::Cancelled => Failure::new(FailureKind::Cancelled, message),
-        JobFailure::ChannelEnded => {
-            Failure::new(FailureKind::ProviderLost, format!("{message}: try again"))
-        }
+        JobFailure::ChannelEnded => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
     }
 }
 
