@@ -443,3 +443,171 @@ fn net_config(config: &Config, identity: &Identity) -> Result<NetConfig> {
         limits: Limits::STANDARD,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use engine::frame::{Generate, Prompt, Sampling};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::api::views::JobEvent;
+    use crate::command::{JobRequest, events_of};
+
+    /// Returns the driver of a new home network's issuer, not running.
+    fn driver(folder: &Path) -> Driver {
+        let config = Config {
+            data: folder.join("node"),
+            name: "test".to_owned(),
+            listen: Vec::from(["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()]),
+            api: ([127, 0, 0, 1], 0).into(),
+            join: None,
+            mdns: false,
+            dev: true,
+            serve: Vec::new(),
+            price: None,
+            slots: 1,
+            threads: Some(1),
+            budget_nano: 1_000_000,
+            exit_with_parent: false,
+        };
+        let (_, commands) = mpsc::channel(1);
+        Driver::open(config, commands, CancellationToken::new()).unwrap()
+    }
+
+    fn request(model: &str) -> JobRequest {
+        let generate = Generate {
+            prompt: Prompt::Text("hello".to_owned()),
+            max_tokens: 4,
+            sampling: Sampling::default(),
+            resume: Vec::new(),
+            logprobs: None,
+        };
+        JobRequest { model: model.to_owned(), generate, max_price_nano: None, only: Vec::new() }
+    }
+
+    /// Submits a job; returns where its events come.
+    fn submit(driver: &mut Driver, job: u8, model: &str) -> mpsc::Receiver<JobEvent> {
+        let request = request(model);
+        let (events, receiver) = events_of(&request);
+        driver.on_command(Command::Submit { job: [job; 16], request: Box::new(request), events });
+        driver.process_inputs();
+        receiver
+    }
+
+    /// Checks that a job had exactly one event: a failure of this kind.
+    fn check_failed(events: &mut mpsc::Receiver<JobEvent>, kind: FailureKind) {
+        let Ok(JobEvent::Failed { failure, .. }) = events.try_recv() else { panic!("no failure") };
+        assert_eq!(failure.kind, kind);
+        assert_eq!(events.try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
+    }
+
+    /// A model by its id: its job goes to the core, which looks for a provider.
+    fn unserved() -> String {
+        ModelId([7; 32]).to_string()
+    }
+
+    #[tokio::test]
+    async fn two_jobs_of_one_name_do_not_wait_side_by_side_and_each_ends_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+
+        let mut first = submit(&mut driver, 1, "unheard-of");
+        let mut second = submit(&mut driver, 1, "unheard-of");
+        check_failed(&mut second, FailureKind::Busy);
+        driver.on_command(Command::Cancel { job: [1; 16] });
+
+        check_failed(&mut first, FailureKind::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_cancelled_while_a_provider_is_sought_ends_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+
+        let mut events = submit(&mut driver, 1, &unserved());
+        assert_eq!(driver.node.jobs().count(), 1);
+        driver.on_command(Command::Cancel { job: [1; 16] });
+        driver.process_inputs();
+
+        check_failed(&mut events, FailureKind::Cancelled);
+        assert!(driver.jobs.is_empty() && driver.node.jobs().next().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_job_stays_cancellable_when_its_client_has_gone_and_its_provider_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+
+        drop(submit(&mut driver, 1, &unserved()));
+        driver.detach(JobId([1; 16]));
+        driver.process_inputs();
+        assert!(driver.jobs.contains_key(&JobId([1; 16])), "the core still has it");
+        driver.on_tick();
+        driver.process_inputs();
+
+        assert!(driver.jobs.is_empty() && driver.node.jobs().next().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_ends_every_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        let mut waiting = submit(&mut driver, 1, "unheard-of");
+        let mut sought = submit(&mut driver, 2, &unserved());
+
+        driver.close().await.unwrap();
+
+        check_failed(&mut waiting, FailureKind::Unavailable);
+        check_failed(&mut sought, FailureKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_once_the_journal_takes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        driver.fatal = Some(anyhow::anyhow!("the disk is full"));
+
+        let _events = submit(&mut driver, 1, &unserved());
+
+        assert!(driver.node.jobs().next().is_none());
+        assert!(driver.close().await.unwrap_err().to_string().contains("full"));
+    }
+
+    #[tokio::test]
+    async fn a_grant_is_answered_once_it_is_on_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        let (reply, mut answer) = oneshot::channel();
+        let account = driver.node.account().to_string();
+
+        driver.on_command(Command::Grant { account, nano: 1000, reply });
+        driver.process_inputs();
+        assert!(answer.try_recv().is_err(), "the disk has not said so");
+        let committed = driver.durable.committed().await;
+        driver.on_committed(committed);
+        driver.process_inputs();
+
+        assert_eq!(answer.try_recv().unwrap().unwrap().credits.nano, 1000);
+    }
+
+    #[tokio::test]
+    async fn grants_that_were_asked_for_at_once_do_not_exceed_the_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        let account = driver.node.account().to_string();
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let (reply, answer) = oneshot::channel();
+            driver.on_command(Command::Grant { account: account.clone(), nano: 600_000, reply });
+            answers.push(answer);
+        }
+
+        driver.process_inputs();
+
+        assert!(answers[0].try_recv().is_err(), "it waits for the disk");
+        let refused = answers[1].try_recv().unwrap().unwrap_err();
+        assert_eq!(refused.kind, FailureKind::NoCredits);
+    }
+}

@@ -230,7 +230,7 @@ pub enum Failure {
     #[error("the provider broke the protocol: {0}")]
     Misbehaved(&'static str),
     /// Took longer than allowed.
-    #[error("the provider did not answer in time")]
+    #[error("the provider took the job and then delivered nothing for too long")]
     TimedOut,
     /// The request itself cannot be served.
     #[error("{0}")]

@@ -324,7 +324,7 @@ pub struct Node {
     paid: BTreeMap<ChannelId, Paid>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
-    ended: BTreeMap<ChannelId, Epoch>,
+    ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
     jobs: BTreeMap<JobId, requester::Job>,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
@@ -354,8 +354,6 @@ impl Node {
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            refused: BTreeMap::new(),
             signer,
         });
         let mut node = Self {
@@ -481,7 +479,11 @@ impl Node {
                 self.on_failed(from, job, tokens_out, reason, now, out)
             }
             Message::Cancel { job } => self.on_cancel(from, job, out),
-            Message::Heads(heads) => self.on_heads(from, &heads, out),
+            Message::Heads(heads) => {
+                if self.answers_heads(from, &heads, now, out) {
+                    self.on_heads(from, &heads, out);
+                }
+            }
             Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),

@@ -35,7 +35,7 @@ pub const MUTANTS: [Mutant; 9] = [
         "the_books_hold_what_was_deposited",
         "a channel is opened with what is not there",
     ),
-    mutant("payee-believes-less", "a_payee_is_never_ahead", "the payee takes over a count below its own"),
+    mutant("payee-believes-less", "a_payer_who_denies", "the payee takes over a count below its own"),
     mutant(
         "older-balance-counts",
         "a_slot_is_signed_again_only",

@@ -85,7 +85,9 @@ impl Limits {
     /// For a home machine that serves a few models.
     pub const STANDARD: Self = Self {
         connections: 256,
-        messages: Rate { per_second: 200, burst: 400 },
+        // A provider sends five messages for each short job that we give it, so this is 400 jobs a second; checking
+        // as many signatures takes an eighth of a core.
+        messages: Rate { per_second: 2_000, burst: 4_000 },
         bytes: Rate { per_second: 16 << 20, burst: 64 << 20 },
         gossip: Rate { per_second: 100, burst: 1000 },
         job_streams_per_peer: 32,

@@ -626,6 +626,10 @@ mod tests {
         assert!(!paid.is_disputed());
     }
 
+    fn up_to(prng: &mut Prng, most: u64) -> u64 {
+        prng.below(most.saturating_add(1))
+    }
+
     /// A channel beside the lines that its node would have in its journal.
     struct Journaled {
         live: Paid,
@@ -642,8 +646,8 @@ mod tests {
         /// Does something that an honest or a dishonest payer may bring about; it never states more than it was given.
         fn step(&mut self, prng: &mut Prng, number: u8) {
             let open: alloc::vec::Vec<JobId> = self.live.flights.keys().copied().collect();
-            let one = || open.get(usize::from(number) % open.len().max(1)).copied();
-            match (prng.below(6), one()) {
+            let one = open.iter().copied().max_by_key(|_| prng.next_u64());
+            match (prng.below(6), one) {
                 (0 | 1, _) if open.len() < 3 => {
                     self.live.begin(job(number), WORST);
                     self.live.prepared(job(number), 100);
@@ -652,7 +656,7 @@ mod tests {
                     let finish = [Finish::Stop, Finish::Cancelled, Finish::Lost];
                     let finish = finish[usize::try_from(prng.below(3)).expect("small")];
                     let granted = u64::from(self.live.flights[&job].granted);
-                    let ended = record(job, 100, prng.below(granted + 1), finish);
+                    let ended = record(job, 100, up_to(prng, granted), finish);
                     self.live.end(&ended);
                     self.live.pass_first_window();
                     self.lines.push(Line::Job(ended));
@@ -661,7 +665,7 @@ mod tests {
                     self.live.grant(job, u32::try_from(prng.below(4096)).expect("small"));
                 }
                 (4, _) => {
-                    let redeemed = prng.below(self.live.unredeemed() + 1);
+                    let redeemed = up_to(prng, self.live.unredeemed());
                     self.live.redeemed(redeemed);
                     self.lines.push(Line::Redeemed(redeemed));
                 }
@@ -674,9 +678,10 @@ mod tests {
             let stated = if prng.below(2) == 0 {
                 owed
             } else {
-                usage(prng.below(owed.calls + 1), owed.tokens_in, prng.below(owed.tokens_out + 1))
+                usage(up_to(prng, owed.calls), owed.tokens_in, up_to(prng, owed.tokens_out))
             };
-            let amount = self.live.paid().max(PRICE.cost(&stated).unwrap_or(0)) + prng.below(200_000);
+            let least = self.live.paid().max(PRICE.cost(&stated).unwrap_or(0));
+            let amount = least.saturating_add(prng.below(200_000));
             let receipt = receipt(u64::from(number), amount, stated);
             if let Ok(Some(both)) = self.live.receive(&receipt, DOMAIN) {
                 self.lines.push(Line::Receipt(both));

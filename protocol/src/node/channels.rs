@@ -44,7 +44,14 @@ pub(super) struct PayingChannel {
     pub(super) to_close: bool,
     /// Last epoch in which it takes jobs.
     expires: Epoch,
+    /// Since which epoch we have waited for the payee to agree to its end.
+    closing_since: Option<Epoch>,
+    /// We have told the issuer that it ends without the payee's word.
+    given_up: bool,
 }
+
+/// How many epochs a payee has to agree to the end of a channel before its payer ends it alone.
+const CLOSE_EPOCHS: u32 = 1;
 
 impl Node {
     /// Signs the step that opens a channel; it leaves once it is on disk.
@@ -114,7 +121,15 @@ impl Node {
         let signer = self.payer_signer(&opening.terms);
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
         let expires = open.expires;
-        let opened = PayingChannel { side, opening: Some(opening), used: now, to_close: false, expires };
+        let opened = PayingChannel {
+            side,
+            opening: Some(opening),
+            used: now,
+            to_close: false,
+            expires,
+            closing_since: None,
+            given_up: false,
+        };
         self.supersede(&opened.side.terms);
         self.paying.insert(channel, opened);
         true
@@ -292,7 +307,9 @@ impl Node {
             due,
         };
         let heads: Vec<Head> = paying.chain(paid).map(head).take(HEADS_MAX).collect();
-        if !heads.is_empty() {
+        // A side that has lost its only receipt has none to show, and says so.
+        let deals = self.paid.values().any(|paid| paid.payer == partner);
+        if deals || !heads.is_empty() {
             self.send(partner, Message::Heads(heads), out);
         }
     }
@@ -330,15 +347,24 @@ impl Node {
     pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
         self.scheduler.expire_holds(now);
-        let epoch = self.epoch(now);
-        self.ended.retain(|_, until| *until >= epoch);
+        self.forget_expired(now);
         self.renew_delegations(now, out);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
+        self.give_up_silent(now, out);
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
+    }
+
+    /// Forgets the channels that the issuer has ended, even if its word of it was lost.
+    fn forget_expired(&mut self, now: Time) {
+        let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
+        self.ended.retain(|_, (expires, _)| *expires >= epoch);
+        let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
+        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
+        self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
     }
 
     /// Sends again whatever its receiver has not acknowledged.
@@ -398,6 +424,26 @@ impl Node {
             channel.to_close |= !channel.side.is_busy() && over;
         }
         self.close_ready(out);
+    }
+
+    /// Ends a channel alone whose payee does not agree to its end, so that what it holds returns when grace is over;
+    /// one at a time, because a wallet signs one step at a time.
+    fn give_up_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        for channel in self.paying.values_mut().filter(|channel| channel.side.is_closing()) {
+            channel.closing_since.get_or_insert(epoch);
+        }
+        let Some(issuer) = self.issuer().filter(|_| self.wallet.is_idle()) else { return };
+        let is_over = |channel: &&mut PayingChannel| {
+            let waited = channel.closing_since.is_some_and(|since| since.plus(CLOSE_EPOCHS) < epoch);
+            waited && !channel.given_up && channel.side.is_closing() && channel.expires > epoch.plus(1)
+        };
+        let Some(channel) = self.paying.values_mut().find(is_over) else { return };
+        let Some(op) = self.wallet.sign(OpBody::Expire(channel.side.channel), epoch) else { return };
+        channel.given_up = true;
+        self.opening_terms = None;
+        out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
+        self.send(issuer, Message::Step { op, terms: None }, out);
     }
 
     /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
@@ -491,8 +537,8 @@ impl Node {
     pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
         if ack.closed {
             self.paying.remove(&ack.channel);
-            if self.paid.remove(&ack.channel).is_some() {
-                self.ended.insert(ack.channel, ack.epoch.plus(VALIDITY_EPOCHS_MAX));
+            if let Some(paid) = self.paid.remove(&ack.channel) {
+                self.ended.insert(ack.channel, (paid.expires, paid.payer_account));
             }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
             paid.redeemed(ack.amount);
@@ -584,5 +630,59 @@ mod tests {
         let found = |price_max| node.open_channel_with(provider, MODEL, &WORST, price_max, NOW).is_some();
         assert!(found(None) && found(Some(1000)));
         assert!(!found(Some(999)));
+    }
+
+    #[test]
+    fn a_payer_ends_a_channel_alone_whose_payee_does_not_agree() {
+        let mut node = consumer();
+        let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        let id = ChannelId::from(channel.op.id());
+        assert!(node.adopt_paying(channel, NOW));
+        node.wallet.learn(1, RecordId([8; 32]), Balance::default());
+        let issuer = NodeId::from(signer(2).public());
+        let ended_alone = |node: &mut Node, days: u64| {
+            let now = NOW.plus_ms(days * 24 * 60 * 60 * 1000);
+            let mut out = Vec::new();
+            node.on_reconcile_due(now, &mut out);
+            let is_expiry = |effect: &Effect| {
+                let Effect::Send(to, Message::Step { op, .. }) = effect else { return false };
+                let op = op.peek_in(node.domain());
+                *to == issuer && op.is_some_and(|(op, ..)| op.body == OpBody::Expire(id))
+            };
+            out.iter().any(is_expiry)
+        };
+        greet_as_issuer(&mut node);
+
+        assert!(!ended_alone(&mut node, 1) && !ended_alone(&mut node, 2));
+        assert!(ended_alone(&mut node, 3));
+    }
+
+    fn greet_as_issuer(node: &mut Node) {
+        let issuer = NodeId::from(signer(2).public());
+        let device = crate::ledger::records::Device {
+            account: signer(40).public().into(),
+            node: issuer,
+            rights: crate::ledger::records::Rights { serve: true, spend: true },
+            version: 1,
+            expires: Epoch(7),
+        };
+        let device = sign(device, node.domain(), Role::Owner, &signer(40));
+        let mut out = Vec::new();
+        node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
+        let hello = Message::Hello { device, membership: None, advert: None, asks: false };
+        node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
+    }
+
+    #[test]
+    fn a_channel_is_forgotten_when_its_expiry_and_grace_are_over() {
+        let mut node = consumer();
+        let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        assert!(node.adopt_paying(channel, NOW));
+        let at = |days: u64| NOW.plus_ms(days * 24 * 60 * 60 * 1000);
+
+        node.on_reconcile_due(at(7 + 3 + 1), &mut Vec::new());
+        assert_eq!(node.channels().len(), 1);
+        node.on_reconcile_due(at(7 + 3 + 2), &mut Vec::new());
+        assert_eq!(node.channels().len(), 0);
     }
 }

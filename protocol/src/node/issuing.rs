@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
+use crate::ids::{AccountId, ChannelId, Digest, NodeId};
 use crate::keys::Signer;
 use crate::ledger::issuer::{Issuer, IssuerError};
 use crate::ledger::records::{
@@ -27,11 +27,6 @@ const TICKETS_MAX: usize = 10_000;
 pub(super) struct Issuing {
     pub(super) books: Issuer,
     pub(super) tickets: BTreeMap<Digest, TicketState>,
-    /// Where accounts were last seen, to tell them of changes.
-    pub(super) nodes: BTreeMap<AccountId, NodeId>,
-    /// The last step that each account was refused: its owner has signed another one in its slot by now, so a copy that
-    /// comes late must not be taken.
-    pub(super) refused: BTreeMap<AccountId, (RecordId, IssuerError)>,
     pub(super) signer: Signer,
 }
 
@@ -113,7 +108,11 @@ impl Node {
             }
             Some(TicketState::Used(_)) => return Err(JoinError::Used),
             Some(TicketState::Unused(amount)) => *amount,
-            None if open => 0,
+            // Whoever asks is admitted, and nothing need be kept of it.
+            None if open => {
+                let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
+                return Ok(Admitted { membership, deposit: None });
+            }
             None => return Err(JoinError::UnknownTicket),
         };
         let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
@@ -125,7 +124,6 @@ impl Node {
         }
         let admitted = Admitted { membership, deposit };
         issuing.tickets.insert(fingerprint, TicketState::Used(Box::new(admitted.clone())));
-        issuing.nodes.insert(account, from);
         out.push(Effect::Record(Record::Admitted {
             ticket: fingerprint,
             membership: admitted.membership.signed(),
@@ -134,32 +132,24 @@ impl Node {
         Ok(admitted)
     }
 
-    pub(super) fn note_node_of(&mut self, account: AccountId, node: NodeId) {
-        if let Some(issuing) = &mut self.issuing {
-            issuing.nodes.insert(account, node);
-        }
-    }
-
     pub(super) fn on_account_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
         if let Some(account) = self.account_of(from) {
-            self.note_node_of(account, from);
-            self.tell_account(account, out);
+            self.tell_state(from, account, out);
         }
     }
 
-    /// Tells an account what it holds, where it was last seen.
+    /// Tells an account what it holds, wherever it is connected.
     fn tell_account(&mut self, account: AccountId, out: &mut Vec<Effect>) {
+        for node in self.nodes_of(account) {
+            self.tell_state(node, account, out);
+        }
+    }
+
+    fn tell_state(&mut self, node: NodeId, account: AccountId, out: &mut Vec<Effect>) {
         let Some(issuing) = &self.issuing else { return };
         let (next, head) = issuing.books.next_slot(account);
         let balance = issuing.books.balance(account);
-        let node = if account == self.wallet.account() {
-            Some(self.me)
-        } else {
-            issuing.nodes.get(&account).copied()
-        };
-        if let Some(node) = node.filter(|node| *node == self.me || self.is_connected(*node)) {
-            self.send(node, Message::AccountState { account, next, head, balance }, out);
-        }
+        self.send(node, Message::AccountState { account, next, head, balance }, out);
     }
 
     pub(super) fn on_step(
@@ -177,13 +167,16 @@ impl Node {
         }
         let Some(issuing) = &mut self.issuing else { return };
         let known = issuing.books.next_slot(op.account).1 == op.id();
-        let taken = match issuing.refused.get(&op.account) {
-            Some((refused, error)) if *refused == op.id() => Err(*error),
-            Some(_) | None => issuing.books.apply(op, terms, epoch),
+        let refused = self.peers.get(&from).and_then(|peer| peer.refused);
+        let taken = match refused.filter(|(refused, _)| *refused == op.id()) {
+            Some((_, error)) => Err(error),
+            None => issuing.books.apply(op, terms, epoch),
         };
         let balance = issuing.books.balance(op.account);
         if let Err(error) = taken {
-            issuing.refused.insert(op.account, (op.id(), error));
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.refused = Some((op.id(), error));
+            }
             if error == IssuerError::WrongKey {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));
             }
@@ -285,9 +278,8 @@ impl Node {
         let Some(ack) = self.ack_of(channel, now) else { return };
         let Some(issuing) = &self.issuing else { return };
         let Some((payer, payee)) = issuing.books.parties(channel) else { return };
-        let payer_node =
-            if payer == self.wallet.account() { Some(self.me) } else { issuing.nodes.get(&payer).copied() };
-        for node in [Some(payee), payer_node].into_iter().flatten() {
+        self.send(payee, Message::Redeemed(ack.clone()), out);
+        for node in self.nodes_of(payer) {
             self.send(node, Message::Redeemed(ack.clone()), out);
         }
         let payee_account = self.account_of(payee);

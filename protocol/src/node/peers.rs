@@ -3,15 +3,17 @@
 use alloc::vec::Vec;
 
 use crate::advert::Advert;
-use crate::ids::{AccountId, DomainId, ModelId, NodeId};
+use crate::ids::{AccountId, DomainId, ModelId, NodeId, RecordId};
+use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Admission;
-use crate::message::{Checked, JoinError, Message};
+use crate::message::{Checked, HEADS_MAX, Head, JoinError, Message};
 use crate::record::Record;
 use crate::signed::{Role, Verified, sign};
 use crate::time::Time;
 
+use super::channels::RECONCILE_MS;
 use super::{Effect, Node, Offence, Timer};
 
 /// How often a provider renews its adverts and its records in the directory.
@@ -25,6 +27,13 @@ const RENEW_EPOCHS: u32 = 3;
 
 /// Most peers to whom an advert is sent directly; the others hear it by gossip.
 const DIRECT_ADVERTS_MAX: usize = 32;
+
+/// Answers to the receipts that a peer shows in [`RECONCILE_MS`]: each looks at every channel and may send hundreds of
+/// receipts; a greeting and a few endings at once need no more.
+const HEADS_ANSWERED_MAX: u32 = 4;
+
+/// Most nodes dialled that the directory names for a model: anybody may name any number.
+const FOUND_MAX: usize = 8;
 
 /// Most messages kept from a peer whose greeting is still on its way.
 const EARLY_MAX: usize = 8;
@@ -40,6 +49,11 @@ pub(super) struct Peer {
     admitted: bool,
     /// Messages that overtook the greeting.
     early: Vec<Message<Checked>>,
+    /// As issuer: the last step that was refused it. Its owner has signed another one in that slot by now, so a copy that
+    /// comes late must not be taken; copies end with the connection, and so does this.
+    pub(super) refused: Option<(RecordId, IssuerError)>,
+    /// When the peer's present run of receipts shown began, and how many were answered in it.
+    shown: (Time, u32),
 }
 
 /// Signs, as its owner, that `node` acts for the account of `wallet`.
@@ -177,8 +191,12 @@ impl Node {
             return;
         }
         let admitted = self.is_member(from, membership.as_ref());
-        let account = device.account;
         let Some(peer) = self.peers.get_mut(&from) else { return };
+        // One connection speaks for one account.
+        if peer.account().is_some_and(|account| account != device.account) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
@@ -190,10 +208,13 @@ impl Node {
             return;
         }
         let early = core::mem::take(&mut peer.early);
-        self.note_node_of(account, from);
         if let Some(advert) = advert {
             self.on_advert(advert, now, out);
         }
+        // It may have been known, and only not connected.
+        let known = self.router.advert(from).map(|advert| advert.models.iter().map(|offer| offer.model));
+        let models: Vec<ModelId> = known.into_iter().flatten().collect();
+        self.on_candidate(&models, now);
         self.send_heads(from, out);
         for message in early {
             self.on_message(from, message, now, out);
@@ -222,6 +243,14 @@ impl Node {
             return Some(self.wallet.account());
         }
         self.peers.get(&peer).filter(|peer| peer.admitted)?.device.as_ref().map(|device| device.account)
+    }
+
+    /// Returns the nodes that act for an account and can be spoken to now.
+    pub(super) fn nodes_of(&self, account: AccountId) -> Vec<NodeId> {
+        let connected =
+            self.peers.iter().filter(|(_, peer)| peer.admitted && peer.account() == Some(account));
+        let ours = (account == self.wallet.account()).then_some(self.me);
+        ours.into_iter().chain(connected.map(|(node, _)| *node)).collect()
     }
 
     pub(super) fn is_connected(&self, peer: NodeId) -> bool {
@@ -296,28 +325,48 @@ impl Node {
             return;
         }
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
-        if self.router.learn(advert, now) {
-            if !self.is_connected(node) && self.wants_any(&models) {
+        let connected = |node| self.peers.get(&node).is_some_and(Peer::is_admitted);
+        if self.router.learn(advert, connected, now) {
+            if self.is_connected(node) {
+                self.on_candidate(&models, now);
+            } else if self.wants_any(&models) {
                 out.push(Effect::Dial(node));
             }
-            self.on_candidate(&models, now);
         }
     }
 
     /// Says whether an advert that came by gossip should be passed on.
     #[must_use]
     pub fn believes(&self, advert: &Verified<Advert>, now: Time) -> bool {
-        advert.is_signed_by(Role::Node, advert.node.into()) && advert.valid_to > now
+        advert.is_signed_by(Role::Node, advert.node.into()) && self.router.is_current(advert, now)
+    }
+
+    /// Says whether the receipts that a peer shows are to be looked at now.
+    pub(super) fn answers_heads(
+        &mut self,
+        from: NodeId,
+        heads: &[Head],
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if heads.len() > HEADS_MAX {
+            out.push(Effect::Penalise(from, Offence::Excess));
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        let (since, answered) = peer.shown;
+        let in_run = now.since_ms(since) < RECONCILE_MS;
+        peer.shown = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
+        peer.shown.1 <= HEADS_ANSWERED_MAX
     }
 
     pub(super) fn on_found(&mut self, nodes: &[NodeId], out: &mut Vec<Effect>) {
-        for node in nodes.iter().copied() {
-            if self.is_connected(node) {
-                self.send(node, Message::AdvertQuery, out);
-            } else if node != self.me {
-                out.push(Effect::Dial(node));
-            }
+        let others = nodes.iter().copied().filter(|node| *node != self.me);
+        let (near, away): (Vec<NodeId>, Vec<NodeId>) = others.partition(|node| self.is_connected(*node));
+        for node in near {
+            self.send(node, Message::AdvertQuery, out);
         }
+        out.extend(away.into_iter().take(FOUND_MAX).map(Effect::Dial));
     }
 
     pub(super) fn discover(&mut self, model: ModelId, out: &mut Vec<Effect>) {

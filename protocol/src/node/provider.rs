@@ -20,6 +20,13 @@ use super::{Effect, EngineEvent, EngineFault, Node, Offence, Timer};
 /// Most channels on which this node is paid, or was until lately.
 const PAID_MAX: usize = 100_000;
 
+/// Most open channels on which one account pays this node: routing is sticky, so more are an attack.
+const PAID_PER_PAYER_MAX: usize = 64;
+
+/// Most channels of one account, ended ones included: one that idles and ends every ten minutes, for as many epochs as a
+/// channel may last.
+const KNOWN_PER_PAYER_MAX: usize = 1024;
+
 /// How long a job may wait for a payment before it is given up: long enough for a lost receipt to be sent again, twice.
 const UNPAID_MS: u64 = 20_000;
 
@@ -202,6 +209,9 @@ impl Node {
             && self.account_of(from) == Some(opening.op.account)
             && matches!(&opening.op.body, OpBody::OpenChannel(open)
                 if open.payer == from && open.expires >= self.epoch(now));
+        if valid && !self.has_room_for_channel_of(opening.op.account) {
+            return;
+        }
         match self.paid_side(&opening).filter(|_| valid) {
             Some(paid) => {
                 self.paid.insert(paid.channel, paid);
@@ -209,6 +219,12 @@ impl Node {
             }
             None => out.push(Effect::Penalise(from, Offence::BadLedger)),
         }
+    }
+
+    fn has_room_for_channel_of(&self, payer: AccountId) -> bool {
+        let open = self.paid.values().filter(|paid| paid.payer_account == payer).count();
+        let ended = self.ended.values().filter(|(_, account)| *account == payer).count();
+        open < PAID_PER_PAYER_MAX && open.saturating_add(ended) < KNOWN_PER_PAYER_MAX
     }
 
     /// Says whether a quorum of issuers durably holds the step.

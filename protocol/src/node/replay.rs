@@ -97,7 +97,6 @@ impl Node {
                 if let Some(deposit) = &deposit {
                     issuing.books.deposit(deposit)?;
                 }
-                issuing.nodes.insert(membership.account, membership.node);
                 issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
             }
             Record::Deposited(deposit) => issuing.books.deposit(&*deposit.read_back(domain)?)?,

@@ -34,6 +34,9 @@ const ASK_MS: u64 = 250;
 /// How long providers are looked for.
 const FIND_MS: u64 = 5_000;
 
+/// How long a job goes from provider to provider before one has taken it, in all.
+const SEARCH_MS: u64 = 60_000;
+
 /// How long better candidates are waited for once there is one.
 const GATHER_MS: u64 = 50;
 
@@ -42,6 +45,15 @@ const OPEN_MS: u64 = 5_000;
 
 /// How long a provider has to take a job; a loaded machine may need seconds to count a long prompt.
 const ACCEPT_MS: u64 = 20_000;
+
+/// How long a provider that took a job has for its first token, beside the time it is expected to take in all.
+const FIRST_TOKEN_MS: u64 = 120_000;
+
+/// Longest time that is expected of a job for its first token: whoever advertises a rate of nothing gets no more.
+const ESTIMATE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// How long a stream may go on without a token: heartbeats alone are no progress.
+const PROGRESS_MS: u64 = 60_000;
 
 /// How long the two ends of a job (the stream's and the account's) may be apart.
 const SETTLE_MS: u64 = 5_000;
@@ -54,7 +66,8 @@ pub(super) struct Job {
     /// Why providers were passed over, so far.
     rejected: BTreeMap<NodeId, Gate>,
     considered: Vec<Considered>,
-    looked_up: bool,
+    /// Until when providers are looked for, once none was usable.
+    find_until: Option<Time>,
     /// A provider refused the channel it was to be paid by, so another one was opened.
     reopened: bool,
     cancelled: bool,
@@ -92,6 +105,13 @@ struct Placement {
     failed: Option<String>,
 }
 
+impl Placement {
+    /// Says whether it was taken, and neither its stream nor its provider has said that it is over.
+    const fn is_running(&self) -> bool {
+        self.accepted.is_some() && self.ended.is_none() && self.finished.is_none()
+    }
+}
+
 /// A job as its owner sees it.
 #[derive(Debug, Clone)]
 pub struct JobView {
@@ -124,7 +144,7 @@ impl Node {
             phase,
             rejected: BTreeMap::new(),
             considered: Vec::new(),
-            looked_up: false,
+            find_until: None,
             reopened: false,
             cancelled: false,
             submitted: now,
@@ -156,23 +176,36 @@ impl Node {
         }
         crate::router::sort(&mut ranked, job.spec.constraints.sort);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
-        let (model, worst, looked_up) = (job.spec.model, job.spec.worst_usage(), job.looked_up);
+        let (model, worst) = (job.spec.model, job.spec.worst_usage());
+        let is_saturated = self.is_saturated(id, model);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
+        let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
         let Some(best) = usable.first().copied() else {
-            if looked_up {
-                self.fail(id, Failure::NoProvider(Vec::new()), out);
-            } else {
-                job.looked_up = true;
-                job.phase = Phase::Finding;
-                self.deadlines.set(Timer::Job(id), now.plus_ms(FIND_MS));
-                self.dial_stale(id, out);
-                self.discover(model, out);
+            let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
+            match job.find_until {
+                None if !is_late && !is_saturated => {
+                    let until = now.plus_ms(FIND_MS);
+                    job.find_until = Some(until);
+                    job.phase = Phase::Finding;
+                    self.deadlines.set(Timer::Job(id), until);
+                    self.dial_stale(id, out);
+                    self.discover(model, out);
+                }
+                Some(until) if now < until && job.is_hopeful() => {
+                    job.phase = Phase::Finding;
+                    self.deadlines.set(Timer::Job(id), until);
+                }
+                None | Some(_) => self.fail(id, Failure::NoProvider(Vec::new()), out),
             }
             return;
         };
-        let price_max = job.spec.constraints.price_max;
-        if let Some(channel) = self.open_channel_with(best, model, &worst, price_max, now) {
+        if now.since_ms(job.submitted) >= SEARCH_MS {
+            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            return;
+        }
+        // A channel on older terms may be dearer than what its provider asks now.
+        if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -188,6 +221,14 @@ impl Node {
         }
     }
 
+    /// Says whether a job was refused for want of a slot by providers of a model whose adverts we hear anyway: looking
+    /// for others would find nobody new, and whoever asked wants to know at once.
+    fn is_saturated(&self, id: JobId, model: ModelId) -> bool {
+        let busy = |gate: &Gate| matches!(gate, Gate::Refused(Refusal::Busy { .. }));
+        self.subscribed.contains(&model)
+            && self.jobs.get(&id).is_some_and(|job| job.rejected.values().any(busy))
+    }
+
     /// Known providers that are merely not connected are dialled at once; the directory may know more.
     fn dial_stale(&self, id: JobId, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(&id) else { return };
@@ -195,12 +236,12 @@ impl Node {
         out.extend(away.map(|c| Effect::Dial(c.provider)));
     }
 
-    /// A provider of some models became known: jobs that look for one may go on.
+    /// A connected provider of some models became known: jobs that look for one may go on.
     pub(super) fn on_candidate(&mut self, models: &[ModelId], now: Time) {
         let finding = |job: &Job| matches!(job.phase, Phase::Finding) && models.contains(&job.spec.model);
         let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| finding(job)).map(|(id, _)| *id).collect();
         for id in jobs {
-            self.deadlines.set(Timer::Job(id), now.plus_ms(GATHER_MS));
+            self.deadlines.set_earlier(Timer::Job(id), now.plus_ms(GATHER_MS));
         }
     }
 
@@ -225,14 +266,21 @@ impl Node {
         let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into());
         let licence = open_licence(job.spec.model, self.domain);
         let worst = terms.price.cost(&job.spec.worst_usage());
+        let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
+        let advertised = considered.as_ref().map_or(0, |considered| considered.price);
+        let most = job.spec.constraints.price_max.unwrap_or(u64::MAX).min(advertised);
         if !ours || !theirs || terms.markup.is_some() || terms.check(&self.config.manifest, licence).is_err()
         {
             job.rejected.insert(from, Gate::BadTerms);
             out.push(Effect::Penalise(from, Offence::WrongSigner));
-        } else if worst.is_none_or(|worst| job.spec.constraints.price_max.is_some_and(|most| worst > most)) {
-            job.rejected.insert(from, Gate::Price);
-        } else {
+        } else if let Some(worst) = worst.filter(|worst| *worst <= most) {
+            // What is offered counts from here on, not what was advertised.
+            if let Some(considered) = considered {
+                considered.price = worst;
+            }
             offers.push(terms);
+        } else {
+            job.rejected.insert(from, Gate::Price);
         }
         if waiting.is_empty() {
             self.choose(id, now, out);
@@ -313,6 +361,7 @@ impl Node {
         for silent in core::mem::take(waiting) {
             job.rejected.insert(silent, Gate::NoAnswer);
         }
+        crate::router::sort(&mut job.considered, job.spec.constraints.sort);
         let best =
             job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
         let best = best.map(|position| offers.swap_remove(position));
@@ -322,7 +371,7 @@ impl Node {
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(terms) = best else {
-            job.looked_up = true;
+            job.find_until.get_or_insert(now);
             self.seek(id, now, out);
             return;
         };
@@ -336,7 +385,6 @@ impl Node {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Phase::Opening { terms, op: None, queried } = &mut job.phase else { return };
         let (provider, model, worst) = (terms.payee, job.spec.model, job.spec.worst_usage());
-        let price_max = job.spec.constraints.price_max;
         if terms.price.is_free() {
             let price = terms.price;
             self.submit(id, provider, None, price, now, out);
@@ -354,7 +402,8 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst, price_max, now) {
+        let most = terms.price.cost(&worst);
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, most, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -439,7 +488,12 @@ impl Node {
         let mut considered = job.considered.clone();
         for other in &mut considered {
             let gate = job.rejected.get(&other.provider).copied().or(other.gate);
-            other.gate = if other.provider == provider { None } else { gate.or(Some(Gate::Outbid)) };
+            if other.provider == provider {
+                other.gate = None;
+                other.price = price.cost(&job.spec.worst_usage()).unwrap_or(u64::MAX);
+            } else {
+                other.gate = gate.or(Some(Gate::Outbid));
+            }
         }
         let spec = job.spec.clone();
         self.deadlines.set(Timer::Job(id), now.plus_ms(ACCEPT_MS));
@@ -514,8 +568,10 @@ impl Node {
             // The cancellation may have overtaken the job.
             self.send(from, Message::Cancel { job: id }, out);
         } else if streaming {
-            // From here on the stream's heartbeat tells whether the provider lives.
-            self.deadlines.clear(&Timer::Job(id));
+            // The stream's heartbeat tells whether the provider lives, but not whether it works.
+            let considered = job.considered.iter().find(|considered| considered.provider == from);
+            let estimate_ms = considered.map_or(0, |considered| considered.estimate_ms).min(ESTIMATE_MS_MAX);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(FIRST_TOKEN_MS + estimate_ms));
         }
         out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in: accepted.tokens_in }));
         if let Some(channel) = channel {
@@ -528,9 +584,14 @@ impl Node {
     }
 
     pub(super) fn on_progress(&mut self, id: JobId, tokens: u32, now: Time, out: &mut Vec<Effect>) {
-        let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Phase::Placed(placed) = &mut job.phase else { return };
+        let is_news = tokens > placed.tokens;
         placed.tokens = placed.tokens.max(tokens);
         placed.first_token.get_or_insert(now);
+        if is_news && placed.is_running() && !job.cancelled {
+            self.deadlines.set(Timer::Job(id), now.plus_ms(PROGRESS_MS));
+        }
         if let Some(channel) = placed.channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
                 channel.side.delivered(id, tokens);
@@ -788,6 +849,11 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
                 self.try_next(id, Gate::NoAnswer, now, out);
             }
+            Phase::Placed(placed) if placed.is_running() && !job.cancelled => {
+                let provider = placed.provider;
+                self.send(provider, Message::Cancel { job: id }, out);
+                self.settle_by_own_count(id, Failure::TimedOut, now, out);
+            }
             Phase::Placed(placed) => {
                 let failure = match &placed.failed {
                     Some(reason) => Failure::EngineFailed(reason.clone()),
@@ -888,6 +954,13 @@ impl Job {
             provider.gate = self.rejected.get(&provider.provider).copied().or(provider.gate);
         }
         considered
+    }
+
+    /// Says whether waiting may help: nobody has been asked yet, or a provider is being dialled.
+    fn is_hopeful(&self) -> bool {
+        let is_dialled =
+            |c: &Considered| c.gate == Some(Gate::Unreachable) && !self.rejected.contains_key(&c.provider);
+        matches!(self.phase, Phase::Finding) || self.considered.iter().any(is_dialled)
     }
 
     fn view(&self) -> JobView {

@@ -7,12 +7,13 @@ use crate::ids::RecordId;
 use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling};
 use crate::keys::Scheme;
 use crate::ledger::issuer::Balance;
-use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Recorded};
+use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded, Terms};
 use crate::licence::open_licence;
 use crate::manifest::Admission;
 use crate::message::Opening;
 use crate::model::Modality;
-use crate::price::Price;
+use crate::price::{Price, Usage};
+use crate::router::Gate;
 
 const START: Time = Time(1_800_000_000_000);
 const MODEL: ModelId = ModelId([7; 32]);
@@ -111,6 +112,184 @@ fn a_delegation_is_signed_again_before_it_ends_and_one_that_ended_counts_no_more
     assert!(!node.node.reaches_issuer());
 }
 
+#[test]
+fn a_flood_of_strangers_adverts_leaves_those_of_connected_providers() {
+    let mut node = consumer();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+
+    for tag in 0..1100_u64 {
+        let mut seed = [9; 32];
+        seed[..8].copy_from_slice(&tag.to_be_bytes());
+        let stranger = Signer::from_seed(seed);
+        node.told(START, Input::Heard(advert_by(&stranger, 1, START.plus_ms(119_000), DEAR)));
+    }
+
+    assert_eq!(node.node.providers(START).count(), crate::router::ADVERTS_MAX);
+    assert!(node.node.providers(START).any(|advert| advert.node == PROVIDER.id()));
+}
+
+#[test]
+fn an_advert_that_would_outlive_three_renewals_is_neither_learned_nor_passed_on() {
+    let mut node = consumer();
+    let lasting = advert_by(&PROVIDER.node(), 1, START.plus_ms(121_000), DEAR);
+    let honest = advert(&PROVIDER, 1, START, DEAR);
+
+    assert!(!node.node.believes(&lasting, START));
+    assert!(node.node.believes(&honest, START));
+    node.told(START, Input::Heard(lasting));
+    assert_eq!(node.node.providers(START).count(), 0);
+}
+
+#[test]
+fn receipts_shown_again_and_again_are_answered_a_few_times() {
+    let mut node = provider(DEAR);
+    let channel = node.opens_channel();
+    node.is_paid(channel);
+
+    let answers = |node: &mut Told, now: Time| {
+        let times = (0..20).map(|_| sent(&node.hears(now, &CONSUMER, Message::Heads(Vec::new()))).len());
+        times.sum::<usize>()
+    };
+    assert_eq!(answers(&mut node, START), 4);
+    assert_eq!(answers(&mut node, START.plus_ms(6_000)), 4);
+}
+
+#[test]
+fn the_directory_has_eight_nodes_dialled_at_most() {
+    let mut node = consumer();
+    let named = (0..100).map(|tag| NodeId([tag; 32])).collect();
+
+    let out = node.told(START, Input::Found(MODEL, named));
+
+    assert_eq!(out.iter().filter(|effect| matches!(effect, Effect::Dial(_))).count(), 8);
+}
+
+#[test]
+fn an_offer_above_the_advertised_price_is_turned_down() {
+    let cheap = Price { call: 0, input: 1, output: 1 };
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, cheap)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+
+    let failed = failures(&out);
+    let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+    assert_eq!(considered[0].gate, Some(Gate::Price));
+}
+
+#[test]
+fn whoever_wants_a_job_is_told_the_price_of_the_terms() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let free = Price::default();
+    let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(free) });
+
+    let chosen = out.iter().find_map(|effect| match effect {
+        Effect::Tell(_, JobEvent::Chosen { considered, .. }) => Some(considered[0].price),
+        _ => None,
+    });
+    assert_eq!(chosen, Some(0));
+}
+
+#[test]
+fn a_provider_that_is_being_dialled_is_waited_for() {
+    let mut node = consumer();
+    node.has_credits();
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let heard = node.told(START.plus_ms(10), Input::Heard(advert(&PROVIDER, 1, START, DEAR)));
+    assert!(heard.contains(&Effect::Dial(PROVIDER.id())));
+    assert_eq!(failures(&node.told(START.plus_ms(100), Input::Wake)), []);
+    node.greeted_by(START.plus_ms(2_000), &PROVIDER, None);
+    let out = node.told(START.plus_ms(2_050), Input::Wake);
+
+    assert!(sent(&out).contains(&"ask"), "{out:?}");
+}
+
+#[test]
+fn adverts_do_not_postpone_the_end_of_a_search() {
+    let mut node = consumer();
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    for tag in 0..100_u8 {
+        let now = START.plus_ms(40 * u64::from(tag));
+        let news = advert(&Somebody(100 + tag, 50), 1, now, DEAR);
+        node.told(now, Input::Heard(news.clone()));
+        node.greeted_by(now, &Somebody(100 + tag, 50), Some(news));
+        node.told(now, Input::PeerDown(Somebody(100 + tag, 50).id()));
+        assert_eq!(failures(&node.told(now, Input::Wake)), []);
+    }
+    let out = node.told(START.plus_ms(5_000), Input::Wake);
+
+    assert!(matches!(failures(&out).as_slice(), [Failure::NoProvider(_)]));
+}
+
+#[test]
+fn a_job_that_makes_no_progress_is_failed_and_cancelled_at_its_provider() {
+    for (tokens, patience) in [(0, 130_000), (10, 60_000)] {
+        let mut node = consumer();
+        node.has_credits();
+        node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, Price::default())));
+        node.told(START, Input::Submitted(job(1), spec()));
+        node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(Price::default()) });
+        let accepted = records::Accepted { job: job(1), tokens_in: 10, start: START };
+        let accepted = sign(accepted, manifest().domain(), Role::Node, &PROVIDER.node());
+        node.hears(START, &PROVIDER, Message::Accepted(accepted));
+        node.told(START, Input::Progress { job: job(1), tokens });
+
+        let patient = node.told(START.plus_ms(patience - 12_000), Input::Wake);
+        let out = node.told(START.plus_ms(patience), Input::Wake);
+
+        assert_eq!(failures(&patient), []);
+        assert_eq!(failures(&out), [Failure::TimedOut]);
+        assert!(sent(&out).contains(&"cancel"));
+    }
+}
+
+#[test]
+fn an_open_join_without_a_ticket_leaves_nothing_behind() {
+    let mut node = node(ISSUER, Some(signer(1)));
+    node.greeted_by(START, &CONSUMER, None);
+
+    for secret in 0..10 {
+        let out = node.hears(START, &CONSUMER, Message::Join { secret: [secret; 16] });
+        assert_eq!(sent(&out), ["joined"]);
+        assert!(!out.iter().any(|effect| matches!(effect, Effect::Record(_))));
+    }
+}
+
+#[test]
+fn one_connection_speaks_for_one_account() {
+    let mut node = node(ISSUER, Some(signer(1)));
+    node.greeted_by(START, &CONSUMER, None);
+
+    let device = Somebody(CONSUMER.0, 77).device(Epoch(1));
+    let out =
+        node.hears(START, &CONSUMER, Message::Hello { device, membership: None, advert: None, asks: false });
+
+    assert_eq!(out, [Effect::Penalise(CONSUMER.id(), Offence::WrongSigner)]);
+    assert!(node.node.peers().all(|peer| peer.account == Some(CONSUMER.account())));
+}
+
+#[test]
+fn a_refused_step_stays_refused_on_its_connection() {
+    let mut node = node(ISSUER, Some(signer(1)));
+    node.greeted_by(START, &CONSUMER, None);
+    let (account, previous, body) = (CONSUMER.account(), RecordId::NONE, OpBody::Expire(ChannelId([1; 32])));
+    let op = AccountOp { account, sequence: 0, previous, epoch: Epoch(0), body };
+    let op = sign(op, manifest().domain(), Role::Owner, &signer(CONSUMER.1));
+
+    for _ in 0..2 {
+        let out = node.hears(START, &CONSUMER, Message::Step { op: op.clone(), terms: None });
+        assert_eq!(sent(&out), ["step_refused"]);
+    }
+}
+
 /// A node under test.
 struct Told {
     node: Node,
@@ -195,6 +374,15 @@ impl Told {
         channel
     }
 
+    /// As provider: holds a receipt of the consumer.
+    fn is_paid(&mut self, channel: ChannelId) {
+        let (amount, usage, jobs) = (1, Usage::default(), Digest::ZERO);
+        let receipt = Receipt { channel, sequence: 1, amount, usage, jobs, epoch: Epoch(0) };
+        let receipt = sign(receipt, manifest().domain(), Role::Payer, &signer(70));
+        let out = self.hears(START, &CONSUMER, Message::Pay { receipt, allowances: Vec::new() });
+        assert_eq!(sent(&out), ["co_signed"]);
+    }
+
     fn has_credits(&mut self) {
         self.greeted_by(START, &ISSUER, None);
         let balance = Balance { cash: 1_000_000_000_000, earned: 0, held: 0, as_of: 1 };
@@ -270,14 +458,14 @@ fn offer(price: Price) -> ModelOffer {
 }
 
 fn advert(of: &Somebody, sequence: u64, now: Time, price: Price) -> Verified<Advert> {
-    advert_until(of, sequence, now.plus_ms(90_000), price)
+    advert_by(&of.node(), sequence, now.plus_ms(90_000), price)
 }
 
-fn advert_until(of: &Somebody, sequence: u64, valid_to: Time, price: Price) -> Verified<Advert> {
+fn advert_by(node: &Signer, sequence: u64, valid_to: Time, price: Price) -> Verified<Advert> {
     let advert = Advert {
-        node: of.id(),
+        node: node.public().into(),
         name: String::new(),
-        account: of.account(),
+        account: PROVIDER.account(),
         sequence,
         class: ProviderClass::Community,
         region: String::new(),
@@ -287,7 +475,7 @@ fn advert_until(of: &Somebody, sequence: u64, valid_to: Time, price: Price) -> V
         version: String::new(),
         valid_to,
     };
-    sign(advert, manifest().domain(), Role::Node, &of.node())
+    sign(advert, manifest().domain(), Role::Node, node)
 }
 
 fn provider(price: Price) -> Told {
@@ -312,6 +500,23 @@ fn aborted(out: &[Effect]) -> Vec<JobId> {
         _ => None,
     };
     out.iter().filter_map(job).collect()
+}
+
+fn terms(price: Price) -> Verified<Terms> {
+    let terms = Terms {
+        payee: PROVIDER.id(),
+        payee_account: PROVIDER.account(),
+        payee_key: signer(60).public(),
+        payer_account: CONSUMER.account(),
+        model: MODEL,
+        licence: open_licence(MODEL, manifest().domain()),
+        incentive: Incentive::Exchange,
+        price,
+        markup: None,
+        split: Terms::standard_split(&manifest(), Modality::Text, PROVIDER.account()),
+        valid_to: Epoch(7),
+    };
+    sign(terms, manifest().domain(), Role::Node, &PROVIDER.node())
 }
 
 fn sent(out: &[Effect]) -> Vec<&'static str> {

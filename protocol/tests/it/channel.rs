@@ -299,3 +299,20 @@ proptest! {
         prop_assert!(!paid.fits(&usage(0, 0, 0)), "serves on a closed channel");
     }
 }
+
+#[test]
+fn a_payer_who_denies_what_was_delivered_has_no_more_for_it() {
+    let mut paid = paid();
+    let delivered = usage(1, 100, 500);
+    paid.begin(job(1), usage(1, 600, 500));
+    paid.prepared(job(1), 100);
+    paid.receive(&receipt(1, cost(&delivered), delivered), domain()).expect("the payer's, below the cap");
+    assert_eq!(paid.grant(job(1), 500), Grant::Raised(500));
+    paid.end(&record(1, delivered, Finish::Lost));
+
+    paid.receive(&receipt(2, cost(&delivered), Usage::default()), domain()).expect("newer, and for nothing");
+    assert!(paid.is_disputed());
+    paid.begin(job(2), usage(1, 600, 500));
+    paid.prepared(job(2), 100);
+    assert_eq!(paid.grant(job(2), 500), Grant::Uncovered);
+}

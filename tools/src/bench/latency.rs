@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use engine::FakeOptions;
 use node::api::views::{JobBody, JobView};
 use node::cli::client::Client;
 use node::exit::{Failure, FailureKind};
@@ -47,9 +48,15 @@ pub(super) struct Latency {
     pub(super) http: Spread,
 }
 
+/// Returns the options of a fake engine of this speed, 0 for instant, whose context has room for [`WARM_TOKENS`].
+fn fake(tokens_per_s: u32) -> String {
+    let options = FakeOptions { tokens_per_s, context_length: 2 * WARM_TOKENS, ..FakeOptions::default() };
+    serde_json::to_string(&options).expect("plain data")
+}
+
 /// Measures requests that all succeed.
 pub(super) async fn measure(program: &Path, runs: usize, runs_as_it_comes: usize) -> Result<Latency> {
-    let cluster = Cluster::start(program, FAKE, &[]).await?;
+    let cluster = Cluster::start(program, FAKE, &["--fake", &fake(0)]).await?;
     let consumer = &cluster.consumer.client;
     let body = cluster.job(PROMPT, TOKENS);
     run_job(consumer, &body).await?;
@@ -135,8 +142,7 @@ async fn http(client: &Client, runs: usize) -> Result<Samples> {
 
 /// Measures refusals by a provider whose only slot is taken.
 pub(super) async fn measure_refusals(program: &Path, runs: usize) -> Result<Spread> {
-    let slow = r#"{"load_ms":0,"fail_to_load":null,"tokens_per_s":1,"prefill_tokens_per_s":0,"context_length":0,"crash_at":null,"hang_at":null}"#;
-    let cluster = Cluster::start(program, FAKE, &["--slots", "1", "--fake", slow]).await?;
+    let cluster = Cluster::start(program, FAKE, &["--slots", "1", "--fake", &fake(1)]).await?;
     let consumer = &cluster.consumer.client;
     let filler = run_until(consumer, &cluster.job("[[end=3600]]", FILLER_TOKENS), 1).await?;
     let body = cluster.job(PROMPT, TOKENS);
