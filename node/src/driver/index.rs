@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protocol::ids::{AccountId, ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::JobRecord;
@@ -12,6 +12,7 @@ use protocol::price::{Price, Usage};
 use protocol::record::Record;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::journal::{Head, History, Position};
 use crate::store::{ApplyError, Order, Put, Reader, Scan, Store, StoreError, Tree};
