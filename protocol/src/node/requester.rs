@@ -514,11 +514,16 @@ impl Node {
             }
             self.release(id, channel);
         }
+        let detached = out.len();
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
             self.fail(id, Failure::Cancelled, out);
         } else {
             self.seek(id, now, out);
+        }
+        if !self.jobs.contains_key(&id) {
+            // A job that ended is detached after its owner was told so, and not before.
+            out.remove(detached);
         }
     }
 
