@@ -56,7 +56,7 @@ pub struct Config {
     pub price: Option<Price>,
     /// Jobs at once on each model.
     pub slots: u32,
-    /// Threads of each model; without a number, one per physical core.
+    /// Threads of each model.
     pub threads: Option<usize>,
     /// What a new home network's issuer may hand out, in nano-credits.
     pub budget_nano: u64,
@@ -152,7 +152,9 @@ impl Settings {
         let price = price_of(self.price_in.as_deref(), self.price_out.as_deref())?;
         let budget = self.budget.as_deref().map_or(Ok(BUDGET_CREDITS * NANO_PER_CREDIT), parse_credits)?;
         if self.threads == Some(0) {
-            return Err(Failure::usage("threads is 0: give at least 1, or leave it out for one per core"));
+            return Err(Failure::usage(
+                "threads is 0: give at least 1, or leave it out for all cores but one",
+            ));
         }
         if self.serve.len() > WORKERS_MAX {
             return Err(Failure::usage(format!(
@@ -170,7 +172,7 @@ impl Settings {
             serve: Vec::new(),
             price,
             slots,
-            threads: self.threads,
+            threads: Some(self.threads.unwrap_or_else(threads)),
             budget_nano: budget,
             exit_with_parent: self.exit_with_parent,
         };
@@ -202,6 +204,12 @@ fn served(
     }
     let file = models.resolve(name, progress)?;
     Ok(models.served(&file, config.price.unwrap_or(file.price), config.slots, config.threads))
+}
+
+/// Returns how many threads compute unless told otherwise: all cores but one, because a computing thread that has to
+/// wait for its core makes all the others wait at every layer.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
 /// Returns the data folder: as given, else the user's own.

@@ -10,11 +10,13 @@ mod index;
 mod jobs;
 mod mesh;
 mod offences;
+mod promises;
+mod prompts;
 mod settle;
 mod stream;
 mod verify;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -30,6 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::views::CandidateView;
 use crate::clock::Clock;
 use crate::command::{COMMANDS_MAX, Command};
 use crate::config::Config;
@@ -50,6 +53,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long jobs in flight may take to end when the node is told to stop.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How long what was said last may take to arrive: a round trip, and some.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// Everything that a running node holds.
 struct Driver {
     node: Node,
@@ -63,14 +69,22 @@ struct Driver {
     stream_events: mpsc::Receiver<StreamEvent>,
     stream_sender: mpsc::Sender<StreamEvent>,
     tick: Interval,
+    /// Whether the last turn woke the core: another turn comes before it is woken again.
+    woken: bool,
+    /// Turns since the mesh had one.
+    local: usize,
     shutdown: CancellationToken,
     /// Inputs that this node makes itself while it applies effects.
     inputs: VecDeque<Input>,
     outbox: Vec<Effect>,
     jobs: BTreeMap<JobId, OwnJob>,
+    /// Jobs of the owner that lost their provider: the core may be done with them.
+    detached: BTreeSet<JobId>,
     serving: BTreeMap<JobId, Serving>,
+    /// Why the providers of jobs that ended were chosen.
+    reasons: VecDeque<(JobId, Vec<CandidateView>)>,
     /// Prompts of jobs that were submitted to us and have not begun.
-    bodies: BTreeMap<JobId, Bytes>,
+    prompts: prompts::Prompts,
     models: BTreeMap<String, Model>,
     /// Jobs whose message must be known to have failed.
     tags: BTreeMap<u64, JobId>,
@@ -123,7 +137,7 @@ impl Driver {
         let latest = records.iter().filter_map(ended).max().unwrap_or_default();
         let clock = Clock::start(latest.0);
         let node = Node::new(
-            node_config(&identity),
+            node_config(&config, &identity),
             u64::from_le_bytes(crate::identity::random()),
             &records,
             Time(clock.now_ms()),
@@ -146,12 +160,16 @@ impl Driver {
             stream_events,
             stream_sender,
             tick,
+            woken: false,
+            local: 0,
             shutdown,
             inputs: VecDeque::new(),
             outbox: Vec::new(),
             jobs: BTreeMap::new(),
+            detached: BTreeSet::new(),
             serving: BTreeMap::new(),
-            bodies: BTreeMap::new(),
+            reasons: VecDeque::new(),
+            prompts: prompts::Prompts::default(),
             models: BTreeMap::new(),
             tags: BTreeMap::new(),
             next_tag: 0,
@@ -175,9 +193,8 @@ impl Driver {
         let shutdown = self.shutdown.clone();
         loop {
             self.process_inputs();
-            if let Some(fatal) = self.fatal.take() {
-                self.close().await?;
-                return Err(fatal);
+            if self.fatal.is_some() {
+                return self.close().await;
             }
             tokio::select! {
                 biased;
@@ -189,29 +206,51 @@ impl Driver {
     }
 
     /// Waits for one event and deals with it. Cancel safe: every arm is, and what it yields is dealt with at once.
+    ///
+    /// What is due comes first, then local work; after [`LOCAL_MAX`] events of it the mesh has its turn.
     async fn turn(&mut self) {
         let wake = self.node.next_wake().map_or(DAY, |(at, _)| self.clock.until(at.0));
+        if wake.is_zero() && !std::mem::replace(&mut self.woken, true) {
+            // A timer that is set anew each time would never fire while there is other work.
+            self.inputs.push_back(Input::Wake);
+            return;
+        }
+        self.woken = false;
+        let is_local = self.local < LOCAL_MAX;
+        self.local += 1;
         tokio::select! {
             biased;
             committed = self.durable.committed() => self.on_committed(committed),
-            (model, event) = self.workers.next() => self.on_worker(&model, event),
-            Some(command) = self.commands.recv() => self.on_command(command),
-            Some(event) = self.stream_events.recv() => self.on_stream(event),
-            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
-            event = self.net.next() => self.on_net(event),
             _ = self.tick.tick() => self.on_tick(),
+            () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
+            (model, event) = self.workers.next(), if is_local => self.on_worker(&model, event),
+            Some(command) = self.commands.recv(), if is_local => self.on_command(command),
+            Some(event) = self.stream_events.recv(), if is_local => self.on_stream(event),
+            event = self.net.next() => {
+                self.local = 0;
+                self.on_net(event);
+            }
+            () = std::future::ready(()), if !is_local => self.local = 0,
         }
     }
 
-    /// Gives the core what happened, and does what follows.
+    /// Gives the core what happened, and does what follows. Once the journal takes no more, nothing follows any more.
     fn process_inputs(&mut self) {
-        while let Some(input) = self.inputs.pop_front() {
-            let mut effects = std::mem::take(&mut self.outbox);
-            self.node.handle(self.now(), input, &mut effects);
-            self.apply(&mut effects);
-            self.outbox = effects;
+        while self.fatal.is_none() {
+            if let Some(input) = self.inputs.pop_front() {
+                let mut effects = std::mem::take(&mut self.outbox);
+                self.node.handle(self.now(), input, &mut effects);
+                self.apply(&mut effects);
+                self.outbox = effects;
+                continue;
+            }
+            self.end_forgotten();
+            self.answer_waiting();
+            // A job that waited may have been placed just now.
+            if self.inputs.is_empty() {
+                return;
+            }
         }
-        self.answer_waiting();
     }
 
     /// Does what follows, in order: what comes after a record waits until it is durable.
@@ -219,7 +258,10 @@ impl Driver {
         let mut after = None;
         for effect in effects.drain(..) {
             let written = if let Effect::Record(record) = &effect {
-                self.durable.record(record).map(|position| after = Some(position))
+                self.durable.record(record).map(|position| {
+                    after = Some(position);
+                    self.note_promised(record, position);
+                })
             } else if let Effect::Note(record) = &effect {
                 self.durable.note(record).map(drop)
             } else {
@@ -275,12 +317,17 @@ impl Driver {
 
     fn send(&mut self, to: NodeId, message: &Message<protocol::message::Wire>) {
         let body = if let Message::Submit { job, .. } = message {
-            self.jobs.get(job).map(|job| job.body.clone()).unwrap_or_default()
+            let Some(own) = self.jobs.get(job) else {
+                tracing::warn!(%job, "Did not submit a job whose prompt is gone");
+                self.inputs.extend([Input::Cancelled(*job), Input::SendFailed(to, *job)]);
+                return;
+            };
+            own.body.clone()
         } else {
             Bytes::new()
         };
         if let Message::Refused { job, .. } = message {
-            self.bodies.remove(job);
+            self.prompts.take(to, *job);
         }
         self.next_tag += 1;
         if let Some(job) = message.job() {
@@ -309,6 +356,7 @@ impl Driver {
         self.keep_contacts();
         self.cancel_unwanted();
         self.detach_silent();
+        self.prompts.forget_old(self.clock.now_ms());
         self.durable.index_retry();
     }
 
@@ -326,19 +374,35 @@ impl Driver {
                 () = self.turn() => self.process_inputs(),
             }
         }
+        // The last words of jobs may be on their way: closed connections would cut them off.
+        let farewell = Instant::now() + FAREWELL;
+        while self.fatal.is_none() {
+            tokio::select! {
+                biased;
+                () = sleep_until(farewell) => break,
+                () = self.turn() => self.process_inputs(),
+            }
+        }
         self.close().await
     }
 
-    async fn close(&mut self) -> Result<()> {
-        let (program, limits) = (Program::current()?, worker::Limits::NODE);
-        std::mem::replace(&mut self.workers, Workers::new(program, limits)).shutdown().await;
-        self.durable.close()
+    /// Ends the workers, commits, says goodbye; an error says why the node had to stop.
+    async fn close(mut self) -> Result<()> {
+        self.end_all();
+        let Self { workers, mut durable, net, fatal, .. } = self;
+        workers.shutdown().await;
+        let closed = durable.close();
+        net.close().await;
+        fatal.map_or(closed, Err)
     }
 
     fn now(&self) -> Time {
         Time(self.clock.now_ms())
     }
 }
+
+/// Turns that workers, commands and streams may take in a row: one provider's tokens must not silence the others.
+const LOCAL_MAX: usize = 64;
 
 /// When nothing is due, looking again tomorrow is soon enough.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -350,12 +414,13 @@ fn ended(record: &Record) -> Option<Time> {
     if let Record::Job(job) = record { Some(job.end) } else { None }
 }
 
-fn node_config(identity: &Identity) -> node::Config {
+fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
         node: identity.node.clone(),
         account: identity.account.clone(),
         issuer: identity.issuer.clone(),
+        name: config.name.clone(),
         incentive: Incentive::Exchange,
         class: ProviderClass::Community,
         region: String::new(),
@@ -377,4 +442,172 @@ fn net_config(config: &Config, identity: &Identity) -> Result<NetConfig> {
         agent: format!("sharemesh/{}", env!("CARGO_PKG_VERSION")),
         limits: Limits::STANDARD,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use engine::frame::{Generate, Prompt, Sampling};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::api::views::JobEvent;
+    use crate::command::{JobRequest, events_of};
+
+    /// Returns the driver of a new home network's issuer, not running.
+    fn driver(folder: &Path) -> Driver {
+        let config = Config {
+            data: folder.join("node"),
+            name: "test".to_owned(),
+            listen: Vec::from(["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()]),
+            api: ([127, 0, 0, 1], 0).into(),
+            join: None,
+            mdns: false,
+            dev: true,
+            serve: Vec::new(),
+            price: None,
+            slots: 1,
+            threads: Some(1),
+            budget_nano: 1_000_000,
+            exit_with_parent: false,
+        };
+        let (_, commands) = mpsc::channel(1);
+        Driver::open(config, commands, CancellationToken::new()).unwrap()
+    }
+
+    fn request(model: &str) -> JobRequest {
+        let generate = Generate {
+            prompt: Prompt::Text("hello".to_owned()),
+            max_tokens: 4,
+            sampling: Sampling::default(),
+            resume: Vec::new(),
+            logprobs: None,
+        };
+        JobRequest { model: model.to_owned(), generate, max_price_nano: None, only: Vec::new() }
+    }
+
+    /// Submits a job; returns where its events come.
+    fn submit(driver: &mut Driver, job: u8, model: &str) -> mpsc::Receiver<JobEvent> {
+        let request = request(model);
+        let (events, receiver) = events_of(&request);
+        driver.on_command(Command::Submit { job: [job; 16], request: Box::new(request), events });
+        driver.process_inputs();
+        receiver
+    }
+
+    /// Checks that a job had exactly one event: a failure of this kind.
+    fn check_failed(events: &mut mpsc::Receiver<JobEvent>, kind: FailureKind) {
+        let Ok(JobEvent::Failed { failure, .. }) = events.try_recv() else { panic!("no failure") };
+        assert_eq!(failure.kind, kind);
+        assert_eq!(events.try_recv().unwrap_err(), mpsc::error::TryRecvError::Disconnected);
+    }
+
+    /// A model by its id: its job goes to the core, which looks for a provider.
+    fn unserved() -> String {
+        ModelId([7; 32]).to_string()
+    }
+
+    #[tokio::test]
+    async fn two_jobs_of_one_name_do_not_wait_side_by_side_and_each_ends_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+
+        let mut first = submit(&mut driver, 1, "unheard-of");
+        let mut second = submit(&mut driver, 1, "unheard-of");
+        check_failed(&mut second, FailureKind::Busy);
+        driver.on_command(Command::Cancel { job: [1; 16] });
+
+        check_failed(&mut first, FailureKind::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_cancelled_while_a_provider_is_sought_ends_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+
+        let mut events = submit(&mut driver, 1, &unserved());
+        assert_eq!(driver.node.jobs().count(), 1);
+        driver.on_command(Command::Cancel { job: [1; 16] });
+        driver.process_inputs();
+
+        check_failed(&mut events, FailureKind::Cancelled);
+        assert!(driver.jobs.is_empty() && driver.node.jobs().next().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_job_stays_cancellable_when_its_client_has_gone_and_its_provider_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+
+        drop(submit(&mut driver, 1, &unserved()));
+        driver.detach(JobId([1; 16]));
+        driver.process_inputs();
+        assert!(driver.jobs.contains_key(&JobId([1; 16])), "the core still has it");
+        driver.on_tick();
+        driver.process_inputs();
+
+        assert!(driver.jobs.is_empty() && driver.node.jobs().next().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_ends_every_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        let mut waiting = submit(&mut driver, 1, "unheard-of");
+        let mut sought = submit(&mut driver, 2, &unserved());
+
+        driver.close().await.unwrap();
+
+        check_failed(&mut waiting, FailureKind::Unavailable);
+        check_failed(&mut sought, FailureKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_once_the_journal_takes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        driver.fatal = Some(anyhow::anyhow!("the disk is full"));
+
+        let _events = submit(&mut driver, 1, &unserved());
+
+        assert!(driver.node.jobs().next().is_none());
+        assert!(driver.close().await.unwrap_err().to_string().contains("full"));
+    }
+
+    #[tokio::test]
+    async fn a_grant_is_answered_once_it_is_on_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        let (reply, mut answer) = oneshot::channel();
+        let account = driver.node.account().to_string();
+
+        driver.on_command(Command::Grant { account, nano: 1000, reply });
+        driver.process_inputs();
+        assert!(answer.try_recv().is_err(), "the disk has not said so");
+        let committed = driver.durable.committed().await;
+        driver.on_committed(committed);
+        driver.process_inputs();
+
+        assert_eq!(answer.try_recv().unwrap().unwrap().credits.nano, 1000);
+    }
+
+    #[tokio::test]
+    async fn grants_that_were_asked_for_at_once_do_not_exceed_the_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut driver = driver(folder.path());
+        let account = driver.node.account().to_string();
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let (reply, answer) = oneshot::channel();
+            driver.on_command(Command::Grant { account: account.clone(), nano: 600_000, reply });
+            answers.push(answer);
+        }
+
+        driver.process_inputs();
+
+        assert!(answers[0].try_recv().is_err(), "it waits for the disk");
+        let refused = answers[1].try_recv().unwrap().unwrap_err();
+        assert_eq!(refused.kind, FailureKind::NoCredits);
+    }
 }

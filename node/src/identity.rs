@@ -68,9 +68,11 @@ impl Identity {
         let node = Signer::from_seed(keys.node);
         let issuer = Signer::from_seed(keys.issuer);
         let membership = match (read::<Membership>(folder, NETWORK_FILE)?, ticket) {
-            (Some(membership), ticket) => {
-                check_same_network(&membership, ticket.map(|(_, manifest)| manifest).as_ref(), folder)?;
-                membership
+            (Some(membership), None) => membership,
+            (Some(membership), Some((Ticket { addresses, secret, .. }, manifest))) => {
+                check_same_network(&membership, &manifest, folder)?;
+                // An earlier ticket may have admitted nobody, and the issuer may have moved.
+                create(folder, NETWORK_FILE, Membership { addresses, ticket: Some(secret), ..membership })?
             }
             (None, Some((Ticket { manifest, addresses, secret }, _))) => {
                 create(folder, NETWORK_FILE, Membership { manifest, addresses, ticket: Some(secret) })?
@@ -101,25 +103,21 @@ fn home(config: &Config, now: Time, issuer: &Signer, node: NodeId) -> Signed<Man
     manifest.signed_by(issuer).signed()
 }
 
-fn check_same_network(
-    ours: &Membership,
-    joined: Option<&Verified<Manifest>>,
-    folder: &DataFolder,
-) -> Result<()> {
+fn check_same_network(ours: &Membership, joined: &Verified<Manifest>, folder: &DataFolder) -> Result<()> {
     let ours = verify_manifest(ours.manifest.clone()).context("the data folder's network file is damaged")?;
-    match joined {
-        Some(joined) if joined.domain() != ours.domain() => Err(Failure::new(
-            FailureKind::Forbidden,
-            format!(
-                "the ticket is for network `{}`, but {} belongs to network `{}`: choose another folder with --data",
-                joined.name,
-                folder.path().display(),
-                ours.name
-            ),
-        )
-        .into()),
-        Some(_) | None => Ok(()),
+    if joined.domain() == ours.domain() {
+        return Ok(());
     }
+    Err(Failure::new(
+        FailureKind::Forbidden,
+        format!(
+            "the ticket is for network `{}`, but {} belongs to network `{}`: choose another folder with --data",
+            joined.name,
+            folder.path().display(),
+            ours.name
+        ),
+    )
+    .into())
 }
 
 fn read<T: Serialize + serde::de::DeserializeOwned>(folder: &DataFolder, name: &str) -> Result<Option<T>> {

@@ -787,12 +787,12 @@ mod tests {
             let (mut raw_time, mut journal_time) = (Duration::ZERO, Duration::ZERO);
             // Turn about, so that both meet the same disk.
             for _ in 0..rounds {
-                let start = std::time::Instant::now();
+                let start = tokio::time::Instant::now();
                 io::Write::write_all(&mut raw, &bytes).unwrap();
                 raw.sync_data().unwrap();
                 raw_time += start.elapsed();
 
-                let start = std::time::Instant::now();
+                let start = tokio::time::Instant::now();
                 let position = journal.append(&records, Urgency::Now).unwrap();
                 while journal.committed().await.unwrap() < position {}
                 journal_time += start.elapsed();
@@ -810,7 +810,7 @@ mod tests {
         let (mut journal, _) = Journal::open(folder.path(), Options::default(), |_, _, _| ()).unwrap();
         let count = 100_000;
         let record = [vec![7; RECORD_BYTES]];
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         for _ in 0..count {
             while journal.append(&record, Urgency::Soon).is_err() {
                 journal.committed().await.unwrap();
@@ -818,7 +818,7 @@ mod tests {
         }
         journal.close().unwrap();
         println!("{count} records one by one, committed in groups: {:?}", start.elapsed());
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         let (_journal, recovered) = Journal::open(folder.path(), Options::default(), |_, _, _| ()).unwrap();
         println!("opened again with {} records in {:?}", recovered.position, start.elapsed());
     }

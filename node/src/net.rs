@@ -31,10 +31,8 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use tokio::{
-    sync::mpsc,
-    time::{Duration, Instant, Interval, MissedTickBehavior},
-};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior};
 
 use self::{
     behaviour::Behaviour,

@@ -229,6 +229,7 @@ impl Workers {
                 "a node serves at most {WORKERS_MAX} models: unload one first"
             )));
         }
+        let environment = options.environment();
         let options = serde_json::to_string(options)
             .map_err(|error| Failure::internal(format!("the worker's options cannot be written: {error}")))?;
 
@@ -238,6 +239,7 @@ impl Workers {
             model: model.to_owned(),
             program: self.program.clone(),
             options,
+            environment,
             limits: self.limits,
             inbox,
             events: self.sender.clone(),

@@ -25,6 +25,8 @@ pub const DEVICES_MAX: usize = 16;
 pub struct Advert {
     /// Node that serves; the advert is signed with its key.
     pub node: NodeId,
+    /// What its owner calls it; nobody vouches for it.
+    pub name: String,
     /// Account that is paid.
     pub account: AccountId,
     /// Rises with every advert of a node; a lower one is ignored.
@@ -115,10 +117,10 @@ impl Signable for Advert {
             && self.devices.iter().all(|d| short(&d.kind) && short(&d.name) && short(&d.backend));
         let models = self.models.len() <= MODELS_MAX
             && self.models.iter().all(|m| short(&m.name) && short(&m.quantisation) && m.busy <= m.slots);
-        match (devices, models, short(&self.region) && short(&self.version)) {
+        match (devices, models, short(&self.name) && short(&self.region) && short(&self.version)) {
             (false, ..) => Err("devices"),
             (_, false, _) => Err("models"),
-            (.., false) => Err("region or version"),
+            (.., false) => Err("name, region or version"),
             (true, true, true) => Ok(()),
         }
     }

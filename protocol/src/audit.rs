@@ -98,8 +98,9 @@ impl Audit {
                 let applied = self.verified(op).map(|op| self.books.apply(&op, terms.as_ref(), epoch));
                 self.book("an account's step", applied);
             }
-            Record::PaidOut(receipt) => {
-                let paid = self.verified(receipt).map(|receipt| self.books.redeem(&receipt).map(drop));
+            Record::PaidOut { receipt, amount } => {
+                let paid =
+                    self.verified(receipt).map(|receipt| self.books.redeem(&receipt, amount).map(drop));
                 self.book("a redemption", paid);
             }
             Record::Closed(closing) => {

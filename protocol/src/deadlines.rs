@@ -25,6 +25,13 @@ impl<K: Ord + Clone> Deadlines<K> {
         self.by_time.insert((at, key));
     }
 
+    /// Sets the deadline of `key`, unless it has an earlier one.
+    pub fn set_earlier(&mut self, key: K, at: Time) {
+        if self.by_key.get(&key).is_none_or(|present| *present > at) {
+            self.set(key, at);
+        }
+    }
+
     /// Takes the deadline of `key` away, if it has one.
     pub fn clear(&mut self, key: &K) {
         if let Some(at) = self.by_key.remove(key) {

@@ -230,9 +230,15 @@ pub enum Failure {
     #[error("the provider broke the protocol: {0}")]
     Misbehaved(&'static str),
     /// Took longer than allowed.
-    #[error("the provider did not answer in time")]
+    #[error("the provider took the job and then delivered nothing for too long")]
     TimedOut,
     /// The request itself cannot be served.
     #[error("{0}")]
     BadRequest(String),
+    /// Its owner gave it up before it was done.
+    #[error("the job was cancelled")]
+    Cancelled,
+    /// Its channel was closed under it.
+    #[error("the payment channel of the job ended before the job did")]
+    ChannelEnded,
 }

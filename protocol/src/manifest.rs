@@ -11,8 +11,11 @@ use crate::ledger::money::{BPS, QUANTUM};
 use crate::ledger::records::Epoch;
 use crate::model::{Modality, NAME_BYTES_MAX};
 use crate::price::NANO_PER_CREDIT;
-use crate::signed::{ATTESTATIONS_MAX, Role, Signable, Signed, SignedError, Verified, id_of, sign};
+use crate::signed::{Role, Signable, Signed, SignedError, Verified, id_of, sign};
 use crate::time::Time;
+
+/// Bounds the issuers of a network, and so the signatures that prove what a quorum of them did.
+pub const ISSUERS_MAX: usize = 16;
 
 /// What everybody in a network has agreed to by joining it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +94,7 @@ impl Signable for Manifest {
             u64::from(self.network_bps) + u64::from(self.pool_bps) + u64::from(self.provider_floor_bps);
         let check = |holds: bool, field| if holds { Ok(()) } else { Err(field) };
         check(self.name.len() <= NAME_BYTES_MAX, "name")?;
-        check((1..=ATTESTATIONS_MAX).contains(&issuers), "issuers")?;
+        check((1..=ISSUERS_MAX).contains(&issuers), "issuers")?;
         check(issuers % 3 == 1 && usize::from(self.quorum) == issuers - (issuers - 1) / 3, "quorum")?;
         check(self.epoch_ms >= 1000, "epoch_ms")?;
         check(self.grace_epochs >= 1, "grace_epochs")?;

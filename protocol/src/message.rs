@@ -72,6 +72,9 @@ pub enum Message<S: Stage> {
         membership: Option<S::Of<Membership>>,
         /// What it serves, if anything.
         advert: Option<S::Of<Advert>>,
+        /// Whether the sender waits for the receiver's greeting: a node that was restarted knows nobody, while others
+        /// may not have noticed that it was gone.
+        asks: bool,
     },
     /// Asks an issuer for admission with a ticket.
     Join {
@@ -198,11 +201,21 @@ pub enum Message<S: Stage> {
     /// The newest receipt that the sender holds of each channel with the receiver.
     Heads(Vec<Head>),
     /// Submits a co-signed receipt to an issuer.
-    Redeem(S::Of<Receipt>),
+    Redeem {
+        /// The receipt.
+        receipt: S::Of<Receipt>,
+        /// Base to pay out in all, at most what the receipt states.
+        amount: u64,
+    },
     /// What the issuer has paid out of a channel.
     Redeemed(S::Of<RedeemAck>),
     /// Ends a channel: from payer to payee with one signature, from payee to issuer with both.
-    Close(S::Of<Final>),
+    Close {
+        /// The end.
+        closing: S::Of<Final>,
+        /// Proof of the channel for the payee, until it has confirmed a job on it: it may never have heard of it.
+        opening: Option<Opening<S>>,
+    },
 }
 
 /// Proof that a channel was opened and committed.
@@ -287,10 +300,11 @@ impl Message<Wire> {
             part.map(|part| part.verify(domain, scheme)).transpose()
         }
         Ok(match self {
-            Self::Hello { device, membership, advert } => Message::Hello {
+            Self::Hello { device, membership, advert, asks } => Message::Hello {
                 device: device.verify(domain, scheme)?,
                 membership: maybe(membership, domain, scheme)?,
                 advert: maybe(advert, domain, scheme)?,
+                asks,
             },
             Self::Join { secret } => Message::Join { secret },
             Self::Joined { membership, deposit } => Message::Joined {
@@ -329,9 +343,14 @@ impl Message<Wire> {
             Self::Failed { job, tokens_out, reason } => Message::Failed { job, tokens_out, reason },
             Self::Cancel { job } => Message::Cancel { job },
             Self::Heads(heads) => Message::Heads(heads),
-            Self::Redeem(receipt) => Message::Redeem(receipt.verify(domain, scheme)?),
+            Self::Redeem { receipt, amount } => {
+                Message::Redeem { receipt: receipt.verify(domain, scheme)?, amount }
+            }
             Self::Redeemed(ack) => Message::Redeemed(ack.verify(domain, scheme)?),
-            Self::Close(closing) => Message::Close(closing.verify(domain, scheme)?),
+            Self::Close { closing, opening } => Message::Close {
+                closing: closing.verify(domain, scheme)?,
+                opening: opening.map(|opening| opening.verify(domain, scheme)).transpose()?,
+            },
         })
     }
 }
@@ -341,10 +360,11 @@ impl Message<Checked> {
     #[must_use]
     pub fn to_wire(&self) -> Message<Wire> {
         match self {
-            Self::Hello { device, membership, advert } => Message::Hello {
+            Self::Hello { device, membership, advert, asks } => Message::Hello {
                 device: device.signed(),
                 membership: membership.as_ref().map(Verified::signed),
                 advert: advert.as_ref().map(Verified::signed),
+                asks: *asks,
             },
             Self::Join { secret } => Message::Join { secret: *secret },
             Self::Joined { membership, deposit } => Message::Joined {
@@ -387,9 +407,13 @@ impl Message<Checked> {
             }
             Self::Cancel { job } => Message::Cancel { job: *job },
             Self::Heads(heads) => Message::Heads(heads.clone()),
-            Self::Redeem(receipt) => Message::Redeem(receipt.signed()),
+            Self::Redeem { receipt, amount } => {
+                Message::Redeem { receipt: receipt.signed(), amount: *amount }
+            }
             Self::Redeemed(ack) => Message::Redeemed(ack.signed()),
-            Self::Close(closing) => Message::Close(closing.signed()),
+            Self::Close { closing, opening } => {
+                Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
+            }
         }
     }
 }
@@ -421,9 +445,9 @@ impl<S: Stage> Message<S> {
             Self::Failed { .. } => "failed",
             Self::Cancel { .. } => "cancel",
             Self::Heads(_) => "heads",
-            Self::Redeem(_) => "redeem",
+            Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
-            Self::Close(_) => "close",
+            Self::Close { .. } => "close",
         }
     }
 
@@ -452,9 +476,9 @@ impl<S: Stage> Message<S> {
             | Self::Failed { .. }
             | Self::Cancel { .. }
             | Self::Heads(_)
-            | Self::Redeem(_)
+            | Self::Redeem { .. }
             | Self::Redeemed(_)
-            | Self::Close(_) => None,
+            | Self::Close { .. } => None,
         }
     }
 }
@@ -490,7 +514,7 @@ impl Opening<Wire> {
         op: impl Fn(Signed<AccountOp>) -> Result<Verified<AccountOp>, SignedError>,
         terms: impl Fn(Signed<Terms>) -> Result<Verified<Terms>, SignedError>,
     ) -> Result<Opening<Checked>, SignedError> {
-        if self.recorded.len() > crate::signed::ATTESTATIONS_MAX {
+        if self.recorded.len() > crate::manifest::ISSUERS_MAX {
             return Err(SignedError::Attestations);
         }
         let recorded = self.recorded.into_iter().map(recorded).collect::<Result<_, _>>()?;

@@ -11,6 +11,9 @@ mod provider;
 mod queries;
 mod replay;
 mod requester;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
+mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
@@ -23,7 +26,7 @@ use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paid::Paid;
-use crate::ledger::records::{self, Epoch, Membership, Rights};
+use crate::ledger::records::{self, Epoch, Membership};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Manifest;
 use crate::message::{Checked, JoinError, Message, Wire};
@@ -49,6 +52,8 @@ pub struct Config {
     pub account: Signer,
     /// Key of the issuer, on the node that is one.
     pub issuer: Option<Signer>,
+    /// What its owner calls it.
+    pub name: String,
     /// What happens with what it earns.
     pub incentive: Incentive,
     /// Kind of provider.
@@ -130,6 +135,13 @@ pub enum EngineEvent {
         job: JobId,
         /// Prompt tokens.
         tokens_in: u32,
+    },
+    /// It has generated all that a job may, and waits for a grant.
+    Waiting {
+        /// The job.
+        job: JobId,
+        /// Tokens generated.
+        tokens_out: u32,
     },
     /// It has finished a job.
     Finished {
@@ -284,7 +296,7 @@ pub enum Offence {
 enum Timer {
     /// The present phase of a job of ours.
     Job(JobId),
-    /// A job that we serve makes no progress.
+    /// A job that we serve waits for a payment.
     Serving(JobId),
     /// Resending and settling.
     Reconcile,
@@ -306,8 +318,13 @@ pub struct Node {
     wallet: Wallet,
     /// Terms of the channel that the wallet's pending step opens.
     opening_terms: Option<Verified<records::Terms>>,
+    /// The issuer has moved credits since it last told us what our account holds.
+    balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
     paid: BTreeMap<ChannelId, Paid>,
+    /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
+    /// be shown to us again.
+    ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
     jobs: BTreeMap<JobId, requester::Job>,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
@@ -333,18 +350,10 @@ impl Node {
         let me = NodeId::from(config.node.public());
         let wallet = Wallet::new(domain, config.account.clone());
         let epoch = config.manifest.epoch(now);
-        let delegation = records::Device {
-            account: wallet.account(),
-            node: me,
-            rights: Rights { serve: true, spend: true },
-            version: 1,
-            expires: epoch.plus(records::VALIDITY_EPOCHS_MAX),
-        };
-        let device = sign(delegation, domain, Role::Owner, wallet.signer());
+        let device = peers::delegate(&wallet, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
-            nodes: BTreeMap::new(),
             signer,
         });
         let mut node = Self {
@@ -358,8 +367,10 @@ impl Node {
             router: Router::default(),
             wallet,
             opening_terms: None,
+            balance_is_old: false,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
+            ended: BTreeMap::new(),
             jobs: BTreeMap::new(),
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
@@ -377,6 +388,7 @@ impl Node {
         }
         node.learn_own_account();
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
+        node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
         node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
         Ok(node)
@@ -415,7 +427,7 @@ impl Node {
         while let Some(timer) = self.deadlines.expire(now) {
             match timer {
                 Timer::Job(job) => self.on_job_due(job, now, out),
-                Timer::Serving(job) => self.on_serving_due(job, out),
+                Timer::Serving(job) => self.on_serving_due(job, now, out),
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
             }
@@ -430,11 +442,15 @@ impl Node {
 
     fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
         match message {
-            Message::Hello { device, membership, advert } => {
+            Message::Hello { device, membership, advert, asks } => {
+                let known = self.has_greeted(from);
                 self.on_hello(from, device, membership, advert, now, out);
+                if asks && known {
+                    self.greet(from, now, out);
+                }
             }
             Message::Join { secret } => self.on_join(from, secret, now, out),
-            Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, out),
+            Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, now, out),
             Message::JoinRefused(error) => self.on_join_refused(from, error, out),
             Message::AdvertQuery => self.on_advert_query(from, now, out),
             Message::Advert(advert) => self.on_advert(advert, now, out),
@@ -463,10 +479,14 @@ impl Node {
                 self.on_failed(from, job, tokens_out, reason, now, out)
             }
             Message::Cancel { job } => self.on_cancel(from, job, out),
-            Message::Heads(heads) => self.on_heads(from, &heads, out),
-            Message::Redeem(receipt) => self.on_redeem(from, &receipt, now, out),
+            Message::Heads(heads) => {
+                if self.answers_heads(from, &heads, now, out) {
+                    self.on_heads(from, &heads, out);
+                }
+            }
+            Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
-            Message::Close(closing) => self.on_close(from, &closing, now, out),
+            Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
         }
     }
 

@@ -53,6 +53,16 @@ impl Price {
 }
 
 impl Usage {
+    /// Returns what is due for one job: nothing if it ended before its first token, however it ended, so that whoever
+    /// never answers is never paid for reading.
+    #[must_use]
+    pub const fn of_job(tokens_in: u64, tokens_out: u64) -> Self {
+        if tokens_out == 0 {
+            return Self { calls: 0, tokens_in: 0, tokens_out: 0, compute: 0 };
+        }
+        Self { calls: 1, tokens_in, tokens_out, compute: 0 }
+    }
+
     /// Returns both together; stops at the largest number, which no price can afford.
     #[must_use]
     pub const fn plus(&self, other: &Self) -> Self {
@@ -61,6 +71,17 @@ impl Usage {
             tokens_in: self.tokens_in.saturating_add(other.tokens_in),
             tokens_out: self.tokens_out.saturating_add(other.tokens_out),
             compute: self.compute.saturating_add(other.compute),
+        }
+    }
+
+    /// Returns the larger of both, count by count.
+    #[must_use]
+    pub fn or_more(&self, other: &Self) -> Self {
+        Self {
+            calls: self.calls.max(other.calls),
+            tokens_in: self.tokens_in.max(other.tokens_in),
+            tokens_out: self.tokens_out.max(other.tokens_out),
+            compute: self.compute.max(other.compute),
         }
     }
 
@@ -88,6 +109,12 @@ mod tests {
     fn a_cost_is_rounded_up_once() {
         assert_eq!(PRICE.cost(&usage(1, 1)), Some(5 + 6));
         assert_eq!(PRICE.cost(&usage(1_000_000, 0)), Some(5 + 1_000_001));
+    }
+
+    #[test]
+    fn a_job_without_a_token_costs_nothing() {
+        assert_eq!(PRICE.cost(&Usage::of_job(8_000, 0)), Some(0));
+        assert_eq!(Usage::of_job(8_000, 1), usage(8_000, 1));
     }
 
     #[test]

@@ -69,7 +69,12 @@ pub enum Record {
         epoch: Epoch,
     },
     /// As issuer: a receipt was paid out.
-    PaidOut(Signed<Receipt>),
+    PaidOut {
+        /// The receipt.
+        receipt: Signed<Receipt>,
+        /// Base paid out in all, at most what the receipt states.
+        amount: u64,
+    },
     /// As issuer: a channel was closed by both sides.
     Closed(Signed<Final>),
     /// As issuer: channels whose grace ended before this epoch were closed.

@@ -12,7 +12,7 @@ use crate::scheduler::Refusal;
 use crate::signed::Verified;
 use crate::time::Time;
 
-/// Most adverts kept; the one that ends first makes way, so that memory does not grow with the network.
+/// Most adverts kept; a stranger's that ends first makes way, so that memory does not grow with the network.
 pub const ADVERTS_MAX: usize = 1024;
 
 /// Most providers whose conduct is remembered.
@@ -21,8 +21,8 @@ const OUTCOMES_MAX: usize = 4096;
 /// How long a provider that failed is left alone.
 pub const COOL_DOWN_MS: u64 = 10_000;
 
-/// Longest life of an advert that is believed.
-pub const ADVERT_LIFE_MS_MAX: u64 = 10 * 60 * 1000;
+/// Longest life of an advert that is believed: the three renewals that honest ones get, and half a minute between clocks.
+pub const ADVERT_LIFE_MS_MAX: u64 = 120_000;
 
 /// Why a provider was not chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,18 +84,29 @@ struct Outcome {
 }
 
 impl Router {
-    /// Takes an advert; returns whether it is news.
-    pub fn learn(&mut self, advert: Verified<Advert>, now: Time) -> bool {
-        let known = self.adverts.get(&advert.node).map_or(0, |known| known.sequence);
-        let fresh = advert.valid_to > now && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX);
-        if advert.sequence <= known || !fresh {
+    /// Takes an advert; returns whether it is news. When there is no room, a stranger's makes way and never that of a
+    /// node which is `connected`: keys cost nothing, connections do.
+    pub fn learn(&mut self, advert: Verified<Advert>, connected: impl Fn(NodeId) -> bool, now: Time) -> bool {
+        let known = self.known_sequence(advert.node);
+        if advert.sequence <= known || !is_fresh(&advert, now) {
             return false;
         }
-        if self.adverts.len() >= ADVERTS_MAX && !self.adverts.contains_key(&advert.node) {
-            self.forget_earliest();
+        let is_new = !self.adverts.contains_key(&advert.node);
+        if is_new && self.adverts.len() >= ADVERTS_MAX && !self.forget_stranger(connected) {
+            return false;
         }
         self.adverts.insert(advert.node, advert);
         true
+    }
+
+    /// Says whether an advert holds, and is not older than what is known of its node.
+    #[must_use]
+    pub fn is_current(&self, advert: &Advert, now: Time) -> bool {
+        is_fresh(advert, now) && advert.sequence >= self.known_sequence(advert.node)
+    }
+
+    fn known_sequence(&self, node: NodeId) -> u64 {
+        self.adverts.get(&node).map_or(0, |known| known.sequence)
     }
 
     /// Forgets what a provider said, because it is gone.
@@ -204,10 +215,15 @@ impl Router {
         outcome
     }
 
-    fn forget_earliest(&mut self) {
-        let earliest = self.adverts.values().min_by_key(|advert| advert.valid_to).map(|advert| advert.node);
-        earliest.map(|node| self.adverts.remove(&node));
+    fn forget_stranger(&mut self, connected: impl Fn(NodeId) -> bool) -> bool {
+        let strangers = self.adverts.values().filter(|advert| !connected(advert.node));
+        let earliest = strangers.min_by_key(|advert| advert.valid_to).map(|advert| advert.node);
+        earliest.is_some_and(|node| self.adverts.remove(&node).is_some())
     }
+}
+
+fn is_fresh(advert: &Advert, now: Time) -> bool {
+    advert.valid_to > now && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX)
 }
 
 /// Text in the languages of the web has about four bytes a token; only for estimates of time, never for money.

@@ -5,11 +5,15 @@ use alloc::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{JobId, ModelId};
+use crate::ids::{JobId, ModelId, NodeId};
 use crate::time::Time;
 
 /// How long an offer holds its slot.
 pub const OFFER_MS: u64 = 5_000;
+
+/// Most slots of a model that one peer holds by asking; its newer ask takes the place of its oldest, so that names of jobs
+/// that never come take no more than these.
+const HELD_PER_PEER_MAX: usize = 2;
 
 /// Wait suggested to whoever is refused for want of a slot, while no job has been timed yet.
 const RETRY_MS_DEFAULT: u64 = 1_000;
@@ -75,7 +79,7 @@ pub struct Scheduler {
 struct Slots {
     total: u16,
     ready: bool,
-    held: BTreeMap<JobId, Time>,
+    held: BTreeMap<(NodeId, JobId), Time>,
     running: BTreeMap<JobId, Time>,
     /// Smoothed duration of a job.
     duration_ms: Option<u64>,
@@ -109,31 +113,33 @@ impl Scheduler {
         self.models.get(&model).map_or((0, 0), |slots| (count(slots).min(slots.total), slots.total))
     }
 
-    /// Holds a slot for a job that was offered one.
+    /// Holds a slot for a job that `peer` was offered one for.
     ///
     /// # Errors
     /// When there is none.
-    pub fn hold(&mut self, job: JobId, model: ModelId, now: Time) -> Result<(), Refusal> {
-        let slots = self.free(job, model, now)?;
-        slots.held.insert(job, now.plus_ms(OFFER_MS));
+    pub fn hold(&mut self, peer: NodeId, job: JobId, model: ModelId, now: Time) -> Result<(), Refusal> {
+        if let Some(slots) = self.models.get_mut(&model) {
+            slots.make_way(peer, job);
+        }
+        let slots = self.free(peer, job, model, now)?;
+        slots.held.insert((peer, job), now.plus_ms(OFFER_MS));
         Ok(())
     }
 
-    /// Takes a slot for a job, the held one if there is one.
+    /// Takes a slot for a job of `peer`, the held one if there is one.
     ///
     /// # Errors
     /// When there is none.
-    pub fn admit(&mut self, job: JobId, model: ModelId, now: Time) -> Result<(), Refusal> {
-        let slots = self.free(job, model, now)?;
-        slots.held.remove(&job);
+    pub fn admit(&mut self, peer: NodeId, job: JobId, model: ModelId, now: Time) -> Result<(), Refusal> {
+        let slots = self.free(peer, job, model, now)?;
+        slots.held.remove(&(peer, job));
         slots.running.insert(job, now);
         Ok(())
     }
 
-    /// Frees the slot of a job; freeing it twice changes nothing.
+    /// Frees the slot of a job that ran; freeing it twice changes nothing.
     pub fn release(&mut self, job: JobId, now: Time) {
         for slots in self.models.values_mut() {
-            slots.held.remove(&job);
             if let Some(since) = slots.running.remove(&job) {
                 let taken = now.since_ms(since);
                 slots.duration_ms = Some(slots.duration_ms.map_or(taken, |before| (3 * before + taken) / 4));
@@ -141,10 +147,10 @@ impl Scheduler {
         }
     }
 
-    /// Gives a held slot back that its job does not need; a running job keeps its own.
-    pub fn let_go(&mut self, job: JobId) {
+    /// Gives back a slot that was held for a job of `peer`; a running job keeps its own, and so does everybody else's.
+    pub fn let_go(&mut self, peer: NodeId, job: JobId) {
         for slots in self.models.values_mut() {
-            slots.held.remove(&job);
+            slots.held.remove(&(peer, job));
         }
     }
 
@@ -155,17 +161,29 @@ impl Scheduler {
         }
     }
 
-    fn free(&mut self, job: JobId, model: ModelId, now: Time) -> Result<&mut Slots, Refusal> {
+    fn free(&mut self, peer: NodeId, job: JobId, model: ModelId, now: Time) -> Result<&mut Slots, Refusal> {
         let slots = self.models.get_mut(&model).ok_or(Refusal::NotServed)?;
         if !slots.ready {
             return Err(Refusal::NotReady { retry_ms: RETRY_MS_DEFAULT });
         }
         slots.held.retain(|_, until| *until > now);
-        let taken = slots.running.len() + slots.held.keys().filter(|held| **held != job).count();
+        let taken = slots.running.len() + slots.held.keys().filter(|held| **held != (peer, job)).count();
         if slots.running.contains_key(&job) || taken >= usize::from(slots.total) {
             return Err(Refusal::Busy { retry_ms: slots.duration_ms.unwrap_or(RETRY_MS_DEFAULT).max(1) });
         }
         Ok(slots)
+    }
+}
+
+impl Slots {
+    /// Lets go what `peer` has held longest, if it holds as much as it may.
+    fn make_way(&mut self, peer: NodeId, job: JobId) {
+        let theirs = || self.held.iter().filter(|((holder, held), _)| *holder == peer && *held != job);
+        if theirs().count() >= HELD_PER_PEER_MAX
+            && let Some(oldest) = theirs().min_by_key(|(_, until)| **until).map(|(held, _)| *held)
+        {
+            self.held.remove(&oldest);
+        }
     }
 }
 
@@ -174,6 +192,8 @@ mod tests {
     use super::*;
 
     const MODEL: ModelId = ModelId([1; 32]);
+
+    const PEER: NodeId = NodeId([1; 32]);
 
     fn job(tag: u8) -> JobId {
         JobId([tag; 16])
@@ -184,12 +204,12 @@ mod tests {
         let mut scheduler = Scheduler::default();
         scheduler.serve(MODEL, 1);
 
-        assert_eq!(scheduler.admit(job(1), MODEL, Time(0)), Ok(()));
-        assert!(matches!(scheduler.admit(job(2), MODEL, Time(0)), Err(Refusal::Busy { .. })));
+        assert_eq!(scheduler.admit(PEER, job(1), MODEL, Time(0)), Ok(()));
+        assert!(matches!(scheduler.admit(PEER, job(2), MODEL, Time(0)), Err(Refusal::Busy { .. })));
         scheduler.release(job(1), Time(500));
         scheduler.release(job(1), Time(900));
-        assert_eq!(scheduler.admit(job(2), MODEL, Time(600)), Ok(()));
-        assert_eq!(scheduler.hold(job(3), MODEL, Time(600)), Err(Refusal::Busy { retry_ms: 500 }));
+        assert_eq!(scheduler.admit(PEER, job(2), MODEL, Time(600)), Ok(()));
+        assert_eq!(scheduler.hold(PEER, job(3), MODEL, Time(600)), Err(Refusal::Busy { retry_ms: 500 }));
     }
 
     #[test]
@@ -197,22 +217,39 @@ mod tests {
         let mut scheduler = Scheduler::default();
         scheduler.serve(MODEL, 1);
 
-        assert_eq!(scheduler.hold(job(1), MODEL, Time(0)), Ok(()));
-        assert!(scheduler.hold(job(2), MODEL, Time(1)).is_err());
-        assert_eq!(scheduler.admit(job(1), MODEL, Time(1)), Ok(()));
+        assert_eq!(scheduler.hold(PEER, job(1), MODEL, Time(0)), Ok(()));
+        assert!(scheduler.hold(PEER, job(2), MODEL, Time(1)).is_err());
+        assert_eq!(scheduler.admit(PEER, job(1), MODEL, Time(1)), Ok(()));
         scheduler.release(job(1), Time(2));
 
-        assert_eq!(scheduler.hold(job(3), MODEL, Time(2)), Ok(()));
-        assert_eq!(scheduler.admit(job(4), MODEL, Time(2 + OFFER_MS)), Ok(()));
+        assert_eq!(scheduler.hold(PEER, job(3), MODEL, Time(2)), Ok(()));
+        assert_eq!(scheduler.admit(PEER, job(4), MODEL, Time(2 + OFFER_MS)), Ok(()));
     }
 
     #[test]
     fn a_model_that_is_not_served_or_not_ready_is_refused_by_name() {
         let mut scheduler = Scheduler::default();
 
-        assert_eq!(scheduler.admit(job(1), MODEL, Time(0)), Err(Refusal::NotServed));
+        assert_eq!(scheduler.admit(PEER, job(1), MODEL, Time(0)), Err(Refusal::NotServed));
         scheduler.serve(MODEL, 1);
         scheduler.pause(MODEL);
-        assert!(matches!(scheduler.admit(job(1), MODEL, Time(0)), Err(Refusal::NotReady { .. })));
+        assert!(matches!(scheduler.admit(PEER, job(1), MODEL, Time(0)), Err(Refusal::NotReady { .. })));
+    }
+
+    #[test]
+    fn one_peer_holds_two_slots_at_most_and_nobody_else_gives_them_back() {
+        let other = NodeId([2; 32]);
+        let mut scheduler = Scheduler::default();
+        scheduler.serve(MODEL, 3);
+
+        for tag in 0..100 {
+            assert_eq!(scheduler.hold(PEER, job(tag), MODEL, Time(u64::from(tag))), Ok(()));
+        }
+        assert_eq!(scheduler.load(MODEL), (2, 3));
+        assert_eq!(scheduler.hold(other, job(200), MODEL, Time(100)), Ok(()));
+        scheduler.let_go(PEER, job(200));
+        assert_eq!(scheduler.load(MODEL), (3, 3));
+        scheduler.let_go(other, job(200));
+        assert_eq!(scheduler.load(MODEL), (2, 3));
     }
 }

@@ -18,6 +18,9 @@ pub trait Signable: Serialize + DeserializeOwned + Clone + Debug + PartialEq {
     const TAG: &'static str;
     /// Bounds the encoding, so that a peer cannot make us hold more.
     const BYTES_MAX: usize = 4096;
+    /// Bounds the signatures: each costs whoever checks it, and a signature too many would make a record that its last
+    /// signer could still read unreadable to everybody after.
+    const ATTESTATIONS_MAX: usize = 1;
 
     /// Says what is out of bounds, before any rule looks at the record.
     ///
@@ -55,9 +58,6 @@ pub struct Attestation {
     /// The signature.
     pub signature: Signature,
 }
-
-/// Bounds the signatures on one record: a quorum of the largest issuer set a manifest may name.
-pub const ATTESTATIONS_MAX: usize = 16;
 
 /// A record as received: exact bytes and signatures that nobody has checked yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +121,7 @@ impl<T: Signable> Signed<T> {
             .attestations
             .windows(2)
             .all(|pair| (pair[0].role, pair[0].key) < (pair[1].role, pair[1].key));
-        if self.attestations.is_empty() || self.attestations.len() > ATTESTATIONS_MAX || !ordered {
+        if self.attestations.is_empty() || self.attestations.len() > T::ATTESTATIONS_MAX || !ordered {
             return Err(SignedError::Attestations);
         }
         let verified = self.read(domain)?;
@@ -187,6 +187,13 @@ impl<T: Signable> Verified<T> {
         self.signed.attestations.iter().any(|a| a.role == role && a.key == key)
     }
 
+    /// Says whether exactly `signers` signed, and nobody else.
+    #[must_use]
+    pub fn is_signed_only_by(&self, signers: &[(Role, PublicKey)]) -> bool {
+        let signed = signers.iter().all(|(role, key)| self.is_signed_by(*role, *key));
+        signed && self.signed.attestations.len() == signers.len()
+    }
+
     /// Returns the same record with our signature added; signing twice changes nothing.
     #[must_use]
     pub fn signed_also_by(mut self, domain: DomainId, role: Role, signer: &Signer) -> Self {
@@ -217,4 +224,25 @@ fn record_id<T: Signable>(body: &[u8], domain: DomainId) -> RecordId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(T::TAG.as_bytes()).update(&[0]).update(&domain.0).update(body);
     RecordId(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ChannelId;
+    use crate::ledger::records::Final;
+
+    const DOMAIN: DomainId = DomainId([1; 32]);
+
+    #[test]
+    fn a_record_with_a_signature_too_many_is_not_read() {
+        let signer = |seed| Signer::from_seed([seed; 32]);
+        let closing = Final { channel: ChannelId([9; 32]), amount: 500, receipt: None };
+        let both =
+            sign(closing, DOMAIN, Role::Payer, &signer(1)).signed_also_by(DOMAIN, Role::Payee, &signer(2));
+        assert!(both.signed().verify(DOMAIN, Scheme::Strict).is_ok());
+
+        let more = both.signed_also_by(DOMAIN, Role::Owner, &signer(3));
+        assert_eq!(more.signed().verify(DOMAIN, Scheme::Strict), Err(SignedError::Attestations));
+    }
 }

@@ -35,7 +35,9 @@ pub struct Ticket {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TicketError {
     /// Not in the alphabet, or without the prefix.
-    #[error("this is not a join ticket: it should begin with `sharemesh1` and hold only letters and digits")]
+    #[error(
+        "this is not a whole join ticket, which begins with `sharemesh1` and holds letters and digits: copy it again"
+    )]
     Text,
     /// Cut short or changed.
     #[error("the join ticket is damaged ({0}): copy it again, whole")]

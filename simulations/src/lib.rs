@@ -9,3 +9,5 @@ pub mod world;
 pub mod checks;
 
 pub mod scenario;
+
+pub mod mutants;

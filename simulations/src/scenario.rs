@@ -1,7 +1,7 @@
 //! Stories with an end that can be checked: a home network, its troubles, its healing, its settlement.
 
 use protocol::advert::{Incentive, ModelOffer, ProviderClass};
-use protocol::ids::{Digest, JobId, ModelId, NodeId};
+use protocol::ids::{Digest, JobId, ModelId};
 use protocol::job::{Constraints, Input, JobSpec, Sampling};
 use protocol::keys::Signer;
 use protocol::licence::open_licence;
@@ -48,6 +48,8 @@ pub struct Setting {
     pub faults: usize,
     /// Nano-credits in each ticket.
     pub credits: u64,
+    /// Jobs at once of each that serves.
+    pub slots: u16,
 }
 
 impl Setting {
@@ -63,6 +65,21 @@ impl Setting {
             loss_permille: 10,
             faults: 24,
             credits: NANO_PER_CREDIT,
+            slots: 4,
+        }
+    }
+
+    /// Returns a setting of one consumer and so many providers, without trouble, for a story told by hand.
+    #[must_use]
+    pub const fn small(seed: u64, providers: usize) -> Self {
+        Self {
+            providers,
+            consumers: 1,
+            jobs: 0,
+            trouble_ms: 0,
+            loss_permille: 0,
+            faults: 0,
+            ..Self::smoke(seed)
         }
     }
 
@@ -71,7 +88,13 @@ impl Setting {
     pub fn reproduce(&self) -> String {
         format!(
             "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {}",
-            self.seed, self.providers, self.consumers, self.jobs, self.trouble_ms, self.loss_permille, self.faults
+            self.seed,
+            self.providers,
+            self.consumers,
+            self.jobs,
+            self.trouble_ms,
+            self.loss_permille,
+            self.faults
         )
     }
 }
@@ -141,6 +164,7 @@ impl Home {
             node,
             account,
             issuer,
+            name: String::new(),
             incentive: Incentive::Exchange,
             class: ProviderClass::Community,
             region: String::new(),
@@ -157,9 +181,10 @@ impl Home {
             world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount: setting.credits });
             deposited += u128::from(setting.credits);
             let decode = 40 + prng.below(60);
-            let offer = serves.then(|| offer(domain, decode));
+            let offer = serves.then(|| offer(domain, decode, setting.slots));
             let (node, account) = (signer(&mut prng), signer(&mut prng));
-            let place = world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
+            let place =
+                world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
             if serves { places.0.push(place) } else { places.1.push(place) }
         }
         Self { world, providers: places.0, consumers: places.1, deposited, prng, jobs: 0 }
@@ -183,17 +208,23 @@ impl Home {
         self.world.run_for(90_000);
     }
 
-    /// Ends all faults, starts whoever is down, and lets time pass.
+    /// Ends all faults, starts whoever is down, lets time pass, and lets everybody meet who has dealt with each other.
     pub fn heal(&mut self, ms: u64) {
         self.world.network.conditions = Conditions::CALM;
         for host in 0..self.world.hosts.len() {
             self.world.fault_in(0, host, Fault::Restart);
         }
         self.world.run_for(ms);
+        for consumer in self.consumers.clone() {
+            for provider in self.providers.clone() {
+                self.world.dial(consumer, provider);
+            }
+        }
+        self.world.run_for(10_000);
     }
 }
 
-fn offer(domain: protocol::ids::DomainId, decode: u64) -> ModelOffer {
+fn offer(domain: protocol::ids::DomainId, decode: u64, slots: u16) -> ModelOffer {
     ModelOffer {
         model: MODEL,
         name: "simulated".to_owned(),
@@ -201,7 +232,7 @@ fn offer(domain: protocol::ids::DomainId, decode: u64) -> ModelOffer {
         licence: open_licence(MODEL, domain),
         price: PRICE,
         context_tokens: 8192,
-        slots: 4,
+        slots,
         busy: 0,
         decode_milli: decode * 1000,
         prefill_milli: 2_000_000,
@@ -215,8 +246,13 @@ fn offer(domain: protocol::ids::DomainId, decode: u64) -> ModelOffer {
 pub fn spec(model: ModelId, bytes: u64, max_tokens: u32, length: u8) -> JobSpec {
     let mut digest = [0; 32];
     digest[0] = length;
-    let sampling =
-        Sampling { temperature_milli: 0, top_p_milli: 1000, top_k: 0, repetition_penalty_milli: 1000, seed: 0 };
+    let sampling = Sampling {
+        temperature_milli: 0,
+        top_p_milli: 1000,
+        top_k: 0,
+        repetition_penalty_milli: 1000,
+        seed: 0,
+    };
     JobSpec {
         model,
         input: Input { digest: Digest(digest), bytes, modality: Modality::Text },
@@ -298,10 +334,4 @@ fn report(seed: u64, world: &World) -> Report {
         failures,
         findings: world.findings.clone(),
     }
-}
-
-/// Returns the place's node id, for constraints.
-#[must_use]
-pub fn node_at(home: &Home, place: usize) -> NodeId {
-    home.world.hosts[place].id
 }

@@ -128,16 +128,32 @@ pub struct Delivered {
 #[derive(Debug)]
 enum What {
     Input(u32, Box<Input>),
-    Deliver { from: usize, link: u64, bytes: Vec<u8> },
+    Deliver {
+        from: usize,
+        link: u64,
+        bytes: Vec<u8>,
+    },
     Gossip(Box<Signed<Advert>>),
     Wake,
     Apply(u32, Vec<Effect>),
     Engine(u32, JobId),
-    Frame { job: JobId, provider: usize, link: Option<u64>, tokens: u32, end: bool },
+    Frame {
+        job: JobId,
+        provider: usize,
+        link: Option<u64>,
+        tokens: u32,
+        end: bool,
+    },
     /// The partner's end of a stream is gone.
-    Broken { job: JobId, partner: usize },
+    Broken {
+        job: JobId,
+        partner: usize,
+    },
     Dialled(usize),
-    Down { peer: usize, link: u64 },
+    Down {
+        peer: usize,
+        link: u64,
+    },
     Keep,
     Fault(Fault),
     Submit(JobId, Box<JobSpec>),
@@ -242,7 +258,13 @@ impl World {
     }
 
     /// Adds a machine and starts it.
-    pub fn add(&mut self, config: Config, speed: Speed, offer: Option<ModelOffer>, secret: Option<[u8; 16]>) -> usize {
+    pub fn add(
+        &mut self,
+        config: Config,
+        speed: Speed,
+        offer: Option<ModelOffer>,
+        secret: Option<[u8; 16]>,
+    ) -> usize {
         let host = self.hosts.len();
         let id = NodeId::from(config.node.public());
         self.index.insert(id, host);
@@ -316,6 +338,15 @@ impl World {
         self.run_until(self.now.plus_ms(ms));
     }
 
+    /// Runs until something is so, at most for `ms`; says whether it came to be.
+    pub fn run_until_so(&mut self, ms: u64, so: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now.plus_ms(ms);
+        while !so(self) && self.now < end {
+            self.run_for(1);
+        }
+        so(self)
+    }
+
     /// Returns the hash over all inputs so far.
     #[must_use]
     pub fn trace_hash(&self) -> blake3::Hash {
@@ -386,7 +417,9 @@ impl World {
                     self.run_engine(host, job);
                 }
             }
-            What::Frame { job, provider, link, tokens, end } => self.frame(host, job, provider, link, tokens, end),
+            What::Frame { job, provider, link, tokens, end } => {
+                self.frame(host, job, provider, link, tokens, end)
+            }
             What::Broken { job, partner } => self.broken(host, job, partner),
             What::Dialled(peer) => self.connect(host, peer),
             What::Down { peer, link } => self.down(host, peer, link),
@@ -567,15 +600,17 @@ impl World {
             }
             Err(error) => {
                 if !self.hosts[from].adversary {
-                    self.findings.push(format!("{}: host {from} sent what does not check: {error}", self.now));
+                    self.findings
+                        .push(format!("{}: host {from} sent what does not check: {error}", self.now));
                 }
             }
         }
     }
 
     fn publish(&mut self, from: usize, model: ModelId, advert: &Signed<Advert>) {
-        let interested: Vec<usize> =
-            (0..self.hosts.len()).filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model)).collect();
+        let interested: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model))
+            .collect();
         for host in interested {
             if let Some(delay) = self.network.carry() {
                 self.schedule(host, 2 * delay, What::Gossip(Box::new(advert.clone())));
@@ -584,7 +619,8 @@ impl World {
     }
 
     fn look_up(&mut self, host: usize, model: ModelId) {
-        let known = self.directory.get(&model).into_iter().flatten().map(|host| self.hosts[*host].id).collect();
+        let known =
+            self.directory.get(&model).into_iter().flatten().map(|host| self.hosts[*host].id).collect();
         let delay = 3 * self.network.delay();
         self.input_in(delay, host, Input::Found(model, known));
     }
@@ -618,7 +654,10 @@ impl World {
                 self.stream(host, job, tokens, false);
                 self.engine_in(ms, host, job);
             }
-            Some(Step::Paused(tokens)) => self.stream(host, job, tokens, false),
+            Some(Step::Paused(tokens)) => {
+                self.stream(host, job, tokens, false);
+                self.input_in(0, host, Input::Engine(EngineEvent::Waiting { job, tokens_out: tokens }));
+            }
             Some(Step::Done(tokens, finish)) => self.finish(host, job, tokens, finish),
         }
     }
@@ -647,10 +686,12 @@ impl World {
     }
 
     fn frame(&mut self, host: usize, job: JobId, provider: usize, link: Option<u64>, tokens: u32, end: bool) {
-        if self.hosts[host].node.is_none() || (host != provider && self.network.link(host, provider) != link) {
+        if self.hosts[host].node.is_none() || (host != provider && self.network.link(host, provider) != link)
+        {
             return;
         }
-        let attached = self.hosts[host].attached.get_mut(&job).filter(|attached| attached.provider == provider);
+        let attached =
+            self.hosts[host].attached.get_mut(&job).filter(|attached| attached.provider == provider);
         let Some(attached) = attached else {
             let delay = self.network.delay();
             self.schedule(provider, delay, What::Broken { job, partner: host });
@@ -686,7 +727,8 @@ impl World {
         if self.hosts[host].node.is_none() {
             return;
         }
-        let attached = self.hosts[host].attached.get(&job).copied().filter(|attached| attached.provider == partner);
+        let attached =
+            self.hosts[host].attached.get(&job).copied().filter(|attached| attached.provider == partner);
         if let Some(Attached { tokens, .. }) = attached {
             self.hosts[host].attached.remove(&job);
             self.interrupted(host, partner);
@@ -777,7 +819,8 @@ impl World {
     }
 
     fn break_engine(&mut self, host: usize) {
-        let jobs: Vec<JobId> = self.streams.keys().filter(|(_, at)| *at == host).map(|(job, _)| *job).collect();
+        let jobs: Vec<JobId> =
+            self.streams.keys().filter(|(_, at)| *at == host).map(|(job, _)| *job).collect();
         for job in jobs {
             let Some(run) = self.hosts[host].device.abort(job) else { continue };
             self.stream(host, job, run.tokens, true);
@@ -810,9 +853,12 @@ impl World {
         here.device.reset();
         here.up.clear();
         here.subscribed.clear();
-        let attached = std::mem::take(&mut here.attached);
-        for attached in attached.into_values() {
-            self.interrupted(host, attached.provider);
+        here.attached.clear();
+        // What was noted last may be forgotten, of jobs under way and of those just over.
+        for ((requester, provider), delivered) in &mut self.delivered {
+            if *requester == host || *provider == host {
+                delivered.interrupted += 1;
+            }
         }
         for tracked in self.jobs.values_mut().filter(|job| job.host == host && job.outcome.is_none()) {
             tracked.outcome = Some((now, Outcome::OwnerGone));
@@ -827,7 +873,8 @@ impl World {
         let records: Vec<Record> = match lines.collect() {
             Ok(records) => records,
             Err(error) => {
-                self.findings.push(format!("{}: the journal of host {host} does not read: {error}", self.now));
+                self.findings
+                    .push(format!("{}: the journal of host {host} does not read: {error}", self.now));
                 return;
             }
         };
@@ -878,6 +925,12 @@ impl World {
     fn tell(&mut self, job: JobId, event: JobEvent) {
         let now = self.now;
         let Some(tracked) = self.jobs.get_mut(&job) else { return };
+        let parties =
+            tracked.provider.and_then(|provider| self.index.get(&provider)).map(|at| (tracked.host, *at));
+        if let (JobEvent::Failed { account: Some(_), .. }, Some(parties)) = (&event, parties) {
+            // The requester accounts for a failed job by its own count alone.
+            self.delivered.entry(parties).or_default().interrupted += 1;
+        }
         let outcome = match event {
             JobEvent::Chosen { provider, .. } => {
                 tracked.provider = Some(provider);

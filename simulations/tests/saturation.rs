@@ -10,7 +10,8 @@ const FILLERS: [u32; 4] = [4_000, 500, 500, 500];
 
 #[test]
 fn a_full_network_whose_adverts_are_heard_says_so_at_once() {
-    let mut home = Home::joined(&Setting { providers: 1, consumers: 1, ..Setting::smoke(1) }, Conditions::CALM);
+    let mut home =
+        Home::joined(&Setting { providers: 1, consumers: 1, ..Setting::smoke(1) }, Conditions::CALM);
     let consumer = home.consumers[0];
     home.world.run_for(60_000);
     for (tokens_max, ms) in FILLERS.into_iter().zip([0, 500, 500, 500]) {

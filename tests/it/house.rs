@@ -62,6 +62,19 @@ fn no_file_is_large_but_the_lock() {
 }
 
 #[test]
+fn every_command_in_the_documents_exists() {
+    let mut known = rules::listed_commands(&output(env!("CARGO_BIN_EXE_sharemesh-under-test"), &["--help"]));
+    // Hidden, because only a node runs it.
+    known.insert("worker".to_owned());
+    let documents = tracked(|path| path.ends_with(".md"));
+    none(
+        documents
+            .iter()
+            .flat_map(|file| rules::unknown_commands(&file.path, file.text().unwrap_or_default(), &known)),
+    );
+}
+
+#[test]
 fn no_text_names_a_machine_or_a_registry_host() {
     let files = tracked(|path| path != "Cargo.lock");
 

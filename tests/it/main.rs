@@ -2,4 +2,18 @@
 
 // Always set here; said again because clippy lets helpers unwrap only below it.
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod house;
+#[cfg(test)]
+mod job;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
+mod wire;
+
+/// The program under test.
+#[cfg(test)]
+const SHAREMESH: &str = env!("CARGO_BIN_EXE_sharemesh-under-test");

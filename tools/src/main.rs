@@ -1,4 +1,4 @@
-//! `cargo xtask`: the checks that CI runs, the models that tests run on, and benchmarks.
+//! `cargo xtask`: the checks that CI runs, and benchmarks.
 
 #![expect(clippy::print_stdout, reason = "a command-line tool answers on standard output")]
 
@@ -25,14 +25,11 @@ enum Command {
     Check(check::Arguments),
     /// Measures what the network adds to the engine, and how fast it gets over faults
     Bench(bench::Arguments),
-    /// Fetches the models that tests run on
-    Models(models::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Models(arguments) => models::run(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -206,11 +206,41 @@ fn look_at_with_avx2(look: &Look<'_>, width: usize, scores: &mut Vec<f32>, resul
 
 #[inline(always)]
 fn look_at_with_any(look: &Look<'_>, width: usize, scores: &mut Vec<f32>, result: &mut [f32]) {
+    // The widths of nearly all models; a known width stays in registers.
+    match width {
+        64 => look_at_of_width::<64>(look, scores, result),
+        128 => look_at_of_width::<128>(look, scores, result),
+        _ => look_at_of_any_width(look, width, scores, result),
+    }
+}
+
+#[inline(always)]
+fn look_at_of_width<const WIDTH: usize>(look: &Look<'_>, scores: &mut Vec<f32>, result: &mut [f32]) {
+    let scale = 1.0 / (WIDTH as f32).sqrt();
+    let (queries, _) = look.queries.as_chunks::<WIDTH>();
+    let (keys, _) = look.keys.as_chunks::<WIDTH>();
+    let (values, _) = look.values.as_chunks::<WIDTH>();
+    let (results, _) = result.as_chunks_mut::<WIDTH>();
+    for (query, result) in queries.iter().zip(results) {
+        // The closure is compiled for any machine: for sums this short that was faster than wide vectors.
+        scores.clear();
+        scores.extend(keys.iter().map(|key| dot(query, key) * scale));
+        softmax(scores);
+        let mut sum = [0.0; WIDTH];
+        for (weight, value) in scores.iter().zip(values) {
+            add_scaled(&mut sum, *weight, value);
+        }
+        *result = sum;
+    }
+}
+
+#[inline(always)]
+fn look_at_of_any_width(look: &Look<'_>, width: usize, scores: &mut Vec<f32>, result: &mut [f32]) {
     let scale = 1.0 / (width as f32).sqrt();
     for (query, result) in look.queries.chunks_exact(width).zip(result.chunks_exact_mut(width)) {
-        scores.clear();
-        for key in look.keys.chunks_exact(width) {
-            scores.push(dot(query, key) * scale);
+        scores.resize(look.keys.len() / width, 0.0);
+        for (score, key) in scores.iter_mut().zip(look.keys.chunks_exact(width)) {
+            *score = dot(query, key) * scale;
         }
         softmax(scores);
         for (weight, value) in scores.iter().zip(look.values.chunks_exact(width)) {
@@ -252,15 +282,16 @@ mod tests {
     use super::*;
 
     const HEADS: Heads = Heads { count: 6, kv_count: 2, width: 20 };
+    const COMMON_HEADS: Heads = Heads { width: 64, ..HEADS };
 
     fn tensor(rows: usize, width: usize, seed: usize) -> Tensor {
         let numbers = (0..rows * width).map(|at| (((at + seed) * 37 % 101) as f32 - 50.0) / 25.0);
         Tensor::from_vec(numbers.collect::<Vec<_>>(), (rows, width), &Device::Cpu).expect("the shape fits")
     }
 
-    fn cache_on_device(capacity: usize) -> LayerCache {
-        let place = LayerCache::on_device(HEADS, capacity, &Device::Cpu).expect("fits memory");
-        LayerCache { heads: HEADS, capacity, length: 0, place }
+    fn cache_on_device(heads: Heads, capacity: usize) -> LayerCache {
+        let place = LayerCache::on_device(heads, capacity, &Device::Cpu).expect("fits memory");
+        LayerCache { heads, capacity, length: 0, place }
     }
 
     fn numbers(tensor: &Tensor) -> Vec<f32> {
@@ -269,18 +300,20 @@ mod tests {
 
     #[test]
     fn the_loops_agree_with_the_library() {
-        let mut on_cpu = LayerCache::new(HEADS, 12, &Device::Cpu).expect("fits memory");
-        let mut on_device = cache_on_device(12);
-        for (round, count) in [5, 1, 6].into_iter().enumerate() {
-            let queries = tensor(count, HEADS.row_width(), round);
-            let keys = tensor(count, HEADS.kv_row_width(), 3 * round);
-            let values = tensor(count, HEADS.kv_row_width(), 7 * round);
-            let attended = [&mut on_cpu, &mut on_device].map(|cache| {
-                cache.append(&keys, &values, 0..count).expect("room is left");
-                numbers(&attend(&queries, &[(cache, 0..count)]).expect("computes"))
-            });
-            for (left, right) in attended[0].iter().zip(&attended[1]) {
-                assert!((left - right).abs() < 1e-5, "{left} {right}");
+        for heads in [HEADS, COMMON_HEADS] {
+            let mut on_cpu = LayerCache::new(heads, 12, &Device::Cpu).expect("fits memory");
+            let mut on_device = cache_on_device(heads, 12);
+            for (round, count) in [5, 1, 6].into_iter().enumerate() {
+                let queries = tensor(count, heads.row_width(), round);
+                let keys = tensor(count, heads.kv_row_width(), 3 * round);
+                let values = tensor(count, heads.kv_row_width(), 7 * round);
+                let attended = [&mut on_cpu, &mut on_device].map(|cache| {
+                    cache.append(&keys, &values, 0..count).expect("room is left");
+                    numbers(&attend(&queries, &[(cache, 0..count)]).expect("computes"))
+                });
+                for (left, right) in attended[0].iter().zip(&attended[1]) {
+                    assert!((left - right).abs() < 1e-5, "{left} {right}");
+                }
             }
         }
     }
@@ -310,7 +343,9 @@ mod tests {
     #[test]
     fn a_token_too_many_is_an_error() {
         let keys = tensor(3, HEADS.kv_row_width(), 2);
-        for mut cache in [LayerCache::new(HEADS, 2, &Device::Cpu).expect("fits memory"), cache_on_device(2)] {
+        for mut cache in
+            [LayerCache::new(HEADS, 2, &Device::Cpu).expect("fits memory"), cache_on_device(HEADS, 2)]
+        {
             assert!(cache.append(&keys, &keys, 0..3).is_err());
         }
     }

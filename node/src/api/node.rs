@@ -19,7 +19,7 @@ type Answered<T> = Result<Answer<T>, Failure>;
 const RECEIPTS_DEFAULT: u32 = 50;
 
 /// Bounds a page of receipts.
-const RECEIPTS_MAX: u32 = 1_000;
+const RECEIPTS_MAX: u32 = 500;
 
 pub(super) async fn live() -> StatusCode {
     StatusCode::OK

@@ -583,8 +583,6 @@ pub struct ReceiptView {
     pub cosigned: bool,
     /// Whether an issuer has acknowledged it, or a higher one of the channel.
     pub redeemed: bool,
-    /// When this node stored it.
-    pub stored_ms: u64,
 }
 
 /// One receipt with all that belongs to it: `GET ledger/receipts/{id}`, where the beginning of an id is enough.

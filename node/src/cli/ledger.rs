@@ -32,7 +32,7 @@ pub(super) enum LedgerCommand {
     /// Check every signature and every sum again
     #[command(after_help = "Example:\n  sharemesh ledger verify && echo sound")]
     Verify,
-    /// Close idle channels and redeem receipts now instead of once an epoch
+    /// Close idle channels and redeem receipts now instead of within the minute
     #[command(after_help = "Example:\n  sharemesh ledger settle")]
     Settle,
 }

@@ -71,7 +71,7 @@ pub(super) struct UpArgs {
     /// Jobs at once on each model [default: 4]
     #[arg(long, value_name = "N")]
     slots: Option<u32>,
-    /// Threads of each model [default: one per physical core]
+    /// Threads of each model [default: all cores but one]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Credits that a new home network's issuer may hand out [default: 1000000]
@@ -149,7 +149,8 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
         () = stop.cancelled() => Ok(()),
     };
     stop.cancel();
-    let outcome = if driver_ended { outcome } else { outcome.and(end(driver).await) };
+    // Why the driver ended explains more than that it no longer answers.
+    let outcome = if driver_ended { outcome } else { end(driver).await.and(outcome) };
     file.remove(&data);
     // Its streams ended with the driver.
     let _ = tokio::time::timeout(END_MAX, api).await;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::{Context as _, Result};
-use protocol::ids::{DomainId, NodeId};
+use protocol::ids::{DomainId, JobId, NodeId};
+use protocol::message::{Message, Wire};
 use protocol::node::Effect;
 use protocol::record::Record;
 
@@ -18,6 +19,8 @@ pub(super) struct Durable {
     journal: Option<Journal>,
     history: History,
     committed: Position,
+    /// The last record that effects wait for.
+    recorded: Position,
     /// Effects in order, each with the record that must be durable before.
     held: VecDeque<(Position, Effect)>,
     /// How many held messages each peer has: later ones must not overtake them.
@@ -71,6 +74,7 @@ impl Durable {
             journal: Some(journal),
             history,
             committed,
+            recorded: committed,
             held: VecDeque::new(),
             held_for: BTreeMap::new(),
             index,
@@ -80,7 +84,8 @@ impl Durable {
 
     /// Writes a record that later effects wait for.
     pub(super) fn record(&mut self, record: &Record) -> Result<Position> {
-        self.append(record, Urgency::Now)
+        self.recorded = self.append(record, Urgency::Now)?;
+        Ok(self.recorded)
     }
 
     /// Writes a record that nobody waits for.
@@ -97,9 +102,15 @@ impl Durable {
         Ok(position)
     }
 
-    /// Returns the effect if it may happen now, or keeps it until `after` is durable. Order is kept for each peer.
+    /// Returns the effect if it may happen now, or keeps it until `after` is durable. Order is kept for each peer, and
+    /// what states a durable fact waits for every record written before: it may tell of any of them.
     pub(super) fn hold(&mut self, effect: Effect, after: Option<Position>) -> Option<Effect> {
-        let peer = if let Effect::Send(peer, _) = &effect { Some(*peer) } else { None };
+        let (peer, is_fact) = if let Effect::Send(peer, message) = &effect {
+            (Some(*peer), states_fact(message))
+        } else {
+            (None, false)
+        };
+        let after = after.or(Some(self.recorded).filter(|recorded| is_fact && *recorded > self.committed));
         let behind = peer.filter(|peer| self.held_for.contains_key(peer));
         let latest = self.held.back().map_or(Position::default(), |(position, _)| *position);
         let position = match (after, behind) {
@@ -163,9 +174,19 @@ impl Durable {
         self.history.clone()
     }
 
+    /// Says whether the index has everything that was written.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.index.is_current()
+    }
+
     /// Says whether nothing waits for the disk.
     pub(super) fn is_settled(&self) -> bool {
         self.held.is_empty()
+    }
+
+    /// Says whether a word on a job waits for the disk.
+    pub(super) fn holds_word_on(&self, job: JobId) -> bool {
+        self.held.iter().any(|(_, effect)| matches!(effect, Effect::Tell(about, _) if *about == job))
     }
 
     /// Commits everything and closes.
@@ -174,5 +195,106 @@ impl Durable {
             journal.close()?;
         }
         Ok(())
+    }
+}
+
+/// Says whether a message tells its receiver of what must be on our disk, whichever input wrote it there: what an
+/// account holds, which step it took, what was paid out of a channel, who was admitted. Its receiver may be another than
+/// the one whose message was recorded, so the order kept for each peer is not enough. What belongs to a job goes at once.
+const fn states_fact(message: &Message<Wire>) -> bool {
+    match message {
+        Message::Joined { .. }
+        | Message::AccountState { .. }
+        | Message::Step { .. }
+        | Message::Stepped { .. }
+        | Message::StepRefused { .. }
+        | Message::Redeem { .. }
+        | Message::Redeemed(_)
+        | Message::Close { .. } => true,
+        Message::Hello { .. }
+        | Message::Join { .. }
+        | Message::JoinRefused(_)
+        | Message::Advert(_)
+        | Message::AdvertQuery
+        | Message::Ask { .. }
+        | Message::Offer { .. }
+        | Message::Refused { .. }
+        | Message::AccountQuery
+        | Message::Submit { .. }
+        | Message::Accepted(_)
+        | Message::Pay { .. }
+        // A receipt is written without anybody waiting, and shown to nobody but the payer, in order.
+        | Message::CoSigned(_)
+        | Message::Finished { .. }
+        | Message::Failed { .. }
+        | Message::Cancel { .. }
+        | Message::Heads(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::{AccountId, Digest, RecordId};
+    use protocol::ledger::issuer::Balance;
+
+    use super::*;
+
+    const PAYER: NodeId = NodeId([1; 32]);
+    const PAYEE: NodeId = NodeId([2; 32]);
+
+    #[tokio::test]
+    async fn an_index_that_dropped_entries_is_read_from_the_journal_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&folder.path().join("node")).unwrap();
+        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
+        let ticket = Record::Ticket { fingerprint: Digest([5; 32]), amount: 1 };
+        durable.record(&ticket).unwrap();
+        let position = durable.committed().await.unwrap();
+        durable.release(position);
+        let head = durable.journal.as_ref().unwrap().head();
+        for _ in 0..super::super::index::WAITING_MAX {
+            durable.index.push(position, head, &ticket);
+        }
+        assert!(durable.reader().is_none(), "an index with holes answers nobody");
+
+        while !durable.is_indexed() {
+            durable.index_retry();
+            std::thread::yield_now();
+        }
+
+        assert!(durable.reader().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_states_a_fact_waits_for_every_record_before_it_and_a_job_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&folder.path().join("node")).unwrap();
+        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
+        let job = JobId([3; 16]);
+        let balance = Effect::Send(
+            PAYEE,
+            Message::AccountState {
+                account: AccountId([4; 32]),
+                next: 1,
+                head: RecordId::NONE,
+                balance: Balance::default(),
+            },
+        );
+        assert_eq!(durable.hold(balance.clone(), None), Some(balance.clone()), "nothing is under way");
+
+        let ticket = Record::Ticket { fingerprint: Digest([5; 32]), amount: 1 };
+        let position = durable.record(&ticket).unwrap();
+        let cancel = Effect::Send(PAYER, Message::Cancel { job });
+
+        assert_eq!(durable.hold(cancel.clone(), None), Some(cancel), "a job waits for nobody else's record");
+        assert_eq!(durable.hold(balance.clone(), None), None);
+        let behind = Effect::Send(PAYEE, Message::Cancel { job });
+        assert_eq!(
+            durable.hold(behind.clone(), None),
+            None,
+            "nothing overtakes what the same peer waits for"
+        );
+        assert_eq!(durable.committed().await.unwrap(), position);
+        assert_eq!(durable.release(position), [balance, behind]);
     }
 }

@@ -1,7 +1,8 @@
 //! What the index holds of the journal's records: what a person asks for by name or by time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use protocol::ids::{AccountId, ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::JobRecord;
@@ -11,6 +12,7 @@ use protocol::price::{Price, Usage};
 use protocol::record::Record;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::journal::{Head, History, Position};
 use crate::store::{ApplyError, Order, Put, Reader, Scan, Store, StoreError, Tree};
@@ -59,21 +61,46 @@ pub(super) struct Indexer {
     reader: Reader,
     /// Entries of records that are not durable yet, or that the index had no room for.
     waiting: VecDeque<(Position, Head, Vec<Put>)>,
-    mending: Option<mpsc::Receiver<(Store, Position)>>,
+    /// Entries were dropped: the index must be rebuilt from the journal, which has them.
+    incomplete: bool,
+    mending: Option<mpsc::Receiver<Mended>>,
+    /// When a rebuild that failed may be tried again.
+    mend_at: Option<Instant>,
 }
+
+/// How a rebuild went: up to where the index has everything, or `None`. The store comes back either way.
+type Mended = (Store, Option<Position>);
+
+/// Bounds the entries that wait for an index that is slow or away; beyond, they are read from the journal again.
+pub(super) const WAITING_MAX: usize = 100_000;
+
+/// How long after a rebuild that failed another is tried: the disk may have room by then.
+const MEND_AGAIN: Duration = Duration::from_secs(60);
 
 impl Indexer {
     pub(super) fn new(store: Store, domain: DomainId) -> Self {
         let reader = store.reader();
-        Self { store: Some(store), domain, reader, waiting: VecDeque::new(), mending: None }
+        Self {
+            store: Some(store),
+            domain,
+            reader,
+            waiting: VecDeque::new(),
+            incomplete: false,
+            mending: None,
+            mend_at: None,
+        }
     }
 
     pub(super) fn push(&mut self, position: Position, head: Head, record: &Record) {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.clear();
+            self.incomplete = true;
+        }
         self.waiting.push_back((position, head, puts(position, record, self.domain)));
     }
 
     pub(super) fn apply_up_to(&mut self, durable: Position) {
-        let Some(store) = &self.store else { return };
+        let Some(store) = self.store.as_ref().filter(|_| !self.incomplete) else { return };
         while let Some((position, head, puts)) = self.waiting.pop_front() {
             if position > durable {
                 self.waiting.push_front((position, head, puts));
@@ -85,8 +112,12 @@ impl Indexer {
                     self.waiting.push_front((position, head, puts));
                     return;
                 }
-                Err(error) => {
+                Err(error @ ApplyError::TooLong { .. }) => {
+                    tracing::error!(%error, %position, "The index goes on without a record");
+                }
+                Err(error @ ApplyError::Store(_)) => {
                     tracing::warn!(%error, "The index does not take a record");
+                    self.incomplete = true;
                     return;
                 }
             }
@@ -96,20 +127,25 @@ impl Indexer {
     /// Rebuilds an index that is in doubt, on a thread of its own; until then it does not answer.
     pub(super) fn mend(&mut self, history: &History, durable: Position) {
         if let Some(done) = &self.mending {
-            if let Ok((store, position)) = done.try_recv() {
-                self.waiting.retain(|(at, _, _)| *at > position);
-                self.reader = store.reader();
-                self.store = Some(store);
-                self.mending = None;
-                tracing::info!("The index is whole again");
+            match done.try_recv() {
+                Ok((store, mended)) => self.on_mended(store, mended),
+                Err(mpsc::TryRecvError::Empty) => {}
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    tracing::error!("The index is gone: restart the node to have it rebuilt");
+                    self.mending = None;
+                }
             }
             return;
         }
-        let doubtful = self.reader.get(Tree::Meta, b"?").is_err();
+        if self.mend_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        let doubtful = self.incomplete || self.reader.get(Tree::Meta, b"?").is_err();
         let Some(mut store) = self.store.take_if(|_| doubtful) else { return };
+        self.incomplete = false;
         let (sender, receiver) = mpsc::channel();
         let (history, domain) = (history.clone(), self.domain);
-        let rebuild = move || -> anyhow::Result<()> {
+        let rebuild = move |store: &mut Store| -> anyhow::Result<()> {
             store.rebuild()?;
             let mut failed = None;
             history.replay(Position::default(), durable, |position, head, bytes| {
@@ -122,23 +158,23 @@ impl Indexer {
                             entries = back;
                             let _ = store.flush();
                         }
-                        Err(error) => {
+                        Err(ApplyError::TooLong { .. }) => return,
+                        Err(error @ ApplyError::Store(_)) => {
                             failed.get_or_insert(error);
                             return;
                         }
                     }
                 }
             })?;
-            if let Some(error) = failed {
-                return Err(anyhow::Error::new(error));
-            }
-            let _ = sender.send((store, durable));
-            Ok(())
+            failed.map_or(Ok(()), |error| Err(error.into()))
         };
         let run = move || {
-            if let Err(error) = rebuild() {
-                tracing::error!(%error, "The index could not be rebuilt; restart the node to try again");
+            let mended = rebuild(&mut store);
+            if let Err(error) = &mended {
+                tracing::error!(%error, "The index could not be rebuilt; trying again in a minute");
             }
+            // A node that has stopped needs no index.
+            let _ = sender.send((store, mended.is_ok().then_some(durable)));
         };
         match std::thread::Builder::new().name("mend".to_owned()).spawn(run) {
             Ok(_) => self.mending = Some(receiver),
@@ -146,8 +182,27 @@ impl Indexer {
         }
     }
 
+    fn on_mended(&mut self, store: Store, mended: Option<Position>) {
+        self.mending = None;
+        self.reader = store.reader();
+        self.store = Some(store);
+        if let Some(position) = mended {
+            self.waiting.retain(|(at, _, _)| *at > position);
+            self.mend_at = None;
+            tracing::info!("The index is whole again");
+        } else {
+            self.incomplete = true;
+            self.mend_at = Some(Instant::now() + MEND_AGAIN);
+        }
+    }
+
+    /// Says whether the index has everything.
+    pub(super) fn is_current(&self) -> bool {
+        self.waiting.is_empty() && !self.incomplete && self.store.is_some()
+    }
+
     pub(super) fn reader(&self) -> Option<Reader> {
-        self.store.as_ref().map(|_| self.reader.clone())
+        self.store.as_ref().filter(|_| !self.incomplete).map(|_| self.reader.clone())
     }
 }
 
@@ -187,7 +242,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Admitted { .. }
         | Record::Deposited(_)
         | Record::Stepped { .. }
-        | Record::PaidOut(_)
+        | Record::PaidOut { .. }
         | Record::Closed(_)
         | Record::Expired(_) => Vec::new(),
     }
@@ -227,11 +282,20 @@ fn key(kind: u8, id: &[u8; 32]) -> [u8; 33] {
 
 /// Asks the index; every call blocks.
 #[derive(Clone)]
-pub(super) struct Asker(pub(super) Reader);
+pub(super) struct Asker {
+    pub(super) reader: Reader,
+    /// What models are called, for the models that are known.
+    pub(super) names: BTreeMap<ModelId, String>,
+}
 
 impl Asker {
     fn get<T: Serialize + DeserializeOwned>(&self, tree: Tree, key: &[u8]) -> Result<Option<T>, StoreError> {
-        Ok(self.0.get(tree, key)?.and_then(|bytes| protocol::encoding::decode(&bytes, VALUE_MAX).ok()))
+        Ok(self.reader.get(tree, key)?.and_then(|bytes| protocol::encoding::decode(&bytes, VALUE_MAX).ok()))
+    }
+
+    /// Returns what a model is called, or its id when nobody who is known serves it.
+    pub(super) fn name(&self, model: ModelId) -> String {
+        self.names.get(&model).cloned().unwrap_or_else(|| model.to_string())
     }
 
     pub(super) fn channel(&self, channel: ChannelId) -> Result<Option<ChannelEntry>, StoreError> {
@@ -248,7 +312,7 @@ impl Asker {
 
     pub(super) fn jobs_of(&self, channel: ChannelId) -> Result<Vec<JobRecord>, StoreError> {
         let scan = Scan { prefix: &[], order: Order::Ascending, limit: JOBS_SCANNED_MAX, cursor: None };
-        let entries = self.0.scan(Tree::Jobs, scan)?;
+        let entries = self.reader.scan(Tree::Jobs, scan)?;
         let records =
             entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
         Ok(records.filter(|record: &JobRecord| record.channel == Some(channel)).collect())
@@ -268,7 +332,7 @@ impl Asker {
         let prefix = [&[RECEIPT], prefix].concat();
         let scan = Scan { prefix: &prefix, order: Order::Ascending, limit: 2, cursor: None };
         let mut found = Vec::new();
-        for (_, value) in self.0.scan(Tree::Meta, scan)? {
+        for (_, value) in self.reader.scan(Tree::Meta, scan)? {
             let Ok(at) = protocol::encoding::decode::<u64>(&value, VALUE_MAX) else { continue };
             if let Some(entry) = self.get(Tree::Receipts, &at.to_be_bytes())? {
                 found.push((Position(at), entry));
@@ -287,7 +351,7 @@ impl Asker {
         let mut found = Vec::new();
         while found.len() < limit {
             let page = Scan { prefix: &[], order: Order::Descending, limit: 256, cursor: cursor.as_deref() };
-            let entries = self.0.scan(Tree::Receipts, page)?;
+            let entries = self.reader.scan(Tree::Receipts, page)?;
             let Some((last, _)) = entries.last() else { break };
             cursor = Some(last.clone());
             for (at, value) in &entries {

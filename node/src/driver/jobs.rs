@@ -25,12 +25,17 @@ use super::{Driver, Model, body};
 /// How long a provider that took a job may take to open its stream.
 const ATTACH_MS: u64 = 25_000;
 
+/// Most jobs that ended whose choice of provider can still be explained.
+const REASONS_MAX: usize = 256;
+
 /// A job of the owner.
 #[derive(Debug)]
 pub(super) struct OwnJob {
     pub(super) request: JobRequest,
     pub(super) body: Bytes,
     pub(super) events: mpsc::Sender<JobEvent>,
+    /// Room for the last event, whatever else fills the queue.
+    last: Option<mpsc::OwnedPermit<JobEvent>>,
     pub(super) submitted_ms: u64,
     pub(super) first_token_ms: Option<u64>,
     pub(super) why: Vec<CandidateView>,
@@ -55,6 +60,8 @@ struct Attached {
 pub(super) struct Serving {
     model: String,
     tokens: u32,
+    /// Tokens that it may generate.
+    up_to: u32,
     ids: blake3::Hasher,
     sink: Sink,
 }
@@ -87,6 +94,8 @@ impl Driver {
         let own = OwnJob {
             request,
             body,
+            // Only a client that is gone has none.
+            last: events.clone().try_reserve_owned().ok(),
             events,
             submitted_ms: self.clock.now_ms(),
             first_token_ms: None,
@@ -108,14 +117,53 @@ impl Driver {
         }
     }
 
+    /// Takes no more tokens. The job itself stays until its last event: another provider may continue it.
     pub(super) fn detach(&mut self, job: JobId) {
-        if let Some(attached) = self.jobs.get_mut(&job).and_then(|own| own.attached.take()) {
+        let Some(own) = self.jobs.get_mut(&job) else { return };
+        if let Some(attached) = own.attached.take() {
             attached.detached.cancel();
         }
-        let ended = self.jobs.get(&job).is_some_and(|own| own.events.is_closed());
-        if ended || !self.node.jobs().any(|(id, _)| id == job) {
-            self.jobs.remove(&job);
+        self.detached.insert(job);
+    }
+
+    /// Ends jobs that the core has forgotten without a last event: every client gets exactly one.
+    pub(super) fn end_forgotten(&mut self) {
+        for job in std::mem::take(&mut self.detached) {
+            if !self.jobs.contains_key(&job) || self.node.jobs().any(|(id, _)| id == job) {
+                continue;
+            }
+            if self.durable.holds_word_on(job) {
+                self.detached.insert(job);
+                continue;
+            }
+            tracing::debug!(%job, "The core forgot a job without a last event");
+            self.end_own(job, JobEvent::Failed { failure: cancelled(), account: None });
         }
+    }
+
+    /// Tells the client the last that it hears of its job, and forgets it.
+    fn end_own(&mut self, job: JobId, event: JobEvent) {
+        let Some(mut own) = self.jobs.remove(&job) else { return };
+        if let Some(attached) = own.attached.take() {
+            attached.detached.cancel();
+        }
+        if let Some(last) = own.last.take() {
+            last.send(event);
+        }
+        self.reasons.push_back((job, own.why));
+        if self.reasons.len() > REASONS_MAX {
+            self.reasons.pop_front();
+        }
+    }
+
+    /// Tells every client whose job is not over that the node goes down.
+    pub(super) fn end_all(&mut self) {
+        let failure =
+            || Failure::new(FailureKind::Unavailable, "the node is going down: start it and ask again");
+        for job in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.end_own(job, JobEvent::Failed { failure: failure(), account: None });
+        }
+        self.waiting.end_submissions(&failure());
     }
 
     pub(super) fn on_stream(&mut self, event: StreamEvent) {
@@ -157,13 +205,11 @@ impl Driver {
     }
 
     pub(super) fn cancel(&mut self, job: JobId) {
-        if let Some(own) = self.jobs.get_mut(&job)
-            && !own.unwanted
-        {
-            own.unwanted = true;
+        let is_new = self.jobs.get_mut(&job).is_none_or(|own| !std::mem::replace(&mut own.unwanted, true));
+        if is_new {
             self.inputs.push_back(Input::Cancelled(job));
         }
-        self.waiting.forget_submission(job);
+        self.waiting.cancel_submission(job);
     }
 
     /// A client that closed its connection wants no more.
@@ -195,11 +241,11 @@ impl Driver {
         let view = self.view_of(job, event);
         let Some(own) = self.jobs.get_mut(&job) else { return };
         let (Some(event), is_last) = view else { return };
-        // Room for every event of a job was reserved; a client that is gone is noticed elsewhere.
-        let _ = own.events.try_send(event);
         if is_last {
-            self.detach(job);
-            self.jobs.remove(&job);
+            self.end_own(job, event);
+        } else {
+            // The queue has room for some attempts; a client that is gone is noticed elsewhere.
+            let _ = own.events.try_send(event);
         }
     }
 
@@ -224,8 +270,13 @@ impl Driver {
 
     pub(super) fn run_job(&mut self, job: JobId, requester: NodeId, spec: &JobSpec, up_to: u32) {
         let at_home = requester == self.node.id();
-        let body =
-            if at_home { self.jobs.get(&job).map(|own| own.body.clone()) } else { self.bodies.remove(&job) };
+        let body = if at_home {
+            self.jobs.get(&job).map(|own| own.body.clone())
+        } else {
+            // The same peer may have sent another prompt for the job since.
+            let body = self.prompts.take(requester, job);
+            body.filter(|body| Digest::of(body) == spec.input.digest)
+        };
         let name =
             self.models.iter().find(|(_, model)| model.id == Some(spec.model)).map(|(name, _)| name.clone());
         let generate = match (body, &name) {
@@ -238,7 +289,10 @@ impl Driver {
         };
         let sink = if at_home {
             let events = self.jobs.get(&job).map(|own| own.events.clone());
-            let Some(events) = events else { return };
+            let Some(events) = events else {
+                self.fail_serving(job, EngineFault::Broken("nobody waits for the answer".to_owned()));
+                return;
+            };
             Sink::Home(Box::new(Delivery::new(events, spec.max_tokens)))
         } else {
             let (sender, frames) = mpsc::channel(FRAMES_MAX);
@@ -248,13 +302,16 @@ impl Driver {
         };
         let start = ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to };
         let sent = self.workers.send(&model, start);
-        self.serving.insert(job, Serving { model, tokens: 0, ids: blake3::Hasher::new(), sink });
+        self.serving.insert(job, Serving { model, tokens: 0, up_to, ids: blake3::Hasher::new(), sink });
         if let Err(error) = sent {
             self.fail_serving(job, EngineFault::Broken(error.to_string()));
         }
     }
 
     pub(super) fn grant(&mut self, job: JobId, up_to: u32) {
+        if let Some(serving) = self.serving.get_mut(&job) {
+            serving.up_to = up_to;
+        }
         self.order(job, ToWorker::Grant { job: JobKey(job.0), up_to });
     }
 
@@ -409,6 +466,7 @@ impl Driver {
         let Some(serving) = self.serving.get_mut(&job) else { return };
         serving.tokens += u32::try_from(ids.len()).unwrap_or(u32::MAX);
         hash_ids(&mut serving.ids, &ids);
+        let waits = serving.tokens >= serving.up_to;
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
                 if let Some(own) = self.jobs.get_mut(&job).filter(|_| !ids.is_empty()) {
@@ -432,6 +490,9 @@ impl Driver {
             self.inputs.push_back(Input::Engine(EngineEvent::Finished { job, tokens_out, digest, finish }));
         } else if !sent {
             self.abort(job);
+        } else if waits {
+            let tokens_out = serving.tokens;
+            self.inputs.push_back(Input::Engine(EngineEvent::Waiting { job, tokens_out }));
         }
     }
 }
@@ -448,6 +509,11 @@ const fn finish_of(finish: engine::frame::Finish) -> Finish {
         engine::frame::Finish::Length => Finish::Length,
         engine::frame::Finish::Cancelled => Finish::Cancelled,
     }
+}
+
+/// Returns what a client is told whose job was cancelled.
+pub(super) fn cancelled() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the job was cancelled")
 }
 
 /// Cuts a name to what an advert may carry.
@@ -513,6 +579,8 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::Misbehaved(_) => Failure::new(FailureKind::ProviderLost, message),
         JobFailure::TimedOut => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
         JobFailure::BadRequest(_) => Failure::new(FailureKind::Usage, message),
+        JobFailure::Cancelled => Failure::new(FailureKind::Cancelled, message),
+        JobFailure::ChannelEnded => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
     }
 }
 

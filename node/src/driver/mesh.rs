@@ -5,23 +5,30 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use protocol::ids::{ModelId, NodeId};
 use protocol::keys::Scheme;
-use protocol::message::{Message, MessageError};
+use protocol::message::{MESSAGE_BYTES_MAX, Message, MessageError, Wire};
 use protocol::node::Input;
 
 use crate::identity::Identity;
 use crate::net::{GossipId, Multiaddr, NetEvent, PeerKey, Verdict};
 
 use super::offences::Offence;
+use super::prompts::Sender;
 use super::{Driver, stream};
 
 /// First and longest pause between attempts to reach somebody.
 const RETRY_MS: (u64, u64) = (500, 30_000);
 
-/// Most prompts that wait for their job to be admitted; the core answers at once.
-const BODIES_MAX: usize = 256;
+/// Messages that may overtake a peer's greeting; the core keeps as many. More are not worth a signature check.
+const EARLY_MAX: u32 = 8;
+
+/// Messages before a greeting that are more than a race: who has forgotten that we were gone is reminded long before.
+const UNGREETED_MAX: u32 = 256;
 
 /// Most LAN networks remembered.
 const NEARBY_MAX: usize = 64;
+
+/// Most peers whose messages before a greeting are counted; beyond, all are counted anew.
+const EARLY_PEERS_MAX: usize = 1024;
 
 /// With whom this node must stay in touch.
 #[derive(Debug)]
@@ -29,6 +36,8 @@ pub(super) struct Contacts {
     issuers: Vec<(NodeId, Vec<Multiaddr>)>,
     /// When to try again, and the pause after that.
     retries: BTreeMap<NodeId, (u64, u64)>,
+    /// Messages of connected peers before they greeted.
+    early: BTreeMap<NodeId, u32>,
     pub(super) nearby: Vec<Nearby>,
     pub(super) listening: Vec<Multiaddr>,
 }
@@ -46,7 +55,13 @@ impl Contacts {
         let addresses: Vec<Multiaddr> = identity.addresses.iter().filter_map(|a| a.parse().ok()).collect();
         let issuers =
             identity.manifest.issuers.iter().map(|issuer| (issuer.node, addresses.clone())).collect();
-        Self { issuers, retries: BTreeMap::new(), nearby: Vec::new(), listening: Vec::new() }
+        Self {
+            issuers,
+            retries: BTreeMap::new(),
+            early: BTreeMap::new(),
+            nearby: Vec::new(),
+            listening: Vec::new(),
+        }
     }
 }
 
@@ -77,7 +92,12 @@ impl Driver {
                 self.mesh.retries.remove(&NodeId(peer.0));
                 self.inputs.push_back(Input::PeerUp(NodeId(peer.0)));
             }
-            NetEvent::PeerDown(peer) => self.inputs.push_back(Input::PeerDown(NodeId(peer.0))),
+            NetEvent::PeerDown(peer) => {
+                let peer = NodeId(peer.0);
+                self.mesh.early.remove(&peer);
+                self.prompts.forget_peer(peer);
+                self.inputs.push_back(Input::PeerDown(peer));
+            }
             NetEvent::DialFailed { peer, reason } => {
                 tracing::debug!(peer = %NodeId(peer.0), %reason, "Cannot reach a peer");
             }
@@ -98,6 +118,13 @@ impl Driver {
     }
 
     fn on_message(&mut self, from: NodeId, bytes: &[u8], body: bytes::Bytes) {
+        let peer = self.node.peers().find(|peer| peer.node == from);
+        let has_greeted = peer.is_some_and(|peer| peer.account.is_some());
+        if has_greeted {
+            self.mesh.early.remove(&from);
+        } else if !introduces(bytes) && !self.let_early(from) {
+            return;
+        }
         let message = match Message::check(bytes, self.node.domain(), Scheme::Strict) {
             Ok(message) => message,
             Err(error) => {
@@ -117,13 +144,32 @@ impl Driver {
                 self.penalise(from, Offence::WrongBody);
                 return;
             }
-            while self.bodies.len() >= BODIES_MAX {
-                self.bodies.pop_first();
+            let is_member = peer.is_some_and(|peer| peer.admitted);
+            let sender = if is_member { Sender::Member } else { Sender::Stranger };
+            // Without its prompt a job fails as soon as it is taken, and its requester asks another.
+            if !self.serving.contains_key(job)
+                && !self.prompts.keep(from, *job, body, sender, self.clock.now_ms())
+            {
+                tracing::debug!(%from, %job, "No room for a prompt");
             }
-            self.bodies.insert(*job, body);
         }
         tracing::trace!(%from, message = message.name(), "Received");
         self.inputs.push_back(Input::Received(from, message));
+    }
+
+    /// Says whether a message that overtook its peer's greeting is worth looking at.
+    fn let_early(&mut self, from: NodeId) -> bool {
+        if self.mesh.early.len() >= EARLY_PEERS_MAX {
+            self.mesh.early.clear();
+        }
+        let count = self.mesh.early.entry(from).or_default();
+        *count += 1;
+        let count = *count;
+        if count > UNGREETED_MAX {
+            self.mesh.early.remove(&from);
+            self.penalise(from, Offence::NoGreeting);
+        }
+        count <= EARLY_MAX
     }
 
     /// Passes on what holds, and nothing else.
@@ -156,11 +202,11 @@ impl Driver {
         }
     }
 
-    /// Dials the issuers, and the partners of open channels, until they are connected.
+    /// Dials the issuers, and those whom this node pays, until they are connected.
     pub(super) fn keep_contacts(&mut self) {
         let connected: Vec<NodeId> = self.node.peers().map(|peer| peer.node).collect();
         let away = |node: &NodeId| !connected.contains(node) && *node != self.node.id();
-        let partners = self.node.channels().into_iter().map(|channel| (channel.partner, Vec::new()));
+        let partners = self.node.payees().map(|payee| (payee, Vec::new()));
         let wanted: Vec<_> =
             self.mesh.issuers.iter().cloned().chain(partners).filter(|(node, _)| away(node)).collect();
         let now = self.clock.now_ms();
@@ -179,6 +225,18 @@ impl Driver {
     }
 }
 
+/// Says whether a message is one with which an acquaintance begins; nothing in it is checked.
+fn introduces(bytes: &[u8]) -> bool {
+    let message = protocol::encoding::decode::<Message<Wire>>(bytes, MESSAGE_BYTES_MAX);
+    // What is no message is dealt with where it is checked: no signature is looked at before it is read.
+    message.map_or(true, |message| {
+        matches!(
+            message,
+            Message::Hello { .. } | Message::Join { .. } | Message::Joined { .. } | Message::JoinRefused(_)
+        )
+    })
+}
+
 /// Checks that addresses can be put in a ticket.
 pub(super) fn ticket_addresses(addresses: Vec<String>) -> Result<Vec<String>> {
     anyhow::ensure!(!addresses.is_empty(), "this node listens nowhere yet: try again in a moment");
@@ -187,4 +245,21 @@ pub(super) fn ticket_addresses(addresses: Vec<String>) -> Result<Vec<String>> {
     addresses.sort_by_key(|address| address.contains("/127.") || address.contains("/::1/"));
     addresses.truncate(protocol::ticket::ADDRESSES_MAX);
     Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::JobId;
+
+    use super::*;
+
+    #[test]
+    fn an_acquaintance_begins_with_a_greeting_or_a_ticket() {
+        let check = |message: Message<Wire>| introduces(&message.to_bytes());
+
+        assert!(check(Message::Join { secret: [1; 16] }));
+        assert!(!check(Message::AccountQuery));
+        assert!(!check(Message::Cancel { job: JobId([1; 16]) }));
+        assert!(introduces(b"no message"));
+    }
 }

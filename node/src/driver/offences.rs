@@ -34,6 +34,8 @@ pub(super) enum Offence {
     BadSignature,
     /// A body that is not the one announced.
     WrongBody,
+    /// Many messages, and never a greeting.
+    NoGreeting,
 }
 
 impl From<node::Offence> for Offence {
@@ -60,6 +62,7 @@ impl Offence {
             Self::Undecodable => "undecodable_message",
             Self::BadSignature => "bad_signature",
             Self::WrongBody => "wrong_body",
+            Self::NoGreeting => "no_greeting",
         }
     }
 }

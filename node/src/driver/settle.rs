@@ -35,9 +35,9 @@ impl Driver {
         let now = self.clock.now_ms();
         let channels = self.node.channels();
         let unredeemed = channels.iter().filter(|channel| !channel.paying && channel.unredeemed > 0).count();
-        let is_busy = channels.iter().all(|channel| channel.busy || !channel.paying);
+        let are_closed = channels.iter().all(|channel| channel.busy || !channel.paying);
         for settling in std::mem::take(&mut self.waiting.settling) {
-            if (is_busy && unredeemed == 0) || settling.until_ms <= now {
+            if (are_closed && unredeemed == 0 && self.durable.is_indexed()) || settling.until_ms <= now {
                 let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
                 let _ = settling.reply.send(Ok(SettleView {
                     closed: count(settling.channels.saturating_sub(channels.len())),

@@ -29,6 +29,13 @@ const REPORT_TOKENS: u32 = 16;
 /// tokens) can be under way.
 pub(super) const FRAMES_MAX: usize = 4096 + 64;
 
+/// Bytes that each token may have brought, on average over the answer: the longest tokens of vocabularies are runs of
+/// 128 spaces.
+const TOKEN_BYTES_MAX: usize = 512;
+
+/// Bytes that a text may be ahead of that average.
+const SLACK_BYTES_MAX: usize = 4096;
+
 /// What travels on a job's stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum JobFrame {
@@ -71,13 +78,24 @@ pub(super) struct Delivery {
     events: mpsc::Sender<JobEvent>,
     tokens: u32,
     tokens_max: u32,
+    bytes: usize,
+    /// Whether the last part has come, which brings text that was held back and no token.
+    complete: bool,
     ids: blake3::Hasher,
     text: blake3::Hasher,
 }
 
 impl Delivery {
     pub(super) fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32) -> Self {
-        Self { events, tokens: 0, tokens_max, ids: blake3::Hasher::new(), text: blake3::Hasher::new() }
+        Self {
+            events,
+            tokens: 0,
+            tokens_max,
+            bytes: 0,
+            complete: false,
+            ids: blake3::Hasher::new(),
+            text: blake3::Hasher::new(),
+        }
     }
 
     /// Takes the next tokens; `Err` names what is wrong with them.
@@ -85,16 +103,27 @@ impl Delivery {
         if index != self.tokens {
             return Err("tokens out of order");
         }
+        if self.complete {
+            return Err("more after the last part");
+        }
         let count = u32::try_from(ids.len()).map_err(|_| "too many tokens")?;
         let tokens = self.tokens.checked_add(count).filter(|tokens| *tokens <= self.tokens_max);
-        self.tokens = tokens.ok_or("more tokens than were asked for")?;
+        let tokens = tokens.ok_or("more tokens than were asked for")?;
+        let length = self.bytes.saturating_add(bytes.len());
+        if length > (tokens as usize).saturating_mul(TOKEN_BYTES_MAX).saturating_add(SLACK_BYTES_MAX) {
+            return Err("more text than the tokens can stand for");
+        }
+
+        self.tokens = tokens;
+        self.bytes = length;
+        self.complete = ids.is_empty();
         hash_ids(&mut self.ids, ids);
         self.text.update(bytes);
         if bytes.is_empty() && ids.is_empty() {
             return Ok(());
         }
         let text = String::from_utf8_lossy(bytes).into_owned();
-        // The queue has room for every token that was asked for; one that is closed is noticed by `is_wanted`.
+        // The queue has room for every token that was asked for and for the last part; one that is closed is noticed by `is_wanted`.
         let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count });
         Ok(())
     }
@@ -144,6 +173,7 @@ pub(super) async fn receive(
 ) {
     let (mut receiver, mut sender) = stream.split();
     let mut reported = 0;
+    let mut wanted = true;
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_at = Instant::now() + SILENCE_MAX;
@@ -164,11 +194,12 @@ pub(super) async fn receive(
                         if taken.is_err() {
                             break StreamEvent::Lost { job, delivered: delivery.delivered() };
                         }
-                        if !delivery.is_wanted() {
+                        if wanted && !delivery.is_wanted() {
+                            wanted = false;
                             let _ = events.send(StreamEvent::Unwanted { job }).await;
                         }
                         let tokens = delivery.tokens();
-                        if reported == 0 || tokens - reported >= REPORT_TOKENS {
+                        if tokens > reported && (reported == 0 || tokens - reported >= REPORT_TOKENS) {
                             reported = tokens;
                             let _ = events.send(StreamEvent::Progress { job, tokens, at_ms: clock.now_ms() }).await;
                         }
@@ -213,34 +244,32 @@ async fn run_serving(
     mut sender: JobSender,
     frames: &mut mpsc::Receiver<JobFrame>,
 ) -> std::io::Result<()> {
-    sender.send(encode(&JobFrame::Hello { job })).await?;
+    send(&mut sender, &JobFrame::Hello { job }).await?;
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_at = Instant::now() + SILENCE_MAX;
     let mut ended = false;
-    let mut failed = false;
     loop {
         tokio::select! {
-            frame = frames.recv(), if !(ended || failed) => match frame {
+            frame = frames.recv(), if !ended => match frame {
                 Some(frame) => {
                     ended = frame == JobFrame::End;
-                    sender.send(encode(&frame)).await?;
+                    send(&mut sender, &frame).await?;
                 }
-                // The job failed: the requester learns why by a message, which the end of the stream must not overtake.
+                // The job failed: the requester learns why by a message, and here that no more follows.
                 None => {
-                    failed = true;
-                    silent_at = Instant::now() + SILENCE_MAX;
+                    ended = true;
+                    sender.send(encode(&JobFrame::End)).await?;
                 }
             },
             _ = heartbeat.tick() => beat(&mut sender).await?,
             () = sleep_until(silent_at) => {
-                return if ended || failed { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
+                return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
             }
             frame = receiver.recv() => match frame {
-                Ok(Some(_)) if failed => {}
                 Ok(Some(_)) => silent_at = Instant::now() + SILENCE_MAX,
-                // Having the end, or the reason, the requester closes.
-                Ok(None) | Err(_) if ended || failed => return Ok(()),
+                // Having the end, the requester closes.
+                Ok(None) | Err(_) if ended => return Ok(()),
                 Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => return Err(error),
             },
@@ -249,7 +278,12 @@ async fn run_serving(
 }
 
 async fn beat(sender: &mut JobSender) -> std::io::Result<()> {
-    sender.send(encode(&JobFrame::Heartbeat)).await
+    send(sender, &JobFrame::Heartbeat).await
+}
+
+/// Sends a frame; an end that does not read is as good as silent.
+async fn send(sender: &mut JobSender, frame: &JobFrame) -> std::io::Result<()> {
+    timeout(SILENCE_MAX, sender.send(encode(frame))).await.map_err(std::io::Error::from)?
 }
 
 fn encode(frame: &JobFrame) -> Bytes {
@@ -258,4 +292,39 @@ fn encode(frame: &JobFrame) -> Bytes {
 
 fn decode(frame: &[u8]) -> Option<JobFrame> {
     protocol::encoding::decode(frame, crate::net::FRAME_MAX).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(tokens_max: u32) -> (Delivery, mpsc::Receiver<JobEvent>) {
+        let (sender, receiver) = mpsc::channel(64);
+        (Delivery::new(sender, tokens_max), receiver)
+    }
+
+    #[test]
+    fn text_without_tokens_ends_an_answer() {
+        let (mut delivery, mut events) = delivery(8);
+
+        assert_eq!(delivery.take(0, &[1, 2], b"ab"), Ok(()));
+        assert_eq!(delivery.take(2, &[], b"held back"), Ok(()));
+
+        assert!(delivery.take(2, &[], b"again").is_err());
+        assert!(delivery.take(2, &[3], b"c").is_err());
+        assert_eq!(delivery.delivered().tokens, 2);
+        assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 2);
+    }
+
+    #[test]
+    fn text_is_bounded_by_the_tokens_it_stands_for() {
+        let (mut delivery, _events) = delivery(8);
+        let most = TOKEN_BYTES_MAX + SLACK_BYTES_MAX;
+
+        assert!(delivery.take(0, &[1], &vec![b'a'; most + 1]).is_err());
+        assert_eq!(delivery.delivered().tokens, 0, "what is refused does not count");
+        assert_eq!(delivery.take(0, &[1], &vec![b'a'; most]), Ok(()));
+        assert!(delivery.take(1, &[2], &vec![b'a'; TOKEN_BYTES_MAX + 1]).is_err());
+        assert_eq!(delivery.take(1, &[2], &vec![b'a'; TOKEN_BYTES_MAX]), Ok(()));
+    }
 }

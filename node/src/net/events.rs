@@ -113,7 +113,6 @@ impl Net {
 
     fn on_listening(&mut self, address: Multiaddr) {
         let own = self.own_address(address);
-        tracing::info!(address = %own, "Listening");
         self.events.push_back(NetEvent::Listening(own));
     }
 

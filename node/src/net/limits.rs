@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A message is control traffic: the largest, an enrolment with its licence, is well under this.
-pub const MESSAGE_MAX: usize = 256 * 1024;
+/// A message is control traffic; longer ones would be refused by the protocol anyway.
+pub const MESSAGE_MAX: usize = protocol::message::MESSAGE_BYTES_MAX;
 /// A body is a prompt: a million tokens of text, or a few images or minutes of speech.
 pub const BODY_MAX: usize = 8 * 1024 * 1024;
 /// Flooded things are read by every node, so they stay small: a checkpoint or an enrolment.

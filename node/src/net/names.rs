@@ -3,6 +3,7 @@
 use std::fmt;
 
 use libp2p::{PeerId, StreamProtocol, multihash::Multihash};
+use protocol::message::PROTOCOL_VERSION;
 
 /// Who a peer is: its raw Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,15 +58,15 @@ impl Names {
     }
 
     pub(super) fn message_protocol(&self) -> StreamProtocol {
-        self.protocol("message/1")
+        self.protocol("message")
     }
 
     pub(super) fn job_protocol(&self) -> StreamProtocol {
-        self.protocol("job/1")
+        self.protocol("job")
     }
 
     pub(super) fn directory_protocol(&self) -> StreamProtocol {
-        self.protocol("kad/1")
+        self.protocol("kad")
     }
 
     pub(super) fn gossip_prefix(&self) -> String {
@@ -87,7 +88,8 @@ impl Names {
     }
 
     fn protocol(&self, name: &str) -> StreamProtocol {
-        StreamProtocol::try_from_owned(format!("{}/{name}", self.prefix)).expect("begins with a slash")
+        let name = format!("{}/{name}/{PROTOCOL_VERSION}", self.prefix);
+        StreamProtocol::try_from_owned(name).expect("begins with a slash")
     }
 }
 

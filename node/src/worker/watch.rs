@@ -35,6 +35,8 @@ pub(super) struct Watch {
     pub(super) program: Program,
     /// As JSON.
     pub(super) options: String,
+    /// What must be set before the process starts, such as the number of threads.
+    pub(super) environment: Vec<(&'static str, String)>,
     pub(super) limits: Limits,
     pub(super) inbox: mpsc::Receiver<Order>,
     pub(super) events: mpsc::Sender<(String, u64, WorkerEvent)>,
@@ -140,7 +142,7 @@ impl Watch {
 
     fn spawn(&self) -> std::io::Result<Child> {
         let mut command = Command::new(&self.program.path);
-        command.args(&self.program.arguments).arg(&self.options);
+        command.args(&self.program.arguments).arg(&self.options).envs(self.environment.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // Ctrl-C in a terminal is for the node, which then ends its workers in order.
         #[cfg(unix)]

@@ -24,6 +24,9 @@ pub const ACCOUNTS_MAX: usize = 1_000_000;
 /// Most channels, closed ones included, which are kept so that late receipts are recognised.
 pub const CHANNELS_MAX: usize = 2_000_000;
 
+/// How many epochs after its expiry and grace a closed channel is kept, so that parties that were away learn its end.
+const KEPT_EPOCHS: u32 = VALIDITY_EPOCHS_MAX;
+
 /// Most open channels of one account: routing is sticky, so more are a mistake or an attack.
 pub const CHANNELS_PER_ACCOUNT_MAX: usize = 64;
 
@@ -36,6 +39,8 @@ pub struct Balance {
     pub earned: u64,
     /// Nano-credits that open channels hold.
     pub held: u64,
+    /// Counts the changes of the account: messages overtake each other, and an older balance must not replace a newer.
+    pub as_of: u64,
 }
 
 impl Balance {
@@ -53,6 +58,8 @@ pub struct Issuer {
     manifest: Manifest,
     accounts: BTreeMap<AccountId, Account>,
     channels: BTreeMap<ChannelId, Channel>,
+    /// After which epoch a channel ends if it is open, or is forgotten if it is closed: every channel once or twice.
+    due: BTreeSet<(Epoch, ChannelId)>,
     /// References of deposits, so that each counts once.
     deposits: BTreeSet<Digest>,
     deposited: u128,
@@ -156,6 +163,7 @@ impl Issuer {
             manifest,
             accounts: BTreeMap::new(),
             channels: BTreeMap::new(),
+            due: BTreeSet::new(),
             deposits: BTreeSet::new(),
             deposited: 0,
         }
@@ -230,7 +238,9 @@ impl Issuer {
             self.deposited.checked_add(u128::from(deposit.amount)).ok_or(IssuerError::Overflow)?;
         self.check_room_for(deposit.account)?;
 
-        self.accounts.entry(deposit.account).or_default().balance.cash = cash;
+        let balance = &mut self.accounts.entry(deposit.account).or_default().balance;
+        balance.cash = cash;
+        balance.as_of = balance.as_of.saturating_add(1);
         self.deposits.insert(deposit.reference);
         self.deposited = deposited;
         Ok(())
@@ -266,6 +276,7 @@ impl Issuer {
         let account = self.accounts.entry(op.account).or_default();
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
+        account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
     }
 
@@ -292,7 +303,7 @@ impl Issuer {
         let hold = with_markup(open.cap, markup_bps)?;
         let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
         let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
-        if needed > account.balance.available() {
+        if needed > account.balance.available() && !cfg!(mutant = "open-without-funds") {
             return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
         }
         if account.channels as usize >= CHANNELS_PER_ACCOUNT_MAX || self.channels.len() >= CHANNELS_MAX {
@@ -312,7 +323,10 @@ impl Issuer {
         let payer = self.accounts.entry(op.account).or_default();
         payer.balance = Balance { held: held_sum, ..left };
         payer.channels = channel_count;
-        self.accounts.entry(self.manifest.network).or_default().balance.cash = network_cash;
+        let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
+        network.cash = network_cash;
+        network.as_of = network.as_of.saturating_add(1);
+        self.due.insert((open.expires.plus(self.manifest.grace_epochs), op.id().into()));
         self.channels.insert(
             op.id().into(),
             Channel {
@@ -336,30 +350,36 @@ impl Issuer {
         }
 
         channel.expires = channel.expires.min(now.plus(1));
+        self.due.insert((channel.expires.plus(self.manifest.grace_epochs), id));
         Ok(())
     }
 
-    /// Pays out up to a co-signed receipt: the largest amount wins, in whatever order receipts come. Returns the base
-    /// redeemed in all.
+    /// Pays out `amount` in all, up to what a co-signed receipt states: the largest amount wins, in whatever order they
+    /// come. A payee takes less than the receipt when not all that was prepaid is delivered. Returns the base redeemed
+    /// in all.
     ///
     /// # Errors
-    /// When the receipt is not the channel's, or beyond its cap.
-    pub fn redeem(&mut self, receipt: &Verified<Receipt>) -> Result<u64, IssuerError> {
+    /// When the receipt is not the channel's, or the amount is beyond it or beyond the channel's cap.
+    pub fn redeem(&mut self, receipt: &Verified<Receipt>, amount: u64) -> Result<u64, IssuerError> {
         let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
         if !signed_by_both(receipt, channel) {
             return Err(IssuerError::WrongKey);
         }
-        if receipt.amount > channel.cap {
+        if receipt.amount > channel.cap || amount > receipt.amount {
             return Err(IssuerError::WrongAmount);
         }
-        if receipt.amount <= channel.redeemed || channel.closed {
+        if cfg!(mutant = "redeem-not-max") && amount < channel.redeemed && !channel.closed {
+            self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = amount);
+            return Ok(amount);
+        }
+        if amount <= channel.redeemed || channel.closed {
             return Ok(channel.redeemed);
         }
         let mut part = self.part_of(receipt.channel)?;
-        part.pay_out(receipt.amount)?;
+        part.pay_out(amount)?;
 
         self.adopt(part);
-        Ok(receipt.amount)
+        Ok(amount)
     }
 
     /// Ends a channel with the amount that both sides signed: what it still holds returns to the payer. Repeating
@@ -381,18 +401,27 @@ impl Issuer {
         self.end(closing.channel, closing.amount)
     }
 
-    /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which.
+    /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which. Forgets those that were
+    /// closed long ago.
     pub fn expire(&mut self, now: Epoch) -> Vec<(ChannelId, NodeId, u64)> {
-        let over =
-            |channel: &Channel| !channel.closed && channel.expires.plus(self.manifest.grace_epochs) < now;
-        let ids: Vec<ChannelId> =
-            self.channels.iter().filter(|(_, channel)| over(channel)).map(|(id, _)| *id).collect();
-        let end = |id: ChannelId| {
-            let channel = self.channels.get(&id)?;
-            let (payee, amount) = (channel.terms.payee, channel.redeemed);
-            self.end(id, amount).ok().map(|amount| (id, payee, amount))
-        };
-        ids.into_iter().filter_map(end).collect()
+        let later = self.due.split_off(&(now, ChannelId([0; 32])));
+        let over = core::mem::replace(&mut self.due, later);
+        over.into_iter().filter_map(|(_, id)| self.end_or_forget(id, now)).collect()
+    }
+
+    fn end_or_forget(&mut self, id: ChannelId, now: Epoch) -> Option<(ChannelId, NodeId, u64)> {
+        let channel = self.channels.get(&id)?;
+        let (payee, amount, was_closed) = (channel.terms.payee, channel.redeemed, channel.closed);
+        let forgotten = channel.expires.plus(self.manifest.grace_epochs).plus(KEPT_EPOCHS);
+        if was_closed && forgotten < now {
+            self.channels.remove(&id);
+            return None;
+        }
+        let ended = if was_closed { None } else { Some(self.end(id, amount)) };
+        // What could not be ended is tried again with the next epoch.
+        let is_open = matches!(ended, Some(Err(_)));
+        self.due.insert((if is_open { now } else { forgotten.max(now) }, id));
+        ended?.ok().map(|amount| (id, payee, amount))
     }
 
     /// Returns the payer's account and the payee's node of a channel.
@@ -426,7 +455,10 @@ impl Issuer {
         Ok(Part { accounts: accounts.map(copy).collect(), id, channel })
     }
 
-    fn adopt(&mut self, part: Part) {
+    fn adopt(&mut self, mut part: Part) {
+        for account in part.accounts.values_mut() {
+            account.balance.as_of = account.balance.as_of.saturating_add(1);
+        }
         self.accounts.extend(part.accounts);
         self.channels.insert(part.id, part.channel);
     }
@@ -499,15 +531,83 @@ impl Held {
 fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
     let earned = balance.earned.min(amount);
     let cash = amount.checked_sub(earned).ok_or(Overflow)?;
+    let cash_left = balance.cash.checked_sub(cash);
+    let cash_left = if cfg!(mutant = "open-without-funds") { cash_left.or(Some(0)) } else { cash_left };
     let left = Balance {
         earned: balance.earned.checked_sub(earned).ok_or(Overflow)?,
-        cash: balance.cash.checked_sub(cash).ok_or(Overflow)?,
-        held: balance.held,
+        cash: cash_left.ok_or(Overflow)?,
+        ..balance
     };
     Ok((left, Held { earned, cash }))
 }
 
 fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Channel) -> bool {
-    record.is_signed_by(Role::Payer, channel.payer_key)
-        && record.is_signed_by(Role::Payee, channel.terms.payee_key)
+    record.is_signed_only_by(&[(Role::Payer, channel.payer_key), (Role::Payee, channel.terms.payee_key)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Signer;
+    use crate::model::Modality;
+    use crate::price::Price;
+    use crate::signed::sign;
+    use crate::time::Time;
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    /// Returns books with one open channel that expires in epoch 2.
+    fn books() -> (Issuer, ChannelId) {
+        let issuer = NodeId::from(signer(2).public());
+        let manifest = Manifest::home("home".into(), Time(0), &signer(1), issuer);
+        let mut books = Issuer::new(manifest.clone());
+        let (payer, payee_account) =
+            (AccountId::from(signer(3).public()), AccountId::from(signer(50).public()));
+        let deposit =
+            Deposit { reference: Digest::ZERO, account: payer, amount: 1_000_000_000, epoch: Epoch(0) };
+        books.deposit(&deposit).expect("fits");
+        let model = crate::ids::ModelId([7; 32]);
+        let terms = Terms {
+            payee: signer(5).public().into(),
+            payee_account,
+            payee_key: signer(60).public(),
+            payer_account: payer,
+            model,
+            licence: open_licence(model, manifest.domain()),
+            incentive: Incentive::Exchange,
+            price: Price::default(),
+            markup: None,
+            split: Terms::standard_split(&manifest, Modality::Text, payee_account),
+            valid_to: Epoch(7),
+        };
+        let terms = sign(terms, manifest.domain(), Role::Node, &signer(5));
+        let body = OpBody::OpenChannel(OpenChannel {
+            payee: terms.payee,
+            terms: terms.id(),
+            cap: 1_000_000,
+            expires: Epoch(2),
+            payer: signer(4).public().into(),
+            payer_key: signer(70).public(),
+        });
+        let op = AccountOp { account: payer, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+        let op = sign(op, manifest.domain(), Role::Owner, &signer(3));
+        books.apply(&op, Some(&terms), Epoch(0)).expect("within the rules");
+        (books, op.id().into())
+    }
+
+    #[test]
+    fn a_channel_ends_after_grace_and_is_forgotten_later() {
+        let (mut books, channel) = books();
+
+        assert_eq!(books.expire(Epoch(5)), Vec::new());
+        assert_eq!(books.expire(Epoch(6)).len(), 1);
+        assert_eq!(books.channel(channel), Some((0, true)));
+        assert_eq!(books.expire(Epoch(12)), Vec::new());
+        assert_eq!(books.channel(channel), Some((0, true)));
+        assert_eq!(books.expire(Epoch(13)), Vec::new());
+        assert_eq!(books.channel(channel), None);
+        assert!(books.is_conserved());
+    }
 }

@@ -32,12 +32,30 @@ pub fn with_markup(base: u64, markup_bps: u16) -> Result<u64, Overflow> {
 /// # Errors
 /// When an amount exceeds 64 bits.
 pub fn shares(terms: &Terms, before: u64, after: u64) -> Result<Vec<(SplitLine, u64)>, Overflow> {
+    if cfg!(mutant = "floor-and-remainder") {
+        return floor_and_remainder(terms, before, after);
+    }
     let quanta = (after / QUANTUM).checked_sub(before / QUANTUM).ok_or(Overflow)?;
     let share = |line: SplitLine| {
         let amount = quanta.checked_mul(u64::from(line.bps)).ok_or(Overflow)?;
         Ok((line, amount))
     };
     terms.split.iter().copied().chain(terms.markup.map(|markup| markup.line())).map(share).collect()
+}
+
+/// The division that must not be used: it is exact, but the provider's part can fall when the amount rises.
+fn floor_and_remainder(terms: &Terms, before: u64, after: u64) -> Result<Vec<(SplitLine, u64)>, Overflow> {
+    let step = after.checked_sub(before).ok_or(Overflow)?;
+    let part =
+        |line: &SplitLine| step.checked_mul(u64::from(line.bps)).map(|product| product / BPS).ok_or(Overflow);
+    let mut divided = Vec::new();
+    let mut rest = step;
+    for line in terms.split.iter().rev() {
+        let share = if divided.len().saturating_add(1) == terms.split.len() { rest } else { part(line)? };
+        rest = rest.saturating_sub(share);
+        divided.insert(0, (*line, share));
+    }
+    Ok(divided)
 }
 
 /// Returns the part of `base` that has not filled a quantum and waits in the channel.

@@ -6,12 +6,12 @@ use thiserror::Error;
 
 use crate::encoding::encode;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
-use crate::job::JobRecord;
+use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, is_newer};
-use crate::ledger::records::{Final, Receipt, Terms};
+use crate::ledger::records::{Epoch, Final, Receipt, Terms};
 use crate::price::Usage;
-use crate::signed::{Role, Verified};
+use crate::signed::{Role, Signable, Verified};
 
 /// A channel on which we are paid.
 #[derive(Debug, Clone)]
@@ -24,17 +24,23 @@ pub struct Paid {
     pub payer: NodeId,
     /// Account that pays.
     pub payer_account: AccountId,
+    /// Last epoch in which it takes jobs.
+    pub expires: Epoch,
     payer_key: PublicKey,
     cap: u64,
     signer: Signer,
     head: Option<Verified<Receipt>>,
     /// Base that the issuer has paid out.
     redeemed: u64,
+    /// Work of jobs that ended.
     settled: Usage,
+    /// Of it, first windows that were lost unpaid, set aside while other jobs run: they are owed like the rest, but must
+    /// not stand between those jobs and what was paid for them.
+    set_aside: Usage,
     jobs: Digest,
     flights: BTreeMap<JobId, Flight>,
-    /// A job was interrupted, and the payer has not yet signed for what we count.
-    disputed: bool,
+    /// A job was interrupted: the payer may count less than we do.
+    interrupted: bool,
     closing: Option<Verified<Final>>,
 }
 
@@ -42,10 +48,22 @@ pub struct Paid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Flight {
     worst: Usage,
-    tokens_in: u32,
+    /// Prompt tokens, once they are counted.
+    tokens_in: Option<u32>,
     granted: u32,
     /// Runs on the first window, which no receipt has covered.
     postpaid: bool,
+}
+
+/// What a payment changes for a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// It may generate so many tokens.
+    Raised(u32),
+    /// Nothing: it may generate as many already.
+    Unchanged,
+    /// Nothing: the payer counts less than we do.
+    Uncovered,
 }
 
 /// Why a receipt or a final is not taken.
@@ -87,11 +105,19 @@ impl Paid {
             head: None,
             redeemed: 0,
             settled: Usage::default(),
+            set_aside: Usage::default(),
             jobs: Digest::ZERO,
             flights: BTreeMap::new(),
-            disputed: false,
+            interrupted: false,
             closing: None,
+            expires: Epoch(u32::MAX),
         }
+    }
+
+    /// Returns the same channel with the last epoch in which it takes jobs.
+    #[must_use]
+    pub fn until(self, expires: Epoch) -> Self {
+        Self { expires, ..self }
     }
 
     /// Returns the newest receipt, signed by both.
@@ -106,10 +132,16 @@ impl Paid {
         self.head.as_ref().map_or(0, |head| head.amount)
     }
 
-    /// Returns the base paid that the issuer has not paid out yet.
+    /// Returns the base that was delivered and paid; what is prepaid beyond is the payer's until it is used.
+    #[must_use]
+    pub fn earned(&self) -> u64 {
+        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid())
+    }
+
+    /// Returns the base earned that the issuer has not paid out yet.
     #[must_use]
     pub fn unredeemed(&self) -> u64 {
-        self.paid().saturating_sub(self.redeemed)
+        self.earned().saturating_sub(self.redeemed)
     }
 
     /// Returns the most base that the channel can pay.
@@ -126,11 +158,16 @@ impl Paid {
         }
     }
 
-    /// Returns the least with which we let the channel end: what was delivered as far as it was paid, and never less
-    /// than the issuer has paid out.
+    /// Returns the base that the issuer has paid out, as far as we know.
+    #[must_use]
+    pub const fn amount_redeemed(&self) -> u64 {
+        self.redeemed
+    }
+
+    /// Returns the least with which we let the channel end: what was earned, and never less than was paid out.
     #[must_use]
     pub fn due(&self) -> u64 {
-        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid()).max(self.redeemed)
+        self.earned().max(self.redeemed)
     }
 
     /// Says whether a job is in flight.
@@ -154,22 +191,33 @@ impl Paid {
     /// Says whether a job of at most `worst` fits the cap beside those in flight.
     #[must_use]
     pub fn fits(&self, worst: &Usage) -> bool {
-        let all = self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst));
+        let all = self.flights.values().fold(self.owed().plus(worst), |sum, flight| sum.plus(&flight.worst));
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
-    /// Says whether a job was interrupted and the payer has not signed for what we count since: another job would
-    /// begin with two different sums.
+    /// Says whether a job was interrupted and the payer has not signed and paid for what we count since: another job
+    /// would begin with two different sums.
     #[must_use]
-    pub const fn is_disputed(&self) -> bool {
-        self.disputed
+    pub fn is_disputed(&self) -> bool {
+        let owed = self.owed();
+        let agrees = |head: &Verified<Receipt>| head.usage.covers(&owed) && self.affords(&head.usage);
+        self.interrupted && !self.head.as_ref().is_some_and(agrees)
+    }
+
+    /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
+    /// lost count, as a crash makes it.
+    pub fn shown(&mut self, receipt: RecordId) {
+        let head = self.head.as_ref().filter(|head| head.id() == receipt && self.flights.is_empty());
+        if head.is_some_and(|head| !head.usage.covers(&self.settled)) {
+            self.interrupted = true;
+        }
     }
 
     /// Opens a job; returns how many tokens may be generated at once.
     ///
     /// One first window at a time is delivered before it is paid; every other job waits for a receipt.
     pub fn begin(&mut self, job: JobId, worst: Usage) -> u32 {
-        let outstanding = self.cost(&self.granted()).is_none_or(|cost| cost > self.paid());
+        let outstanding = !self.affords(&self.granted());
         let granted = if self.terms.price.is_free() {
             u32::MAX
         } else if outstanding {
@@ -177,14 +225,14 @@ impl Paid {
         } else {
             WINDOW_MIN
         };
-        self.flights.insert(job, Flight { worst, tokens_in: 0, granted, postpaid: granted > 0 });
+        self.flights.insert(job, Flight { worst, tokens_in: None, granted, postpaid: granted > 0 });
         granted
     }
 
     /// Learns how many tokens the prompt of a job has.
     pub fn prepared(&mut self, job: JobId, tokens_in: u32) {
         if let Some(flight) = self.flights.get_mut(&job) {
-            flight.tokens_in = tokens_in;
+            flight.tokens_in = Some(tokens_in);
         }
     }
 
@@ -197,7 +245,7 @@ impl Paid {
         receipt: &Verified<Receipt>,
         domain: DomainId,
     ) -> Result<Option<Verified<Receipt>>, PaidError> {
-        if !receipt.is_signed_by(Role::Payer, self.payer_key) {
+        if !self.is_by_payer(receipt) {
             return Err(PaidError::WrongKey);
         }
         if receipt.amount > self.cap {
@@ -209,10 +257,11 @@ impl Paid {
 
         let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
         self.head = Some(both.clone());
-        // Our count never falls: a payer could interrupt every job, deny it, and have the next one for the same money.
-        if self.flights.is_empty() && receipt.usage.covers(&self.settled) {
-            self.settled = receipt.usage;
-            self.disputed = false;
+        if self.flights.is_empty() {
+            self.agree();
+        }
+        if self.affords(&self.granted()) {
+            self.flights.values_mut().for_each(|flight| flight.postpaid = false);
         }
         Ok(Some(both))
     }
@@ -220,10 +269,21 @@ impl Paid {
     /// Takes a receipt of our own journal.
     pub fn replay(&mut self, receipt: Verified<Receipt>) {
         if self.head.as_ref().is_none_or(|head| is_newer(&receipt, head)) {
-            self.settled = receipt.usage;
-            self.jobs = receipt.jobs;
             self.head = Some(receipt);
         }
+    }
+
+    /// Takes a job that ended out of our own journal.
+    pub fn replay_job(&mut self, record: &JobRecord) {
+        self.settled = self.settled.plus(&record.usage);
+        self.interrupted |= was_interrupted(record);
+        self.jobs = chain(self.jobs, record);
+    }
+
+    /// Learns that the journal ends here: a job that ran when we stopped has no line in it, but the payer may have
+    /// signed for what it saw of it.
+    pub fn restarted(&mut self) {
+        self.agree();
     }
 
     /// Takes the channel's end of our own journal.
@@ -231,45 +291,72 @@ impl Paid {
         self.closing = Some(closing);
     }
 
-    /// Raises what a job may generate if the receipts cover it; returns the new limit if it rose.
-    pub fn grant(&mut self, job: JobId, up_to: u32) -> Option<u32> {
-        let flight = *self.flights.get(&job)?;
+    /// Raises what a job may generate if the receipts cover it beside all that ended and all that they covered before.
+    pub fn grant(&mut self, job: JobId, up_to: u32) -> Grant {
+        let Some(flight) = self.flights.get(&job).copied() else { return Grant::Unchanged };
         let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
         let granted = up_to.min(most);
-        if granted <= flight.granted {
-            return None;
+        if granted <= flight.granted || flight.tokens_in.is_none() {
+            return Grant::Unchanged;
         }
         let raised = Flight { granted, postpaid: false, ..flight };
-        let others =
-            self.flights.iter().filter(|(other, _)| **other != job).map(|(_, flight)| flight.usage());
-        let all = others.fold(self.settled.plus(&raised.usage()), |sum, usage| sum.plus(&usage));
-        if self.cost(&all)? > self.paid() {
-            return None;
+        let others = || self.flights.iter().filter(|(other, _)| **other != job);
+        // One first window is delivered before it is paid, so it must not hold this job up.
+        let windows = others().filter(|(_, flight)| flight.postpaid);
+        let unpaid = windows.max_by_key(|(_, flight)| flight.usage().tokens_in).map(|(other, _)| *other);
+        let covered = others().filter(|(other, _)| Some(**other) != unpaid);
+        let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
+        let all = covered.plus(&raised.usage());
+        if !self.affords(&all) {
+            return Grant::Uncovered;
         }
         self.flights.insert(job, raised);
-        Some(granted)
+        Grant::Raised(granted)
+    }
+
+    /// Gives the first window to a job that waits, when no other is unpaid any more; returns the job and its window.
+    pub fn pass_first_window(&mut self) -> Option<(JobId, u32)> {
+        if !self.affords(&self.granted()) {
+            return None;
+        }
+        let (job, flight) = self.flights.iter_mut().find(|(_, flight)| flight.granted == 0)?;
+        *flight = Flight { granted: WINDOW_MIN, postpaid: true, ..*flight };
+        Some((*job, WINDOW_MIN))
+    }
+
+    /// Says whether a job waits for a payment that the payer may not know to be due: after an interruption the unpaid
+    /// first window is spent, and a payer who saw nothing of it pays nothing.
+    #[must_use]
+    pub fn is_stuck(&self, job: JobId) -> bool {
+        self.is_disputed() && self.flights.get(&job).is_some_and(|flight| flight.granted == 0)
+    }
+
+    /// Says whether a job waits for the first receipt that covers it.
+    #[must_use]
+    pub fn is_unpaid(&self, job: JobId) -> bool {
+        self.flights.get(&job).is_some_and(|flight| flight.postpaid || flight.granted == 0)
     }
 
     /// Ends a job with what was delivered and appends it to the hash chain; ending a job twice changes nothing.
     /// Returns the chain after it.
     pub fn end(&mut self, record: &JobRecord) -> Option<Digest> {
         let flight = self.flights.remove(&record.job)?;
-        let lost = record.finish == crate::job::Finish::Lost;
-        let all = self.granted().plus(&record.usage);
-        let covered = self.cost(&all).is_some_and(|cost| cost <= self.paid());
-        // A first window that was lost unpaid must not stand between the other jobs and what was paid for them.
-        let written_off = lost && flight.postpaid && !covered && self.is_busy();
-        if !written_off {
+        let lost = record.finish == Finish::Lost;
+        if lost && flight.postpaid && !self.affords(&self.granted().plus(&record.usage)) {
+            self.set_aside = self.set_aside.plus(&record.usage);
+        } else {
             self.settled = self.settled.plus(&record.usage);
         }
-        self.disputed |= lost && record.usage != Usage::default();
+        self.interrupted |= was_interrupted(record);
         self.jobs = chain(self.jobs, record);
+        self.rejoin();
         Some(self.jobs)
     }
 
     /// Gives up a job that never began.
     pub fn abandon(&mut self, job: JobId) {
         self.flights.remove(&job);
+        self.rejoin();
     }
 
     /// Signs the channel's end that the payer proposes, if no job is open and it pays for all that was delivered. It
@@ -285,10 +372,10 @@ impl Paid {
         if let Some(signed) = &self.closing {
             return Ok(signed.clone());
         }
-        if !closing.is_signed_by(Role::Payer, self.payer_key) {
+        if !self.is_by_payer(closing) {
             return Err(PaidError::WrongKey);
         }
-        if self.is_busy() {
+        if self.is_busy() && !cfg!(mutant = "final-while-busy") {
             return Err(PaidError::Busy);
         }
         if closing.amount > self.cap {
@@ -309,8 +396,39 @@ impl Paid {
         self.head.as_ref().map_or(RecordId::NONE, Verified::id)
     }
 
+    /// Says whether the payer signed and nobody else but us: the issuer reads no record with a third signature.
+    fn is_by_payer<T: Signable>(&self, record: &Verified<T>) -> bool {
+        let (payer, payee) = ((Role::Payer, self.payer_key), (Role::Payee, self.terms.payee_key));
+        record.is_signed_only_by(&[payer]) || record.is_signed_only_by(&[payer, payee])
+    }
+
+    /// What was set aside while jobs ran counts again when none does.
+    fn rejoin(&mut self) {
+        if self.flights.is_empty() {
+            self.settled = self.owed();
+            self.set_aside = Usage::default();
+        }
+    }
+
+    /// Takes the payer's count if it is paid for. Ours never falls: a payer could interrupt every job, deny it, and have
+    /// the next one for the same money.
+    fn agree(&mut self) {
+        if let Some(head) = self.head.as_ref().filter(|head| self.affords(&head.usage)) {
+            let believes_less = cfg!(mutant = "payee-believes-less");
+            self.settled = if believes_less { head.usage } else { self.settled.or_more(&head.usage) };
+        }
+    }
+
+    fn owed(&self) -> Usage {
+        self.settled.plus(&self.set_aside)
+    }
+
     fn granted(&self) -> Usage {
-        self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.usage()))
+        self.flights.values().fold(self.owed(), |sum, flight| sum.plus(&flight.usage()))
+    }
+
+    fn affords(&self, usage: &Usage) -> bool {
+        self.cost(usage).is_some_and(|cost| cost <= self.paid())
     }
 
     fn cost(&self, usage: &Usage) -> Option<u64> {
@@ -325,11 +443,16 @@ impl Flight {
         }
         Usage {
             calls: 1,
-            tokens_in: u64::from(self.tokens_in),
+            tokens_in: self.tokens_in.map_or(self.worst.tokens_in, u64::from),
             tokens_out: u64::from(self.granted).min(self.worst.tokens_out),
             compute: 0,
         }
     }
+}
+
+/// Says whether the payer may not know of all that a job came to.
+fn was_interrupted(record: &JobRecord) -> bool {
+    record.finish == Finish::Lost && record.usage != Usage::default()
 }
 
 /// Returns the hash chain `before` with one job appended.
@@ -338,4 +461,294 @@ pub fn chain(before: Digest, record: &JobRecord) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"sharemesh/v1/jobs\0").update(&before.0).update(&encode(record));
     Digest(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advert::Incentive;
+    use crate::ids::ModelId;
+    use crate::price::Price;
+    use crate::prng::Prng;
+    use crate::signed::sign;
+    use crate::time::Time;
+
+    const DOMAIN: DomainId = DomainId([1; 32]);
+    const CHANNEL: ChannelId = ChannelId([9; 32]);
+    const PRICE: Price = Price { call: 0, input: 1_000_000_000, output: 1_000_000_000 };
+    const WORST: Usage = Usage { calls: 1, tokens_in: 8000, tokens_out: 4096, compute: 0 };
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    fn job(number: u8) -> JobId {
+        JobId([number; 16])
+    }
+
+    fn paid() -> Paid {
+        let account = |seed| AccountId::from(signer(seed).public());
+        let terms = Terms {
+            payee: signer(5).public().into(),
+            payee_account: account(50),
+            payee_key: signer(60).public(),
+            payer_account: account(3),
+            model: ModelId([7; 32]),
+            licence: RecordId::NONE,
+            incentive: Incentive::Exchange,
+            price: PRICE,
+            markup: None,
+            split: alloc::vec::Vec::new(),
+            valid_to: Epoch(7),
+        };
+        let terms = sign(terms, DOMAIN, Role::Node, &signer(5));
+        let payer = (signer(4).public().into(), account(3), signer(70).public());
+        Paid::new(CHANNEL, terms, payer, 1_000_000_000_000, signer(60))
+    }
+
+    fn record(job: JobId, tokens_in: u64, tokens_out: u64, finish: Finish) -> JobRecord {
+        JobRecord {
+            job,
+            channel: Some(CHANNEL),
+            provider: signer(5).public().into(),
+            requester: signer(4).public().into(),
+            model: ModelId([7; 32]),
+            usage: Usage::of_job(tokens_in, tokens_out),
+            price: PRICE,
+            start: Time::default(),
+            end: Time::default(),
+            input: Digest::ZERO,
+            output: Digest::ZERO,
+            finish,
+        }
+    }
+
+    fn usage(calls: u64, tokens_in: u64, tokens_out: u64) -> Usage {
+        Usage { calls, tokens_in, tokens_out, compute: 0 }
+    }
+
+    fn receipt(sequence: u64, amount: u64, usage: Usage) -> Verified<Receipt> {
+        let receipt =
+            Receipt { channel: CHANNEL, sequence, amount, usage, jobs: Digest::ZERO, epoch: Epoch(0) };
+        sign(receipt, DOMAIN, Role::Payer, &signer(70))
+    }
+
+    #[test]
+    fn receipts_and_ends_with_a_foreign_signature_are_refused() {
+        let mut paid = paid();
+        let by_more = receipt(1, 500, Usage::default()).signed_also_by(DOMAIN, Role::Owner, &signer(100));
+        assert_eq!(paid.receive(&by_more, DOMAIN), Err(PaidError::WrongKey));
+
+        let closing = Final { channel: CHANNEL, amount: 500, receipt: None };
+        let closing = sign(closing, DOMAIN, Role::Payer, &signer(70));
+        let by_more = closing.signed_also_by(DOMAIN, Role::Owner, &signer(100));
+        assert_eq!(paid.close(&by_more, DOMAIN), Err(PaidError::WrongKey));
+        assert!(!paid.is_closing());
+    }
+
+    #[test]
+    fn a_payer_that_drops_every_stream_gets_one_free_window() {
+        let mut paid = paid();
+        let mut free = 0;
+        for round in 0..50 {
+            if paid.is_disputed() {
+                break;
+            }
+            let (dropped, sitter) = (job(2 * round), job(2 * round + 1));
+            free += paid.begin(dropped, WORST);
+            assert_eq!(paid.begin(sitter, WORST), 0);
+            paid.prepared(dropped, 8000);
+            paid.end(&record(dropped, 8000, 64, Finish::Lost));
+            free += paid.pass_first_window().map_or(0, |(_, window)| window);
+            paid.end(&record(sitter, 10, 0, Finish::Cancelled));
+            let denies = receipt(u64::from(round) + 1, 0, Usage::default());
+            assert!(paid.receive(&denies, DOMAIN).expect("signed").is_some());
+        }
+
+        assert_eq!(free, WINDOW_MIN);
+        assert!(paid.is_disputed());
+    }
+
+    #[test]
+    fn jobs_that_wait_do_not_get_the_window_that_another_lost_unpaid() {
+        let mut paid = paid();
+        let mut free = 0;
+        for number in 0..100 {
+            free += paid.begin(job(number), WORST);
+            paid.prepared(job(number), 8000);
+        }
+        for number in 0..100 {
+            paid.end(&record(job(number), 8000, 64, Finish::Lost));
+            free += paid.pass_first_window().map_or(0, |(_, window)| window);
+        }
+
+        assert_eq!(free, WINDOW_MIN);
+    }
+
+    #[test]
+    fn a_window_that_is_paid_stands_between_another_job_and_its_grant() {
+        let mut paid = paid();
+        paid.begin(job(1), WORST);
+        paid.prepared(job(1), 0);
+        let pays = receipt(1, 64_000, usage(1, 0, 64));
+        paid.receive(&pays, DOMAIN).expect("signed");
+        paid.begin(job(2), WORST);
+        paid.prepared(job(2), 0);
+
+        assert_eq!(paid.grant(job(2), 65), Grant::Uncovered);
+    }
+
+    #[test]
+    fn a_lost_first_window_does_not_hold_up_a_job_that_is_paid() {
+        let mut paid = paid();
+        paid.begin(job(1), WORST);
+        paid.begin(job(2), WORST);
+        paid.prepared(job(1), 100);
+        paid.prepared(job(2), 100);
+        paid.end(&record(job(1), 100, 64, Finish::Lost));
+        paid.receive(&receipt(1, 164_000, usage(1, 100, 1)), DOMAIN).expect("signed");
+
+        assert_eq!(paid.grant(job(2), 64), Grant::Raised(64));
+        paid.end(&record(job(2), 100, 64, Finish::Stop));
+        assert_eq!((paid.earned(), paid.is_disputed()), (164_000, true));
+    }
+
+    #[test]
+    fn a_dispute_is_over_when_what_was_lost_is_paid() {
+        let mut paid = paid();
+        paid.begin(job(1), WORST);
+        paid.prepared(job(1), 100);
+        paid.end(&record(job(1), 100, 64, Finish::Lost));
+        paid.receive(&receipt(1, 163_999, usage(1, 100, 64)), DOMAIN).expect("signed");
+        assert!(paid.is_disputed());
+
+        paid.receive(&receipt(2, 164_000, usage(1, 100, 64)), DOMAIN).expect("signed");
+        assert!(!paid.is_disputed());
+    }
+
+    fn up_to(prng: &mut Prng, most: u64) -> u64 {
+        prng.below(most.saturating_add(1))
+    }
+
+    /// A channel beside the lines that its node would have in its journal.
+    struct Journaled {
+        live: Paid,
+        lines: alloc::vec::Vec<Line>,
+    }
+
+    enum Line {
+        Receipt(Verified<Receipt>),
+        Job(JobRecord),
+        Redeemed(u64),
+    }
+
+    impl Journaled {
+        /// Does something that an honest or a dishonest payer may bring about; it never states more than it was given.
+        fn step(&mut self, prng: &mut Prng, number: u8) {
+            let open: alloc::vec::Vec<JobId> = self.live.flights.keys().copied().collect();
+            let one = open.iter().copied().max_by_key(|_| prng.next_u64());
+            match (prng.below(6), one) {
+                (0 | 1, _) if open.len() < 3 => {
+                    self.live.begin(job(number), WORST);
+                    self.live.prepared(job(number), 100);
+                }
+                (0..=2, Some(job)) => {
+                    let finish = [Finish::Stop, Finish::Cancelled, Finish::Lost];
+                    let finish = finish[usize::try_from(prng.below(3)).expect("small")];
+                    let granted = u64::from(self.live.flights[&job].granted);
+                    let ended = record(job, 100, up_to(prng, granted), finish);
+                    self.live.end(&ended);
+                    self.live.pass_first_window();
+                    self.lines.push(Line::Job(ended));
+                }
+                (3, Some(job)) => {
+                    self.live.grant(job, u32::try_from(prng.below(4096)).expect("small"));
+                }
+                (4, _) => {
+                    let redeemed = up_to(prng, self.live.unredeemed());
+                    self.live.redeemed(redeemed);
+                    self.lines.push(Line::Redeemed(redeemed));
+                }
+                _ => self.pay(prng, number),
+            }
+        }
+
+        fn pay(&mut self, prng: &mut Prng, number: u8) {
+            let owed = self.live.settled;
+            let stated = if prng.below(2) == 0 {
+                owed
+            } else {
+                usage(up_to(prng, owed.calls), owed.tokens_in, up_to(prng, owed.tokens_out))
+            };
+            let least = self.live.paid().max(PRICE.cost(&stated).unwrap_or(0));
+            let amount = least.saturating_add(prng.below(200_000));
+            let receipt = receipt(u64::from(number), amount, stated);
+            if let Ok(Some(both)) = self.live.receive(&receipt, DOMAIN) {
+                self.lines.push(Line::Receipt(both));
+            }
+        }
+
+        fn replayed(&self) -> Paid {
+            let mut again = paid();
+            for line in &self.lines {
+                match line {
+                    Line::Receipt(receipt) => again.replay(receipt.clone()),
+                    Line::Job(record) => again.replay_job(record),
+                    Line::Redeemed(amount) => again.redeemed(*amount),
+                }
+            }
+            again.restarted();
+            again
+        }
+    }
+
+    #[test]
+    fn a_restarted_payee_grants_refuses_and_closes_for_what_it_did_before() {
+        let mut compared = 0;
+        for seed in 0..300 {
+            let mut prng = Prng::new(seed);
+            let mut channel = Journaled { live: paid(), lines: alloc::vec::Vec::new() };
+            for number in 0..40 {
+                channel.step(&mut prng, number);
+                if channel.live.is_busy() {
+                    continue;
+                }
+                let (mut before, mut after) = (channel.live.clone(), channel.replayed());
+                let sums =
+                    |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
+                assert_eq!(sums(&before), sums(&after), "seed {seed}");
+                assert_eq!(before.is_disputed(), after.is_disputed(), "seed {seed}");
+                assert_eq!(before.fits(&WORST), after.fits(&WORST), "seed {seed}");
+                assert_eq!(before.begin(job(200), WORST), after.begin(job(200), WORST), "seed {seed}");
+                before.prepared(job(200), 100);
+                after.prepared(job(200), 100);
+                for up_to in [65, 100, 200, 1000, 4096] {
+                    assert_eq!(before.grant(job(200), up_to), after.grant(job(200), up_to), "seed {seed}");
+                }
+                compared += 1;
+            }
+        }
+        assert!(compared > 1_000, "{compared}");
+    }
+
+    #[test]
+    fn a_restarted_payee_forgets_nothing_that_the_payer_left_out_of_its_receipts() {
+        let mut channel = Journaled { live: paid(), lines: alloc::vec::Vec::new() };
+        channel.live.begin(job(1), WORST);
+        channel.live.prepared(job(1), 0);
+        let silent = receipt(1, 4_096_000, Usage::default());
+        channel
+            .lines
+            .push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
+        channel.live.grant(job(1), 4096);
+        let ended = record(job(1), 0, 4096, Finish::Length);
+        channel.live.end(&ended);
+        channel.lines.push(Line::Job(ended));
+
+        let mut again = channel.replayed();
+        assert_eq!(again.earned(), 4_096_000);
+        again.begin(job(2), WORST);
+        again.prepared(job(2), 0);
+        assert_eq!(again.grant(job(2), 4096), Grant::Uncovered);
+    }
 }

@@ -270,10 +270,22 @@ signable! {
     AccountOp = "account-op",
     Vote = "vote",
     Recorded = "recorded",
-    Receipt = "receipt",
-    Final = "final",
     RedeemAck = "redeem-ack",
     Accepted = "accepted",
+}
+
+impl Signable for Receipt {
+    const TAG: &'static str = "receipt";
+    const BYTES_MAX: usize = 512;
+    /// The payer's and the payee's.
+    const ATTESTATIONS_MAX: usize = 2;
+}
+
+impl Signable for Final {
+    const TAG: &'static str = "final";
+    const BYTES_MAX: usize = 512;
+    /// The payer's and the payee's.
+    const ATTESTATIONS_MAX: usize = 2;
 }
 
 impl Signable for Terms {

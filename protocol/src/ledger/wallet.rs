@@ -98,16 +98,18 @@ impl Wallet {
 
     /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
     /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
+    /// What is older than what is known changes nothing: a slot would be signed twice.
     pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) {
+        if balance.as_of < self.balance.as_of && !cfg!(mutant = "older-balance-counts") {
+            return;
+        }
         self.balance = balance;
         let pending = match &self.state {
             State::Unsynchronised { pending } => pending.clone(),
             State::Pending(op) => Some(op.clone()),
             State::Idle { .. } => None,
         };
-        let open = |op: &Verified<AccountOp>| {
-            op.id() == head || (op.sequence == next && op.previous == head)
-        };
+        let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
         self.state = match pending.filter(open) {
             Some(op) => State::Pending(op),
             None => State::Idle { next, head },
@@ -120,6 +122,12 @@ impl Wallet {
             && pending.id() == op
         {
             self.state = State::Idle { next: pending.sequence.saturating_add(1), head: op };
+            self.take(balance);
+        }
+    }
+
+    fn take(&mut self, balance: Balance) {
+        if balance.as_of >= self.balance.as_of {
             self.balance = balance;
         }
     }
@@ -130,7 +138,7 @@ impl Wallet {
             && pending.id() == op
         {
             self.state = State::Idle { next: pending.sequence, head: pending.previous };
-            self.balance = balance;
+            self.take(balance);
         }
     }
 }

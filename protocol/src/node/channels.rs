@@ -2,14 +2,16 @@
 
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, ChannelId, NodeId, RecordId};
+use crate::ids::{AccountId, ChannelId, ModelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
 use crate::ledger::records::{
-    Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
+    Epoch, Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
 };
 use crate::message::{Checked, HEADS_MAX, Head, Message, Opening};
+use crate::price::Usage;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -38,9 +40,18 @@ pub(super) struct PayingChannel {
     /// Proof for the payee, until it has confirmed a job.
     pub(super) opening: Option<Opening<Checked>>,
     used: Time,
-    /// The owner wants it closed as soon as nothing is open on it.
-    to_close: bool,
+    /// It takes no more jobs, and is closed as soon as nothing is open on it.
+    pub(super) to_close: bool,
+    /// Last epoch in which it takes jobs.
+    expires: Epoch,
+    /// Since which epoch we have waited for the payee to agree to its end.
+    closing_since: Option<Epoch>,
+    /// We have told the issuer that it ends without the payee's word.
+    given_up: bool,
 }
+
+/// How many epochs a payee has to agree to the end of a channel before its payer ends it alone.
+const CLOSE_EPOCHS: u32 = 1;
 
 impl Node {
     /// Signs the step that opens a channel; it leaves once it is on disk.
@@ -109,9 +120,78 @@ impl Node {
         }
         let signer = self.payer_signer(&opening.terms);
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
-        self.paying
-            .insert(channel, PayingChannel { side, opening: Some(opening), used: now, to_close: false });
+        let expires = open.expires;
+        let opened = PayingChannel {
+            side,
+            opening: Some(opening),
+            used: now,
+            to_close: false,
+            expires,
+            closing_since: None,
+            given_up: false,
+        };
+        self.supersede(&opened.side.terms);
+        self.paying.insert(channel, opened);
         true
+    }
+
+    /// A newer channel to the same payee for the same model takes the place of the older ones.
+    fn supersede(&mut self, terms: &Terms) {
+        let older = self
+            .paying
+            .values_mut()
+            .map(|channel| (channel.side.terms.payee, channel.side.terms.model, channel));
+        for (_, _, channel) in
+            older.filter(|(payee, model, _)| *payee == terms.payee && *model == terms.model)
+        {
+            channel.to_close = true;
+        }
+    }
+
+    /// Returns a channel on which a job of at most `worst` can be paid now, for `price_max` at most: an older channel has
+    /// the price of its day.
+    pub(super) fn open_channel_with(
+        &self,
+        provider: NodeId,
+        model: ModelId,
+        worst: &Usage,
+        price_max: Option<u64>,
+        now: Time,
+    ) -> Option<ChannelId> {
+        let epoch = self.epoch(now);
+        let fits = |channel: &&PayingChannel| {
+            let terms = &channel.side.terms;
+            let is_open = !channel.to_close && channel.expires >= epoch;
+            let is_dear =
+                price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
+            let matches = terms.payee == provider && terms.model == model;
+            is_open && matches && !is_dear && channel.side.fits(worst)
+        };
+        self.paying.values().find(fits).map(|channel| channel.side.channel)
+    }
+
+    /// Opens the next channel while the last job that fits this one runs, so that the job after it need not wait.
+    pub(super) fn open_ahead(&mut self, channel: ChannelId, worst: &Usage, now: Time, out: &mut Vec<Effect>) {
+        let Some(paying) = self.paying.get(&channel) else { return };
+        let terms = paying.side.terms.clone();
+        let (provider, model) = (terms.payee, terms.model);
+        if !self.wallet.is_idle() || self.open_channel_with(provider, model, worst, None, now).is_some() {
+            return;
+        }
+        let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
+            return;
+        };
+        let cap = self.cap_for(worst);
+        // Capital that a job in hand might need is not locked up for one that may never come.
+        if cap >= worst.saturating_mul(2) {
+            self.sign_opening(&terms, cap, now, out);
+        }
+    }
+
+    /// Returns what a new channel shall hold: four jobs' worth, so that the next ones need no opening, but never more
+    /// than a quarter of what there is, nor less than one job.
+    pub(super) fn cap_for(&self, worst: u64) -> u64 {
+        worst.saturating_mul(4).min(self.wallet.balance().available() / 4).max(worst)
     }
 
     pub(super) fn on_step_refused(
@@ -124,6 +204,9 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         if !self.config.manifest.has_issuer_node(from) {
+            return;
+        }
+        if self.wallet.pending().is_none_or(|pending| pending.id() != op) {
             return;
         }
         self.wallet.refused(op, balance);
@@ -166,6 +249,7 @@ impl Node {
             return;
         }
         self.wallet.learn(slot.0, slot.1, balance);
+        self.balance_is_old = false;
         self.resend_step(from, out);
         self.resume_openings(now, out);
     }
@@ -223,7 +307,9 @@ impl Node {
             due,
         };
         let heads: Vec<Head> = paying.chain(paid).map(head).take(HEADS_MAX).collect();
-        if !heads.is_empty() {
+        // A side that has lost its only receipt has none to show, and says so.
+        let deals = self.paid.values().any(|paid| paid.payer == partner);
+        if deals || !heads.is_empty() {
             self.send(partner, Message::Heads(heads), out);
         }
     }
@@ -237,6 +323,9 @@ impl Node {
             let paying = self.paying.get_mut(&head.channel);
             if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
                 paying.side.shown(head.receipt, head.due);
+            }
+            if let Some(paid) = self.paid.get_mut(&head.channel).filter(|paid| paid.payer == from) {
+                paid.shown(head.receipt);
             }
         }
         let mut messages = Vec::new();
@@ -258,10 +347,24 @@ impl Node {
     pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
         self.scheduler.expire_holds(now);
+        self.forget_expired(now);
+        self.renew_delegations(now, out);
+        self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
+        self.give_up_silent(now, out);
         self.resend(out);
+        self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
+    }
+
+    /// Forgets the channels that the issuer has ended, even if its word of it was lost.
+    fn forget_expired(&mut self, now: Time) {
+        let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
+        self.ended.retain(|_, (expires, _)| *expires >= epoch);
+        let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
+        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
+        self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
     }
 
     /// Sends again whatever its receiver has not acknowledged.
@@ -269,7 +372,7 @@ impl Node {
         if let Some(issuer) = self.issuer() {
             if self.wallet.pending().is_some() {
                 self.resend_step(issuer, out);
-            } else if !self.wallet.is_idle() && self.is_admitted() {
+            } else if (self.balance_is_old || !self.wallet.is_idle()) && self.is_admitted() {
                 self.send(issuer, Message::AccountQuery, out);
             }
         }
@@ -284,14 +387,16 @@ impl Node {
         let issuer = self.issuer();
         for paid in self.paid.values() {
             if let (Some(closing), Some(issuer)) = (paid.closing(), issuer) {
-                messages.push((issuer, Message::Close(closing.clone())));
+                messages.push((issuer, Message::Close { closing: closing.clone(), opening: None }));
             }
         }
         for channel in self.paying.values() {
             if let Some(closing) = channel.side.closing() {
-                messages.push((channel.side.terms.payee, Message::Close(closing.clone())));
+                let (closing, opening) = (closing.clone(), channel.opening.clone());
                 // The payee may have ended the channel already, and the issuer's word of it was lost.
-                messages.extend(issuer.map(|issuer| (issuer, Message::Close(closing.clone()))));
+                let asked = Message::Close { closing: closing.clone(), opening: None };
+                messages.extend(issuer.map(|issuer| (issuer, asked)));
+                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
         let mut away = Vec::new();
@@ -312,11 +417,33 @@ impl Node {
     }
 
     fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
         for channel in self.paying.values_mut() {
-            let over = channel.side.is_retired() || now.since_ms(channel.used) >= idle_ms;
+            let over =
+                channel.side.is_retired() || now.since_ms(channel.used) >= idle_ms || channel.expires < epoch;
             channel.to_close |= !channel.side.is_busy() && over;
         }
         self.close_ready(out);
+    }
+
+    /// Ends a channel alone whose payee does not agree to its end, so that what it holds returns when grace is over;
+    /// one at a time, because a wallet signs one step at a time.
+    fn give_up_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        for channel in self.paying.values_mut().filter(|channel| channel.side.is_closing()) {
+            channel.closing_since.get_or_insert(epoch);
+        }
+        let Some(issuer) = self.issuer().filter(|_| self.wallet.is_idle()) else { return };
+        let is_over = |channel: &&mut PayingChannel| {
+            let waited = channel.closing_since.is_some_and(|since| since.plus(CLOSE_EPOCHS) < epoch);
+            waited && !channel.given_up && channel.side.is_closing() && channel.expires > epoch.plus(1)
+        };
+        let Some(channel) = self.paying.values_mut().find(is_over) else { return };
+        let Some(op) = self.wallet.sign(OpBody::Expire(channel.side.channel), epoch) else { return };
+        channel.given_up = true;
+        self.opening_terms = None;
+        out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
+        self.send(issuer, Message::Step { op, terms: None }, out);
     }
 
     /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
@@ -330,7 +457,8 @@ impl Node {
             }
             if let Some(closing) = channel.side.close(domain) {
                 out.push(Effect::Record(Record::Final(closing.signed())));
-                messages.push((channel.side.terms.payee, Message::Close(closing)));
+                let opening = channel.opening.clone();
+                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
         for (to, message) in messages {
@@ -341,14 +469,18 @@ impl Node {
     fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
         let round = now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS;
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
+        if round && self.is_admitted() {
+            // The issuer tells of every change, but once, and what it tells may be lost.
+            self.query_account(out);
+        }
     }
 
     fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
         let Some(issuer) = self.issuer() else { return };
         let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
-        let receipts: Vec<_> = due.filter_map(|paid| paid.head().cloned()).collect();
-        for receipt in receipts {
-            self.send(issuer, Message::Redeem(receipt), out);
+        let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
+        for (receipt, amount) in receipts {
+            self.send(issuer, Message::Redeem { receipt, amount }, out);
         }
     }
 
@@ -357,10 +489,14 @@ impl Node {
         &mut self,
         from: NodeId,
         closing: &Verified<Final>,
+        opening: Option<Opening<Checked>>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
         let domain = self.domain;
+        if let Some(opening) = opening {
+            self.on_opening(from, opening, now, out);
+        }
         let Some(paid) = self.paid.get_mut(&closing.channel).filter(|paid| paid.payer == from) else {
             self.close_channel(from, closing, now, out);
             return;
@@ -379,7 +515,7 @@ impl Node {
             out.push(Effect::Record(Record::Final(both.signed())));
         }
         if let Some(issuer) = self.issuer() {
-            self.send(issuer, Message::Close(both), out);
+            self.send(issuer, Message::Close { closing: both, opening: None }, out);
         }
     }
 
@@ -389,17 +525,21 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
-        let known = self.paying.contains_key(&ack.channel) || self.paid.contains_key(&ack.channel);
-        if known {
+        let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
+        let known = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed));
+        if known.is_some_and(|known| ack.closed || ack.amount > known) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
             self.apply_ack(ack);
+            self.balance_is_old = true;
         }
     }
 
     pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
         if ack.closed {
             self.paying.remove(&ack.channel);
-            self.paid.remove(&ack.channel);
+            if let Some(paid) = self.paid.remove(&ack.channel) {
+                self.ended.insert(ack.channel, (paid.expires, paid.payer_account));
+            }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
             paid.redeemed(ack.amount);
         } else if let Some(paying) = self.paying.get_mut(&ack.channel) {
@@ -411,5 +551,138 @@ impl Node {
     pub(super) fn stop(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
         self.redeem(now, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advert::{Incentive, ProviderClass};
+    use crate::keys::Signer;
+    use crate::ledger::records::AccountOp;
+    use crate::manifest::{Admission, Manifest};
+    use crate::model::Modality;
+    use crate::node::Config;
+    use crate::price::Price;
+    use crate::signed::sign;
+
+    const NOW: Time = Time(1_800_000_000_000);
+    const MODEL: ModelId = ModelId([7; 32]);
+    const WORST: Usage = Usage { calls: 1, tokens_in: 0, tokens_out: 64, compute: 0 };
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    fn consumer() -> Node {
+        let manifest = Manifest::home("home".into(), NOW, &signer(1), NodeId::from(signer(2).public()));
+        let config = Config {
+            manifest: Manifest { admission: Admission::Open, ..manifest },
+            node: signer(4),
+            account: signer(3),
+            issuer: None,
+            name: "consumer".into(),
+            incentive: Incentive::Exchange,
+            class: ProviderClass::Community,
+            region: alloc::string::String::new(),
+            version: alloc::string::String::new(),
+        };
+        Node::new(config, 1, &[], NOW).expect("an empty journal")
+    }
+
+    fn opening(node: &Node, price: Price, cap: u64) -> Opening<Checked> {
+        let payee_account = AccountId::from(signer(50).public());
+        let terms = Terms {
+            payee: signer(5).public().into(),
+            payee_account,
+            payee_key: signer(60).public(),
+            payer_account: node.account(),
+            model: MODEL,
+            licence: crate::licence::open_licence(MODEL, node.domain()),
+            incentive: Incentive::Exchange,
+            price,
+            markup: None,
+            split: Terms::standard_split(node.manifest(), Modality::Text, payee_account),
+            valid_to: Epoch(7),
+        };
+        let terms = sign(terms, node.domain(), Role::Node, &signer(5));
+        let body = OpBody::OpenChannel(OpenChannel {
+            payee: terms.payee,
+            terms: terms.id(),
+            cap,
+            expires: Epoch(7),
+            payer: node.id(),
+            payer_key: signer(70).public(),
+        });
+        let account = node.account();
+        let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+        let op = sign(op, node.domain(), Role::Owner, &signer(3));
+        Opening { op, terms, recorded: Vec::new() }
+    }
+
+    #[test]
+    fn a_job_does_not_use_a_channel_that_is_dearer_than_it_allows() {
+        let mut node = consumer();
+        let dear = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        assert!(node.adopt_paying(dear, NOW));
+        let provider = signer(5).public().into();
+
+        let found = |price_max| node.open_channel_with(provider, MODEL, &WORST, price_max, NOW).is_some();
+        assert!(found(None) && found(Some(1000)));
+        assert!(!found(Some(999)));
+    }
+
+    #[test]
+    fn a_payer_ends_a_channel_alone_whose_payee_does_not_agree() {
+        let mut node = consumer();
+        let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        let id = ChannelId::from(channel.op.id());
+        assert!(node.adopt_paying(channel, NOW));
+        node.wallet.learn(1, RecordId([8; 32]), Balance::default());
+        let issuer = NodeId::from(signer(2).public());
+        let ended_alone = |node: &mut Node, days: u64| {
+            let now = NOW.plus_ms(days * 24 * 60 * 60 * 1000);
+            let mut out = Vec::new();
+            node.on_reconcile_due(now, &mut out);
+            let is_expiry = |effect: &Effect| {
+                let Effect::Send(to, Message::Step { op, .. }) = effect else { return false };
+                let op = op.peek_in(node.domain());
+                *to == issuer && op.is_some_and(|(op, ..)| op.body == OpBody::Expire(id))
+            };
+            out.iter().any(is_expiry)
+        };
+        greet_as_issuer(&mut node);
+
+        assert!(!ended_alone(&mut node, 1) && !ended_alone(&mut node, 2));
+        assert!(ended_alone(&mut node, 3));
+    }
+
+    fn greet_as_issuer(node: &mut Node) {
+        let issuer = NodeId::from(signer(2).public());
+        let device = crate::ledger::records::Device {
+            account: signer(40).public().into(),
+            node: issuer,
+            rights: crate::ledger::records::Rights { serve: true, spend: true },
+            version: 1,
+            expires: Epoch(7),
+        };
+        let device = sign(device, node.domain(), Role::Owner, &signer(40));
+        let mut out = Vec::new();
+        node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
+        let hello = Message::Hello { device, membership: None, advert: None, asks: false };
+        node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
+    }
+
+    #[test]
+    fn a_channel_is_forgotten_when_its_expiry_and_grace_are_over() {
+        let mut node = consumer();
+        let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
+        assert!(node.adopt_paying(channel, NOW));
+        let at = |days: u64| NOW.plus_ms(days * 24 * 60 * 60 * 1000);
+
+        node.on_reconcile_due(at(7 + 3 + 1), &mut Vec::new());
+        assert_eq!(node.channels().len(), 1);
+        node.on_reconcile_due(at(7 + 3 + 2), &mut Vec::new());
+        assert_eq!(node.channels().len(), 0);
     }
 }

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, Digest, NodeId};
+use crate::ids::{AccountId, ChannelId, Digest, NodeId};
 use crate::keys::Signer;
 use crate::ledger::issuer::{Issuer, IssuerError};
 use crate::ledger::records::{
@@ -27,8 +27,6 @@ const TICKETS_MAX: usize = 10_000;
 pub(super) struct Issuing {
     pub(super) books: Issuer,
     pub(super) tickets: BTreeMap<Digest, TicketState>,
-    /// Where accounts were last seen, to tell them of changes.
-    pub(super) nodes: BTreeMap<AccountId, NodeId>,
     pub(super) signer: Signer,
 }
 
@@ -110,7 +108,11 @@ impl Node {
             }
             Some(TicketState::Used(_)) => return Err(JoinError::Used),
             Some(TicketState::Unused(amount)) => *amount,
-            None if open => 0,
+            // Whoever asks is admitted, and nothing need be kept of it.
+            None if open => {
+                let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
+                return Ok(Admitted { membership, deposit: None });
+            }
             None => return Err(JoinError::UnknownTicket),
         };
         let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
@@ -122,7 +124,6 @@ impl Node {
         }
         let admitted = Admitted { membership, deposit };
         issuing.tickets.insert(fingerprint, TicketState::Used(Box::new(admitted.clone())));
-        issuing.nodes.insert(account, from);
         out.push(Effect::Record(Record::Admitted {
             ticket: fingerprint,
             membership: admitted.membership.signed(),
@@ -131,32 +132,24 @@ impl Node {
         Ok(admitted)
     }
 
-    pub(super) fn note_node_of(&mut self, account: AccountId, node: NodeId) {
-        if let Some(issuing) = &mut self.issuing {
-            issuing.nodes.insert(account, node);
-        }
-    }
-
     pub(super) fn on_account_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
         if let Some(account) = self.account_of(from) {
-            self.note_node_of(account, from);
-            self.tell_account(account, out);
+            self.tell_state(from, account, out);
         }
     }
 
-    /// Tells an account what it holds, where it was last seen.
+    /// Tells an account what it holds, wherever it is connected.
     fn tell_account(&mut self, account: AccountId, out: &mut Vec<Effect>) {
+        for node in self.nodes_of(account) {
+            self.tell_state(node, account, out);
+        }
+    }
+
+    fn tell_state(&mut self, node: NodeId, account: AccountId, out: &mut Vec<Effect>) {
         let Some(issuing) = &self.issuing else { return };
         let (next, head) = issuing.books.next_slot(account);
         let balance = issuing.books.balance(account);
-        let node = if account == self.wallet.account() {
-            Some(self.me)
-        } else {
-            issuing.nodes.get(&account).copied()
-        };
-        if let Some(node) = node.filter(|node| *node == self.me || self.is_connected(*node)) {
-            self.send(node, Message::AccountState { account, next, head, balance }, out);
-        }
+        self.send(node, Message::AccountState { account, next, head, balance }, out);
     }
 
     pub(super) fn on_step(
@@ -174,9 +167,16 @@ impl Node {
         }
         let Some(issuing) = &mut self.issuing else { return };
         let known = issuing.books.next_slot(op.account).1 == op.id();
-        let taken = issuing.books.apply(op, terms, epoch);
+        let refused = self.peers.get(&from).and_then(|peer| peer.refused);
+        let taken = match refused.filter(|(refused, _)| *refused == op.id()) {
+            Some((_, error)) => Err(error),
+            None => issuing.books.apply(op, terms, epoch),
+        };
         let balance = issuing.books.balance(op.account);
         if let Err(error) = taken {
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.refused = Some((op.id(), error));
+            }
             if error == IssuerError::WrongKey {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));
             }
@@ -197,21 +197,36 @@ impl Node {
         &mut self,
         from: NodeId,
         receipt: &Verified<Receipt>,
+        amount: u64,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        if !self.is_party(from, receipt.channel, out) {
+            return;
+        }
         let Some(issuing) = &mut self.issuing else { return };
         let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        match issuing.books.redeem(receipt) {
+        match issuing.books.redeem(receipt, amount) {
             Err(IssuerError::UnknownChannel) => {}
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
-            Ok(amount) => {
-                if amount > before {
-                    out.push(Effect::Record(Record::PaidOut(receipt.signed())));
-                }
+            Ok(amount) if amount > before => {
+                out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
                 self.acknowledge(receipt.channel, now, out);
             }
+            Ok(_) => self.answer(from, receipt.channel, now, out),
         }
+    }
+
+    /// As issuer: says whether a peer pays or is paid on a channel. Nobody else has any business with it; whoever asks
+    /// about a channel that is forgotten may well have had.
+    fn is_party(&self, from: NodeId, channel: ChannelId, out: &mut Vec<Effect>) -> bool {
+        let parties = self.issuing.as_ref().and_then(|issuing| issuing.books.parties(channel));
+        let Some((payer, payee)) = parties else { return false };
+        let is_party = from == payee || self.account_of(from) == Some(payer);
+        if !is_party {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        }
+        is_party
     }
 
     /// As issuer: closes a channel that both sides have ended.
@@ -222,34 +237,49 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        if !self.is_party(from, closing.channel, out) {
+            return;
+        }
         let Some(issuing) = &mut self.issuing else { return };
         let closed = issuing.books.channel(closing.channel).is_some_and(|(_, closed)| closed);
         match issuing.books.close(closing) {
-            // The payer asks what became of its proposal, or the payee has been paid more in the meantime.
-            Err(_) if closed || closing.signer(Role::Payee).is_none() => {
-                self.acknowledge(closing.channel, now, out);
-            }
+            // The payer asks what became of its proposal, which only both signatures make an end.
+            Err(_) if closing.signer(Role::Payee).is_none() => self.answer(from, closing.channel, now, out),
+            // The payee has been paid more in the meantime.
             Err(IssuerError::WrongAmount) => self.acknowledge(closing.channel, now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+            Ok(_) if closed => self.answer(from, closing.channel, now, out),
             Ok(_) => {
-                if !closed {
-                    out.push(Effect::Record(Record::Closed(closing.signed())));
-                }
+                out.push(Effect::Record(Record::Closed(closing.signed())));
                 self.acknowledge(closing.channel, now, out);
             }
         }
     }
 
-    /// Tells both sides what was paid out of a channel, and everybody who got a share what they hold.
-    fn acknowledge(&mut self, channel: crate::ids::ChannelId, now: Time, out: &mut Vec<Effect>) {
+    /// Tells a party that asks what was paid out of a channel, and what it holds.
+    fn answer(&mut self, party: NodeId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+        if let Some(ack) = self.ack_of(channel, now) {
+            self.send(party, Message::Redeemed(ack), out);
+        }
+        if let Some(account) = self.account_of(party) {
+            self.tell_account(account, out);
+        }
+    }
+
+    fn ack_of(&self, channel: ChannelId, now: Time) -> Option<Verified<RedeemAck>> {
         let (domain, epoch) = (self.domain, self.epoch(now));
+        let issuing = self.issuing.as_ref()?;
+        let (amount, closed) = issuing.books.channel(channel)?;
+        Some(issuing.sign(RedeemAck { channel, amount, closed, epoch }, domain))
+    }
+
+    /// Tells both sides what was paid out of a channel, and everybody who got a share what they hold.
+    fn acknowledge(&mut self, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+        let Some(ack) = self.ack_of(channel, now) else { return };
         let Some(issuing) = &self.issuing else { return };
         let Some((payer, payee)) = issuing.books.parties(channel) else { return };
-        let Some((amount, closed)) = issuing.books.channel(channel) else { return };
-        let ack = issuing.sign(RedeemAck { channel, amount, closed, epoch }, domain);
-        let payer_node =
-            if payer == self.wallet.account() { Some(self.me) } else { issuing.nodes.get(&payer).copied() };
-        for node in [Some(payee), payer_node].into_iter().flatten() {
+        self.send(payee, Message::Redeemed(ack.clone()), out);
+        for node in self.nodes_of(payer) {
             self.send(node, Message::Redeemed(ack.clone()), out);
         }
         let payee_account = self.account_of(payee);

@@ -3,14 +3,17 @@
 use alloc::vec::Vec;
 
 use crate::advert::Advert;
-use crate::ids::{AccountId, ModelId, NodeId};
-use crate::ledger::records::{Deposit, Device, Membership};
+use crate::ids::{AccountId, DomainId, ModelId, NodeId, RecordId};
+use crate::ledger::issuer::IssuerError;
+use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
+use crate::ledger::wallet::Wallet;
 use crate::manifest::Admission;
-use crate::message::{Checked, JoinError, Message};
+use crate::message::{Checked, HEADS_MAX, Head, JoinError, Message};
 use crate::record::Record;
-use crate::signed::{Role, Verified};
+use crate::signed::{Role, Verified, sign};
 use crate::time::Time;
 
+use super::channels::RECONCILE_MS;
 use super::{Effect, Node, Offence, Timer};
 
 /// How often a provider renews its adverts and its records in the directory.
@@ -19,8 +22,18 @@ pub(super) const ADVERTISE_MS: u64 = 30_000;
 /// How long an advert counts: three renewals, so that one lost is not missed.
 const ADVERT_LIFE_MS: u64 = 3 * ADVERTISE_MS;
 
+/// Epochs before its end at which a delegation is signed again, so that it outlives every channel opened meanwhile.
+const RENEW_EPOCHS: u32 = 3;
+
 /// Most peers to whom an advert is sent directly; the others hear it by gossip.
 const DIRECT_ADVERTS_MAX: usize = 32;
+
+/// Answers to the receipts that a peer shows in [`RECONCILE_MS`]: each looks at every channel and may send hundreds of
+/// receipts; a greeting and a few endings at once need no more.
+const HEADS_ANSWERED_MAX: u32 = 4;
+
+/// Most nodes dialled that the directory names for a model: anybody may name any number.
+const FOUND_MAX: usize = 8;
 
 /// Most messages kept from a peer whose greeting is still on its way.
 const EARLY_MAX: usize = 8;
@@ -36,6 +49,23 @@ pub(super) struct Peer {
     admitted: bool,
     /// Messages that overtook the greeting.
     early: Vec<Message<Checked>>,
+    /// As issuer: the last step that was refused it. Its owner has signed another one in that slot by now, so a copy that
+    /// comes late must not be taken; copies end with the connection, and so does this.
+    pub(super) refused: Option<(RecordId, IssuerError)>,
+    /// When the peer's present run of receipts shown began, and how many were answered in it.
+    shown: (Time, u32),
+}
+
+/// Signs, as its owner, that `node` acts for the account of `wallet`.
+pub(super) fn delegate(wallet: &Wallet, node: NodeId, domain: DomainId, epoch: Epoch) -> Verified<Device> {
+    let delegation = Device {
+        account: wallet.account(),
+        node,
+        rights: Rights { serve: true, spend: true },
+        version: 1,
+        expires: epoch.plus(VALIDITY_EPOCHS_MAX),
+    };
+    sign(delegation, domain, Role::Owner, wallet.signer())
 }
 
 impl Peer {
@@ -67,10 +97,54 @@ impl Node {
         self.fail_asks(peer, now, out);
     }
 
+    /// Signs the delegation again before it ends, and tells whoever is connected; asks those whose own has ended.
+    pub(super) fn renew_delegations(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        for peer in self.peers.values_mut() {
+            if peer.device.as_ref().is_some_and(|device| device.expires < epoch) {
+                peer.device = None;
+                peer.admitted = false;
+            }
+        }
+        if self.renew_device(now) {
+            let greeted: Vec<NodeId> = self.peers.keys().copied().collect();
+            for peer in greeted {
+                self.greet(peer, now, out);
+            }
+        }
+    }
+
+    /// Signs the delegation of this node again if it ends soon; says whether it did.
+    fn renew_device(&mut self, now: Time) -> bool {
+        let epoch = self.epoch(now);
+        let ends_soon = self.device.expires < epoch.plus(RENEW_EPOCHS);
+        if ends_soon {
+            self.device = delegate(&self.wallet, self.me, self.domain, epoch);
+        }
+        ends_soon
+    }
+
     pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
+        self.renew_device(now);
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
-        self.send(peer, Message::Hello { device, membership, advert }, out);
+        let asks = !self.has_greeted(peer);
+        self.send(peer, Message::Hello { device, membership, advert, asks }, out);
+    }
+
+    /// Says whether a connected peer has told for whom it acts.
+    pub(super) fn has_greeted(&self, peer: NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.device.is_some())
+    }
+
+    /// Greets again whoever has not greeted us: its greeting was lost, or it believes to have greeted us before our
+    /// restart.
+    pub(super) fn greet_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let silent = self.peers.iter().filter(|(_, peer)| peer.device.is_none());
+        let silent: Vec<NodeId> = silent.map(|(node, _)| *node).collect();
+        for peer in silent {
+            self.greet(peer, now, out);
+        }
     }
 
     /// Lets a message through, keeps it until the peer has greeted, or counts an offence.
@@ -83,14 +157,13 @@ impl Node {
         if from == self.me {
             return None;
         }
-        let peer = self.peers.entry(from).or_default();
-        let introduces = match message {
-            Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_) => true,
-            // Who joins for which account is in the greeting.
-            Message::Join { .. } => peer.device.is_some(),
-            _ => false,
-        };
-        if introduces || peer.admitted {
+        // A message may be handled after its connection has gone, and would bring back a peer that nothing removes.
+        let peer = self.peers.get_mut(&from)?;
+        let introduces =
+            matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
+        // Who joins for which account is in the greeting.
+        let joins = matches!(message, Message::Join { .. }) && peer.device.is_some();
+        if introduces || joins || peer.admitted {
             return Some(message);
         }
         if peer.early.len() < EARLY_MAX {
@@ -118,21 +191,30 @@ impl Node {
             return;
         }
         let admitted = self.is_member(from, membership.as_ref());
-        let account = device.account;
         let Some(peer) = self.peers.get_mut(&from) else { return };
+        // One connection speaks for one account.
+        if peer.account().is_some_and(|account| account != device.account) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
         peer.device = Some(device);
         peer.admitted = admitted;
         if !admitted {
-            for message in peer.early.extract_if(.., |message| matches!(message, Message::Join { .. })).collect::<Vec<_>>() {
+            let is_join = |message: &mut Message<Checked>| matches!(message, Message::Join { .. });
+            let joins: Vec<_> = peer.early.extract_if(.., is_join).collect();
+            for message in joins {
                 self.on_message(from, message, now, out);
             }
             return;
         }
         let early = core::mem::take(&mut peer.early);
-        self.note_node_of(account, from);
         if let Some(advert) = advert {
             self.on_advert(advert, now, out);
         }
+        // It may have been known, and only not connected.
+        let known = self.router.advert(from).map(|advert| advert.models.iter().map(|offer| offer.model));
+        let models: Vec<ModelId> = known.into_iter().flatten().collect();
+        self.on_candidate(&models, now);
         self.send_heads(from, out);
         for message in early {
             self.on_message(from, message, now, out);
@@ -161,6 +243,14 @@ impl Node {
             return Some(self.wallet.account());
         }
         self.peers.get(&peer).filter(|peer| peer.admitted)?.device.as_ref().map(|device| device.account)
+    }
+
+    /// Returns the nodes that act for an account and can be spoken to now.
+    pub(super) fn nodes_of(&self, account: AccountId) -> Vec<NodeId> {
+        let connected =
+            self.peers.iter().filter(|(_, peer)| peer.admitted && peer.account() == Some(account));
+        let ours = (account == self.wallet.account()).then_some(self.me);
+        ours.into_iter().chain(connected.map(|(node, _)| *node)).collect()
     }
 
     pub(super) fn is_connected(&self, peer: NodeId) -> bool {
@@ -192,6 +282,7 @@ impl Node {
         from: NodeId,
         membership: Verified<Membership>,
         deposit: Option<Verified<Deposit>>,
+        now: Time,
         out: &mut Vec<Effect>,
     ) {
         if !self.config.manifest.has_issuer_node(from) || !self.is_member(self.me, Some(&membership)) {
@@ -208,9 +299,12 @@ impl Node {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             let (device, membership) = (self.device.clone(), self.membership.clone());
-            self.send(peer, Message::Hello { device, membership, advert: None }, out);
+            let asks = !self.has_greeted(peer);
+            self.send(peer, Message::Hello { device, membership, advert: None, asks }, out);
         }
         self.send(from, Message::AccountQuery, out);
+        // What this node serves was nobody's business before.
+        self.advertise(now, out);
     }
 
     pub(super) fn on_join_refused(&mut self, from: NodeId, error: JoinError, out: &mut Vec<Effect>) {
@@ -231,28 +325,48 @@ impl Node {
             return;
         }
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
-        if self.router.learn(advert, now) {
-            if !self.is_connected(node) && self.wants_any(&models) {
+        let connected = |node| self.peers.get(&node).is_some_and(Peer::is_admitted);
+        if self.router.learn(advert, connected, now) {
+            if self.is_connected(node) {
+                self.on_candidate(&models, now);
+            } else if self.wants_any(&models) {
                 out.push(Effect::Dial(node));
             }
-            self.on_candidate(&models, now);
         }
     }
 
     /// Says whether an advert that came by gossip should be passed on.
     #[must_use]
     pub fn believes(&self, advert: &Verified<Advert>, now: Time) -> bool {
-        advert.is_signed_by(Role::Node, advert.node.into()) && advert.valid_to > now
+        advert.is_signed_by(Role::Node, advert.node.into()) && self.router.is_current(advert, now)
+    }
+
+    /// Says whether the receipts that a peer shows are to be looked at now.
+    pub(super) fn answers_heads(
+        &mut self,
+        from: NodeId,
+        heads: &[Head],
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if heads.len() > HEADS_MAX {
+            out.push(Effect::Penalise(from, Offence::Excess));
+            return false;
+        }
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        let (since, answered) = peer.shown;
+        let in_run = now.since_ms(since) < RECONCILE_MS;
+        peer.shown = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
+        peer.shown.1 <= HEADS_ANSWERED_MAX
     }
 
     pub(super) fn on_found(&mut self, nodes: &[NodeId], out: &mut Vec<Effect>) {
-        for node in nodes.iter().copied() {
-            if self.is_connected(node) {
-                self.send(node, Message::AdvertQuery, out);
-            } else if node != self.me {
-                out.push(Effect::Dial(node));
-            }
+        let others = nodes.iter().copied().filter(|node| *node != self.me);
+        let (near, away): (Vec<NodeId>, Vec<NodeId>) = others.partition(|node| self.is_connected(*node));
+        for node in near {
+            self.send(node, Message::AdvertQuery, out);
         }
+        out.extend(away.into_iter().take(FOUND_MAX).map(Effect::Dial));
     }
 
     pub(super) fn discover(&mut self, model: ModelId, out: &mut Vec<Effect>) {
@@ -298,6 +412,7 @@ impl Node {
         self.advert_sequence = now.0.max(self.advert_sequence.saturating_add(1));
         Some(self.sign(Advert {
             node: self.me,
+            name: self.config.name.clone(),
             account: self.wallet.account(),
             sequence: self.advert_sequence,
             class: self.config.class,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
-use crate::ledger::paid::Paid;
+use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{Accepted, OpBody, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX};
 use crate::message::{Checked, Message, Opening};
@@ -17,11 +17,22 @@ use crate::time::Time;
 
 use super::{Effect, EngineEvent, EngineFault, Node, Offence, Timer};
 
-/// Most channels on which this node is paid.
+/// Most channels on which this node is paid, or was until lately.
 const PAID_MAX: usize = 100_000;
 
-/// How long a job may wait for a payment before it is given up.
-const STALL_MS: u64 = 10 * 60 * 1000;
+/// Most open channels on which one account pays this node: routing is sticky, so more are an attack.
+const PAID_PER_PAYER_MAX: usize = 64;
+
+/// Most channels of one account, ended ones included: one that idles and ends every ten minutes, for as many epochs as a
+/// channel may last.
+const KNOWN_PER_PAYER_MAX: usize = 1024;
+
+/// How long a job may wait for a payment before it is given up: long enough for a lost receipt to be sent again, twice.
+const UNPAID_MS: u64 = 20_000;
+
+/// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
+/// on its way to arrive, and for one to be sent again.
+const UNCOVERED_MS: u64 = 12_000;
 
 /// A job that our engine runs.
 #[derive(Debug)]
@@ -31,7 +42,15 @@ pub(super) struct Serving {
     spec: JobSpec,
     price: Price,
     tokens_in: Option<u32>,
+    /// Our word that we took it.
+    accepted: Option<Verified<Accepted>>,
     start: Time,
+    /// Tokens that it may generate.
+    granted: u32,
+    /// Nothing is left of what was granted: only a payment takes it further.
+    waits: bool,
+    /// Since when the payer believes to have paid for more than we count.
+    uncovered: Option<Time>,
     /// The requester is gone.
     lost: bool,
 }
@@ -44,7 +63,11 @@ impl Serving {
             spec,
             price: Price::default(),
             tokens_in: None,
+            accepted: None,
             start: now,
+            granted: u32::MAX,
+            waits: false,
+            uncovered: None,
             lost: false,
         }
     }
@@ -60,7 +83,8 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let held = if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(job, model, now) };
+        let held =
+            if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(from, job, model, now) };
         let terms = held.and_then(|()| self.terms(model, account, now).ok_or(Refusal::NotServed));
         match terms {
             Ok(terms) => self.send(from, Message::Offer { job, terms }, out),
@@ -105,7 +129,7 @@ impl Node {
             self.on_opening(from, opening, now, out);
         }
         if let Err(refusal) = self.take(from, job, &spec, channel, now) {
-            self.scheduler.release(job, now);
+            self.scheduler.let_go(from, job);
             self.send(from, Message::Refused { job, refusal }, out);
             return;
         }
@@ -119,11 +143,14 @@ impl Node {
             spec: spec.clone(),
             price,
             tokens_in: None,
+            accepted: None,
             start: now,
+            granted: up_to,
+            waits: false,
+            uncovered: None,
             lost: false,
         };
         self.serving.insert(job, serving);
-        self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
         out.push(Effect::Run { job, requester: from, spec, up_to });
     }
 
@@ -149,7 +176,8 @@ impl Node {
             None => {}
             Some(channel) => {
                 let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
-                if paid.payer != from || paid.terms.model != spec.model {
+                let is_over = paid.expires < self.epoch(now);
+                if paid.payer != from || paid.terms.model != spec.model || is_over {
                     return Err(Refusal::BadChannel);
                 }
                 if paid.is_disputed() {
@@ -160,18 +188,30 @@ impl Node {
                 }
             }
         }
-        self.scheduler.admit(job, spec.model, now)
+        self.scheduler.admit(from, job, spec.model, now)
     }
 
     /// Takes note of a channel that the issuers have committed for us; showing it again changes nothing.
-    fn on_opening(&mut self, from: NodeId, opening: Opening<Checked>, now: Time, out: &mut Vec<Effect>) {
-        if self.paid.contains_key(&opening.op.id().into()) || self.paid.len() >= PAID_MAX {
+    pub(super) fn on_opening(
+        &mut self,
+        from: NodeId,
+        opening: Opening<Checked>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let channel = opening.op.id().into();
+        let ended = self.ended.contains_key(&channel) && !cfg!(mutant = "serve-after-close");
+        let known = self.paid.contains_key(&channel) || ended;
+        if known || self.paid.len() + self.ended.len() >= PAID_MAX {
             return;
         }
         let valid = self.is_committed(&opening)
             && self.account_of(from) == Some(opening.op.account)
             && matches!(&opening.op.body, OpBody::OpenChannel(open)
                 if open.payer == from && open.expires >= self.epoch(now));
+        if valid && !self.has_room_for_channel_of(opening.op.account) {
+            return;
+        }
         match self.paid_side(&opening).filter(|_| valid) {
             Some(paid) => {
                 self.paid.insert(paid.channel, paid);
@@ -181,9 +221,21 @@ impl Node {
         }
     }
 
+    fn has_room_for_channel_of(&self, payer: AccountId) -> bool {
+        let open = self.paid.values().filter(|paid| paid.payer_account == payer).count();
+        let ended = self.ended.values().filter(|(_, account)| *account == payer).count();
+        open < PAID_PER_PAYER_MAX && open.saturating_add(ended) < KNOWN_PER_PAYER_MAX
+    }
+
     /// Says whether a quorum of issuers durably holds the step.
     pub(super) fn is_committed(&self, opening: &Opening<Checked>) -> bool {
+        if cfg!(mutant = "serve-uncommitted") {
+            return true;
+        }
         let manifest = &self.config.manifest;
+        if opening.recorded.len() > manifest.issuers.len() {
+            return false;
+        }
         let confirms = |issuer: &crate::manifest::Issuer| {
             let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
             opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
@@ -203,8 +255,9 @@ impl Node {
         let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
         let signer = self.config.node.derive(&context);
         let payer = (open.payer, opening.op.account, open.payer_key);
-        (ours && signer.public() == terms.payee_key)
-            .then(|| Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer))
+        (ours && signer.public() == terms.payee_key).then(|| {
+            Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer).until(open.expires)
+        })
     }
 
     pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {
@@ -214,7 +267,9 @@ impl Node {
                 self.served.insert(offer.model, (offer, device));
                 self.advertise(now, out);
             }
+            // What it served is kept: the engine comes back with the same, and channels on its terms stay usable.
             EngineEvent::Lost(model) => self.scheduler.pause(model),
+            EngineEvent::Waiting { job, tokens_out } => self.on_waiting(job, tokens_out, now),
             EngineEvent::Prepared { job, tokens_in } => self.on_prepared(job, tokens_in, now, out),
             EngineEvent::Finished { job, tokens_out, digest, finish } => {
                 self.on_engine_finished(job, tokens_out, digest, finish, now, out);
@@ -237,7 +292,29 @@ impl Node {
             paid.prepared(job, tokens_in);
         }
         let accepted = self.sign(Accepted { job, tokens_in, start: now });
+        if let Some(serving) = self.serving.get_mut(&job) {
+            serving.accepted = Some(accepted.clone());
+        }
         self.send(requester, Message::Accepted(accepted), out);
+        self.on_waiting(job, 0, now);
+    }
+
+    /// The engine has generated `tokens_out` and goes no further than it was granted: from here on the payer's time runs.
+    fn on_waiting(&mut self, job: JobId, tokens_out: u32, now: Time) {
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        if tokens_out >= serving.granted && tokens_out < serving.spec.max_tokens && !serving.waits {
+            serving.waits = true;
+            self.deadlines.set(Timer::Serving(job), now.plus_ms(UNPAID_MS));
+        }
+    }
+
+    fn grant_tokens(&mut self, job: JobId, up_to: u32, out: &mut Vec<Effect>) {
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        serving.granted = up_to;
+        serving.waits = false;
+        serving.uncovered = None;
+        self.deadlines.clear(&Timer::Serving(job));
+        out.push(Effect::Grant { job, up_to });
     }
 
     fn on_engine_finished(
@@ -259,6 +336,7 @@ impl Node {
         out.push(Effect::Note(Record::Job(record.clone())));
         let paid = serving.channel.and_then(|channel| self.paid.get_mut(&channel));
         let jobs = paid.and_then(|paid| paid.end(&record)).unwrap_or(Digest::ZERO);
+        self.pass_first_window(serving.channel, out);
         self.send(serving.requester, Message::Finished { record, jobs }, out);
     }
 
@@ -290,6 +368,7 @@ impl Node {
                 out.push(Effect::Note(Record::Job(record)));
             }
         }
+        self.pass_first_window(serving.channel, out);
         let message = match fault {
             EngineFault::PromptTooLong { tokens, context } => {
                 Message::Refused { job, refusal: Refusal::PromptTooLong { tokens, context } }
@@ -298,6 +377,14 @@ impl Node {
             EngineFault::Broken(_) => Message::Failed { job, tokens_out, reason: fault.to_string() },
         };
         self.send(serving.requester, message, out);
+    }
+
+    /// A job of a channel has ended: one that waited for it may begin.
+    fn pass_first_window(&mut self, channel: Option<ChannelId>, out: &mut Vec<Effect>) {
+        let paid = channel.and_then(|channel| self.paid.get_mut(&channel));
+        if let Some((job, up_to)) = paid.and_then(Paid::pass_first_window) {
+            self.grant_tokens(job, up_to, out);
+        }
     }
 
     fn end_serving(&mut self, job: JobId, now: Time) -> Option<Serving> {
@@ -322,12 +409,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage {
-                calls: 1,
-                tokens_in: u64::from(tokens_in),
-                tokens_out: u64::from(tokens_out),
-                compute: 0,
-            },
+            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out)),
             price: serving.price,
             start: serving.start,
             end: now,
@@ -366,17 +448,48 @@ impl Node {
                 }
             }
         }
-        let Some(paid) = self.paid.get_mut(&receipt.channel) else { return };
         for (job, up_to) in allowances.iter().copied().take(usize::from(u16::MAX)) {
-            if let Some(up_to) = paid.grant(job, up_to) {
-                self.deadlines.set(Timer::Serving(job), now.plus_ms(STALL_MS));
-                out.push(Effect::Grant { job, up_to });
+            let Some(paid) = self.paid.get_mut(&receipt.channel) else { return };
+            match paid.grant(job, up_to) {
+                Grant::Raised(up_to) => self.grant_tokens(job, up_to, out),
+                Grant::Unchanged => {}
+                Grant::Uncovered => {
+                    if let Some(serving) = self.serving.get_mut(&job) {
+                        serving.uncovered.get_or_insert(now);
+                    }
+                }
             }
         }
     }
 
+    /// Repeats that jobs were taken whose payment is still to come, and ends those for which the two sides will not agree.
+    pub(super) fn review_serving(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let mut accepted = Vec::new();
+        let mut hopeless = Vec::new();
+        for (job, serving) in &mut self.serving {
+            let paid = serving.channel.and_then(|channel| self.paid.get(&channel));
+            if paid.is_some_and(|paid| paid.is_stuck(*job)) {
+                serving.uncovered.get_or_insert(now);
+            }
+            if paid.is_some_and(|paid| paid.is_unpaid(*job)) {
+                accepted.extend(serving.accepted.clone().map(|accepted| (serving.requester, accepted)));
+            }
+            if serving.uncovered.is_some_and(|since| now.since_ms(since) >= UNCOVERED_MS) {
+                hopeless.push(*job);
+            }
+        }
+        for (requester, accepted) in accepted {
+            if self.is_connected(requester) {
+                self.send(requester, Message::Accepted(accepted), out);
+            }
+        }
+        for job in hopeless {
+            self.on_requester_lost(job, out);
+        }
+    }
+
     pub(super) fn on_cancel(&mut self, from: NodeId, job: JobId, out: &mut Vec<Effect>) {
-        self.scheduler.let_go(job);
+        self.scheduler.let_go(from, job);
         if self.serving.get(&job).is_some_and(|serving| serving.requester == from) {
             out.push(Effect::Abort(job));
         }
@@ -391,7 +504,23 @@ impl Node {
         }
     }
 
-    pub(super) fn on_serving_due(&mut self, job: JobId, out: &mut Vec<Effect>) {
-        self.on_requester_lost(job, out);
+    pub(super) fn on_serving_due(&mut self, job: JobId, now: Time, out: &mut Vec<Effect>) {
+        if self.is_behind_another(job) {
+            self.deadlines.set(Timer::Serving(job), now.plus_ms(UNPAID_MS));
+        } else {
+            self.on_requester_lost(job, out);
+        }
+    }
+
+    /// Says whether a job has no window yet because the first one of its channel is still being generated: nothing was
+    /// delivered, so the payer owes nothing.
+    fn is_behind_another(&self, job: JobId) -> bool {
+        let Some(serving) = self.serving.get(&job).filter(|serving| serving.granted == 0) else {
+            return false;
+        };
+        let Some(paid) = serving.channel.and_then(|channel| self.paid.get(&channel)) else { return false };
+        self.serving.iter().any(|(other, ahead)| {
+            ahead.channel == serving.channel && ahead.granted > 0 && !ahead.waits && paid.is_unpaid(*other)
+        })
     }
 }

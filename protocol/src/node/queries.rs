@@ -155,6 +155,11 @@ impl Node {
         paying.chain(paid).collect()
     }
 
+    /// Returns the nodes that we pay on open channels: with them a payer stays in touch, so that what it owes arrives.
+    pub fn payees(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.paying.values().map(|channel| channel.side.terms.payee)
+    }
+
     /// Returns how many jobs the engine runs for others and for the owner.
     #[must_use]
     pub fn serving_count(&self) -> usize {

@@ -55,7 +55,12 @@ impl Node {
                     paid.replay(receipt);
                 }
             }
-            Record::Job(_) => {}
+            Record::Job(job) => {
+                let served = job.channel.filter(|_| job.provider == self.me);
+                if let Some(paid) = served.and_then(|channel| self.paid.get_mut(&channel)) {
+                    paid.replay_job(&job);
+                }
+            }
             Record::Final(closing) => {
                 let closing = closing.read_back(domain)?;
                 if let Some(paying) = self.paying.get_mut(&closing.channel) {
@@ -72,7 +77,7 @@ impl Node {
             | Record::Admitted { .. }
             | Record::Deposited(_)
             | Record::Stepped { .. }
-            | Record::PaidOut(_)
+            | Record::PaidOut { .. }
             | Record::Closed(_)
             | Record::Expired(_) => self.replay_issuing(record.clone())?,
         }
@@ -92,7 +97,6 @@ impl Node {
                 if let Some(deposit) = &deposit {
                     issuing.books.deposit(deposit)?;
                 }
-                issuing.nodes.insert(membership.account, membership.node);
                 issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
             }
             Record::Deposited(deposit) => issuing.books.deposit(&*deposit.read_back(domain)?)?,
@@ -100,8 +104,8 @@ impl Node {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
                 issuing.books.apply(&op.read_back(domain)?, terms.as_ref(), epoch)?;
             }
-            Record::PaidOut(receipt) => {
-                issuing.books.redeem(&receipt.read_back(domain)?)?;
+            Record::PaidOut { receipt, amount } => {
+                issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
             }
             Record::Closed(closing) => {
                 issuing.books.close(&closing.read_back(domain)?)?;

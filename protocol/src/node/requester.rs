@@ -34,6 +34,9 @@ const ASK_MS: u64 = 250;
 /// How long providers are looked for.
 const FIND_MS: u64 = 5_000;
 
+/// How long a job goes from provider to provider before one has taken it, in all.
+const SEARCH_MS: u64 = 60_000;
+
 /// How long better candidates are waited for once there is one.
 const GATHER_MS: u64 = 50;
 
@@ -42,6 +45,15 @@ const OPEN_MS: u64 = 5_000;
 
 /// How long a provider has to take a job; a loaded machine may need seconds to count a long prompt.
 const ACCEPT_MS: u64 = 20_000;
+
+/// How long a provider that took a job has for its first token, beside the time it is expected to take in all.
+const FIRST_TOKEN_MS: u64 = 120_000;
+
+/// Longest time that is expected of a job for its first token: whoever advertises a rate of nothing gets no more.
+const ESTIMATE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// How long a stream may go on without a token: heartbeats alone are no progress.
+const PROGRESS_MS: u64 = 60_000;
 
 /// How long the two ends of a job (the stream's and the account's) may be apart.
 const SETTLE_MS: u64 = 5_000;
@@ -54,7 +66,8 @@ pub(super) struct Job {
     /// Why providers were passed over, so far.
     rejected: BTreeMap<NodeId, Gate>,
     considered: Vec<Considered>,
-    looked_up: bool,
+    /// Until when providers are looked for, once none was usable.
+    find_until: Option<Time>,
     /// A provider refused the channel it was to be paid by, so another one was opened.
     reopened: bool,
     cancelled: bool,
@@ -88,6 +101,15 @@ struct Placement {
     ended: Option<(u32, Digest)>,
     /// The provider's account.
     finished: Option<(JobRecord, Digest)>,
+    /// Why the provider could not go on.
+    failed: Option<String>,
+}
+
+impl Placement {
+    /// Says whether it was taken, and neither its stream nor its provider has said that it is over.
+    const fn is_running(&self) -> bool {
+        self.accepted.is_some() && self.ended.is_none() && self.finished.is_none()
+    }
 }
 
 /// A job as its owner sees it.
@@ -122,7 +144,7 @@ impl Node {
             phase,
             rejected: BTreeMap::new(),
             considered: Vec::new(),
-            looked_up: false,
+            find_until: None,
             reopened: false,
             cancelled: false,
             submitted: now,
@@ -130,7 +152,7 @@ impl Node {
         let only = &spec.constraints.only;
         let may_stay =
             !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
-        if may_stay && self.scheduler.admit(job, spec.model, now).is_ok() {
+        if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let considered =
                 Vec::from([Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 }]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
@@ -155,22 +177,35 @@ impl Node {
         crate::router::sort(&mut ranked, job.spec.constraints.sort);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
         let (model, worst) = (job.spec.model, job.spec.worst_usage());
-        let looked_up = job.looked_up || self.is_saturated(id, model);
+        let is_saturated = self.is_saturated(id, model);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
+        let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
         let Some(best) = usable.first().copied() else {
-            if looked_up {
-                self.fail(id, Failure::NoProvider(Vec::new()), out);
-            } else {
-                job.looked_up = true;
-                job.phase = Phase::Finding;
-                self.deadlines.set(Timer::Job(id), now.plus_ms(FIND_MS));
-                self.dial_stale(id, out);
-                self.discover(model, out);
+            let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
+            match job.find_until {
+                None if !is_late && !is_saturated => {
+                    let until = now.plus_ms(FIND_MS);
+                    job.find_until = Some(until);
+                    job.phase = Phase::Finding;
+                    self.deadlines.set(Timer::Job(id), until);
+                    self.dial_stale(id, out);
+                    self.discover(model, out);
+                }
+                Some(until) if now < until && job.is_hopeful() => {
+                    job.phase = Phase::Finding;
+                    self.deadlines.set(Timer::Job(id), until);
+                }
+                None | Some(_) => self.fail(id, Failure::NoProvider(Vec::new()), out),
             }
             return;
         };
-        if let Some(channel) = self.open_channel_with(best, model, &worst) {
+        if now.since_ms(job.submitted) >= SEARCH_MS {
+            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            return;
+        }
+        // A channel on older terms may be dearer than what its provider asks now.
+        if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -201,12 +236,12 @@ impl Node {
         out.extend(away.map(|c| Effect::Dial(c.provider)));
     }
 
-    /// A provider of some models became known: jobs that look for one may go on.
+    /// A connected provider of some models became known: jobs that look for one may go on.
     pub(super) fn on_candidate(&mut self, models: &[ModelId], now: Time) {
         let finding = |job: &Job| matches!(job.phase, Phase::Finding) && models.contains(&job.spec.model);
         let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| finding(job)).map(|(id, _)| *id).collect();
         for id in jobs {
-            self.deadlines.set(Timer::Job(id), now.plus_ms(GATHER_MS));
+            self.deadlines.set_earlier(Timer::Job(id), now.plus_ms(GATHER_MS));
         }
     }
 
@@ -231,14 +266,21 @@ impl Node {
         let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into());
         let licence = open_licence(job.spec.model, self.domain);
         let worst = terms.price.cost(&job.spec.worst_usage());
+        let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
+        let advertised = considered.as_ref().map_or(0, |considered| considered.price);
+        let most = job.spec.constraints.price_max.unwrap_or(u64::MAX).min(advertised);
         if !ours || !theirs || terms.markup.is_some() || terms.check(&self.config.manifest, licence).is_err()
         {
             job.rejected.insert(from, Gate::BadTerms);
             out.push(Effect::Penalise(from, Offence::WrongSigner));
-        } else if worst.is_none_or(|worst| job.spec.constraints.price_max.is_some_and(|most| worst > most)) {
-            job.rejected.insert(from, Gate::Price);
-        } else {
+        } else if let Some(worst) = worst.filter(|worst| *worst <= most) {
+            // What is offered counts from here on, not what was advertised.
+            if let Some(considered) = considered {
+                considered.price = worst;
+            }
             offers.push(terms);
+        } else {
+            job.rejected.insert(from, Gate::Price);
         }
         if waiting.is_empty() {
             self.choose(id, now, out);
@@ -319,6 +361,7 @@ impl Node {
         for silent in core::mem::take(waiting) {
             job.rejected.insert(silent, Gate::NoAnswer);
         }
+        crate::router::sort(&mut job.considered, job.spec.constraints.sort);
         let best =
             job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
         let best = best.map(|position| offers.swap_remove(position));
@@ -328,7 +371,7 @@ impl Node {
         }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(terms) = best else {
-            job.looked_up = true;
+            job.find_until.get_or_insert(now);
             self.seek(id, now, out);
             return;
         };
@@ -359,7 +402,8 @@ impl Node {
             self.query_account(out);
             return;
         }
-        if let Some(channel) = self.open_channel_with(provider, model, &worst) {
+        let most = terms.price.cost(&worst);
+        if let Some(channel) = self.open_channel_with(provider, model, &worst, most, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -372,8 +416,7 @@ impl Node {
             self.fail(id, Failure::NotEnoughCredits { needed, available }, out);
             return;
         };
-        // Four jobs' worth, so that the next ones need no opening, but never more than a quarter of what there is.
-        let cap = least.saturating_mul(4).min(available / 4).max(least);
+        let cap = self.cap_for(least);
         if let Some(op) = self.sign_opening(&terms, cap, now, out)
             && let Some(Phase::Opening { op: signed, .. }) = self.jobs.get_mut(&id).map(|job| &mut job.phase)
         {
@@ -407,19 +450,13 @@ impl Node {
         }
     }
 
-    fn open_channel_with(&self, provider: NodeId, model: ModelId, worst: &Usage) -> Option<ChannelId> {
-        let fits = |paying: &crate::ledger::paying::Paying| {
-            paying.terms.payee == provider && paying.terms.model == model && paying.fits(worst)
-        };
-        self.paying.values().find(|channel| fits(&channel.side)).map(|channel| channel.side.channel)
-    }
-
     fn place(&mut self, id: JobId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
         let Some(worst) = self.jobs.get(&id).map(|job| job.spec.worst_usage()) else { return };
         let Some(paying) = self.paying.get_mut(&channel).map(|channel| &mut channel.side) else { return };
         let (provider, price) = (paying.terms.payee, paying.terms.price);
         if paying.reserve(id, worst) {
             self.submit(id, provider, Some(channel), price, now, out);
+            self.open_ahead(channel, &worst, now, out);
         } else {
             // Another job took the room between the choice and now.
             self.seek(id, now, out);
@@ -446,11 +483,17 @@ impl Node {
             first_token: None,
             ended: None,
             finished: None,
+            failed: None,
         });
         let mut considered = job.considered.clone();
         for other in &mut considered {
             let gate = job.rejected.get(&other.provider).copied().or(other.gate);
-            other.gate = if other.provider == provider { None } else { gate.or(Some(Gate::Outbid)) };
+            if other.provider == provider {
+                other.gate = None;
+                other.price = price.cost(&job.spec.worst_usage()).unwrap_or(u64::MAX);
+            } else {
+                other.gate = gate.or(Some(Gate::Outbid));
+            }
         }
         let spec = job.spec.clone();
         self.deadlines.set(Timer::Job(id), now.plus_ms(ACCEPT_MS));
@@ -474,7 +517,7 @@ impl Node {
         let detached = out.len();
         out.push(Effect::Detach(id));
         if self.jobs.get(&id).is_some_and(|job| job.cancelled) {
-            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            self.fail(id, Failure::Cancelled, out);
         } else {
             self.seek(id, now, out);
         }
@@ -525,9 +568,16 @@ impl Node {
             return;
         }
         placed.accepted = Some((accepted.tokens_in, now));
-        let channel = placed.channel;
-        // From here on the stream's heartbeat tells whether the provider lives.
-        self.deadlines.clear(&Timer::Job(id));
+        let (channel, streaming) = (placed.channel, placed.ended.is_none());
+        if job.cancelled {
+            // The cancellation may have overtaken the job.
+            self.send(from, Message::Cancel { job: id }, out);
+        } else if streaming {
+            // The stream's heartbeat tells whether the provider lives, but not whether it works.
+            let considered = job.considered.iter().find(|considered| considered.provider == from);
+            let estimate_ms = considered.map_or(0, |considered| considered.estimate_ms).min(ESTIMATE_MS_MAX);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(FIRST_TOKEN_MS + estimate_ms));
+        }
         out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in: accepted.tokens_in }));
         if let Some(channel) = channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
@@ -539,9 +589,14 @@ impl Node {
     }
 
     pub(super) fn on_progress(&mut self, id: JobId, tokens: u32, now: Time, out: &mut Vec<Effect>) {
-        let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Phase::Placed(placed) = &mut job.phase else { return };
+        let is_news = tokens > placed.tokens;
         placed.tokens = placed.tokens.max(tokens);
         placed.first_token.get_or_insert(now);
+        if is_news && placed.is_running() && !job.cancelled {
+            self.deadlines.set(Timer::Job(id), now.plus_ms(PROGRESS_MS));
+        }
         if let Some(channel) = placed.channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
                 channel.side.delivered(id, tokens);
@@ -561,6 +616,10 @@ impl Node {
         let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         placed.tokens = placed.tokens.max(tokens);
         placed.ended = Some((tokens, digest));
+        if let Some(reason) = placed.failed.take() {
+            self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+            return;
+        }
         self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         self.account_for(id, now, out);
     }
@@ -592,13 +651,11 @@ impl Node {
 
     /// Closes the books of a job once both its stream and its provider say that it is over.
     fn account_for(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
-        let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage.tokens_out == u64::from(tokens)
-            && record.usage.tokens_in == tokens_in
-            && record.output == digest
-            && record.usage.calls == 1;
+        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens)) && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -610,12 +667,20 @@ impl Node {
             );
             return;
         }
+        if finish == Finish::Lost && tokens == 0 && !job.cancelled {
+            self.try_next(id, Gate::Unhealthy, now, out);
+            return;
+        }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
         self.router.succeeded(provider, u64::from(tokens), ms, now);
-        let account = self.close_books(id, digest, finish, Some(jobs), now, out);
-        if let Some(account) = account {
-            out.push(Effect::Tell(id, JobEvent::Done(account)));
-        }
+        let event = match self.close_books(id, digest, finish, Some(jobs), now, out) {
+            account if finish == Finish::Lost => {
+                JobEvent::Failed { failure: Failure::ProviderLost(provider), account }
+            }
+            Some(account) => JobEvent::Done(account),
+            None => failed(Failure::ChannelEnded),
+        };
+        out.push(Effect::Tell(id, event));
         self.forget_job(id, out);
     }
 
@@ -642,12 +707,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let delivered = placed.tokens > 0 || finish != Finish::Lost;
-        let usage = if delivered {
-            Usage { calls: 1, tokens_in, tokens_out: u64::from(placed.tokens), compute: 0 }
-        } else {
-            Usage::default()
-        };
+        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens));
         let record = JobRecord {
             job: id,
             channel: placed.channel,
@@ -722,8 +782,14 @@ impl Node {
             channel.side.delivered(id, tokens);
         }
         self.router.failed(provider, now);
+        let failed = placed.failed.take();
         if delivered || cancelled {
-            self.settle_by_own_count(id, Failure::ProviderLost(provider), now, out);
+            let failure = match failed {
+                Some(reason) => Failure::EngineFailed(reason),
+                None if cancelled => Failure::Cancelled,
+                None => Failure::ProviderLost(provider),
+            };
+            self.settle_by_own_count(id, failure, now, out);
         } else {
             self.try_next(id, Gate::Unreachable, now, out);
         }
@@ -738,16 +804,20 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Phase::Placed(placed)) = self.jobs.get(&id).map(|job| &job.phase) else { return };
+        let Some(Phase::Placed(placed)) = self.jobs.get_mut(&id).map(|job| &mut job.phase) else { return };
         if placed.provider != from {
             return;
         }
+        let reason = reason.chars().take(REASON_CHARS_MAX).collect();
         if tokens_out == 0 && placed.tokens == 0 {
             self.router.failed(from, now);
             self.try_next(id, Gate::Unhealthy, now, out);
-        } else {
-            let reason = reason.chars().take(REASON_CHARS_MAX).collect();
+        } else if placed.ended.is_some() {
             self.settle_by_own_count(id, Failure::EngineFailed(reason), now, out);
+        } else {
+            // Tokens may still be on their way; what was delivered is known at the stream's end.
+            placed.failed = Some(reason);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(SETTLE_MS));
         }
     }
 
@@ -761,7 +831,14 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
             }
             Phase::AtHome { .. } => out.push(Effect::Abort(id)),
-            Phase::Finding | Phase::Asking { .. } | Phase::Opening { .. } => self.forget_job(id, out),
+            Phase::Asking { waiting, offers } => {
+                let holding = waiting.iter().copied().chain(offers.iter().map(|terms| terms.payee));
+                for provider in holding.collect::<Vec<_>>() {
+                    self.send(provider, Message::Cancel { job: id }, out);
+                }
+                self.fail(id, Failure::Cancelled, out);
+            }
+            Phase::Finding | Phase::Opening { .. } => self.fail(id, Failure::Cancelled, out),
         }
     }
 
@@ -777,10 +854,17 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
                 self.try_next(id, Gate::NoAnswer, now, out);
             }
+            Phase::Placed(placed) if placed.is_running() && !job.cancelled => {
+                let provider = placed.provider;
+                self.send(provider, Message::Cancel { job: id }, out);
+                self.settle_by_own_count(id, Failure::TimedOut, now, out);
+            }
             Phase::Placed(placed) => {
-                let cancelled = job.cancelled;
-                let failure =
-                    if cancelled { Failure::TimedOut } else { Failure::ProviderLost(placed.provider) };
+                let failure = match &placed.failed {
+                    Some(reason) => Failure::EngineFailed(reason.clone()),
+                    None if job.cancelled => Failure::Cancelled,
+                    None => Failure::ProviderLost(placed.provider),
+                };
                 self.settle_by_own_count(id, failure, now, out);
             }
             Phase::AtHome { .. } => {}
@@ -875,6 +959,13 @@ impl Job {
             provider.gate = self.rejected.get(&provider.provider).copied().or(provider.gate);
         }
         considered
+    }
+
+    /// Says whether waiting may help: nobody has been asked yet, or a provider is being dialled.
+    fn is_hopeful(&self) -> bool {
+        let is_dialled =
+            |c: &Considered| c.gate == Some(Gate::Unreachable) && !self.rejected.contains_key(&c.provider);
+        matches!(self.phase, Phase::Finding) || self.considered.iter().any(is_dialled)
     }
 
     fn view(&self) -> JobView {

@@ -149,7 +149,10 @@ fn purity_wasm(context: &Context) -> Result<Outcome> {
 }
 
 fn simulation(context: &Context) -> Result<Outcome> {
-    passed(context.cargo(&["run", "--package", "simulations", "--", "smoke"]))
+    // Built with the whole workspace, so that shared dependencies keep the features they were built with before.
+    context.cargo(&["build", "--workspace", "--bin", "simulations"])?;
+    let simulations = std::env::current_exe()?.with_file_name("simulations");
+    passed(context.run(&mut context.command(&simulations.to_string_lossy(), &["smoke"])))
 }
 
 fn cuda(context: &Context) -> Result<Outcome> {

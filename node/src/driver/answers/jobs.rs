@@ -1,0 +1,163 @@
+//! What a client is told of its job, and the names of choices, refusals and ends.
+
+use protocol::ids::{AccountId, JobId};
+use protocol::job::{Finish, JobEvent as CoreEvent};
+use protocol::ledger::records::SplitRole;
+use protocol::router::{Considered, Gate};
+use protocol::scheduler::Refusal;
+
+use crate::api::views::{CandidateView, JobAccount, JobEvent, SplitView};
+use crate::driver::Driver;
+use crate::driver::jobs::failure_of;
+
+impl Driver {
+    /// Returns what a client is told of an event of its job, and whether it is the last one.
+    pub(in crate::driver) fn view_of(&mut self, job: JobId, event: CoreEvent) -> (Option<JobEvent>, bool) {
+        match event {
+            CoreEvent::Chosen { provider, considered } => {
+                let why: Vec<CandidateView> = considered.iter().map(|c| self.candidate(c)).collect();
+                let worst = considered.iter().find(|c| c.provider == provider).map_or(0, |c| c.price);
+                let Some(own) = self.jobs.get_mut(&job) else { return (None, false) };
+                own.why.clone_from(&why);
+                own.attempts += 1;
+                own.price_max = worst;
+                (Some(JobEvent::Chosen { job: job.to_string(), provider: provider.to_string(), why }), false)
+            }
+            CoreEvent::Accepted { tokens_in } => {
+                let price_max = self.jobs.get(&job).map_or(0, |own| own.price_max).into();
+                (Some(JobEvent::Accepted { tokens_in, price_max }), false)
+            }
+            CoreEvent::Done(account) => {
+                (self.account(job, &account).map(|account| JobEvent::Done(Box::new(account))), true)
+            }
+            CoreEvent::Failed { failure, account } => {
+                let model = self.jobs.get(&job).map(|own| own.request.model.clone()).unwrap_or_default();
+                let account = account.and_then(|account| self.account(job, &account)).map(Box::new);
+                (Some(JobEvent::Failed { failure: failure_of(&failure, &model), account }), true)
+            }
+        }
+    }
+
+    pub(super) fn account(&self, job: JobId, account: &protocol::job::JobAccount) -> Option<JobAccount> {
+        let own = self.jobs.get(&job)?;
+        let record = &account.record;
+        let now = self.clock.now_ms();
+        let first = own.first_token_ms.unwrap_or(now);
+        let tokens_out = u32::try_from(record.usage.tokens_out).unwrap_or(u32::MAX);
+        let after_first = now.saturating_sub(first).max(1);
+        let mut split: Vec<SplitView> =
+            account.split.iter().map(|line| self.split_view(account, *line)).collect();
+        if account.in_channel > 0 {
+            split.push(SplitView {
+                role: "pending".to_owned(),
+                account: String::new(),
+                bps: 0,
+                amount: account.in_channel.unsigned_abs().into(),
+            });
+        }
+        Some(JobAccount {
+            job: job.to_string(),
+            model: own.request.model.clone(),
+            provider: record.provider.to_string(),
+            provider_name: self.name_of(record.provider),
+            provider_account: account.payee.map(|payee| payee.to_string()).unwrap_or_default(),
+            why: own.why.iter().find(|why| why.chosen).map(|why| why.reason.clone()).unwrap_or_default(),
+            tokens_in: u32::try_from(record.usage.tokens_in).unwrap_or(u32::MAX),
+            tokens_out,
+            ttft_ms: first.saturating_sub(own.submitted_ms),
+            total_ms: now.saturating_sub(own.submitted_ms),
+            tokens_per_s: f64::from(tokens_out.saturating_sub(1)) * 1000.0
+                / f64::from(u32::try_from(after_first).unwrap_or(u32::MAX)),
+            price: account.price.into(),
+            split,
+            receipt: account.receipt.map(|receipt| receipt.to_string()),
+            finish: finish_name(record.finish).to_owned(),
+            text_digest: own.text.to_string(),
+            attempts: own.attempts,
+        })
+    }
+
+    pub(super) fn split_view(
+        &self,
+        account: &protocol::job::JobAccount,
+        (role, to, amount): (SplitRole, AccountId, u64),
+    ) -> SplitView {
+        let shares: u64 =
+            account.split.iter().filter(|(role, ..)| *role != SplitRole::Builder).map(|l| l.2).sum();
+        let bps = amount.saturating_mul(10_000).checked_div(shares).unwrap_or(0);
+        SplitView {
+            role: role_name(role).to_owned(),
+            account: to.to_string(),
+            bps: u32::try_from(bps).unwrap_or(u32::MAX),
+            amount: amount.into(),
+        }
+    }
+
+    pub(super) fn candidate(&self, considered: &Considered) -> CandidateView {
+        let here = considered.provider == self.node.id();
+        let reason = match considered.gate {
+            Some(gate) => gate_name(gate),
+            None if here => "serves the model itself, for nothing".to_owned(),
+            None => "best estimate of time and price".to_owned(),
+        };
+        CandidateView {
+            node: considered.provider.to_string(),
+            name: self.name_of(considered.provider),
+            chosen: considered.gate.is_none(),
+            reason,
+            price: Some(considered.price.into()),
+            estimate_ms: Some(considered.estimate_ms),
+        }
+    }
+}
+
+pub(super) const fn role_name(role: SplitRole) -> &'static str {
+    match role {
+        SplitRole::Provider => "provider",
+        SplitRole::Pool => "pool",
+        SplitRole::Network => "network",
+        SplitRole::Builder => "builder",
+    }
+}
+
+pub(super) const fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        Finish::Cancelled => "cancelled",
+        Finish::Lost => "lost",
+    }
+}
+
+/// Returns the name of a gate, with the reason of a refusal.
+pub(in crate::driver) fn gate_name(gate: Gate) -> String {
+    let name = match gate {
+        Gate::NotServed => "not_served",
+        Gate::Stale => "stale_advert",
+        Gate::Licence => "licence",
+        Gate::Excluded => "excluded",
+        Gate::Price => "price",
+        Gate::Context => "context",
+        Gate::Unhealthy => "failed_recently",
+        Gate::Unreachable => "unreachable",
+        Gate::NoAnswer => "no_answer",
+        Gate::Refused(refusal) => return format!("refused: {}", refusal_name(refusal)),
+        Gate::BadTerms => "bad_terms",
+        Gate::Outbid => "outbid",
+    };
+    name.to_owned()
+}
+
+pub(super) const fn refusal_name(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Busy { .. } => "busy",
+        Refusal::NotServed => "not_served",
+        Refusal::NotReady { .. } => "not_ready",
+        Refusal::PromptTooLong { .. } => "prompt_too_long",
+        Refusal::BadChannel => "bad_channel",
+        Refusal::NoRoom => "no_room",
+        Refusal::Unpaid => "unpaid",
+        Refusal::BadRequest => "bad_request",
+        Refusal::Stopping => "stopping",
+    }
+}

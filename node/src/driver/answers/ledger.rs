@@ -1,0 +1,301 @@
+//! What the ledger says: balances, and from the index receipts and jobs.
+
+use std::collections::BTreeMap;
+
+use protocol::ids::{ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
+use protocol::job::{Finish, JobRecord};
+use protocol::ledger::records::SplitLine;
+
+use crate::api::views::{
+    BalanceView, BookView, BooksView, JobView, Money, PriceView, ReceiptDetailView, ReceiptView,
+    ReceiptsView, SplitView,
+};
+use crate::command::Reply;
+use crate::driver::Driver;
+use crate::driver::index::{Asker, ReceiptEntry};
+use crate::exit::{Failure, FailureKind};
+use crate::journal::{History, Position};
+
+use super::jobs::{finish_name, role_name};
+use super::mesh::price_view;
+use super::{PAGE_MAX, answer};
+
+impl Driver {
+    pub(super) fn balance(&self) -> BalanceView {
+        let balance = self.node.balance();
+        let channels = self.node.channels();
+        let count = |paying| {
+            u32::try_from(channels.iter().filter(|c| c.paying == paying).count()).unwrap_or(u32::MAX)
+        };
+        let signed: u64 = channels.iter().filter(|channel| channel.paying).map(|channel| channel.paid).sum();
+        BalanceView {
+            account: self.node.account().to_string(),
+            available: balance.available().into(),
+            cash: balance.cash.into(),
+            earned: balance.earned.into(),
+            held: balance.held.saturating_sub(signed).into(),
+            pending: channels.iter().map(|channel| channel.unredeemed).sum::<u64>().into(),
+            channels_out: count(true),
+            channels_in: count(false),
+            books: self.books(),
+        }
+    }
+
+    pub(super) fn books(&self) -> Option<BooksView> {
+        let books = self.node.books()?;
+        let manifest = self.node.manifest();
+        let role = |account| {
+            if account == manifest.network {
+                "network"
+            } else if manifest.pools.iter().any(|pool| pool.account == account) {
+                "pool"
+            } else {
+                "member"
+            }
+        };
+        let accounts: Vec<BookView> = books
+            .balances()
+            .map(|(account, balance)| BookView {
+                account: account.to_string(),
+                role: role(account).to_owned(),
+                cash: balance.cash.into(),
+                earned: balance.earned.into(),
+                held: balance.held.into(),
+            })
+            .collect();
+        let sum = |of: fn(&BookView) -> u64| Money::from_nano(accounts.iter().map(of).sum());
+        Some(BooksView {
+            deposited: u64::try_from(books.deposited()).unwrap_or(u64::MAX).into(),
+            withdrawn: Money::from_nano(0),
+            available: sum(|book| book.cash.nano + book.earned.nano),
+            held: sum(|book| book.held.nano),
+            conserved: books.is_conserved(),
+            budget: manifest.grant_budget.into(),
+            budget_left: books.budget_left().into(),
+            accounts,
+        })
+    }
+
+    pub(super) fn asker(&self) -> Result<Asker, Failure> {
+        let names = self.model_names();
+        self.durable.reader().map(|reader| Asker { reader, names }).ok_or_else(|| {
+            Failure::new(FailureKind::Unavailable, "the index is being rebuilt: try again in a moment")
+                .retry_after(1000)
+        })
+    }
+
+    /// Returns what the models that are known now are called.
+    pub(super) fn model_names(&self) -> BTreeMap<ModelId, String> {
+        let offers = self.node.providers(self.now()).flat_map(|advert| &advert.models);
+        let served = self.node.served().map(|(offer, ..)| offer);
+        offers.chain(served).map(|offer| (offer.model, offer.name.clone())).collect()
+    }
+
+    pub(super) fn on_receipts(&self, limit: u32, before: Option<String>, reply: Reply<ReceiptsView>) {
+        let asker = match self.asker() {
+            Ok(asker) => asker,
+            Err(failure) => return answer(reply, Err(failure)),
+        };
+        tokio::task::spawn_blocking(move || {
+            answer(reply, receipts(&asker, limit.min(PAGE_MAX), before.as_deref()))
+        });
+    }
+
+    pub(super) fn on_show_receipt(&self, id: String, reply: Reply<Box<ReceiptDetailView>>) {
+        let asker = match self.asker() {
+            Ok(asker) => asker,
+            Err(failure) => return answer(reply, Err(failure)),
+        };
+        let (me, history, domain) = (self.node.id(), self.durable.history(), self.node.domain());
+        tokio::task::spawn_blocking(move || {
+            let shown = show_receipt(&asker, &id, me).and_then(|(position, mut view)| {
+                let signed = signatures_at(&history, position, domain)?;
+                (view.payer_signature, view.payee_signature) = signed;
+                Ok(Box::new(view))
+            });
+            answer(reply, shown);
+        });
+    }
+
+    pub(super) fn on_show_job(&self, job: JobId, reply: Reply<Box<JobView>>) {
+        let running = self.node.jobs().find(|(id, _)| *id == job);
+        if let Some((_, view)) = running {
+            let why = self.jobs.get(&job).map(|own| own.why.clone()).unwrap_or_default();
+            let view = JobView {
+                job: job.to_string(),
+                role: "consumer".to_owned(),
+                state: if view.phase == "running" { "running" } else { "placed" }.to_owned(),
+                detail: view.phase.to_owned(),
+                model: self.model_names().remove(&view.model).unwrap_or_else(|| view.model.to_string()),
+                peer: view.provider.map(|node| node.to_string()).unwrap_or_default(),
+                tokens_out: view.tokens,
+                started_ms: view.submitted.0,
+                why,
+                ..JobView::default()
+            };
+            return answer(reply, Ok(Box::new(view)));
+        }
+        let asker = match self.asker() {
+            Ok(asker) => asker,
+            Err(failure) => return answer(reply, Err(failure)),
+        };
+        let me = self.node.id();
+        let why =
+            self.reasons.iter().find(|(id, _)| *id == job).map(|(_, why)| why.clone()).unwrap_or_default();
+        tokio::task::spawn_blocking(move || {
+            let found = asker.job(job).map_err(|error| Failure::internal(error.to_string()));
+            let view = found.and_then(|record| {
+                let unknown =
+                    || Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger"));
+                job_view(&asker, &record.ok_or_else(unknown)?, me)
+            });
+            answer(reply, view.map(|view| Box::new(JobView { why, ..view })));
+        });
+    }
+}
+
+pub(super) fn broken(error: crate::store::StoreError) -> Failure {
+    Failure::new(FailureKind::Unavailable, format!("{error}: try again in a moment")).retry_after(1000)
+}
+
+pub(super) fn receipts(asker: &Asker, limit: u32, before: Option<&str>) -> Result<ReceiptsView, Failure> {
+    let before = match before {
+        None => None,
+        Some(id) => Some(one_receipt(asker, id)?.0),
+    };
+    let page = asker.receipts(limit as usize, before).map_err(broken)?;
+    let next =
+        if page.len() == limit as usize { page.last().map(|(_, entry)| entry.id.to_string()) } else { None };
+    let receipts = page.iter().map(|(_, entry)| receipt_view(asker, entry)).collect::<Result<_, _>>()?;
+    Ok(ReceiptsView { receipts, next })
+}
+
+pub(super) fn one_receipt(asker: &Asker, id: &str) -> Result<(Position, ReceiptEntry), Failure> {
+    let even = &id[..id.len() / 2 * 2];
+    let prefix = data_encoding::HEXLOWER_PERMISSIVE.decode(even.as_bytes()).ok().filter(|p| !p.is_empty());
+    let prefix =
+        prefix.ok_or_else(|| Failure::usage(format!("`{id}` is not the beginning of a receipt's id")))?;
+    let mut found = asker.receipts_beginning(&prefix).map_err(broken)?;
+    found.retain(|(_, entry)| entry.id.to_string().starts_with(&id.to_ascii_lowercase()));
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::new(FailureKind::NotFound, format!("no receipt `{id}` in this node's ledger"))),
+        _ => Err(Failure::usage(format!("several receipts begin with `{id}`: give more of the id"))),
+    }
+}
+
+pub(super) fn receipt_view(asker: &Asker, entry: &ReceiptEntry) -> Result<ReceiptView, Failure> {
+    let channel = asker.channel(entry.channel).map_err(broken)?;
+    let redeemed = asker.redeemed(entry.channel).map_err(broken)?;
+    let (paying, payer, payee, model) = channel
+        .map_or((false, String::new(), String::new(), String::new()), |c| {
+            (c.paying, c.payer.to_string(), c.payee.to_string(), asker.name(c.model))
+        });
+    Ok(ReceiptView {
+        id: entry.id.to_string(),
+        channel: entry.channel.to_string(),
+        seq: entry.sequence,
+        direction: if paying { "paid" } else { "received" }.to_owned(),
+        payer,
+        payee,
+        model,
+        cumulative: entry.amount.into(),
+        calls: entry.usage.calls,
+        tokens_in: entry.usage.tokens_in,
+        tokens_out: entry.usage.tokens_out,
+        epoch: u64::from(entry.epoch),
+        cosigned: entry.cosigned,
+        redeemed: redeemed.is_some_and(|redeemed| redeemed.closed || redeemed.amount >= entry.amount),
+    })
+}
+
+pub(super) fn show_receipt(
+    asker: &Asker,
+    id: &str,
+    me: NodeId,
+) -> Result<(Position, ReceiptDetailView), Failure> {
+    let (position, entry) = one_receipt(asker, id)?;
+    let channel = asker.channel(entry.channel).map_err(broken)?;
+    let jobs = asker.jobs_of(entry.channel).map_err(broken)?;
+    let jobs = jobs.iter().map(|record| job_view(asker, record, me)).collect::<Result<_, _>>()?;
+    let (terms, price, split) =
+        channel.map_or((String::new(), PriceView::default(), Vec::new()), |channel| {
+            let split = split_of(&channel.split, entry.amount);
+            (channel.terms.to_string(), price_view(&channel.price), split)
+        });
+    let receipt = receipt_view(asker, &entry)?;
+    let view = ReceiptDetailView {
+        receipt,
+        terms,
+        price,
+        split,
+        jobs,
+        payer_signature: false,
+        payee_signature: false,
+    };
+    Ok((position, view))
+}
+
+/// Returns how the full quanta of `amount` are divided, and what waits.
+pub(super) fn split_of(lines: &[SplitLine], amount: u64) -> Vec<SplitView> {
+    let quanta = amount / protocol::ledger::money::QUANTUM;
+    let line = |line: &SplitLine| SplitView {
+        role: role_name(line.role).to_owned(),
+        account: line.account.to_string(),
+        bps: u32::from(line.bps),
+        amount: quanta.saturating_mul(u64::from(line.bps)).into(),
+    };
+    let mut views: Vec<SplitView> = lines.iter().map(line).collect();
+    let waiting = protocol::ledger::money::waiting(amount);
+    if waiting > 0 {
+        let role = "pending".to_owned();
+        views.push(SplitView { role, account: String::new(), bps: 0, amount: waiting.into() });
+    }
+    views
+}
+
+pub(super) fn job_view(asker: &Asker, record: &JobRecord, me: NodeId) -> Result<JobView, Failure> {
+    let head =
+        record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
+    let requested = record.requester == me;
+    let price = record.price.cost(&record.usage).unwrap_or(u64::MAX);
+    Ok(JobView {
+        job: record.job.to_string(),
+        role: if requested { "consumer" } else { "provider" }.to_owned(),
+        state: if record.finish == Finish::Lost { "failed" } else { "settled" }.to_owned(),
+        detail: finish_name(record.finish).to_owned(),
+        model: asker.name(record.model),
+        peer: if requested { record.provider } else { record.requester }.to_string(),
+        tokens_in: u32::try_from(record.usage.tokens_in).unwrap_or(u32::MAX),
+        tokens_out: u32::try_from(record.usage.tokens_out).unwrap_or(u32::MAX),
+        price: price.into(),
+        receipt: head.filter(|head| head.cosigned).map(|head: ReceiptEntry| RecordId::to_string(&head.id)),
+        channel: record.channel.map(|channel| channel.to_string()),
+        started_ms: record.start.0,
+        ended_ms: Some(record.end.0),
+        why: Vec::new(),
+    })
+}
+
+/// Checks, now, the signatures of the receipt at a position of the journal.
+pub(in crate::driver) fn signatures_at(
+    history: &History,
+    position: Position,
+    domain: DomainId,
+) -> Result<(bool, bool), Failure> {
+    use protocol::keys::Scheme;
+    use protocol::record::Record;
+    use protocol::signed::Role;
+
+    let mut signed = (false, false);
+    let before = Position(position.0.saturating_sub(1));
+    let read = history.replay(before, position, |_, _, bytes| {
+        if let Ok(Record::Receipt(receipt)) = Record::from_bytes(bytes)
+            && let Ok(receipt) = receipt.verify(domain, Scheme::Strict)
+        {
+            signed = (receipt.signer(Role::Payer).is_some(), receipt.signer(Role::Payee).is_some());
+        }
+    });
+    read.map_err(|error| Failure::internal(format!("the journal cannot be read: {error}")))?;
+    Ok(signed)
+}

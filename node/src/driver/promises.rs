@@ -1,0 +1,87 @@
+//! Tickets and grants that were asked for: answered once what the core wrote about them is on the disk.
+
+use protocol::ids::Digest;
+use protocol::record::Record;
+
+use crate::api::views::{GrantView, TicketView};
+use crate::command::Reply;
+use crate::exit::{Failure, FailureKind};
+use crate::journal::Position;
+
+use super::Driver;
+
+/// An answer that waits for a record.
+#[derive(Debug)]
+pub(super) struct Promise {
+    /// Fingerprint of the ticket or reference of the deposit: the record will name it.
+    names: Digest,
+    /// Where the record is, once it is written.
+    at: Option<Position>,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+pub(super) enum Answer {
+    Ticket(Reply<TicketView>, TicketView),
+    Grant(Reply<GrantView>, GrantView),
+}
+
+impl Promise {
+    pub(super) const fn new(names: Digest, answer: Answer) -> Self {
+        Self { names, at: None, answer }
+    }
+}
+
+impl Answer {
+    fn keep(self) {
+        // Whoever asked may have gone.
+        match self {
+            Self::Ticket(reply, view) => _ = reply.send(Ok(view)),
+            Self::Grant(reply, view) => _ = reply.send(Ok(view)),
+        }
+    }
+
+    fn refuse(self) {
+        match self {
+            Self::Ticket(reply, _) => {
+                let words = "too many tickets wait to be used: let nodes join with those, then ask again";
+                _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
+            }
+            Self::Grant(reply, _) => {
+                let words = "the issuer could not book the grant: its budget has changed, look at `sharemesh balance`";
+                _ = reply.send(Err(Failure::new(FailureKind::NoCredits, words)));
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// Notes that a record was written which an answer may wait for.
+    pub(super) fn note_promised(&mut self, record: &Record, position: Position) {
+        if self.waiting.promises.is_empty() {
+            return;
+        }
+        let named = if let Record::Ticket { fingerprint, .. } = record {
+            Some(*fingerprint)
+        } else if let Record::Deposited(deposit) = record {
+            deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
+        } else {
+            None
+        };
+        let promises = self.waiting.promises.iter_mut();
+        promises
+            .filter(|promise| Some(promise.names) == named)
+            .for_each(|promise| promise.at = Some(position));
+    }
+
+    /// Answers whoever waits for what is durable now, or was not written at all. Every input was handled before.
+    pub(super) fn answer_promises(&mut self) {
+        for promise in std::mem::take(&mut self.waiting.promises) {
+            match promise.at {
+                None => promise.answer.refuse(),
+                Some(at) if at <= self.durable.position() => promise.answer.keep(),
+                Some(_) => self.waiting.promises.push(promise),
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The issuer's books against a reference model, over random histories with repeats and reordering.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use protocol::advert::Incentive;
+use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
+use protocol::ledger::issuer::Issuer;
+use protocol::ledger::records::{AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Terms};
+use protocol::price::Usage;
+use protocol::signed::{Role, Verified, sign};
+
+use crate::common::{account, cases, digest, domain, manifest, payee_signer, payer_signer, signer, terms};
+
+/// Something that may happen; accounts are 1 to 4, channels are counted as they open.
+#[derive(Debug, Clone)]
+enum Event {
+    Deposit {
+        reference: u8,
+        account: u8,
+        amount: u64,
+    },
+    Open {
+        payer: u8,
+        payee: u8,
+        cap: u64,
+        markup: u16,
+        exchange: bool,
+    },
+    Redeem {
+        channel: usize,
+        stated: u64,
+        taken: u64,
+    },
+    Close {
+        channel: usize,
+        amount: u64,
+    },
+    ExpireSoon {
+        channel: usize,
+    },
+    Epochs(u32),
+    /// Something that happened before happens again.
+    Again(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let amount = || prop_oneof![0..200_000_u64, 0..2_000_000_u64];
+    prop_oneof![
+        3 => (0..12_u8, 1..5_u8, amount())
+            .prop_map(|(reference, account, amount)| Event::Deposit { reference, account, amount }),
+        4 => (1..5_u8, 1..5_u8, amount(), prop_oneof![Just(0), 1..3_000_u16], any::<bool>()).prop_map(
+            |(payer, payee, cap, markup, exchange)| Event::Open { payer, payee, cap, markup, exchange }
+        ),
+        6 => (0..6_usize, amount(), amount())
+            .prop_map(|(channel, stated, taken)| Event::Redeem { channel, stated, taken: taken.min(stated) }),
+        2 => (0..6_usize, amount()).prop_map(|(channel, amount)| Event::Close { channel, amount }),
+        1 => (0..6_usize).prop_map(|channel| Event::ExpireSoon { channel }),
+        1 => (1..4_u32).prop_map(Event::Epochs),
+        4 => (0..40_usize).prop_map(Event::Again),
+    ]
+}
+
+/// The books as a page of sums: what every account can spend, what every channel holds.
+#[derive(Debug, Default)]
+struct Model {
+    available: BTreeMap<AccountId, u64>,
+    channels: BTreeMap<ChannelId, Page>,
+    references: BTreeMap<Digest, u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Page {
+    payer: AccountId,
+    payee: AccountId,
+    terms: Terms,
+    held: u64,
+    redeemed: u64,
+    closed: bool,
+}
+
+impl Model {
+    fn give(&mut self, account: AccountId, amount: u64) {
+        *self.available.entry(account).or_default() += amount;
+    }
+
+    fn redeem(&mut self, id: ChannelId, amount: u64) {
+        let page = self.channels[&id].clone();
+        if page.closed || amount <= page.redeemed {
+            return;
+        }
+        let quanta = amount / 10_000 - page.redeemed / 10_000;
+        let mut paid = 0;
+        for line in page.terms.split.iter().copied().chain(page.terms.markup.map(|markup| markup.line())) {
+            let share = quanta * u64::from(line.bps);
+            self.give(line.account, share);
+            paid += share;
+        }
+        let page = self.channels.get_mut(&id).expect("known");
+        page.held -= paid;
+        page.redeemed = amount;
+    }
+
+    fn close(&mut self, id: ChannelId, amount: u64) {
+        if self.channels[&id].closed {
+            return;
+        }
+        self.redeem(id, amount);
+        let page = self.channels.get_mut(&id).expect("known");
+        let rest = amount % 10_000;
+        let (payer, payee, back) = (page.payer, page.payee, page.held - rest);
+        page.held = 0;
+        page.closed = true;
+        self.give(payee, rest);
+        self.give(payer, back);
+    }
+}
+
+struct History {
+    books: Issuer,
+    model: Model,
+    epoch: Epoch,
+    opened: Vec<(ChannelId, u8, u8, Epoch)>,
+}
+
+impl History {
+    fn new() -> Self {
+        Self { books: Issuer::new(manifest()), model: Model::default(), epoch: Epoch(0), opened: Vec::new() }
+    }
+
+    fn happen(&mut self, event: &Event, past: &[Event]) {
+        match event {
+            Event::Deposit { reference, account: to, amount } => {
+                let (reference, account) = (digest(*reference), account(*to));
+                let deposit = Deposit { reference, account, amount: *amount, epoch: self.epoch };
+                if self.books.deposit(&deposit).is_ok() && !self.model.references.contains_key(&reference) {
+                    self.model.references.insert(reference, *amount);
+                    self.model.give(account, *amount);
+                }
+            }
+            Event::Open { payer, payee, cap, markup, exchange } => {
+                self.open(*payer, *payee, *cap, *markup, *exchange)
+            }
+            Event::Redeem { channel, stated, taken } => {
+                let Some((id, receipt)) = self.receipt(*channel, *stated) else { return };
+                if self.books.redeem(&receipt, *taken).is_ok() {
+                    self.model.redeem(id, *taken);
+                }
+            }
+            Event::Close { channel, amount } => {
+                let Some((id, closing)) = self.closing(*channel, *amount) else { return };
+                if self.books.close(&closing).is_ok() {
+                    self.model.close(id, *amount);
+                }
+            }
+            Event::ExpireSoon { channel } => {
+                let Some((id, payer, ..)) = self.channel(*channel) else { return };
+                let op = self.op(payer, OpBody::Expire(id));
+                if self.books.apply(&op, None, self.epoch).is_ok() {
+                    let next = self.epoch.plus(1);
+                    let opened = self.opened.iter_mut().find(|(opened, ..)| *opened == id).expect("known");
+                    opened.3 = opened.3.min(next);
+                }
+            }
+            Event::Epochs(epochs) => {
+                self.epoch = self.epoch.plus(*epochs);
+                for (id, _, redeemed) in self.books.expire(self.epoch) {
+                    self.model.close(id, redeemed);
+                }
+            }
+            Event::Again(which) => {
+                let again =
+                    past.get(which % past.len().max(1)).filter(|event| !matches!(event, Event::Again(_)));
+                if let Some(event) = again {
+                    self.happen(event, &[]);
+                }
+            }
+        }
+    }
+
+    fn op(&self, payer: u8, body: OpBody) -> Verified<AccountOp> {
+        let (sequence, previous) = self.books.next_slot(account(payer));
+        let op = AccountOp { account: account(payer), sequence, previous, epoch: self.epoch, body };
+        sign(op, domain(), Role::Owner, &signer(payer))
+    }
+
+    fn open(&mut self, payer: u8, payee: u8, cap: u64, markup: u16, exchange: bool) {
+        let incentive = if exchange { Incentive::Exchange } else { Incentive::Rewards };
+        let terms = terms(payee, payer, incentive, markup);
+        let expires = self.epoch.plus(7).min(terms.valid_to);
+        let open = OpenChannel {
+            payee: terms.payee,
+            terms: terms.id(),
+            cap,
+            expires,
+            payer: signer(payer).public().into(),
+            payer_key: payer_signer(payer).public(),
+        };
+        let op = self.op(payer, OpBody::OpenChannel(open));
+        if self.books.apply(&op, Some(&terms), self.epoch).is_err() {
+            return;
+        }
+        assert!(self.books.apply(&op, Some(&terms), self.epoch).is_ok(), "taken twice, counted once");
+        let held = cap + cap / 10_000 * u64::from(markup);
+        *self.model.available.entry(account(payer)).or_default() -= held + manifest().open_fee;
+        self.model.give(manifest().network, manifest().open_fee);
+        let page = Page {
+            payer: account(payer),
+            payee: account(payee),
+            terms: Terms::clone(&terms),
+            held,
+            redeemed: 0,
+            closed: false,
+        };
+        self.model.channels.insert(op.id().into(), page);
+        self.opened.push((op.id().into(), payer, payee, expires));
+    }
+
+    fn channel(&self, which: usize) -> Option<(ChannelId, u8, u8, Epoch)> {
+        self.opened.get(which % self.opened.len().max(1)).copied()
+    }
+
+    fn receipt(&self, which: usize, amount: u64) -> Option<(ChannelId, Verified<Receipt>)> {
+        let (channel, payer, payee, _) = self.channel(which)?;
+        let (usage, jobs) = (Usage::default(), Digest::ZERO);
+        let receipt = Receipt { channel, sequence: 1, amount, usage, jobs, epoch: self.epoch };
+        let receipt = sign(receipt, domain(), Role::Payer, &payer_signer(payer));
+        Some((channel, receipt.signed_also_by(domain(), Role::Payee, &payee_signer(payee))))
+    }
+
+    fn closing(&self, which: usize, amount: u64) -> Option<(ChannelId, Verified<Final>)> {
+        let (channel, payer, payee, _) = self.channel(which)?;
+        let closing = Final { channel, amount, receipt: None };
+        let closing = sign(closing, domain(), Role::Payer, &payer_signer(payer));
+        Some((channel, closing.signed_also_by(domain(), Role::Payee, &payee_signer(payee))))
+    }
+
+    fn check(&self) -> Result<(), TestCaseError> {
+        prop_assert!(self.books.is_conserved());
+        let deposited: u64 = self.model.references.values().sum();
+        prop_assert_eq!(self.books.deposited(), u128::from(deposited));
+        for (account, available) in &self.model.available {
+            prop_assert_eq!(self.books.balance(*account).available(), *available, "{:?}", account);
+        }
+        for (id, page) in &self.model.channels {
+            // A channel that was closed is forgotten some epochs after its expiry and grace.
+            let booked = self.books.channel(*id);
+            let is_forgotten = booked.is_none() && page.closed;
+            prop_assert!(is_forgotten || booked == Some((page.redeemed, page.closed)), "{booked:?}");
+        }
+        for (account, balance) in self.books.balances() {
+            let held =
+                self.model.channels.values().filter(|page| page.payer == account).map(|page| page.held);
+            prop_assert_eq!(balance.held, held.sum::<u64>());
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn the_books_hold_what_was_deposited_after_every_step(events in prop::collection::vec(event(), 1..40)) {
+        let mut history = History::new();
+        for (position, event) in events.iter().enumerate() {
+            history.happen(event, &events[..position]);
+            history.check()?;
+        }
+    }
+
+    #[test]
+    fn what_is_redeemed_does_not_depend_on_the_order(
+        mut amounts in prop::collection::vec(0..400_000_u64, 1..8),
+        rotation in 0..8_usize,
+    ) {
+        let run = |amounts: &[u64]| {
+            let mut history = History::new();
+            history.happen(&Event::Deposit { reference: 1, account: 1, amount: 1_000_000 }, &[]);
+            history.happen(&Event::Open { payer: 1, payee: 2, cap: 300_000, markup: 250, exchange: true }, &[]);
+            for amount in amounts {
+                history.happen(&Event::Redeem { channel: 0, stated: *amount, taken: *amount }, &[]);
+            }
+            let balances: Vec<_> =
+                history.books.balances().map(|(id, balance)| (id, balance.cash, balance.earned, balance.held)).collect();
+            (history.books.channel(history.opened[0].0), balances)
+        };
+        let before = run(&amounts);
+        let length = amounts.len();
+        amounts.rotate_left(rotation % length);
+        prop_assert_eq!(run(&amounts), before.clone());
+        amounts.reverse();
+        amounts.extend_from_within(..);
+        prop_assert_eq!(run(&amounts), before);
+    }
+
+    #[test]
+    fn nobody_else_can_open_redeem_or_close(signs in 3..9_u8, amount in 1..100_000_u64) {
+        let mut history = History::new();
+        history.happen(&Event::Deposit { reference: 1, account: 1, amount: 1_000_000 }, &[]);
+        history.happen(&Event::Open { payer: 1, payee: 2, cap: 300_000, markup: 0, exchange: true }, &[]);
+        let (channel, ..) = history.opened[0];
+        let receipt =
+            Receipt { channel, sequence: 1, amount, usage: Usage::default(), jobs: Digest::ZERO, epoch: Epoch(0) };
+        let payer = sign(receipt.clone(), domain(), Role::Payer, &payer_signer(1));
+        let stranger = signer(signs);
+
+        prop_assert!(history.books.redeem(&payer, amount).is_err());
+        let forged = payer.signed_also_by(domain(), Role::Payee, &stranger);
+        prop_assert!(history.books.redeem(&forged, amount).is_err());
+        let swapped = sign(receipt, domain(), Role::Payer, &payee_signer(2));
+        let swapped = swapped.signed_also_by(domain(), Role::Payee, &payer_signer(1));
+        prop_assert!(history.books.redeem(&swapped, amount).is_err());
+        let op = AccountOp {
+            account: account(1),
+            sequence: 1,
+            previous: RecordId::from(channel),
+            epoch: Epoch(0),
+            body: OpBody::Expire(channel),
+        };
+        prop_assert!(history.books.apply(&sign(op, domain(), Role::Owner, &stranger), None, Epoch(0)).is_err());
+        history.check()?;
+    }
+}

@@ -1,0 +1,11 @@
+//! Properties of the ledger and of what is signed, over thousands of random cases.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
+
+mod channel;
+mod common;
+mod issuer;
+mod money;
+mod provider;
+mod records;
+mod wallet;

@@ -1,0 +1,80 @@
+//! Dividing and pricing: exact, and the same however an amount came about.
+
+use proptest::prelude::*;
+use protocol::advert::Incentive;
+use protocol::ledger::money::{QUANTUM, shares, waiting, with_markup};
+use protocol::price::{Price, Usage};
+
+use crate::common::{cases, terms, usage};
+
+fn amounts() -> impl Strategy<Value = Vec<u64>> {
+    prop::collection::vec(prop_oneof![0..30_000_u64, 0..(1_u64 << 50)], 1..8).prop_map(|mut amounts| {
+        amounts.sort_unstable();
+        amounts
+    })
+}
+
+fn work() -> impl Strategy<Value = Usage> {
+    (0..3_u64, 0..(1_u64 << 24), 0..(1_u64 << 20))
+        .prop_map(|(calls, tokens_in, tokens_out)| usage(calls, tokens_in, tokens_out))
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn shares_and_what_waits_are_exactly_the_amount(amount in 0..(1_u64 << 50), markup in 0..3_000_u16) {
+        let terms = terms(2, 1, Incentive::Rewards, markup);
+
+        let paid: u64 = shares(&terms, 0, amount).unwrap().into_iter().map(|(_, share)| share).sum();
+        prop_assert_eq!(paid + waiting(amount), with_markup(amount, markup).unwrap());
+    }
+
+    #[test]
+    fn shares_do_not_depend_on_the_steps(amounts in amounts(), markup in 0..3_000_u16) {
+        let terms = terms(2, 1, Incentive::Rewards, markup);
+        let last = *amounts.last().unwrap();
+        let whole: Vec<u64> = shares(&terms, 0, last).unwrap().into_iter().map(|(_, share)| share).collect();
+
+        let mut sums = vec![0; whole.len()];
+        let mut before = 0;
+        for amount in amounts {
+            for (sum, (_, share)) in sums.iter_mut().zip(shares(&terms, before, amount).unwrap()) {
+                *sum += share;
+            }
+            before = amount;
+        }
+        prop_assert_eq!(sums, whole);
+    }
+
+    #[test]
+    fn no_share_falls_when_the_amount_rises(amount in 0..(1_u64 << 50), more in 0..(3 * QUANTUM)) {
+        let terms = terms(2, 1, Incentive::Exchange, 250);
+        let less = shares(&terms, 0, amount).unwrap();
+
+        for ((_, before), (_, after)) in less.into_iter().zip(shares(&terms, 0, amount + more).unwrap()) {
+            prop_assert!(after >= before);
+        }
+    }
+
+    #[test]
+    fn a_cost_does_not_depend_on_the_order_of_work(
+        mut jobs in prop::collection::vec(work(), 1..12),
+        price in (0..1_000_000_u64, 0..(1_u64 << 33), 0..(1_u64 << 33)),
+    ) {
+        let price = Price { call: price.0, input: price.1, output: price.2 };
+        let sum = |jobs: &[Usage]| jobs.iter().fold(Usage::default(), |sum, job| sum.plus(job));
+        let whole = price.cost(&sum(&jobs)).unwrap();
+
+        let mut one_by_one = 0;
+        let mut done = Usage::default();
+        for job in &jobs {
+            let before = price.cost(&done).unwrap();
+            done = done.plus(job);
+            one_by_one += price.cost(&done).unwrap() - before;
+        }
+        prop_assert_eq!(one_by_one, whole);
+        jobs.reverse();
+        prop_assert_eq!(price.cost(&sum(&jobs)).unwrap(), whole);
+    }
+}

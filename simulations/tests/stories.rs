@@ -1,0 +1,282 @@
+//! Short stories with virtual times: what happens when one thing goes wrong in a small network.
+
+use protocol::ids::JobId;
+use protocol::job::Failure;
+use protocol::node::{ChannelView, Node};
+use protocol::price::Usage;
+use protocol::prng::Prng;
+use protocol::router::Gate;
+use protocol::scheduler::Refusal;
+use simulations::checks;
+use simulations::network::Conditions;
+use simulations::scenario::{Home, MODEL, PRICE, Setting, UNKNOWN_MODEL, run, spec};
+use simulations::world::{Fault, Outcome, Tracked, World};
+
+fn home(providers: usize) -> Home {
+    Home::joined(&Setting::small(42, providers), Conditions::CALM)
+}
+
+fn tracked(world: &World, job: JobId) -> &Tracked {
+    &world.jobs[&job]
+}
+
+fn outcome(world: &World, job: JobId) -> Option<&Outcome> {
+    world.jobs.get(&job)?.outcome.as_ref().map(|(_, outcome)| outcome)
+}
+
+fn failure(world: &World, job: JobId) -> Option<&Failure> {
+    match outcome(world, job)? {
+        Outcome::Failed(failure, _) => Some(failure),
+        Outcome::Done(_) | Outcome::OwnerGone => None,
+    }
+}
+
+fn is_done(world: &World, job: JobId) -> bool {
+    matches!(outcome(world, job), Some(Outcome::Done(_)))
+}
+
+fn channels(world: &World, host: usize) -> Vec<ChannelView> {
+    world.node(host).map(Node::channels).unwrap_or_default()
+}
+
+fn cost(tokens_in: u32, tokens_out: u32) -> u64 {
+    let (tokens_in, tokens_out) = (u64::from(tokens_in), u64::from(tokens_out));
+    PRICE.cost(&Usage { calls: 1, tokens_in, tokens_out, compute: 0 }).expect("small numbers")
+}
+
+#[track_caller]
+fn settles(home: &mut Home) {
+    home.heal(60_000);
+    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
+    home.settle();
+    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
+    assert_eq!(home.world.findings, Vec::<String>::new());
+}
+
+#[test]
+fn a_job_is_served_paid_and_settled() {
+    let mut home = home(1);
+    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
+
+    assert!(home.world.run_until_so(15_000, |world| is_done(world, job)));
+    assert_eq!(tracked(&home.world, job).tokens, 201);
+    settles(&mut home);
+    let consumer = home.world.node(home.consumers[0]).expect("runs").account();
+    let fee = home.world.hosts[0].config.manifest.open_fee;
+    assert_eq!(home.world.booked(consumer).available(), Setting::small(0, 1).credits - cost(110, 201) - fee);
+}
+
+#[test]
+fn a_consumer_learns_of_a_killed_provider_within_seconds_and_loses_at_most_a_window() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let job = home.submit(0, consumer, spec(MODEL, 400, 400, 255));
+    assert!(
+        home.world.run_until_so(15_000, |world| world.jobs.get(&job).is_some_and(|job| job.tokens >= 160))
+    );
+
+    home.world.fault_in(0, provider, Fault::Crash);
+    let killed = home.world.now;
+    assert!(home.world.run_until_so(2_500, |world| failure(world, job).is_some()), "not told by then");
+
+    let told = &home.world.jobs[&job];
+    let took = told.outcome.as_ref().map(|(at, _)| at.since_ms(killed));
+    assert!(took.is_some_and(|ms| ms <= 2_500), "{took:?}");
+    let delivered = told.tokens;
+    let paid = channels(&home.world, consumer)[0].paid;
+    assert!(paid >= cost(110, delivered) && paid <= cost(110, delivered + delivered.max(64)), "{paid}");
+    home.world.fault_in(0, provider, Fault::Restart);
+    settles(&mut home);
+}
+
+#[test]
+fn a_provider_stops_for_a_killed_consumer_and_keeps_its_receipt() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let job = home.submit(0, consumer, spec(MODEL, 400, 400, 255));
+    assert!(
+        home.world.run_until_so(15_000, |world| world.generated(provider, job).is_some_and(|n| n >= 160))
+    );
+
+    home.world.fault_in(0, consumer, Fault::Crash);
+    assert!(
+        home.world.run_until_so(2_000, |world| world.generated(provider, job).is_none()),
+        "still generates"
+    );
+    let kept = channels(&home.world, provider)[0];
+    assert!(kept.paid >= cost(110, 160), "{kept:?}");
+
+    home.world.fault_in(1_000, consumer, Fault::Restart);
+    let next = home.submit(8_000, consumer, spec(MODEL, 400, 100, 255));
+    assert!(
+        home.world.run_until_so(20_000, |world| is_done(world, next)),
+        "{:?}",
+        outcome(&home.world, next)
+    );
+    settles(&mut home);
+}
+
+#[test]
+fn a_model_that_nobody_serves_has_no_provider() {
+    let mut home = home(1);
+    let job = home.submit(0, home.consumers[0], spec(UNKNOWN_MODEL, 400, 100, 10));
+
+    home.world.run_for(8_000);
+    assert!(matches!(failure(&home.world, job), Some(Failure::NoProvider(_))));
+    settles(&mut home);
+}
+
+#[test]
+fn a_job_beyond_ones_means_is_refused_by_name() {
+    let setting = Setting { credits: 100_000, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 10));
+
+    home.world.run_for(12_000);
+    assert!(
+        matches!(failure(&home.world, job), Some(Failure::NotEnoughCredits { available: 100_000, .. })),
+        "{:?}",
+        outcome(&home.world, job)
+    );
+    settles(&mut home);
+}
+
+#[test]
+fn a_full_provider_is_passed_over_for_another() {
+    let setting = Setting { slots: 1, ..Setting::small(42, 2) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let jobs: Vec<JobId> =
+        (0..2).map(|n| home.submit(n * 800, home.consumers[0], spec(MODEL, 400, 400, 255))).collect();
+
+    home.world.run_for(30_000);
+    assert!(jobs.iter().all(|job| is_done(&home.world, *job)));
+    let served = |job: &JobId| tracked(&home.world, *job).provider;
+    assert_ne!(served(&jobs[0]), served(&jobs[1]));
+    settles(&mut home);
+}
+
+#[test]
+fn a_full_network_says_that_it_is_busy() {
+    let setting = Setting { slots: 1, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    // 511 tokens at 40 to 99 a second.
+    let long = home.submit(0, home.consumers[0], spec(MODEL, 400, 600, 255));
+    assert!(home.world.run_until_so(15_000, |world| world.jobs.get(&long).is_some_and(|job| job.tokens > 0)));
+    let refused = home.submit(0, home.consumers[0], spec(MODEL, 400, 400, 255));
+
+    assert!(home.world.run_until_so(6_000, |world| failure(world, refused).is_some()));
+    let Some(Failure::NoProvider(considered)) = failure(&home.world, refused) else {
+        panic!("{:?}", outcome(&home.world, refused));
+    };
+    assert!(matches!(considered[0].gate, Some(Gate::Refused(Refusal::Busy { .. }))), "{considered:?}");
+    settles(&mut home);
+}
+
+#[test]
+fn sixteen_jobs_never_exceed_a_channel_with_room_for_one() {
+    let worst = cost(400 + 512, 200);
+    let setting = Setting { credits: worst * 3 / 2, slots: 16, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let jobs: Vec<JobId> = (0..16).map(|_| home.submit(0, consumer, spec(MODEL, 400, 200, 255))).collect();
+
+    for _ in 0..20_000 {
+        home.world.run_for(1);
+        let placed = home
+            .world
+            .node(consumer)
+            .expect("runs")
+            .jobs()
+            .filter(|(_, job)| job.phase == "submitted" || job.phase == "running");
+        assert!(placed.count() <= 1);
+        assert!(home.world.node(provider).expect("runs").serving_count() <= 1);
+        assert!(channels(&home.world, consumer).iter().all(|channel| channel.paid <= channel.cap));
+    }
+    assert!(jobs.iter().all(|job| outcome(&home.world, *job).is_some()));
+    assert!(jobs.iter().any(|job| is_done(&home.world, *job)));
+    settles(&mut home);
+}
+
+#[test]
+fn sixteen_jobs_share_what_they_need_when_there_is_enough() {
+    let setting = Setting { slots: 16, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let jobs: Vec<JobId> =
+        (0..16).map(|_| home.submit(0, home.consumers[0], spec(MODEL, 400, 200, 255))).collect();
+
+    home.world.run_for(30_000);
+    let failed: Vec<_> = jobs.iter().filter(|job| !is_done(&home.world, **job)).collect();
+    assert!(failed.is_empty(), "{:?}", outcome(&home.world, *failed[0]));
+    settles(&mut home);
+}
+
+#[test]
+fn a_crashed_issuer_holds_nothing_up_that_is_open() {
+    let mut home = home(2);
+    let consumer = home.consumers[0];
+    let first = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    assert!(
+        home.world.run_until_so(15_000, |world| is_done(world, first)),
+        "{:?}",
+        outcome(&home.world, first)
+    );
+
+    home.world.fault_in(0, 0, Fault::Crash);
+    let second = home.submit(100, consumer, spec(MODEL, 400, 100, 255));
+    assert!(
+        home.world.run_until_so(10_000, |world| is_done(world, second)),
+        "{:?}",
+        outcome(&home.world, second)
+    );
+    settles(&mut home);
+}
+
+#[test]
+fn a_lost_connection_costs_the_job_and_not_the_next_one() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let job = home.submit(0, consumer, spec(MODEL, 400, 400, 255));
+    assert!(
+        home.world.run_until_so(15_000, |world| world.jobs.get(&job).is_some_and(|job| job.tokens >= 160))
+    );
+
+    home.world.fault_in(0, consumer, Fault::Cut(provider));
+    assert!(home.world.run_until_so(2_500, |world| failure(world, job).is_some()));
+    let next = home.submit(12_000, consumer, spec(MODEL, 400, 100, 255));
+    assert!(
+        home.world.run_until_so(30_000, |world| is_done(world, next)),
+        "{:?}",
+        outcome(&home.world, next)
+    );
+    settles(&mut home);
+}
+
+#[test]
+fn arbitrary_bytes_change_nothing() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    home.world.dial(consumer, provider);
+    home.world.run_for(1_000);
+    home.world.hosts[consumer].adversary = true;
+    let mut prng = Prng::new(7);
+    for _ in 0..5_000 {
+        let length = prng.below(200);
+        let bytes = (0..length).map(|_| prng.next_u64().to_be_bytes()[0]).collect();
+        home.world.bytes_in(prng.below(10_000), consumer, provider, bytes);
+    }
+
+    home.world.run_for(12_000);
+    assert_eq!(home.world.findings, Vec::<String>::new());
+    assert_eq!(home.world.node(provider).map(Node::serving_count), Some(0));
+}
+
+#[test]
+fn one_seed_runs_in_one_way_and_holds() {
+    for seed in [7, 35, 281, 351, 1024] {
+        let setting = Setting::smoke(seed);
+        let report = run(&setting, None);
+
+        assert_eq!(report.findings, Vec::<String>::new(), "{}", setting.reproduce());
+        assert_eq!(run(&setting, None).trace, report.trace, "{}", setting.reproduce());
+    }
+}
