@@ -271,7 +271,18 @@ fn stop_with_parent(stop: CancellationToken) {
     std::thread::spawn(move || {
         let mut input = io::stdin().lock();
         let mut buffer = [0; 256];
-        while !matches!(input.read(&mut buffer), Ok(0) | Err(_)) {}
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "Cannot see whether the parent lives");
+                    break;
+                }
+            }
+        }
+        tracing::info!("The parent is gone: ending");
         stop.cancel();
     });
 }
