@@ -40,7 +40,8 @@ pub enum ReconcileError {
     Endless,
 }
 
-/// The records that one side holds, by the epoch in which they were made and their id.
+/// The records that one side holds, by the epoch in which they were made and their id. The ids must be hashes: ranges are
+/// compared by the sums of their ids.
 #[derive(Debug, Clone)]
 pub struct Set(NegentropyStorageVector);
 
