@@ -50,6 +50,8 @@ struct Channel {
     opening: Opening<Checked>,
     cap: u64,
     head: Option<Verified<Receipt>>,
+    /// Kept for another node.
+    kept: bool,
 }
 
 impl Audit {
@@ -80,13 +82,14 @@ impl Audit {
                 self.verified(op);
                 terms.map(|terms| self.verified(terms));
             }
-            Record::Paying(opening) | Record::Paid(opening) => self.opening(opening),
+            Record::Paying(opening) | Record::Paid(opening) => self.opening(opening, false),
             Record::Receipt(receipt) => self.receipt(receipt),
             Record::Final(closing) => {
                 self.verified(closing);
             }
             Record::Redeemed(ack) => self.by_issuer(ack),
-            Record::Job(_) | Record::Ticket { .. } => {}
+            Record::Job(_) | Record::Ticket { .. } | Record::Over(_) => {}
+            Record::Kept { opening, receipt } => self.kept(opening, receipt),
             Record::Admitted { membership, deposit, .. } => {
                 self.by_issuer(membership);
                 self.deposit(deposit);
@@ -117,10 +120,10 @@ impl Audit {
     /// Returns what was found.
     #[must_use]
     pub fn finish(mut self) -> Findings {
-        let paid: u64 =
-            self.channels.values().filter_map(|channel| channel.head.as_ref()).map(|head| head.amount).sum();
+        let own = || self.channels.values().filter(|channel| !channel.kept);
+        let paid: u64 = own().filter_map(|channel| channel.head.as_ref()).map(|head| head.amount).sum();
         let within = self.channels.values().all(|c| c.head.as_ref().is_none_or(|head| head.amount <= c.cap));
-        let channels = self.channels.len();
+        let channels = own().count();
         self.findings.checks.push((
             "every receipt is within its channel's cap".to_string(),
             within,
@@ -138,7 +141,7 @@ impl Audit {
         self.findings
     }
 
-    fn opening(&mut self, opening: Opening<Wire>) {
+    fn opening(&mut self, opening: Opening<Wire>, kept: bool) {
         let signatures = opening.recorded.len().saturating_add(2);
         let Ok(opening) = opening.verify(self.domain, Scheme::Strict) else {
             return self.problem("the opening of a channel is not signed as it should be".to_string());
@@ -163,7 +166,7 @@ impl Audit {
             self.problem(format!("channel {} was not opened as it should be", opening.op.id()));
         }
         let (id, cap) = (ChannelId::from(opening.op.id()), open.cap);
-        self.channels.insert(id, Channel { opening, cap, head: None });
+        self.channels.insert(id, Channel { opening, cap, head: None, kept });
     }
 
     fn receipt(&mut self, receipt: Signed<Receipt>) {
@@ -186,6 +189,17 @@ impl Audit {
         if backward || above {
             self.problem(format!("receipt {} states an amount that cannot be", receipt.id()));
         }
+    }
+
+    /// What a mirror keeps for another node.
+    fn kept(&mut self, opening: Option<Opening<Wire>>, receipt: Signed<Receipt>) {
+        if let Some(opening) = opening {
+            self.opening(opening, true);
+        }
+        if receipt.signature_count() < 2 {
+            self.problem("a receipt kept for another node lacks a signature".to_string());
+        }
+        self.receipt(receipt);
     }
 
     fn deposit(&mut self, deposit: Option<Signed<crate::ledger::records::Deposit>>) {

@@ -16,8 +16,9 @@ use crate::ledger::paying::Allowances;
 use crate::ledger::records::{
     Accepted, AccountOp, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck, Terms, Vote,
 };
+use crate::manifest::Manifest;
 use crate::scheduler::Refusal;
-use crate::signed::{Signable, Signed, SignedError, Verified};
+use crate::signed::{Role, Signable, Signed, SignedError, Verified};
 
 /// Version of the messages; part of the protocol's name on the wire.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -216,6 +217,48 @@ pub enum Message<S: Stage> {
         /// Proof of the channel for the payee, until it has confirmed a job on it: it may never have heard of it.
         opening: Option<Opening<S>>,
     },
+    /// From a payee to a peer that it chose as a mirror: keep these for me. At most [`KEPT_MAX`].
+    Keep(Vec<Kept<S>>),
+    /// Returns what the sender keeps for the receiver, or as its partner holds of their channels; at most [`KEPT_MAX`].
+    Kept {
+        /// Some of it.
+        entries: Vec<Kept<S>>,
+        /// Says that nothing follows that the receiver has asked for.
+        last: bool,
+    },
+    /// From a payee to its mirror: a question of a reconciliation of the receipts that it keeps for the sender.
+    Compare(Vec<u8>),
+    /// The mirror's answer.
+    Compared(Vec<u8>),
+    /// From a payee to its mirror: return these receipts; at most [`KEPT_QUERY_MAX`].
+    KeptQuery(Vec<RecordId>),
+    /// From a payee to its mirror: these channels are over, keep nothing for them; at most [`KEPT_QUERY_MAX`].
+    Over(Vec<ChannelId>),
+    /// From a mirror to an issuer: pay out what this receipt's own usage costs.
+    RedeemKept(S::Of<Receipt>),
+    /// The issuer has paid out at least that much, for good.
+    RedeemedKept(RecordId),
+}
+
+/// Most channels in one message of a mirror: with the largest quorum each takes about 3 KiB.
+pub const KEPT_MAX: usize = 16;
+
+/// Most receipts or channels named in one message to a mirror.
+pub const KEPT_QUERY_MAX: usize = 512;
+
+/// A channel as a mirror keeps it: proof that it was opened, and the newest receipt, if there is one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize,
+        S::Of<Terms>: Serialize",
+    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
+        S::Of<Recorded>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>"
+))]
+pub struct Kept<S: Stage> {
+    /// The proof.
+    pub opening: Opening<S>,
+    /// The receipt, signed by both sides.
+    pub receipt: Option<S::Of<Receipt>>,
 }
 
 /// Proof that a channel was opened and committed.
@@ -351,7 +394,45 @@ impl Message<Wire> {
                 closing: closing.verify(domain, scheme)?,
                 opening: opening.map(|opening| opening.verify(domain, scheme)).transpose()?,
             },
+            Self::Keep(entries) => Message::Keep(kept(entries, domain, scheme)?),
+            Self::Kept { entries, last } => Message::Kept { entries: kept(entries, domain, scheme)?, last },
+            Self::Compare(question) => Message::Compare(question),
+            Self::Compared(answer) => Message::Compared(answer),
+            Self::KeptQuery(receipts) => Message::KeptQuery(receipts),
+            Self::Over(channels) => Message::Over(channels),
+            Self::RedeemKept(receipt) => Message::RedeemKept(receipt.verify(domain, scheme)?),
+            Self::RedeemedKept(receipt) => Message::RedeemedKept(receipt),
         })
+    }
+}
+
+fn kept(
+    entries: Vec<Kept<Wire>>,
+    domain: DomainId,
+    scheme: Scheme,
+) -> Result<Vec<Kept<Checked>>, SignedError> {
+    if entries.len() > KEPT_MAX {
+        return Err(SignedError::Bounds("kept"));
+    }
+    entries.into_iter().map(|entry| entry.verify(domain, scheme)).collect()
+}
+
+impl Kept<Wire> {
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// When one does not hold, or there are more than a quorum can have.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Kept<Checked>, SignedError> {
+        let receipt = self.receipt.map(|receipt| receipt.verify(domain, scheme)).transpose()?;
+        Ok(Kept { opening: self.opening.verify(domain, scheme)?, receipt })
+    }
+}
+
+impl Kept<Checked> {
+    /// Returns it as it travels.
+    #[must_use]
+    pub fn signed(&self) -> Kept<Wire> {
+        Kept { opening: self.opening.signed(), receipt: self.receipt.as_ref().map(Verified::signed) }
     }
 }
 
@@ -414,6 +495,16 @@ impl Message<Checked> {
             Self::Close { closing, opening } => {
                 Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
             }
+            Self::Keep(entries) => Message::Keep(entries.iter().map(Kept::signed).collect()),
+            Self::Kept { entries, last } => {
+                Message::Kept { entries: entries.iter().map(Kept::signed).collect(), last: *last }
+            }
+            Self::Compare(question) => Message::Compare(question.clone()),
+            Self::Compared(answer) => Message::Compared(answer.clone()),
+            Self::KeptQuery(receipts) => Message::KeptQuery(receipts.clone()),
+            Self::Over(channels) => Message::Over(channels.clone()),
+            Self::RedeemKept(receipt) => Message::RedeemKept(receipt.signed()),
+            Self::RedeemedKept(receipt) => Message::RedeemedKept(*receipt),
         }
     }
 }
@@ -448,6 +539,14 @@ impl<S: Stage> Message<S> {
             Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
             Self::Close { .. } => "close",
+            Self::Keep(_) => "keep",
+            Self::Kept { .. } => "kept",
+            Self::Compare(_) => "compare",
+            Self::Compared(_) => "compared",
+            Self::KeptQuery(_) => "kept_query",
+            Self::Over(_) => "over",
+            Self::RedeemKept(_) => "redeem_kept",
+            Self::RedeemedKept(_) => "redeemed_kept",
         }
     }
 
@@ -478,7 +577,15 @@ impl<S: Stage> Message<S> {
             | Self::Heads(_)
             | Self::Redeem { .. }
             | Self::Redeemed(_)
-            | Self::Close { .. } => None,
+            | Self::Close { .. }
+            | Self::Keep(_)
+            | Self::Kept { .. }
+            | Self::Compare(_)
+            | Self::Compared(_)
+            | Self::KeptQuery(_)
+            | Self::Over(_)
+            | Self::RedeemKept(_)
+            | Self::RedeemedKept(_) => None,
         }
     }
 }
@@ -523,6 +630,19 @@ impl Opening<Wire> {
 }
 
 impl Opening<Checked> {
+    /// Says whether a quorum of the network's issuers durably holds the step.
+    #[must_use]
+    pub fn is_committed(&self, manifest: &Manifest) -> bool {
+        if self.recorded.len() > manifest.issuers.len() {
+            return false;
+        }
+        let confirms = |issuer: &crate::manifest::Issuer| {
+            let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
+            self.recorded.iter().any(|recorded| recorded.op == self.op.id() && signed(recorded))
+        };
+        manifest.issuers.iter().filter(|issuer| confirms(issuer)).count() >= usize::from(manifest.quorum)
+    }
+
     /// Returns the opening as it travels.
     #[must_use]
     pub fn signed(&self) -> Opening<Wire> {

@@ -2,10 +2,11 @@
 //!
 //! The same machine runs in the real binary and, by the ten thousand, in the simulator. A job's path can be followed
 //! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
-//! keeps channels and peers in order in `channels` and `peers`.
+//! keeps channels, their copies at other nodes, and peers in order in `channels`, `mirrors` and `peers`.
 
 mod channels;
 mod issuing;
+mod mirrors;
 mod peers;
 mod provider;
 mod queries;
@@ -332,6 +333,7 @@ pub struct Node {
     /// Subscribed, so that each is asked for once.
     subscribed: BTreeSet<ModelId>,
     issuing: Option<issuing::Issuing>,
+    mirrors: mirrors::Mirrors,
     advert_sequence: u64,
     stopping: bool,
     deadlines: Deadlines<Timer>,
@@ -377,6 +379,7 @@ impl Node {
             serving: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             issuing,
+            mirrors: mirrors::Mirrors::default(),
             advert_sequence: now.0,
             stopping: false,
             deadlines: Deadlines::default(),
@@ -487,6 +490,14 @@ impl Node {
             Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
+            Message::Keep(_)
+            | Message::Kept { .. }
+            | Message::Compare(_)
+            | Message::Compared(_)
+            | Message::KeptQuery(_)
+            | Message::Over(_)
+            | Message::RedeemKept(_)
+            | Message::RedeemedKept(_) => self.on_mirror_message(from, message, now, out),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::{DecodeError, decode, encode};
-use crate::ids::Digest;
+use crate::ids::{ChannelId, Digest};
 use crate::job::JobRecord;
 use crate::ledger::records::{AccountOp, Deposit, Epoch, Final, Membership, Receipt, RedeemAck, Terms};
 use crate::message::{Opening, Wire};
@@ -79,6 +79,15 @@ pub enum Record {
     Closed(Signed<Final>),
     /// As issuer: channels whose grace ended before this epoch were closed.
     Expired(Epoch),
+    /// As a mirror: a payee gave us a newer receipt to keep.
+    Kept {
+        /// Proof of the channel; none if an earlier line has it.
+        opening: Option<Opening<Wire>>,
+        /// The receipt.
+        receipt: Signed<Receipt>,
+    },
+    /// As a mirror: nothing is kept any more for this channel.
+    Over(ChannelId),
 }
 
 impl Record {

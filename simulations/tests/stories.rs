@@ -1,6 +1,6 @@
 //! Short stories with virtual times: what happens when one thing goes wrong in a small network.
 
-use protocol::ids::JobId;
+use protocol::ids::{JobId, RecordId};
 use protocol::job::Failure;
 use protocol::node::{ChannelView, Node};
 use protocol::price::Usage;
@@ -279,4 +279,39 @@ fn one_seed_runs_in_one_way_and_holds() {
         assert_eq!(report.findings, Vec::<String>::new(), "{}", setting.reproduce());
         assert_eq!(run(&setting, None).trace, report.trace, "{}", setting.reproduce());
     }
+}
+
+/// The receipts of a payee's open channels, and those that the others keep for it.
+fn copies(world: &World, payee: usize) -> (Vec<RecordId>, Vec<Vec<RecordId>>) {
+    let heads = channels(world, payee).iter().filter(|view| !view.paying).map(|view| view.head).collect();
+    let id = world.hosts[payee].id;
+    let kept = world.hosts.iter().filter_map(|host| host.node.as_ref()).map(|node| {
+        node.kept_receipts().filter(|(whose, _)| *whose == id).map(|(_, receipt)| receipt.id()).collect()
+    });
+    (heads, kept.filter(|kept: &Vec<RecordId>| !kept.is_empty()).collect())
+}
+
+#[test]
+fn mirrors_keep_the_newest_receipt_of_a_channel_until_it_is_over() {
+    let setting = Setting { consumers: 5, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let provider = home.providers[0];
+    for consumer in home.consumers.clone() {
+        home.world.dial(consumer, provider);
+    }
+    for round in 0..2 {
+        let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 100, 255));
+        assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+        home.world.run_for(70_000);
+
+        let (heads, kept) = copies(&home.world, provider);
+        assert_eq!(heads.len(), 1, "round {round}");
+        assert_eq!(kept, vec![heads.clone(); 3], "three mirrors, each with the newest receipt");
+        let payer = home.world.node(home.consumers[0]).expect("runs");
+        assert_eq!(payer.kept_receipts().count(), 0, "the payer is no mirror of its own channel");
+    }
+
+    home.settle();
+    assert_eq!(copies(&home.world, provider), (Vec::new(), Vec::new()));
+    settles(&mut home);
 }

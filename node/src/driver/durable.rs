@@ -210,6 +210,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::StepRefused { .. }
         | Message::Redeem { .. }
         | Message::Redeemed(_)
+        | Message::RedeemedKept(_)
         | Message::Close { .. } => true,
         Message::Hello { .. }
         | Message::Join { .. }
@@ -228,7 +229,14 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Finished { .. }
         | Message::Failed { .. }
         | Message::Cancel { .. }
-        | Message::Heads(_) => false,
+        | Message::Heads(_)
+        | Message::Keep(_)
+        | Message::Kept { .. }
+        | Message::Compare(_)
+        | Message::Compared(_)
+        | Message::KeptQuery(_)
+        | Message::Over(_)
+        | Message::RedeemKept(_) => false,
     }
 }
 

@@ -244,7 +244,9 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Stepped { .. }
         | Record::PaidOut { .. }
         | Record::Closed(_)
-        | Record::Expired(_) => Vec::new(),
+        | Record::Expired(_)
+        | Record::Kept { .. }
+        | Record::Over(_) => Vec::new(),
     }
 }
 

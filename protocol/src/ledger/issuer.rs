@@ -382,6 +382,17 @@ impl Issuer {
         Ok(amount)
     }
 
+    /// Pays out what a co-signed receipt's own usage costs, at most its amount, whoever shows it. What is prepaid beyond
+    /// is the payer's until it is used, and only the payee knows how much of it was. Returns the base redeemed in all.
+    ///
+    /// # Errors
+    /// As [`Issuer::redeem`].
+    pub fn redeem_used(&mut self, receipt: &Verified<Receipt>) -> Result<u64, IssuerError> {
+        let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
+        let used = channel.terms.price.cost(&receipt.usage).ok_or(IssuerError::Overflow)?;
+        self.redeem(receipt, used.min(receipt.amount))
+    }
+
     /// Ends a channel with the amount that both sides signed: what it still holds returns to the payer. Repeating
     /// changes nothing. Returns the base redeemed in all.
     ///

@@ -273,6 +273,20 @@ impl Paid {
         }
     }
 
+    /// Takes back a receipt that we co-signed and have forgotten; an older one changes nothing. Says whether it is news.
+    pub fn adopt(&mut self, receipt: &Verified<Receipt>) -> bool {
+        let both = [(Role::Payer, self.payer_key), (Role::Payee, self.terms.payee_key)];
+        let is_ours = receipt.is_signed_only_by(&both) && receipt.amount <= self.cap && !self.is_closing();
+        let news = is_ours && self.head.as_ref().is_none_or(|head| is_newer(receipt, head));
+        if news {
+            self.head = Some(receipt.clone());
+            if self.flights.is_empty() {
+                self.agree();
+            }
+        }
+        news
+    }
+
     /// Takes a job that ended out of our own journal.
     pub fn replay_job(&mut self, record: &JobRecord) {
         self.settled = self.settled.plus(&record.usage);

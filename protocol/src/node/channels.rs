@@ -53,6 +53,11 @@ pub(super) struct PayingChannel {
 /// How many epochs a payee has to agree to the end of a channel before its payer ends it alone.
 const CLOSE_EPOCHS: u32 = 1;
 
+/// Says whether something is due that is done every [`REDEEM_MS`].
+pub(super) const fn is_round(now: Time) -> bool {
+    now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS
+}
+
 impl Node {
     /// Signs the step that opens a channel; it leaves once it is on disk.
     pub(super) fn sign_opening(
@@ -355,6 +360,7 @@ impl Node {
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
+        self.mirror(now, out);
         self.expire_channels(now, out);
     }
 
@@ -467,7 +473,7 @@ impl Node {
     }
 
     fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let round = now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS;
+        let round = is_round(now);
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
         if round && self.is_admitted() {
             // The issuer tells of every change, but once, and what it tells may be lost.

@@ -217,6 +217,29 @@ impl Node {
         }
     }
 
+    /// As issuer: takes what a mirror brings for a payee that may be away. Both parties signed it and the payee alone
+    /// gains, so it matters little who brings it; the answer tells nothing that its bearer does not know.
+    pub(super) fn on_redeem_kept(
+        &mut self,
+        from: NodeId,
+        receipt: &Verified<Receipt>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(issuing) = &mut self.issuing else { return };
+        let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
+        match issuing.books.redeem_used(receipt) {
+            Err(IssuerError::UnknownChannel) => return,
+            Err(_) => return out.push(Effect::Penalise(from, Offence::BadLedger)),
+            Ok(amount) if amount > before => {
+                out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
+                self.acknowledge(receipt.channel, now, out);
+            }
+            Ok(_) => {}
+        }
+        self.send(from, Message::RedeemedKept(receipt.id()), out);
+    }
+
     /// As issuer: says whether a peer pays or is paid on a channel. Nobody else has any business with it; whoever asks
     /// about a channel that is forgotten may well have had.
     fn is_party(&self, from: NodeId, channel: ChannelId, out: &mut Vec<Effect>) -> bool {

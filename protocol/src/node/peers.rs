@@ -32,6 +32,10 @@ const DIRECT_ADVERTS_MAX: usize = 32;
 /// receipts; a greeting and a few endings at once need no more.
 const HEADS_ANSWERED_MAX: u32 = 4;
 
+/// Messages of a peer in [`RECONCILE_MS`] that concern what is kept for it or by it: a comparison takes a few, and each
+/// brings at most some tens of records.
+const MIRROR_ANSWERED_MAX: u32 = 64;
+
 /// Most nodes dialled that the directory names for a model: anybody may name any number.
 const FOUND_MAX: usize = 8;
 
@@ -54,6 +58,8 @@ pub(super) struct Peer {
     pub(super) refused: Option<(RecordId, IssuerError)>,
     /// When the peer's present run of receipts shown began, and how many were answered in it.
     shown: (Time, u32),
+    /// The same for what it asks of us as a mirror and brings us as an issuer.
+    asked: (Time, u32),
 }
 
 /// Signs, as its owner, that `node` acts for the account of `wallet`.
@@ -66,6 +72,13 @@ pub(super) fn delegate(wallet: &Wallet, node: NodeId, domain: DomainId, epoch: E
         expires: epoch.plus(VALIDITY_EPOCHS_MAX),
     };
     sign(delegation, domain, Role::Owner, wallet.signer())
+}
+
+/// Counts one more in a run that began at its first; returns how many there are.
+fn counted(run: &mut (Time, u32), now: Time) -> u32 {
+    let in_run = now.since_ms(run.0) < RECONCILE_MS;
+    *run = if in_run { (run.0, run.1.saturating_add(1)) } else { (now, 1) };
+    run.1
 }
 
 impl Peer {
@@ -94,6 +107,7 @@ impl Node {
 
     pub(super) fn on_peer_down(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
         self.peers.remove(&peer);
+        self.mirrors.on_peer_down(peer);
         self.fail_asks(peer, now, out);
     }
 
@@ -354,10 +368,13 @@ impl Node {
             return false;
         }
         let Some(peer) = self.peers.get_mut(&from) else { return false };
-        let (since, answered) = peer.shown;
-        let in_run = now.since_ms(since) < RECONCILE_MS;
-        peer.shown = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
-        peer.shown.1 <= HEADS_ANSWERED_MAX
+        counted(&mut peer.shown, now) <= HEADS_ANSWERED_MAX
+    }
+
+    /// Says whether what a peer asks of us as a mirror, or brings us as an issuer, is looked at now.
+    pub(super) fn answers_mirror(&mut self, from: NodeId, now: Time) -> bool {
+        let Some(peer) = self.peers.get_mut(&from) else { return from == self.me };
+        counted(&mut peer.asked, now) <= MIRROR_ANSWERED_MAX
     }
 
     pub(super) fn on_found(&mut self, nodes: &[NodeId], out: &mut Vec<Effect>) {

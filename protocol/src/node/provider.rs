@@ -7,7 +7,7 @@ use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
 use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
-use crate::ledger::records::{Accepted, OpBody, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX};
+use crate::ledger::records::{Accepted, OpBody, Receipt, Terms, VALIDITY_EPOCHS_MAX};
 use crate::message::{Checked, Message, Opening};
 use crate::price::{Price, Usage};
 use crate::record::Record;
@@ -215,6 +215,7 @@ impl Node {
         match self.paid_side(&opening).filter(|_| valid) {
             Some(paid) => {
                 self.paid.insert(paid.channel, paid);
+                self.mirrors.prove(&opening);
                 out.push(Effect::Record(Record::Paid(opening.signed())));
             }
             None => out.push(Effect::Penalise(from, Offence::BadLedger)),
@@ -232,15 +233,7 @@ impl Node {
         if cfg!(mutant = "serve-uncommitted") {
             return true;
         }
-        let manifest = &self.config.manifest;
-        if opening.recorded.len() > manifest.issuers.len() {
-            return false;
-        }
-        let confirms = |issuer: &crate::manifest::Issuer| {
-            let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
-            opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
-        };
-        manifest.issuers.iter().filter(|issuer| confirms(issuer)).count() >= usize::from(manifest.quorum)
+        opening.is_committed(&self.config.manifest)
     }
 
     /// Returns our side of a channel, if it was opened on our own terms.

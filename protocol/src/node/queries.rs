@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::advert::{Advert, ModelOffer};
 use crate::ids::{AccountId, ChannelId, DomainId, ModelId, NodeId, RecordId};
 use crate::ledger::issuer::{Balance, Issuer};
+use crate::ledger::records::Receipt;
 use crate::manifest::Manifest;
 use crate::signed::Verified;
 use crate::time::Time;
@@ -158,6 +159,11 @@ impl Node {
     /// Returns the nodes that we pay on open channels: with them a payer stays in touch, so that what it owes arrives.
     pub fn payees(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.paying.values().map(|channel| channel.side.terms.payee)
+    }
+
+    /// Returns the receipts that this node keeps as a mirror, each with the payee whose it is.
+    pub fn kept_receipts(&self) -> impl Iterator<Item = (NodeId, &Verified<Receipt>)> {
+        self.mirrors.kept.receipts()
     }
 
     /// Returns how many jobs the engine runs for others and for the owner.

@@ -46,6 +46,7 @@ impl Node {
                 let channel = ChannelId::from(opening.op.id());
                 let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
                 self.paid.insert(channel, paid);
+                self.mirrors.prove(&opening);
             }
             Record::Receipt(receipt) => {
                 let receipt = receipt.read_back(domain)?;
@@ -72,6 +73,13 @@ impl Node {
             Record::Redeemed(ack) => {
                 let ack = ack.read_back(domain)?;
                 self.apply_ack(&ack);
+            }
+            Record::Kept { opening, receipt } => {
+                let opening = opening.map(|opening| opening.read_back(domain)).transpose()?;
+                self.mirrors.kept.restore(opening, receipt.read_back(domain)?);
+            }
+            Record::Over(channel) => {
+                self.mirrors.kept.forget(channel);
             }
             Record::Ticket { .. }
             | Record::Admitted { .. }
@@ -120,7 +128,9 @@ impl Node {
             | Record::Receipt(_)
             | Record::Job(_)
             | Record::Final(_)
-            | Record::Redeemed(_) => {}
+            | Record::Redeemed(_)
+            | Record::Kept { .. }
+            | Record::Over(_) => {}
         }
         Ok(())
     }
