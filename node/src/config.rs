@@ -60,6 +60,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// What a new home network's issuer may hand out, in nano-credits.
     pub budget_nano: u64,
+    /// Whether to get back from others what the journal has lost, before anything is signed or served.
+    pub recover: bool,
     /// Whether the end of standard input ends the node.
     pub exit_with_parent: bool,
 }
@@ -95,6 +97,9 @@ pub struct Settings {
     /// See [`Config::join`].
     #[serde(skip)]
     pub join: Option<String>,
+    /// See [`Config::recover`].
+    #[serde(skip)]
+    pub recover: bool,
     /// See [`Config::exit_with_parent`].
     #[serde(skip)]
     pub exit_with_parent: bool,
@@ -132,6 +137,7 @@ impl Settings {
             threads: self.threads.or(base.threads),
             budget: self.budget.or(base.budget),
             join: self.join.or(base.join),
+            recover: self.recover || base.recover,
             exit_with_parent: self.exit_with_parent || base.exit_with_parent,
             fake: self.fake.or(base.fake),
         }
@@ -174,6 +180,7 @@ impl Settings {
             slots,
             threads: Some(self.threads.unwrap_or_else(threads)),
             budget_nano: budget,
+            recover: self.recover,
             exit_with_parent: self.exit_with_parent,
         };
         for name in &self.serve {

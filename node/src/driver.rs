@@ -133,6 +133,7 @@ impl Driver {
             )
             .into());
         }
+        check_recoverable(&config, &identity)?;
         let (durable, records) = Durable::open(&folder, identity.manifest.domain())?;
         let latest = records.iter().filter_map(ended).max().unwrap_or_default();
         let clock = Clock::start(latest.0);
@@ -179,6 +180,9 @@ impl Driver {
             fatal: None,
             _folder: folder,
         };
+        if driver.config.recover {
+            driver.inputs.push_back(Input::Owner(OwnerCommand::Recover));
+        }
         for model in driver.config.serve.clone() {
             driver.load(model)?;
         }
@@ -312,6 +316,10 @@ impl Driver {
             Effect::Tell(job, event) => self.tell(job, event),
             Effect::Joined(result) => self.on_joined(result),
             Effect::Penalise(peer, offence) => self.penalise(peer, offence.into()),
+            Effect::Restored { by, channel, paid } => {
+                tracing::info!(%by, %channel, paid_nano = paid, "Got a channel back");
+            }
+            Effect::Recovered { channels, missing } => tracing::info!(channels, missing, "Recovered"),
         }
     }
 
@@ -414,6 +422,19 @@ fn ended(record: &Record) -> Option<Time> {
     if let Record::Job(job) = record { Some(job.end) } else { None }
 }
 
+/// An issuer's books are on its own disk only.
+fn check_recoverable(config: &Config, identity: &Identity) -> Result<()> {
+    if config.recover && identity.issuer.is_some() {
+        return Err(Failure::new(
+            FailureKind::Forbidden,
+            "this node is an issuer: its books cannot be had from other nodes. Restore its data folder from a backup, \
+             or its ledger from an exported file",
+        )
+        .into());
+    }
+    Ok(())
+}
+
 fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
@@ -470,6 +491,7 @@ mod tests {
             slots: 1,
             threads: Some(1),
             budget_nano: 1_000_000,
+            recover: false,
             exit_with_parent: false,
         };
         let (_, commands) = mpsc::channel(1);

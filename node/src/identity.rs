@@ -59,7 +59,11 @@ struct Membership {
 impl Identity {
     /// Reads who this node is, or makes it up: new keys; the network of the ticket, or a new home network.
     pub fn open(folder: &DataFolder, config: &Config, now: Time) -> Result<Self> {
-        let keys = match read(folder, KEYS_FILE)? {
+        let saved = (read::<Keys>(folder, KEYS_FILE)?, read::<Membership>(folder, NETWORK_FILE)?);
+        if config.recover && (saved.0.is_none() || (saved.1.is_none() && config.join.is_none())) {
+            return Err(nothing_to_recover(folder).into());
+        }
+        let keys = match saved.0 {
             Some(keys) => keys,
             None => create(folder, KEYS_FILE, Keys { node: random(), account: random(), issuer: random() })?,
         };
@@ -67,7 +71,7 @@ impl Identity {
         let ticket = ticket.map_err(|error| Failure::usage(error.to_string()))?;
         let node = Signer::from_seed(keys.node);
         let issuer = Signer::from_seed(keys.issuer);
-        let membership = match (read::<Membership>(folder, NETWORK_FILE)?, ticket) {
+        let membership = match (saved.1, ticket) {
             (Some(membership), None) => membership,
             (Some(membership), Some((Ticket { addresses, secret, .. }, manifest))) => {
                 check_same_network(&membership, &manifest, folder)?;
@@ -95,6 +99,14 @@ impl Identity {
             ticket: membership.ticket,
         })
     }
+}
+
+fn nothing_to_recover(folder: &DataFolder) -> Failure {
+    let folder = folder.path().display();
+    Failure::usage(format!(
+        "{folder} has no keys, or no network: recovery needs the files `{KEYS_FILE}` and `{NETWORK_FILE}` of the lost \
+         folder, or `{KEYS_FILE}` and a ticket (--join TICKET)"
+    ))
 }
 
 fn home(config: &Config, now: Time, issuer: &Signer, node: NodeId) -> Signed<Manifest> {

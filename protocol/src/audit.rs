@@ -88,7 +88,12 @@ impl Audit {
                 self.verified(closing);
             }
             Record::Redeemed(ack) => self.by_issuer(ack),
-            Record::Job(_) | Record::Ticket { .. } | Record::Over(_) => {}
+            Record::Job(_)
+            | Record::Ticket { .. }
+            | Record::Over(_)
+            | Record::Recovering
+            | Record::Ended { .. }
+            | Record::Recovered => {}
             Record::Kept { opening, receipt } => self.kept(opening, receipt),
             Record::Admitted { membership, deposit, .. } => {
                 self.by_issuer(membership);

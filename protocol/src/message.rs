@@ -11,7 +11,7 @@ use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
 use crate::keys::Scheme;
-use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::issuer::{Balance, Booked, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{
     Accepted, AccountOp, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck, Terms, Vote,
@@ -219,7 +219,7 @@ pub enum Message<S: Stage> {
     },
     /// From a payee to a peer that it chose as a mirror: keep these for me. At most [`KEPT_MAX`].
     Keep(Vec<Kept<S>>),
-    /// Returns what the sender keeps for the receiver, or as its partner holds of their channels; at most [`KEPT_MAX`].
+    /// Returns what the sender keeps for the receiver, or holds as the other side of their channels; at most [`KEPT_MAX`].
     Kept {
         /// Some of it.
         entries: Vec<Kept<S>>,
@@ -238,7 +238,22 @@ pub enum Message<S: Stage> {
     RedeemKept(S::Of<Receipt>),
     /// The issuer has paid out at least that much, for good.
     RedeemedKept(RecordId),
+    /// From a node that lost its disk to an issuer: which of its channels, after this one, are on its books?
+    ChannelsQuery(ChannelId),
+    /// The issuer's answer, in the order of the channels; at most [`BOOKED_MAX`].
+    Channels {
+        /// Some of them.
+        channels: Vec<Booked>,
+        /// Says that there are no more.
+        last: bool,
+    },
+    /// From a node that lost its disk to whoever it meets: return what you hold of my channels after this one, as their
+    /// other side or as a mirror.
+    Recover(ChannelId),
 }
+
+/// Most channels in one message of an issuer.
+pub const BOOKED_MAX: usize = 256;
 
 /// Most channels in one message of a mirror: with the largest quorum each takes about 3 KiB.
 pub const KEPT_MAX: usize = 16;
@@ -402,6 +417,9 @@ impl Message<Wire> {
             Self::Over(channels) => Message::Over(channels),
             Self::RedeemKept(receipt) => Message::RedeemKept(receipt.verify(domain, scheme)?),
             Self::RedeemedKept(receipt) => Message::RedeemedKept(receipt),
+            Self::ChannelsQuery(after) => Message::ChannelsQuery(after),
+            Self::Channels { channels, last } => Message::Channels { channels, last },
+            Self::Recover(after) => Message::Recover(after),
         })
     }
 }
@@ -505,6 +523,11 @@ impl Message<Checked> {
             Self::Over(channels) => Message::Over(channels.clone()),
             Self::RedeemKept(receipt) => Message::RedeemKept(receipt.signed()),
             Self::RedeemedKept(receipt) => Message::RedeemedKept(*receipt),
+            Self::ChannelsQuery(after) => Message::ChannelsQuery(*after),
+            Self::Channels { channels, last } => {
+                Message::Channels { channels: channels.clone(), last: *last }
+            }
+            Self::Recover(after) => Message::Recover(*after),
         }
     }
 }
@@ -547,6 +570,9 @@ impl<S: Stage> Message<S> {
             Self::Over(_) => "over",
             Self::RedeemKept(_) => "redeem_kept",
             Self::RedeemedKept(_) => "redeemed_kept",
+            Self::ChannelsQuery(_) => "channels_query",
+            Self::Channels { .. } => "channels",
+            Self::Recover(_) => "recover",
         }
     }
 
@@ -585,7 +611,10 @@ impl<S: Stage> Message<S> {
             | Self::KeptQuery(_)
             | Self::Over(_)
             | Self::RedeemKept(_)
-            | Self::RedeemedKept(_) => None,
+            | Self::RedeemedKept(_)
+            | Self::ChannelsQuery(_)
+            | Self::Channels { .. }
+            | Self::Recover(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod mirrors;
 mod peers;
 mod provider;
 mod queries;
+mod recovery;
 mod replay;
 mod requester;
 #[cfg(test)]
@@ -25,7 +26,7 @@ use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
-use crate::ledger::issuer::Issuer;
+use crate::ledger::issuer::{Booked, Issuer};
 use crate::ledger::paid::Paid;
 use crate::ledger::records::{self, Epoch, Membership};
 use crate::ledger::wallet::Wallet;
@@ -39,6 +40,7 @@ use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
 pub use queries::{ChannelView, PeerView};
+pub use recovery::RecoveryView;
 pub use replay::ReplayError;
 pub use requester::JobView;
 
@@ -217,6 +219,8 @@ pub enum OwnerCommand {
     Discover(ModelId),
     /// Takes no more work; jobs in flight are finished.
     Stop,
+    /// Asks issuers, partners and mirrors for what this node has lost, and signs and serves nothing before.
+    Recover,
 }
 
 /// What is to be done.
@@ -273,6 +277,22 @@ pub enum Effect {
     Joined(Result<(), JoinError>),
     /// A peer broke a rule: count it.
     Penalise(NodeId, Offence),
+    /// Somebody gave back what this node had lost: a channel, with so much paid on it, in nano-credits.
+    Restored {
+        /// Who.
+        by: NodeId,
+        /// The channel.
+        channel: ChannelId,
+        /// Base paid on it by the receipt given back; none when only the proof of the channel was.
+        paid: Option<u64>,
+    },
+    /// The recovery is over; so many channels were given back, and so many are still missing.
+    Recovered {
+        /// Given back.
+        channels: usize,
+        /// Open at the issuer, and held by nobody who was there.
+        missing: usize,
+    },
 }
 
 /// A rule that a peer broke.
@@ -334,6 +354,10 @@ pub struct Node {
     subscribed: BTreeSet<ModelId>,
     issuing: Option<issuing::Issuing>,
     mirrors: mirrors::Mirrors,
+    /// What others are asked for before this node signs or serves.
+    recovery: Option<recovery::Recovery>,
+    /// Channels of ours that are open at the issuer and that nobody has given back yet, since the last recovery.
+    missing: BTreeMap<ChannelId, Booked>,
     advert_sequence: u64,
     stopping: bool,
     deadlines: Deadlines<Timer>,
@@ -380,6 +404,8 @@ impl Node {
             subscribed: BTreeSet::new(),
             issuing,
             mirrors: mirrors::Mirrors::default(),
+            recovery: None,
+            missing: BTreeMap::new(),
             advert_sequence: now.0,
             stopping: false,
             deadlines: Deadlines::default(),
@@ -444,6 +470,9 @@ impl Node {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
+        if self.recovery.is_some() && !recovery::lets_through(&message) {
+            return;
+        }
         match message {
             Message::Hello { device, membership, advert, asks } => {
                 let known = self.has_greeted(from);
@@ -497,7 +526,10 @@ impl Node {
             | Message::KeptQuery(_)
             | Message::Over(_)
             | Message::RedeemKept(_)
-            | Message::RedeemedKept(_) => self.on_mirror_message(from, message, now, out),
+            | Message::RedeemedKept(_)
+            | Message::Recover(_) => self.on_mirror_message(from, message, now, out),
+            Message::ChannelsQuery(after) => self.on_channels_query(from, after, now, out),
+            Message::Channels { channels, last } => self.on_channels(from, &channels, last, now, out),
         }
     }
 
@@ -511,6 +543,7 @@ impl Node {
             OwnerCommand::Settle => self.settle(now, out),
             OwnerCommand::Discover(model) => self.discover(model, out),
             OwnerCommand::Stop => self.stop(now, out),
+            OwnerCommand::Recover => self.recover(out),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::{DecodeError, decode, encode};
-use crate::ids::{ChannelId, Digest};
+use crate::ids::{AccountId, ChannelId, Digest};
 use crate::job::JobRecord;
 use crate::ledger::records::{AccountOp, Deposit, Epoch, Final, Membership, Receipt, RedeemAck, Terms};
 use crate::message::{Opening, Wire};
@@ -88,6 +88,19 @@ pub enum Record {
     },
     /// As a mirror: nothing is kept any more for this channel.
     Over(ChannelId),
+    /// The journal before this line may lack what this node signed: others are asked for it before it signs again.
+    Recovering,
+    /// A channel of this node of which an issuer says that it is closed.
+    Ended {
+        /// The channel.
+        channel: ChannelId,
+        /// Until when its opening must not count again.
+        expires: Epoch,
+        /// Account that paid.
+        payer: AccountId,
+    },
+    /// All that others hold of this node's channels is in the journal before this line.
+    Recovered,
 }
 
 impl Record {

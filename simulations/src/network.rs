@@ -1,6 +1,6 @@
 //! The network between hosts: who is connected, how long a message takes, which ones are lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::prng::Prng;
 
@@ -26,6 +26,8 @@ pub struct Network {
     /// How messages are treated now.
     pub conditions: Conditions,
     links: BTreeMap<(usize, usize), u64>,
+    /// Those that reach only each other.
+    apart: BTreeSet<usize>,
     last: u64,
     prng: Prng,
 }
@@ -38,7 +40,7 @@ impl Network {
     /// Returns a network without connections.
     #[must_use]
     pub const fn new(conditions: Conditions, prng: Prng) -> Self {
-        Self { conditions, links: BTreeMap::new(), last: 0, prng }
+        Self { conditions, links: BTreeMap::new(), apart: BTreeSet::new(), last: 0, prng }
     }
 
     /// Returns the connection between two hosts.
@@ -47,14 +49,19 @@ impl Network {
         self.links.get(&pair(a, b)).copied()
     }
 
-    /// Connects two hosts; `None` when they are connected already.
+    /// Connects two hosts; `None` when they are connected already or are kept apart.
     pub fn connect(&mut self, a: usize, b: usize) -> Option<u64> {
-        if a == b || self.link(a, b).is_some() {
+        if a == b || self.link(a, b).is_some() || self.apart.contains(&a) != self.apart.contains(&b) {
             return None;
         }
         self.last += 1;
         self.links.insert(pair(a, b), self.last);
         Some(self.last)
+    }
+
+    /// Lets nobody else connect to `some`, nor them to anybody else.
+    pub fn part(&mut self, some: &[usize]) {
+        self.apart = some.iter().copied().collect();
     }
 
     /// Takes the connection of two hosts away.

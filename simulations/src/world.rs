@@ -51,6 +51,12 @@ pub struct Host {
     pub adversary: bool,
     /// Offences it was charged with, by whom.
     pub penalties: Vec<(usize, Offence)>,
+    /// What others gave back after it lost its disk: who, which channel, and the base paid on it.
+    pub restored: Vec<(NodeId, ChannelId, Option<u64>)>,
+    /// How its last recovery ended: channels given back, and channels missing.
+    pub recovered: Option<(usize, usize)>,
+    /// Its journal is gone, and it must ask for what was in it.
+    lost: bool,
     joined: bool,
     /// Lines with the time at which they are durable.
     journal: Vec<(Time, Vec<u8>)>,
@@ -166,6 +172,8 @@ enum What {
 pub enum Fault {
     /// The process dies without a word.
     Crash,
+    /// The same, and its journal is gone.
+    LoseDisk,
     /// It starts again with what its journal holds.
     Restart,
     /// The connection to another host breaks.
@@ -217,6 +225,8 @@ pub struct World {
     pub delivered: BTreeMap<(usize, usize), Delivered>,
     /// Inputs handled.
     pub inputs: u64,
+    /// Messages sent, by name, and their bytes.
+    pub sent: BTreeMap<&'static str, (u64, u64)>,
     /// Invariants found broken while running.
     pub findings: Vec<String>,
     /// Prints what happens to this host, for whoever looks for a fault.
@@ -243,6 +253,7 @@ impl World {
             jobs: BTreeMap::new(),
             delivered: BTreeMap::new(),
             inputs: 0,
+            sent: BTreeMap::new(),
             findings: Vec::new(),
             watched: None,
             domain,
@@ -277,6 +288,9 @@ impl World {
             secret,
             adversary: false,
             penalties: Vec::new(),
+            restored: Vec::new(),
+            recovered: None,
+            lost: false,
             joined: false,
             journal: Vec::new(),
             incarnation: 0,
@@ -544,6 +558,12 @@ impl World {
                         self.hosts[peer].penalties.push((host, offence));
                     }
                 }
+                Effect::Restored { by, channel, paid } => {
+                    self.hosts[host].restored.push((by, channel, paid));
+                }
+                Effect::Recovered { channels, missing } => {
+                    self.hosts[host].recovered = Some((channels, missing));
+                }
             }
         }
     }
@@ -569,7 +589,10 @@ impl World {
         };
         match carried {
             Some((link, delay)) => {
-                self.schedule(to, delay, What::Deliver { from, link, bytes: message.to_bytes() });
+                let bytes = message.to_bytes();
+                let sent = self.sent.entry(message.name()).or_default();
+                *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
+                self.schedule(to, delay, What::Deliver { from, link, bytes });
             }
             None => self.fail_send(from, to, message.job()),
         }
@@ -781,6 +804,21 @@ impl World {
         }
     }
 
+    /// Parts `some` from all others: their connections are gone, and none comes about until [`World::reunite`].
+    pub fn part(&mut self, some: &[usize]) {
+        self.network.part(some);
+        for one in some {
+            for other in (0..self.hosts.len()).filter(|other| !some.contains(other)) {
+                self.cut(*one, other);
+            }
+        }
+    }
+
+    /// Ends what [`World::part`] began.
+    pub fn reunite(&mut self) {
+        self.network.part(&[]);
+    }
+
     fn cut(&mut self, one: usize, other: usize) {
         let Some(link) = self.network.cut(one, other) else { return };
         for (host, peer) in [(one, other), (other, one)] {
@@ -812,6 +850,11 @@ impl World {
     fn befall(&mut self, host: usize, fault: Fault) {
         match fault {
             Fault::Crash => self.crash(host),
+            Fault::LoseDisk => {
+                self.crash(host);
+                self.hosts[host].journal.clear();
+                self.hosts[host].lost = true;
+            }
             Fault::Restart => self.start(host),
             Fault::Cut(peer) => self.cut(host, peer),
             Fault::Engine => self.break_engine(host),
@@ -897,6 +940,9 @@ impl World {
         let admitted = self.node(host).is_some_and(Node::is_admitted);
         if let Some(secret) = self.hosts[host].secret.filter(|_| !admitted) {
             self.input_in(1, host, Input::Owner(OwnerCommand::Join { secret }));
+        }
+        if std::mem::take(&mut self.hosts[host].lost) {
+            self.handle(host, Input::Owner(OwnerCommand::Recover), &[]);
         }
         self.arm(host);
     }

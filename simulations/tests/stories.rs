@@ -315,3 +315,126 @@ fn mirrors_keep_the_newest_receipt_of_a_channel_until_it_is_over() {
     assert_eq!(copies(&home.world, provider), (Vec::new(), Vec::new()));
     settles(&mut home);
 }
+
+#[test]
+fn a_provider_that_lost_its_disk_gets_its_earnings_back_from_partner_and_mirrors() {
+    let setting = Setting { consumers: 5, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let (provider, consumer) = (home.providers[0], home.consumers[0]);
+    for consumer in home.consumers.clone() {
+        home.world.dial(consumer, provider);
+    }
+    let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+    home.world.run_for(70_000);
+    let before = channels(&home.world, provider);
+
+    home.world.fault_in(0, provider, Fault::LoseDisk);
+    home.world.fault_in(3_000, provider, Fault::Restart);
+    for consumer in home.consumers.clone() {
+        home.world.run_for(1_000);
+        home.world.dial(consumer, provider);
+    }
+    assert!(home.world.run_until_so(30_000, |world| world.hosts[provider].recovered.is_some()));
+    assert_eq!(home.world.hosts[provider].recovered, Some((1, 0)));
+    let after = channels(&home.world, provider);
+    assert_eq!((after[0].channel, after[0].head), (before[0].channel, before[0].head));
+    settles(&mut home);
+}
+
+#[test]
+fn a_provider_that_lost_its_disk_is_given_its_earnings_by_mirrors_while_the_payer_is_away() {
+    let setting = Setting { consumers: 5, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let (provider, consumer) = (home.providers[0], home.consumers[0]);
+    for consumer in home.consumers.clone() {
+        home.world.dial(consumer, provider);
+    }
+    // A first job, so that there is a channel; then the issuer is away, so that the second is not redeemed.
+    let first = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    assert!(home.world.run_until_so(20_000, |world| is_done(world, first)));
+    home.world.run_for(70_000);
+    home.world.fault_in(0, 0, Fault::Crash);
+    let second = home.submit(100, consumer, spec(MODEL, 400, 100, 255));
+    assert!(home.world.run_until_so(20_000, |world| is_done(world, second)));
+    home.world.run_for(70_000);
+    let before = channels(&home.world, provider);
+    assert!(before[0].unredeemed > 0, "{before:?}");
+
+    home.world.fault_in(0, provider, Fault::LoseDisk);
+    home.world.fault_in(0, consumer, Fault::Crash);
+    home.world.fault_in(1_000, 0, Fault::Restart);
+    home.world.fault_in(3_000, provider, Fault::Restart);
+    home.world.run_for(5_000);
+    for consumer in home.consumers.clone() {
+        home.world.dial(consumer, provider);
+    }
+    assert!(home.world.run_until_so(30_000, |world| world.hosts[provider].recovered.is_some()));
+    assert_eq!(home.world.hosts[provider].recovered, Some((1, 0)));
+    let given = home.world.hosts[provider].restored.clone();
+    assert!(given.iter().all(|(by, ..)| *by != home.world.hosts[consumer].id), "the payer is away");
+    assert_eq!(channels(&home.world, provider)[0].head, before[0].head);
+
+    // It serves again, and what it earned is paid out.
+    let third = home.submit(1_000, home.consumers[1], spec(MODEL, 400, 100, 255));
+    assert!(home.world.run_until_so(30_000, |world| is_done(world, third)));
+    home.world.run_for(10_000);
+    let books = home.world.node(0).and_then(Node::books).expect("the issuer runs");
+    let earned = before[0].paid.min(cost(110, 100) * 2);
+    assert!(books.channel(before[0].channel).is_some_and(|(redeemed, _)| redeemed >= earned - 1), "{earned}");
+    settles(&mut home);
+}
+
+#[test]
+fn a_consumer_that_lost_its_disk_signs_nothing_below_what_it_signed_before() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+    home.world.run_for(5_000);
+    let before = channels(&home.world, consumer);
+
+    home.world.fault_in(0, consumer, Fault::LoseDisk);
+    home.world.fault_in(2_000, consumer, Fault::Restart);
+    home.world.run_for(4_000);
+    let too_early = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    home.world.run_for(100);
+    assert!(matches!(failure(&home.world, too_early), Some(Failure::BadRequest(_))), "it recovers");
+    home.world.dial(consumer, provider);
+    assert!(home.world.run_until_so(90_000, |world| world.hosts[consumer].recovered.is_some()));
+    assert_eq!(home.world.hosts[consumer].recovered, Some((1, 0)));
+    let after = channels(&home.world, consumer);
+    assert_eq!((after[0].channel, after[0].head), (before[0].channel, before[0].head));
+
+    let next = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    assert!(
+        home.world.run_until_so(20_000, |world| is_done(world, next)),
+        "{:?}",
+        outcome(&home.world, next)
+    );
+    settles(&mut home);
+}
+
+#[test]
+fn a_node_that_recovers_waits_for_the_issuer_and_serves_nobody_meanwhile() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+    home.world.run_for(70_000);
+    home.world.fault_in(0, 0, Fault::Crash);
+    home.world.fault_in(0, provider, Fault::LoseDisk);
+    home.world.fault_in(2_000, provider, Fault::Restart);
+    home.world.run_for(3_000);
+    home.world.dial(consumer, provider);
+
+    let refused = home.submit(1_000, consumer, spec(MODEL, 400, 100, 255));
+    home.world.run_for(300_000);
+    assert_eq!(home.world.hosts[provider].recovered, None);
+    assert!(failure(&home.world, refused).is_some(), "{:?}", outcome(&home.world, refused));
+    assert_eq!(home.world.node(provider).map(Node::serving_count), Some(0));
+
+    home.world.fault_in(0, 0, Fault::Restart);
+    assert!(home.world.run_until_so(120_000, |world| world.hosts[provider].recovered.is_some()));
+    settles(&mut home);
+}

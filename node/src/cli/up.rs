@@ -39,6 +39,7 @@ Examples:
   sharemesh up                                     a home network of your own; prints its ticket
   sharemesh up --serve smollm2-135m                the same, and serves a model in it
   sharemesh up --join TICKET --serve ./model.gguf  serve a file of yours in somebody's network
+  sharemesh up --recover                           the journal is lost: get channels and earnings back
   sharemesh up --data ./second --listen 0.0.0.0:7442 --api 127.0.0.1:7443   a second node on this machine
 
 Settings may also stand in <data>/config.toml (name, listen, api, serve, mdns, dev, price_in, price_out,
@@ -86,6 +87,10 @@ pub(super) struct UpArgs {
         default_value = "warn,node=info,libp2p_kad=error"
     )]
     log: String,
+    /// After a lost disk or an old backup: ask issuers, partners and mirrors for this node's channels and receipts, and
+    /// neither sign nor serve before that is done; the folder needs `keys` and `network`
+    #[arg(long)]
+    recover: bool,
     /// End with the end of standard input, which a parent process holds open
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -219,6 +224,7 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         threads: arguments.threads,
         budget: arguments.budget,
         join: arguments.join,
+        recover: arguments.recover,
         exit_with_parent: arguments.exit_with_parent,
         fake,
     })

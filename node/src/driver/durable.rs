@@ -211,6 +211,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Redeem { .. }
         | Message::Redeemed(_)
         | Message::RedeemedKept(_)
+        | Message::Channels { .. }
         | Message::Close { .. } => true,
         Message::Hello { .. }
         | Message::Join { .. }
@@ -236,7 +237,9 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Compared(_)
         | Message::KeptQuery(_)
         | Message::Over(_)
-        | Message::RedeemKept(_) => false,
+        | Message::RedeemKept(_)
+        | Message::ChannelsQuery(_)
+        | Message::Recover(_) => false,
     }
 }
 

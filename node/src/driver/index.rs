@@ -246,7 +246,10 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Closed(_)
         | Record::Expired(_)
         | Record::Kept { .. }
-        | Record::Over(_) => Vec::new(),
+        | Record::Over(_)
+        | Record::Recovering
+        | Record::Ended { .. }
+        | Record::Recovered => Vec::new(),
     }
 }
 

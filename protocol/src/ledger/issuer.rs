@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -49,6 +50,23 @@ impl Balance {
     pub const fn available(&self) -> u64 {
         self.cash.saturating_add(self.earned)
     }
+}
+
+/// A channel as the books know it, for a party that has forgotten it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Booked {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Account that pays.
+    pub payer: AccountId,
+    /// Node that is paid.
+    pub payee: NodeId,
+    /// Last epoch in which it takes jobs.
+    pub expires: Epoch,
+    /// Base paid out.
+    pub redeemed: u64,
+    /// Says that it is closed.
+    pub closed: bool,
 }
 
 /// The issuer's books.
@@ -445,6 +463,25 @@ impl Issuer {
     #[must_use]
     pub fn channel(&self, channel: ChannelId) -> Option<(u64, bool)> {
         self.channels.get(&channel).map(|channel| (channel.redeemed, channel.closed))
+    }
+
+    /// Returns the channels after `after`, in their order, on which `account` pays or `node` is paid. Looks at every channel.
+    pub fn channels_of(
+        &self,
+        account: AccountId,
+        node: NodeId,
+        after: ChannelId,
+    ) -> impl Iterator<Item = Booked> + '_ {
+        let later = self.channels.range((Bound::Excluded(after), Bound::Unbounded));
+        let booked = later.map(|(id, channel)| Booked {
+            channel: *id,
+            payer: channel.payer,
+            payee: channel.terms.payee,
+            expires: channel.expires,
+            redeemed: channel.redeemed,
+            closed: channel.closed,
+        });
+        booked.filter(move |booked| booked.payer == account || booked.payee == node)
     }
 
     fn end(&mut self, id: ChannelId, amount: u64) -> Result<u64, IssuerError> {

@@ -37,8 +37,9 @@ const REDEEM_MS: u64 = 60_000;
 #[derive(Debug)]
 pub(super) struct PayingChannel {
     pub(super) side: Paying,
-    /// Proof for the payee, until it has confirmed a job.
-    pub(super) opening: Option<Opening<Checked>>,
+    /// Proof for the payee, until it has confirmed a job, and again when it has lost it.
+    pub(super) opening: Opening<Checked>,
+    pub(super) confirmed: bool,
     used: Time,
     /// It takes no more jobs, and is closed as soon as nothing is open on it.
     pub(super) to_close: bool,
@@ -48,6 +49,12 @@ pub(super) struct PayingChannel {
     closing_since: Option<Epoch>,
     /// We have told the issuer that it ends without the payee's word.
     given_up: bool,
+}
+
+impl PayingChannel {
+    fn unconfirmed(&self) -> Option<Opening<Checked>> {
+        (!self.confirmed).then(|| self.opening.clone())
+    }
 }
 
 /// How many epochs a payee has to agree to the end of a channel before its payer ends it alone.
@@ -81,7 +88,7 @@ impl Node {
         Some(id)
     }
 
-    fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
+    pub(super) fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
         self.config.account.derive(&[b"payer".as_slice(), &terms.id().0].concat())
     }
 
@@ -128,7 +135,8 @@ impl Node {
         let expires = open.expires;
         let opened = PayingChannel {
             side,
-            opening: Some(opening),
+            opening,
+            confirmed: false,
             used: now,
             to_close: false,
             expires,
@@ -296,7 +304,7 @@ impl Node {
 
     /// Returns the proof of a channel that its payee has not confirmed yet.
     pub(super) fn unconfirmed_opening(&self, channel: ChannelId) -> Option<Opening<Checked>> {
-        self.paying.get(&channel)?.opening.clone()
+        self.paying.get(&channel)?.unconfirmed()
     }
 
     /// Tells a partner the newest receipts that we hold of the channels between us.
@@ -355,6 +363,9 @@ impl Node {
         self.forget_expired(now);
         self.renew_delegations(now, out);
         self.greet_silent(now, out);
+        if self.recovery.is_some() {
+            return self.on_recovery_due(now, out);
+        }
         self.close_idle(now, IDLE_MS, out);
         self.give_up_silent(now, out);
         self.resend(out);
@@ -398,7 +409,7 @@ impl Node {
         }
         for channel in self.paying.values() {
             if let Some(closing) = channel.side.closing() {
-                let (closing, opening) = (closing.clone(), channel.opening.clone());
+                let (closing, opening) = (closing.clone(), channel.unconfirmed());
                 // The payee may have ended the channel already, and the issuer's word of it was lost.
                 let asked = Message::Close { closing: closing.clone(), opening: None };
                 messages.extend(issuer.map(|issuer| (issuer, asked)));
@@ -418,6 +429,9 @@ impl Node {
 
     /// Closes all idle channels and redeems all earnings, now.
     pub(super) fn settle(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.recovery.is_some() {
+            return;
+        }
         self.close_idle(now, 0, out);
         self.redeem_above(0, out);
     }
@@ -463,7 +477,7 @@ impl Node {
             }
             if let Some(closing) = channel.side.close(domain) {
                 out.push(Effect::Record(Record::Final(closing.signed())));
-                let opening = channel.opening.clone();
+                let opening = channel.unconfirmed();
                 messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
@@ -481,7 +495,7 @@ impl Node {
         }
     }
 
-    fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
+    pub(super) fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
         let Some(issuer) = self.issuer() else { return };
         let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
         let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
@@ -556,7 +570,9 @@ impl Node {
     /// Takes no more work.
     pub(super) fn stop(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
-        self.redeem(now, out);
+        if self.recovery.is_none() {
+            self.redeem(now, out);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::{Effect, Node, Offence};
 const MIRRORS: usize = 3;
 
 /// Most messages with receipts that go to one mirror at once; what is left follows with the next comparison.
-const BATCHES_MAX: usize = 16;
+pub(super) const BATCHES_MAX: usize = 16;
 
 /// Most receipts brought to the issuers at once for others.
 const REDEEMED_MAX: usize = 32;
@@ -39,6 +39,8 @@ pub(super) struct Mirrors {
     told: BTreeMap<NodeId, BTreeMap<ChannelId, RecordId>>,
     /// Comparisons under way.
     sessions: BTreeMap<NodeId, Session>,
+    /// When the present run of questions by nodes that lost their disk began, and how many were answered in it.
+    pub(super) recovered: (Time, u32),
 }
 
 /// What an opening is made of beside the terms, as it travels: it is shown, and never looked at.
@@ -74,11 +76,12 @@ impl Node {
         #[expect(clippy::wildcard_enum_match_arm, reason = "the node dispatches all other messages itself")]
         match message {
             Message::Keep(entries) => self.on_keep(from, &entries, now, out),
-            Message::Kept { entries, .. } => self.on_kept(from, entries, out),
+            Message::Kept { entries, last } => self.on_kept(from, entries, last, now, out),
             Message::Compare(question) => self.on_compare(from, &question, out),
             Message::Compared(answer) => self.on_compared(from, &answer, out),
             Message::KeptQuery(receipts) => self.on_kept_query(from, &receipts, out),
             Message::Over(channels) => self.on_over(from, &channels, out),
+            Message::Recover(after) => self.on_recover(from, after, now, out),
             Message::RedeemKept(receipt) => self.on_redeem_kept(from, &receipt, now, out),
             Message::RedeemedKept(receipt) if self.config.manifest.has_issuer_node(from) => {
                 self.mirrors.kept.paid(from, receipt);
@@ -224,12 +227,29 @@ impl Node {
     }
 
     /// Takes back what a mirror has kept for us and we have forgotten; lets it forget what is over.
-    fn on_kept(&mut self, from: NodeId, entries: Vec<Kept<Checked>>, out: &mut Vec<Effect>) {
+    fn on_kept(
+        &mut self,
+        from: NodeId,
+        entries: Vec<Kept<Checked>>,
+        last: bool,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.recovery.is_some() {
+            return self.on_given_back(from, entries, last, now, out);
+        }
         let mut over = Vec::new();
         for entry in entries {
             let channel = ChannelId::from(entry.opening.op.id());
+            if self.missing.contains_key(&channel) {
+                self.restore(from, entry, now, out);
+                continue;
+            }
             let Some(paid) = self.paid.get_mut(&channel) else {
-                over.push(channel);
+                // Somebody else's, or over.
+                if entry.opening.terms.payee == self.me {
+                    over.push(channel);
+                }
                 continue;
             };
             let Some(receipt) = entry.receipt else { continue };
@@ -278,19 +298,27 @@ impl Node {
         let is_wanted = |entry: &Kept<Checked>| {
             entry.receipt.as_ref().is_some_and(|receipt| wanted.contains(&receipt.id()))
         };
-        let entries: Vec<_> = self.mirrors.kept.of(from).filter(is_wanted).collect();
-        self.send_kept(from, &entries, out);
+        let entries = self.mirrors.kept.of(from).filter(is_wanted);
+        let entries: Vec<_> = entries.take(KEPT_MAX * BATCHES_MAX).collect();
+        self.send_kept(from, &entries, true, out);
     }
 
     /// Returns entries to whom they belong, in as many messages as they need.
-    pub(super) fn send_kept(&mut self, to: NodeId, entries: &[Kept<Checked>], out: &mut Vec<Effect>) {
-        let batches = entries.len().div_ceil(KEPT_MAX);
-        for (batch, entries) in entries.chunks(KEPT_MAX).enumerate() {
-            let last = batch.saturating_add(1) == batches;
-            self.send(to, Message::Kept { entries: entries.to_vec(), last }, out);
-        }
-        if entries.is_empty() {
-            self.send(to, Message::Kept { entries: Vec::new(), last: true }, out);
+    pub(super) fn send_kept(
+        &mut self,
+        to: NodeId,
+        entries: &[Kept<Checked>],
+        all: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut batches = entries.chunks(KEPT_MAX).peekable();
+        loop {
+            let entries = batches.next().unwrap_or_default().to_vec();
+            let ends = batches.peek().is_none();
+            self.send(to, Message::Kept { entries, last: all && ends }, out);
+            if ends {
+                return;
+            }
         }
     }
 

@@ -229,7 +229,10 @@ impl Node {
         let known = self.router.advert(from).map(|advert| advert.models.iter().map(|offer| offer.model));
         let models: Vec<ModelId> = known.into_iter().flatten().collect();
         self.on_candidate(&models, now);
-        self.send_heads(from, out);
+        if self.recovery.is_none() {
+            self.send_heads(from, out);
+        }
+        self.ask_for_missing(from, out);
         for message in early {
             self.on_message(from, message, now, out);
         }
@@ -415,7 +418,7 @@ impl Node {
     /// Returns what this node serves now, signed; `None` when it serves nothing.
     fn advert(&mut self, now: Time) -> Option<Verified<Advert>> {
         let ready = || self.served.values().filter(|(offer, _)| self.scheduler.is_ready(offer.model));
-        if self.stopping || !self.is_admitted() || ready().next().is_none() {
+        if self.stopping || self.recovery.is_some() || !self.is_admitted() || ready().next().is_none() {
             return None;
         }
         let models = ready().map(|(offer, _)| {

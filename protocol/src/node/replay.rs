@@ -12,6 +12,7 @@ use crate::time::Time;
 
 use super::Node;
 use super::issuing::{Admitted, TicketState};
+use super::recovery::Recovery;
 
 /// Why a journal cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -81,6 +82,11 @@ impl Node {
             Record::Over(channel) => {
                 self.mirrors.kept.forget(channel);
             }
+            Record::Recovering => self.recovery = Some(Recovery::default()),
+            Record::Ended { channel, expires, payer } => {
+                self.end_unseen(channel, expires, payer);
+            }
+            Record::Recovered => self.recovery = None,
             Record::Ticket { .. }
             | Record::Admitted { .. }
             | Record::Deposited(_)
@@ -130,7 +136,10 @@ impl Node {
             | Record::Final(_)
             | Record::Redeemed(_)
             | Record::Kept { .. }
-            | Record::Over(_) => {}
+            | Record::Over(_)
+            | Record::Recovering
+            | Record::Ended { .. }
+            | Record::Recovered => {}
         }
         Ok(())
     }

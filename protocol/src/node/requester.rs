@@ -139,6 +139,11 @@ impl Node {
             out.push(Effect::Tell(job, failed(failure)));
             return;
         }
+        if self.recovery.is_some() {
+            let failure = "this node recovers what it lost, and signs nothing before";
+            out.push(Effect::Tell(job, failed(Failure::BadRequest(String::from(failure)))));
+            return;
+        }
         let new = |phase, spec| Job {
             spec,
             phase,
@@ -582,7 +587,7 @@ impl Node {
         if let Some(channel) = channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
                 channel.side.accepted(id, accepted.tokens_in);
-                channel.opening = None;
+                channel.confirmed = true;
             }
             self.pay(channel, now, out);
         }

@@ -5,6 +5,7 @@
 mod channel;
 mod common;
 mod issuer;
+mod mirror;
 mod money;
 mod provider;
 mod reconcile;

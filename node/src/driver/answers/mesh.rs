@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::advert::{Incentive, ProviderClass};
 use protocol::ids::{Digest, ModelId, NodeId};
+use protocol::node::RecoveryView;
 use protocol::price::Price;
 
 use crate::api::views::{
@@ -16,6 +17,15 @@ use crate::exit::{Failure, FailureKind};
 use crate::net::{Direction, PeerInfo, Transport};
 
 use super::{DISCOVER_MS, Discovery, SUBMISSIONS_MAX, answer};
+
+/// Says what a recovery waits for.
+fn recovery_line(recovery: RecoveryView) -> String {
+    let RecoveryView { issuers, quorum, channels, restored } = recovery;
+    if issuers < quorum {
+        return format!("the network's issuers, to name this node's channels: {issuers} of {quorum} have");
+    }
+    format!("partners and mirrors, to give channels back: {restored} of {channels} are here")
+}
 
 impl Driver {
     /// Returns what a node's owner calls it, where its advert says so.
@@ -80,6 +90,9 @@ impl Driver {
         }
         if !self.node.is_admitted() {
             waiting.push("the network's issuer, to be admitted".to_owned());
+        }
+        if let Some(recovery) = self.node.recovery() {
+            waiting.push(recovery_line(recovery));
         }
         let loading = self.models.iter().filter(|(_, model)| matches!(model.state, "loading" | "restarting"));
         waiting.extend(loading.map(|(name, model)| format!("{name}: {} {}", model.state, model.detail)));

@@ -1,0 +1,372 @@
+//! A lost disk: asks issuers, partners and mirrors for what this node has forgotten, and gives others back what they have.
+//!
+//! Until that is done the node neither signs nor serves. The issuers say which channels there are and which are closed;
+//! whoever holds the proof of an open one and its newest receipt gives them back. All of it is checked as if a stranger
+//! had said it, so that nobody can give back more than there was.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::ids::{AccountId, ChannelId, NodeId};
+use crate::ledger::issuer::Booked;
+use crate::ledger::mirror::proven;
+use crate::ledger::paid::Paid;
+use crate::ledger::records::{Epoch, Receipt};
+use crate::message::{BOOKED_MAX, Checked, KEPT_MAX, Kept, Message};
+use crate::record::Record;
+use crate::signed::Verified;
+use crate::time::Time;
+
+use super::channels::RECONCILE_MS;
+use super::mirrors::BATCHES_MAX;
+use super::{Effect, Node, Offence};
+
+/// How long partners and mirrors are waited for that are not there, since the last of them gave something back.
+const WAIT_MS: u64 = 60_000;
+
+/// Most questions of nodes that lost their disk which are answered in [`RECONCILE_MS`], all peers together: each looks at
+/// every channel.
+const ANSWERED_MAX: u32 = 8;
+
+/// Most channels that a node can get back.
+const CHANNELS_MAX: usize = 100_000;
+
+/// What is known while a node recovers.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// Up to which channel each issuer has answered.
+    issuers: BTreeMap<NodeId, ChannelId>,
+    /// Issuers that have named all channels.
+    answered: BTreeSet<NodeId>,
+    /// Channels of this node that are on their books.
+    booked: BTreeMap<ChannelId, Booked>,
+    /// Up to which channel each peer has answered.
+    peers: BTreeMap<NodeId, ChannelId>,
+    /// Peers that have given back all they hold.
+    done: BTreeSet<NodeId>,
+    /// Channels given back.
+    restored: BTreeSet<ChannelId>,
+    /// When an issuer or a peer last helped.
+    helped: Option<Time>,
+}
+
+/// How far a recovery is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryView {
+    /// Issuers that have named this node's channels.
+    pub issuers: usize,
+    /// Issuers that must.
+    pub quorum: usize,
+    /// Channels that are open at the issuers.
+    pub channels: usize,
+    /// Channels of them that were given back.
+    pub restored: usize,
+}
+
+/// Says whether a node that recovers looks at a message.
+pub(super) const fn lets_through(message: &Message<Checked>) -> bool {
+    matches!(
+        message,
+        Message::Hello { .. }
+            | Message::Joined { .. }
+            | Message::JoinRefused(_)
+            | Message::Advert(_)
+            | Message::AccountState { .. }
+            | Message::Channels { .. }
+            | Message::Kept { .. }
+    )
+}
+
+impl Node {
+    /// Returns how far the recovery is, while there is one.
+    #[must_use]
+    pub fn recovery(&self) -> Option<RecoveryView> {
+        let recovery = self.recovery.as_ref()?;
+        Some(RecoveryView {
+            issuers: recovery.answered.len(),
+            quorum: usize::from(self.config.manifest.quorum),
+            channels: recovery.open().count(),
+            restored: recovery.restored.len(),
+        })
+    }
+
+    /// Begins; what the journal has stays, and is asked for anew. An issuer's books are nowhere but on its own disk.
+    pub(super) fn recover(&mut self, out: &mut Vec<Effect>) {
+        if self.recovery.is_none() && self.issuing.is_none() {
+            self.recovery = Some(Recovery::default());
+            out.push(Effect::Record(Record::Recovering));
+        }
+    }
+
+    pub(super) fn on_recovery_due(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if !self.wallet.is_idle() && self.is_admitted() {
+            self.query_account(out);
+        }
+        self.ask_issuers(out);
+        self.ask_peers(now, out);
+        self.finish_recovery(now, out);
+    }
+
+    fn ask_issuers(&mut self, out: &mut Vec<Effect>) {
+        let Some(recovery) = &self.recovery else { return };
+        let issuers = self.config.manifest.issuers.iter().map(|issuer| issuer.node);
+        let silent = issuers.filter(|node| self.is_connected(*node) && !recovery.answered.contains(node));
+        let after = |node| recovery.issuers.get(&node).copied().unwrap_or(FIRST);
+        let questions: Vec<_> = silent.map(|node| (node, after(node))).collect();
+        for (issuer, after) in questions {
+            self.send(issuer, Message::ChannelsQuery(after), out);
+        }
+    }
+
+    /// An issuer names this node's channels.
+    pub(super) fn on_channels(
+        &mut self,
+        from: NodeId,
+        channels: &[Booked],
+        last: bool,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.config.manifest.has_issuer_node(from) || channels.len() > BOOKED_MAX {
+            return out.push(Effect::Penalise(from, Offence::WrongSigner));
+        }
+        let Some(recovery) = &mut self.recovery else { return };
+        for booked in channels {
+            recovery.book(booked);
+        }
+        let until = channels.last().map(|booked| booked.channel);
+        recovery.helped = Some(now);
+        if last {
+            recovery.answered.insert(from);
+            self.ask_peers(now, out);
+        } else if let Some(until) = until {
+            recovery.issuers.insert(from, until);
+            self.send(from, Message::ChannelsQuery(until), out);
+        }
+        self.finish_recovery(now, out);
+    }
+
+    /// Asks whoever is there for what it holds, once the issuers have said what there is.
+    fn ask_peers(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let quorum = usize::from(self.config.manifest.quorum);
+        let Some(recovery) = self.recovery.as_mut().filter(|recovery| recovery.answered.len() >= quorum)
+        else {
+            return;
+        };
+        recovery.helped.get_or_insert(now);
+        let peers = self.peers.iter().filter(|(_, peer)| peer.is_admitted()).map(|(node, _)| *node);
+        let silent = peers.filter(|node| !recovery.done.contains(node));
+        let after = |node| recovery.peers.get(&node).copied().unwrap_or(FIRST);
+        let questions: Vec<_> = silent.map(|node| (node, after(node))).collect();
+        for (peer, after) in questions {
+            self.send(peer, Message::Recover(after), out);
+        }
+    }
+
+    /// Asks a peer that comes later for what is still missing.
+    pub(super) fn ask_for_missing(&mut self, peer: NodeId, out: &mut Vec<Effect>) {
+        if !self.missing.is_empty() {
+            self.send(peer, Message::Recover(FIRST), out);
+        }
+    }
+
+    pub(super) fn on_given_back(
+        &mut self,
+        from: NodeId,
+        entries: Vec<Kept<Checked>>,
+        last: bool,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(recovery) = &mut self.recovery {
+            let until = entries.last().map(|entry| ChannelId::from(entry.opening.op.id()));
+            recovery.peers.extend(until.map(|until| (from, until)));
+            if last {
+                recovery.done.insert(from);
+            }
+        }
+        for entry in entries {
+            self.restore(from, entry, now, out);
+        }
+        self.finish_recovery(now, out);
+    }
+
+    /// Takes back one channel, if an issuer has it open and the proof holds.
+    pub(super) fn restore(&mut self, by: NodeId, entry: Kept<Checked>, now: Time, out: &mut Vec<Effect>) {
+        let channel = ChannelId::from(entry.opening.op.id());
+        let booked = self.recovery.as_ref().and_then(|recovery| recovery.booked.get(&channel));
+        let booked = booked.or_else(|| self.missing.get(&channel)).filter(|booked| !booked.closed).copied();
+        let Some(booked) = booked else { return };
+        let Some(open) = proven(&entry.opening, &self.config.manifest).cloned() else { return };
+        let ours = entry.opening.op.account == self.wallet.account() && open.payer == self.me;
+        let taken = if open.payee == self.me {
+            self.restore_paid(&entry, &booked, out)
+        } else if ours && open.payer_key == self.payer_signer(&entry.opening.terms).public() {
+            self.restore_paying(&entry, &booked, now, out)
+        } else {
+            None
+        };
+        let Some(paid) = taken else { return };
+        self.missing.remove(&channel);
+        let known = self.recovery.as_mut().is_some_and(|recovery| {
+            recovery.helped = Some(now);
+            !recovery.restored.insert(channel)
+        });
+        if paid.is_some() || !known {
+            out.push(Effect::Restored { by, channel, paid });
+        }
+    }
+
+    /// Takes back a channel on which this node is paid, if it is its own; returns what the receipt pays, if that is news.
+    fn restore_paid(
+        &mut self,
+        entry: &Kept<Checked>,
+        booked: &Booked,
+        out: &mut Vec<Effect>,
+    ) -> Option<Option<u64>> {
+        if !self.paid.contains_key(&booked.channel) {
+            let paid = self.paid_side(&entry.opening)?;
+            self.paid.insert(booked.channel, paid);
+            self.mirrors.prove(&entry.opening);
+            out.push(Effect::Record(Record::Paid(entry.opening.signed())));
+        }
+        let paid = self.paid.get_mut(&booked.channel)?;
+        paid.redeemed(booked.redeemed);
+        let receipt = entry.receipt.as_ref().filter(|receipt| paid.adopt(receipt));
+        out.extend(receipt.map(|receipt| Effect::Record(Record::Receipt(receipt.signed()))));
+        Some(receipt.map(|receipt| receipt.amount))
+    }
+
+    /// Takes back a channel on which this node pays; returns what the receipt pays, if that is news.
+    fn restore_paying(
+        &mut self,
+        entry: &Kept<Checked>,
+        booked: &Booked,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Option<Option<u64>> {
+        if self.adopt_paying(entry.opening.clone(), now) {
+            out.push(Effect::Record(Record::Paying(entry.opening.signed())));
+        }
+        let paying = self.paying.get_mut(&booked.channel)?;
+        paying.side.concede(booked.redeemed);
+        let receipt = entry.receipt.as_ref().filter(|receipt| paying.side.adopt(receipt));
+        out.extend(receipt.map(|receipt| Effect::Record(Record::Receipt(receipt.signed()))));
+        Some(receipt.map(|receipt| receipt.amount))
+    }
+
+    /// Ends the recovery when every channel was given back and nobody is still asked, or nobody has helped for long.
+    fn finish_recovery(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let quorum = usize::from(self.config.manifest.quorum);
+        let Some(recovery) = &self.recovery else { return };
+        let missing: BTreeMap<_, _> = recovery
+            .open()
+            .filter(|booked| !recovery.restored.contains(&booked.channel))
+            .map(|booked| (booked.channel, *booked))
+            .collect();
+        let mut asked = self.peers.iter().filter(|(_, peer)| peer.is_admitted());
+        let is_asking = asked.any(|(node, _)| !recovery.done.contains(node));
+        let waited = recovery.helped.is_some_and(|helped| now.since_ms(helped) >= WAIT_MS);
+        let complete = missing.is_empty() && !is_asking;
+        if recovery.answered.len() < quorum || !self.wallet.is_idle() || !(complete || waited) {
+            return;
+        }
+        let channels = recovery.restored.len();
+        let closed = recovery.booked.values().filter(|booked| booked.closed);
+        let closed: Vec<Booked> = closed.copied().collect();
+
+        for Booked { channel, expires, payer, .. } in closed {
+            self.end_unseen(channel, expires, payer);
+            out.push(Effect::Record(Record::Ended { channel, expires, payer }));
+        }
+        out.push(Effect::Record(Record::Recovered));
+        out.push(Effect::Recovered { channels, missing: missing.len() });
+        self.missing = missing;
+        self.recovery = None;
+        self.resume_after_recovery(now, out);
+    }
+
+    /// Forgets a channel that ended without our knowledge, so that its opening cannot be shown to us again.
+    pub(super) fn end_unseen(&mut self, channel: ChannelId, expires: Epoch, payer: AccountId) {
+        self.paid.remove(&channel);
+        self.paying.remove(&channel);
+        self.ended.insert(channel, (expires, payer));
+    }
+
+    /// Goes on as after any restart.
+    fn resume_after_recovery(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.paying.values_mut().for_each(|channel| channel.side.restarted());
+        self.paid.values_mut().for_each(Paid::restarted);
+        let peers: Vec<NodeId> = self.peers.keys().copied().filter(|node| self.is_connected(*node)).collect();
+        for peer in peers {
+            self.send_heads(peer, out);
+        }
+        self.advertise(now, out);
+        self.redeem_above(0, out);
+    }
+
+    // For others.
+
+    /// As issuer: names the channels of a node that has lost its disk.
+    pub(super) fn on_channels_query(
+        &mut self,
+        from: NodeId,
+        after: ChannelId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(account) = self.account_of(from).filter(|_| self.answers_recovery(now)) else { return };
+        let Some(issuing) = &self.issuing else { return };
+        let booked = issuing.books.channels_of(account, from, after);
+        let mut channels: Vec<Booked> = booked.take(BOOKED_MAX + 1).collect();
+        let last = channels.len() <= BOOKED_MAX;
+        channels.truncate(BOOKED_MAX);
+        self.send(from, Message::Channels { channels, last }, out);
+    }
+
+    /// Gives back what this node holds of another's channels.
+    pub(super) fn on_recover(&mut self, from: NodeId, after: ChannelId, now: Time, out: &mut Vec<Effect>) {
+        if !self.answers_recovery(now) {
+            return;
+        }
+        let held = |receipt: Option<&Verified<Receipt>>| receipt.cloned();
+        let paying = self.paying.iter().filter(|(_, channel)| channel.side.terms.payee == from);
+        let paying = paying.map(|(_, channel)| {
+            Some(Kept { opening: channel.opening.clone(), receipt: held(channel.side.head()) })
+        });
+        let paid = self.paid.values().filter(|paid| paid.payer == from);
+        let paid = paid.map(|paid| self.kept_of(paid, held(paid.head())));
+        let all = paying.chain(paid).flatten().chain(self.mirrors.kept.of(from));
+        let all = all.map(|entry| (ChannelId::from(entry.opening.op.id()), entry));
+        let later: BTreeMap<ChannelId, Kept<Checked>> = all.filter(|(channel, _)| *channel > after).collect();
+        let whole = later.len() <= KEPT_MAX * BATCHES_MAX;
+        let entries: Vec<_> = later.into_values().take(KEPT_MAX * BATCHES_MAX).collect();
+        self.send_kept(from, &entries, whole, out);
+    }
+
+    fn answers_recovery(&mut self, now: Time) -> bool {
+        let (since, answered) = self.mirrors.recovered;
+        let in_run = now.since_ms(since) < RECONCILE_MS;
+        self.mirrors.recovered = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
+        self.mirrors.recovered.1 <= ANSWERED_MAX
+    }
+}
+
+/// Below every channel's name.
+const FIRST: ChannelId = ChannelId([0; 32]);
+
+impl Recovery {
+    /// Adds what an issuer has on its books: of two who differ, whoever has seen more is believed.
+    fn book(&mut self, booked: &Booked) {
+        if self.booked.len() >= CHANNELS_MAX {
+            return;
+        }
+        let known = self.booked.entry(booked.channel).or_insert(*booked);
+        known.redeemed = known.redeemed.max(booked.redeemed);
+        known.closed |= booked.closed;
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Booked> {
+        self.booked.values().filter(|booked| !booked.closed)
+    }
+}
