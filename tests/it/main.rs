@@ -10,6 +10,8 @@ mod job;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod recovery;
+
 mod restart;
 #[cfg(test)]
 mod wire;
