@@ -377,11 +377,16 @@ impl Peer {
 
     /// Waits until a provider of the model is known.
     pub async fn until_provided(&self, model: &str) {
-        until("a provider is known", async || {
+        self.until_provided_by(model, 1).await;
+    }
+
+    /// Waits until so many providers of the model are known.
+    pub async fn until_provided_by(&self, model: &str, providers: usize) {
+        until("the providers are known", async || {
             let query = [("model", model)];
             let known: Vec<node::api::views::ProviderView> =
                 self.client().get_with("providers", &query).await.map_err(|failure| failure.message)?;
-            if known.is_empty() { Err("nobody".to_owned()) } else { Ok(()) }
+            if known.len() >= providers { Ok(()) } else { Err(format!("{} are", known.len())) }
         })
         .await;
     }
