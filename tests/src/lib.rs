@@ -25,9 +25,6 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How often what is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a node that runs may leave a call unanswered.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-
 /// Nano-credits that a consumer is given unless a test says otherwise.
 pub const OPENING_NANO: u64 = 2_000_000_000;
 
@@ -297,16 +294,9 @@ impl Peer {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
-        let deadline = Instant::now() + CONNECT_MAX;
-        loop {
-            match self.client().get(path).await {
-                Ok(answer) => return answer,
-                // A machine with too much to do may keep a connection waiting; a node that has ended says so in its log.
-                Err(failure) if failure.kind == FailureKind::NotRunning && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(failure) => panic!("{} {path}: {failure}\n{}", self.name, self.log()),
-            }
+        match self.client().get(path).await {
+            Ok(answer) => answer,
+            Err(failure) => panic!("{} {path}: {failure}\n{}", self.name, self.log()),
         }
     }
 
@@ -381,11 +371,16 @@ impl Peer {
 
     /// Waits until a provider of the model is known.
     pub async fn until_provided(&self, model: &str) {
-        until("a provider is known", async || {
+        self.until_provided_by(model, 1).await;
+    }
+
+    /// Waits until so many providers of the model are known.
+    pub async fn until_provided_by(&self, model: &str, providers: usize) {
+        until("the providers are known", async || {
             let query = [("model", model)];
             let known: Vec<node::api::views::ProviderView> =
                 self.client().get_with("providers", &query).await.map_err(|failure| failure.message)?;
-            if known.is_empty() { Err("nobody".to_owned()) } else { Ok(()) }
+            if known.len() >= providers { Ok(()) } else { Err(format!("{} are", known.len())) }
         })
         .await;
     }
