@@ -2,8 +2,9 @@
 //!
 //! The same machine runs in the real binary and, by the ten thousand, in the simulator. A job's path can be followed
 //! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
-//! keeps channels and peers in order in `channels` and `peers`.
+//! keeps channels, peers and adverts in order in `channels`, `peers` and `adverts`.
 
+mod adverts;
 mod channels;
 mod issuing;
 mod notices;
@@ -39,7 +40,11 @@ use crate::scheduler::Scheduler;
 use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
+<<<<<<< HEAD
 pub use orders::{Order, OrderError, OwnWithdrawal};
+=======
+pub use adverts::Heard;
+>>>>>>> main
 pub use queries::{ChannelView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
@@ -308,7 +313,7 @@ pub enum Offence {
     BadLedger,
     /// A count or a digest that is not what was delivered.
     BadCount,
-    /// An advert that is stale, foreign or unsigned by its node.
+    /// An advert that is foreign, old news of its author's, or one that no node would sign.
     BadAdvert,
     /// More than a bound allows.
     Excess,
@@ -424,7 +429,7 @@ impl Node {
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
         node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
-        node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
+        node.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
         Ok(node)
     }
 
@@ -488,7 +493,7 @@ impl Node {
             Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, now, out),
             Message::JoinRefused(error) => self.on_join_refused(from, error, out),
             Message::AdvertQuery => self.on_advert_query(from, now, out),
-            Message::Advert(advert) => self.on_advert(advert, now, out),
+            Message::Advert(advert) => self.on_advert_said(from, advert, now, out),
             Message::Ask { job, model, account } => self.on_ask(from, job, model, account, now, out),
             Message::Offer { job, terms } => self.on_offer(from, job, terms, now, out),
             Message::Refused { job, refusal } => self.on_refused(from, job, refusal, now, out),

@@ -339,7 +339,9 @@ impl Node {
         }
         let mut messages = Vec::new();
         for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
-            if let Some(head) = paying.side.head().filter(|head| head.id() != theirs(head.channel)) {
+            let lacks =
+                |head: &&Verified<Receipt>| head.id() != theirs(head.channel) || !paying.side.is_cosigned();
+            if let Some(head) = paying.side.head().filter(lacks) {
                 messages.push(Message::Pay { receipt: head.clone(), allowances: paying.side.allowances() });
             }
         }
