@@ -210,9 +210,13 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::StepRefused { .. }
         | Message::Redeem { .. }
         | Message::Redeemed(_)
+        | Message::Close { .. }
+        | Message::Notice(_)
+        | Message::Noticed(_)
+        | Message::Payout { .. }
+        | Message::Withdrawal { .. }
         | Message::RedeemedKept(_)
-        | Message::Channels { .. }
-        | Message::Close { .. } => true,
+        | Message::Channels { .. } => true,
         Message::Hello { .. }
         | Message::Join { .. }
         | Message::JoinRefused(_)

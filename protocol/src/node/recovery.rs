@@ -17,15 +17,15 @@ use crate::record::Record;
 use crate::signed::Verified;
 use crate::time::Time;
 
-use super::channels::RECONCILE_MS;
 use super::mirrors::BATCHES_MAX;
+use super::peers::counted;
 use super::{Effect, Node, Offence};
 
 /// How long partners and mirrors are waited for that are not there, since the last of them gave something back.
 const WAIT_MS: u64 = 60_000;
 
-/// Most questions of nodes that lost their disk which are answered in [`RECONCILE_MS`], all peers together: each looks at
-/// every channel.
+/// Most questions of nodes that lost their disk which are answered in a run of some seconds, all peers together: each
+/// looks at every channel.
 const ANSWERED_MAX: u32 = 8;
 
 /// Most channels that a node can get back.
@@ -303,6 +303,7 @@ impl Node {
         }
         self.advertise(now, out);
         self.redeem_above(0, out);
+        self.sign_order(now, out);
     }
 
     // For others.
@@ -345,10 +346,7 @@ impl Node {
     }
 
     fn answers_recovery(&mut self, now: Time) -> bool {
-        let (since, answered) = self.mirrors.recovered;
-        let in_run = now.since_ms(since) < RECONCILE_MS;
-        self.mirrors.recovered = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
-        self.mirrors.recovered.1 <= ANSWERED_MAX
+        counted(&mut self.mirrors.recovered, now) <= ANSWERED_MAX
     }
 }
 

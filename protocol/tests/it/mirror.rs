@@ -6,7 +6,7 @@ use protocol::keys::Signer;
 use protocol::ledger::issuer::{Issuer, IssuerError};
 use protocol::ledger::mirror::{Mirror, MirrorError, News};
 use protocol::ledger::reconcile::exchange;
-use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, OpenChannel, Receipt, Recorded};
+use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, OpenChannel, Receipt, Recorded, Source};
 use protocol::message::{Checked, Kept, Opening};
 use protocol::price::Usage;
 use protocol::signed::{Role, Verified, sign};
@@ -125,8 +125,9 @@ fn a_channel_is_kept_until_nothing_can_be_redeemed_on_it() {
 /// Returns books on which the channel of [`opening`] is open.
 fn books() -> Issuer {
     let mut books = Issuer::new(manifest());
-    let deposit =
-        Deposit { reference: digest(1), account: account(PAYER), amount: 10 * CAP, epoch: Epoch(0) };
+    let (reference, account) = (digest(1), account(PAYER));
+    let source = Source::Outside;
+    let deposit = Deposit { reference, account, amount: 10 * CAP, epoch: Epoch(0), source };
     books.deposit(&deposit).expect("fits");
     let opening = opening(0, &signer(ISSUER));
     books.apply(&opening.op, Some(&opening.terms), Epoch(0)).expect("within the rules");
