@@ -40,11 +40,8 @@ use crate::scheduler::Scheduler;
 use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
-<<<<<<< HEAD
-pub use orders::{Order, OrderError, OwnWithdrawal};
-=======
 pub use adverts::Heard;
->>>>>>> main
+pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{ChannelView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
