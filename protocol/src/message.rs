@@ -200,7 +200,7 @@ pub enum Message<S: Stage> {
         job: JobId,
     },
     /// The newest receipt that the sender holds of each channel with the receiver.
-    Heads(Vec<Head>),
+    Heads(Heads),
     /// Submits a co-signed receipt to an issuer.
     Redeem {
         /// The receipt.
@@ -341,6 +341,44 @@ pub struct Opening<S: Stage> {
     pub terms: S::Of<Terms>,
     /// A quorum's word that the step is durable.
     pub recorded: Vec<S::Of<Recorded>>,
+}
+
+/// The newest receipts of the channels between two nodes whose names lie in a range, at most [`HEADS_MAX`]: of a channel
+/// in the range that is missing here, the sender has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heads {
+    /// The range begins after this channel.
+    pub after: ChannelId,
+    /// The range ends with this channel.
+    pub until: ChannelId,
+    /// The receipts, in the order of the channels.
+    pub heads: Vec<Head>,
+}
+
+impl Heads {
+    /// Returns heads in as many parts as they need, all channels covered.
+    #[must_use]
+    pub fn pages(mut heads: Vec<Head>) -> Vec<Self> {
+        heads.sort_unstable_by_key(|head| head.channel);
+        let (first, last) = (ChannelId([0; 32]), ChannelId([0xff; 32]));
+        let mut pages: Vec<Self> = Vec::new();
+        for heads in heads.chunks(HEADS_MAX) {
+            let after = pages.last().map_or(first, |page| page.until);
+            let until = heads.last().map_or(last, |head| head.channel);
+            pages.push(Self { after, until, heads: heads.to_vec() });
+        }
+        match pages.last_mut() {
+            Some(page) => page.until = last,
+            None => pages.push(Self { after: first, until: last, heads }),
+        }
+        pages
+    }
+
+    /// Says whether the range includes a channel.
+    #[must_use]
+    pub fn covers(&self, channel: ChannelId) -> bool {
+        channel > self.after && channel <= self.until
+    }
 }
 
 /// The newest receipt of a channel.

@@ -231,6 +231,8 @@ pub struct World {
     pub inputs: u64,
     /// Messages sent, by name, and their bytes.
     pub sent: BTreeMap<&'static str, (u64, u64)>,
+    /// Channels that payees gave to their mirrors.
+    pub copies: u64,
     /// Invariants found broken while running.
     pub findings: Vec<String>,
     /// Prints what happens to this host, for whoever looks for a fault.
@@ -259,6 +261,7 @@ impl World {
             orders: BTreeMap::new(),
             inputs: 0,
             sent: BTreeMap::new(),
+            copies: 0,
             findings: Vec::new(),
             watched: None,
             domain,
@@ -598,6 +601,9 @@ impl World {
         match carried {
             Some((link, delay)) => {
                 let bytes = message.to_bytes();
+                if let Message::Keep(entries) = message {
+                    self.copies += entries.len() as u64;
+                }
                 let sent = self.sent.entry(message.name()).or_default();
                 *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
                 self.schedule(to, delay, What::Deliver { from, link, bytes });

@@ -1,5 +1,6 @@
 //! Keeps channels in order: opens them, pays, resends, reconciles with partners, redeems, closes.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, ModelId, NodeId, RecordId};
@@ -10,7 +11,7 @@ use crate::ledger::paying::Paying;
 use crate::ledger::records::{
     Epoch, Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
 };
-use crate::message::{Checked, HEADS_MAX, Head, Message, Opening};
+use crate::message::{Checked, HEADS_MAX, Head, Heads, Message, Opening};
 use crate::price::Usage;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
@@ -328,20 +329,37 @@ impl Node {
             receipt: receipt.id(),
             due,
         };
-        let heads: Vec<Head> = paying.chain(paid).map(head).take(HEADS_MAX).collect();
+        let heads: Vec<Head> = paying.chain(paid).map(head).collect();
         // A side that has lost its only receipt has none to show, and says so.
         let deals = self.paid.values().any(|paid| paid.payer == partner);
         if deals || !heads.is_empty() {
-            self.send(partner, Message::Heads(heads), out);
+            for page in Heads::pages(heads) {
+                self.send(partner, Message::Heads(page), out);
+            }
+        }
+    }
+
+    /// Shows every partner who is there what we hold, from time to time: whatever else was lost, this finds it.
+    fn show_heads(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if !is_round(now) {
+            return;
+        }
+        let payees = self.paying.values().map(|channel| channel.side.terms.payee);
+        let partners = payees.chain(self.paid.values().map(|paid| paid.payer));
+        let partners: BTreeSet<NodeId> = partners.filter(|partner| self.is_connected(*partner)).collect();
+        for partner in partners {
+            self.send_heads(partner, out);
         }
     }
 
     /// Sends the partner whatever it holds an older state of.
-    pub(super) fn on_heads(&mut self, from: NodeId, heads: &[Head], out: &mut Vec<Effect>) {
-        let theirs = |channel: ChannelId| {
-            heads.iter().find(|head| head.channel == channel).map_or(RecordId::NONE, |head| head.receipt)
+    pub(super) fn on_heads(&mut self, from: NodeId, page: &Heads, out: &mut Vec<Effect>) {
+        let shown: BTreeMap<ChannelId, RecordId> =
+            page.heads.iter().map(|head| (head.channel, head.receipt)).collect();
+        let lacks = |head: &Verified<Receipt>| {
+            page.covers(head.channel) && shown.get(&head.channel) != Some(&head.id())
         };
-        for head in heads {
+        for head in &page.heads {
             let paying = self.paying.get_mut(&head.channel);
             if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
                 paying.side.shown(head.receipt, head.due);
@@ -352,14 +370,14 @@ impl Node {
         }
         let mut messages = Vec::new();
         for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
-            let lacks =
-                |head: &&Verified<Receipt>| head.id() != theirs(head.channel) || !paying.side.is_cosigned();
-            if let Some(head) = paying.side.head().filter(lacks) {
+            let unsigned = !paying.side.is_cosigned();
+            let wanted = |head: &&Verified<Receipt>| lacks(head) || (page.covers(head.channel) && unsigned);
+            if let Some(head) = paying.side.head().filter(wanted) {
                 messages.push(Message::Pay { receipt: head.clone(), allowances: paying.side.allowances() });
             }
         }
         for paid in self.paid.values().filter(|paid| paid.payer == from) {
-            if let Some(head) = paid.head().filter(|head| head.id() != theirs(head.channel)) {
+            if let Some(head) = paid.head().filter(|head| lacks(head)) {
                 messages.push(Message::CoSigned(head.clone()));
             }
         }
@@ -384,6 +402,7 @@ impl Node {
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
+        self.show_heads(now, out);
         self.mirror(now, out);
         self.expire_channels(now, out);
     }

@@ -118,21 +118,24 @@ impl Node {
 
     /// Begins to compare our receipts with what each mirror keeps of them.
     fn compare_with_mirrors(&mut self, out: &mut Vec<Effect>) {
-        let mut chosen: BTreeMap<NodeId, Vec<(Epoch, RecordId)>> = BTreeMap::new();
+        let mut chosen: BTreeMap<NodeId, Vec<(Epoch, RecordId, ChannelId)>> = BTreeMap::new();
         let ranked = self.ranked_mirrors();
         for paid in self.paid.values() {
             let Some(head) = paid.head() else { continue };
             for mirror in self.mirrors_of(paid, &ranked) {
-                chosen.entry(mirror).or_default().push((head.epoch, head.id()));
+                chosen.entry(mirror).or_default().push((head.epoch, head.id(), head.channel));
             }
         }
         let connected: Vec<NodeId> =
             self.mirrors.told.keys().copied().filter(|mirror| self.is_connected(*mirror)).collect();
         for mirror in connected {
-            self.tell_over(mirror, out);
+            let kept: BTreeSet<ChannelId> =
+                chosen.get(&mirror).into_iter().flatten().map(|(.., id)| *id).collect();
+            self.tell_over(mirror, &kept, out);
         }
         for (mirror, held) in chosen {
-            self.compare_with(mirror, held.into_iter().collect(), out);
+            let ours = held.into_iter().map(|(epoch, id, _)| (epoch, id)).collect();
+            self.compare_with(mirror, ours, out);
         }
     }
 
@@ -168,11 +171,10 @@ impl Node {
         known.chain(candidates().filter(|node| !keeps(node))).take(MIRRORS).collect()
     }
 
-    /// Lets a mirror forget the channels that are over.
-    fn tell_over(&mut self, mirror: NodeId, out: &mut Vec<Effect>) {
-        let paid = &self.paid;
+    /// Lets a mirror forget the channels that are over, and those that enough others keep.
+    fn tell_over(&mut self, mirror: NodeId, kept: &BTreeSet<ChannelId>, out: &mut Vec<Effect>) {
         let Some(told) = self.mirrors.told.get_mut(&mirror) else { return };
-        let over = told.keys().filter(|channel| !paid.contains_key(channel)).copied();
+        let over = told.keys().filter(|channel| !kept.contains(channel)).copied();
         let over: Vec<ChannelId> = over.take(KEPT_QUERY_MAX).collect();
         told.retain(|channel, _| !over.contains(channel));
         if !over.is_empty() {

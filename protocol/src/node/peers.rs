@@ -8,7 +8,7 @@ use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Admission;
-use crate::message::{Checked, HEADS_MAX, Head, JoinError, Message};
+use crate::message::{Checked, HEADS_MAX, Heads, JoinError, Message};
 use crate::record::Record;
 use crate::signed::{Role, Verified, sign};
 use crate::time::Time;
@@ -324,11 +324,11 @@ impl Node {
     pub(super) fn answers_heads(
         &mut self,
         from: NodeId,
-        heads: &[Head],
+        page: &Heads,
         now: Time,
         out: &mut Vec<Effect>,
     ) -> bool {
-        if heads.len() > HEADS_MAX {
+        if page.heads.len() > HEADS_MAX {
             out.push(Effect::Penalise(from, Offence::Excess));
             return false;
         }

@@ -10,7 +10,7 @@ use crate::ledger::issuer::Balance;
 use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded, Terms};
 use crate::licence::open_licence;
 use crate::manifest::Admission;
-use crate::message::Opening;
+use crate::message::{Heads, Opening};
 use crate::model::Modality;
 use crate::price::{Price, Usage};
 use crate::router::Gate;
@@ -193,7 +193,9 @@ fn receipts_shown_again_and_again_are_answered_a_few_times() {
     node.is_paid(channel);
 
     let answers = |node: &mut Told, now: Time| {
-        let times = (0..20).map(|_| sent(&node.hears(now, &CONSUMER, Message::Heads(Vec::new()))).len());
+        let times = (0..20).map(|_| {
+            sent(&node.hears(now, &CONSUMER, Message::Heads(Heads::pages(Vec::new()).remove(0)))).len()
+        });
         times.sum::<usize>()
     };
     assert_eq!(answers(&mut node, START), 4);
