@@ -7,5 +7,4 @@ mod common;
 mod issuer;
 mod money;
 mod provider;
-mod records;
 mod wallet;
