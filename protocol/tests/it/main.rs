@@ -7,4 +7,5 @@ mod common;
 mod issuer;
 mod money;
 mod provider;
+mod reconcile;
 mod wallet;
