@@ -22,6 +22,7 @@ pub(crate) fn hash_shown<H: Hasher>(value: &impl Debug, hasher: &mut H) {
 const STATES_MAX: usize = 2_000_000;
 
 /// Searches every state of a model; panics with the shortest way to a state where a property does not hold.
+#[expect(clippy::print_stdout, reason = "says how much was searched, to whoever runs it with `--nocapture`")]
 pub(crate) fn search<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
