@@ -8,7 +8,9 @@ use protocol::ids::{ChannelId, JobId};
 use protocol::job::{Finish, JobRecord};
 use protocol::ledger::issuer::{Balance, Issuer};
 use protocol::ledger::paid::Paid;
-use protocol::ledger::records::{AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, SplitRole};
+use protocol::ledger::records::{
+    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole,
+};
 use protocol::ledger::wallet::Wallet;
 use protocol::price::Usage;
 use protocol::signed::{Role, Verified, sign};
@@ -111,8 +113,8 @@ struct Ending {
 impl Ending {
     fn new() -> Self {
         let mut books = Issuer::new(manifest());
-        let (reference, epoch) = (digest(1), Epoch(0));
-        let deposit = Deposit { reference, account: account(PAYER), amount: DEPOSIT, epoch };
+        let (reference, epoch, source) = (digest(1), Epoch(0), Source::Outside);
+        let deposit = Deposit { reference, account: account(PAYER), amount: DEPOSIT, epoch, source };
         books.deposit(&deposit).expect("fits");
         let terms = terms(PAYEE, PAYER, Incentive::Exchange, 0);
         let mut wallet = Wallet::new(domain(), signer(PAYER));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use protocol::encoding::{decode, encode};
-use protocol::ids::{ChannelId, DomainId, RecordId};
+use protocol::ids::{AccountId, ChannelId, DomainId, RecordId};
 use protocol::keys::Scheme;
 use protocol::ledger::records::OpBody;
 use protocol::manifest::Manifest;
@@ -78,6 +78,10 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::deposit()),
         Kind::of(&samples::open_channel()),
         Kind::of(&samples::account_op(OpBody::Expire(ChannelId([0x41; 32])))).called("expire"),
+        Kind::of(&samples::account_op(OpBody::Pay { to: AccountId([0x42; 32]), amount: 7_000 }))
+            .called("pay"),
+        Kind::of(&samples::withdrawal()).called("withdraw"),
+        Kind::of(&samples::account_op(OpBody::Noop)).called("noop"),
         Kind::of(&samples::vote()),
         Kind::of(&samples::recorded()),
         Kind::of(&samples::terms()),

@@ -6,7 +6,7 @@ use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, So
 use protocol::keys::Scheme;
 use protocol::ledger::issuer::{Balance, IssuerError};
 use protocol::ledger::records::TermsError;
-use protocol::message::{Head, JoinError, Message, Opening, Wire};
+use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
@@ -61,6 +61,11 @@ fn job_record() -> JobRecord {
     }
 }
 
+fn notice() -> Notice<Wire> {
+    let news = News::Step { op: samples::withdrawal().signed(), recorded: samples::recorded().signed() };
+    Notice { number: 3, news }
+}
+
 /// Returns a message of every kind, in the order of their numbers.
 pub(crate) fn messages() -> Vec<Message<Wire>> {
     let (account, op) = (samples::id(&samples::account()), samples::open_channel().id());
@@ -107,6 +112,10 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Redeem { receipt: samples::receipt().signed(), amount: 400_000 },
         Message::Redeemed(samples::redeem_ack().signed()),
         Message::Close { closing: samples::closing().signed(), opening: Some(opening()) },
+        Message::Notice(notice()),
+        Message::Noticed(op),
+        Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
+        Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
     ]
 }
 
@@ -138,6 +147,10 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::PaidOut { receipt: samples::receipt().signed(), amount: 400_000 },
         Record::Closed(samples::closing().signed()),
         Record::Expired(EPOCH),
+        Record::Taken(samples::recorded().signed()),
+        Record::Text("bank account 1".to_owned()),
+        Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
+        Record::Noticed(notice()),
     ]
 }
 
@@ -188,6 +201,9 @@ fn no_message_is_read_in_another_network() {
             "failed",
             "cancel",
             "heads",
+            "noticed",
+            "payout",
+            "withdrawal",
         ],
         "only what is bound to its connection carries no signature"
     );

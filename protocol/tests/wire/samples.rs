@@ -5,7 +5,7 @@ use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, Node
 use protocol::keys::Signer;
 use protocol::ledger::records::{
     Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Terms, Vote,
+    RedeemAck, Rights, Source, Terms, Vote, text_digest,
 };
 use protocol::licence::{Licence, LicenceKind, Scope, open_licence};
 use protocol::manifest::Manifest;
@@ -36,7 +36,8 @@ pub(crate) fn membership() -> Verified<Membership> {
 
 pub(crate) fn deposit() -> Verified<Deposit> {
     let reference = Digest::of(b"ticket");
-    by_issuer(Deposit { reference, account: id(&account()), amount: 5, epoch: EPOCH })
+    let source = Source::Budget;
+    by_issuer(Deposit { reference, account: id(&account()), amount: 5, epoch: EPOCH, source })
 }
 
 pub(crate) fn open_channel() -> Verified<AccountOp> {
@@ -48,6 +49,10 @@ pub(crate) fn open_channel() -> Verified<AccountOp> {
         payer: name(&signer(6)),
         payer_key: payer().public(),
     }))
+}
+
+pub(crate) fn withdrawal() -> Verified<AccountOp> {
+    account_op(OpBody::Withdraw { amount: 9_000, payout: text_digest("bank account 1") })
 }
 
 /// The account's seventh step, with this body.
