@@ -15,8 +15,6 @@ mod peers;
 mod recovery;
 
 mod restart;
-#[cfg(test)]
-mod wire;
 
 /// The program under test.
 #[cfg(test)]

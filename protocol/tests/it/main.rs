@@ -9,5 +9,4 @@ mod mirror;
 mod money;
 mod provider;
 mod reconcile;
-mod records;
 mod wallet;
