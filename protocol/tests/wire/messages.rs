@@ -4,9 +4,9 @@ use protocol::encoding::{decode, encode};
 use protocol::ids::{Digest, JobId};
 use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
 use protocol::keys::Scheme;
-use protocol::ledger::issuer::{Balance, IssuerError};
+use protocol::ledger::issuer::{Balance, Booked, IssuerError};
 use protocol::ledger::records::TermsError;
-use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
+use protocol::message::{Head, Heads, JoinError, Kept, Message, News, Notice, Opening, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
@@ -23,6 +23,26 @@ fn opening() -> Opening<Wire> {
         op: samples::open_channel().signed(),
         terms: samples::terms().signed(),
         recorded: vec![samples::recorded().signed()],
+    }
+}
+
+fn heads() -> Message<Wire> {
+    let head = Head { channel: CHANNEL, amount: 414_000, receipt: samples::receipt().id(), due: 400_000 };
+    Message::Heads(Heads::pages(vec![head]).remove(0))
+}
+
+fn kept() -> Kept<Wire> {
+    Kept { opening: opening(), receipt: Some(samples::receipt().signed()) }
+}
+
+fn booked() -> Booked {
+    Booked {
+        channel: CHANNEL,
+        payer: samples::open_channel().account,
+        payee: samples::name(&samples::node()),
+        expires: EPOCH,
+        redeemed: 400_000,
+        closed: false,
     }
 }
 
@@ -103,12 +123,7 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Finished { record: job_record(), jobs: Digest::of(b"jobs") },
         Message::Failed { job: JOB, tokens_out: 3, reason: "out of memory".to_owned() },
         Message::Cancel { job: JobId([0x11; 16]) },
-        Message::Heads(vec![Head {
-            channel: CHANNEL,
-            amount: 414_000,
-            receipt: samples::receipt().id(),
-            due: 400_000,
-        }]),
+        heads(),
         Message::Redeem { receipt: samples::receipt().signed(), amount: 400_000 },
         Message::Redeemed(samples::redeem_ack().signed()),
         Message::Close { closing: samples::closing().signed(), opening: Some(opening()) },
@@ -116,6 +131,17 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
         Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+        Message::Keep(vec![kept()]),
+        Message::Kept { entries: vec![Kept { receipt: None, ..kept() }], last: true },
+        Message::Compare(vec![0x61, 0, 0, 0]),
+        Message::Compared(vec![0x61]),
+        Message::KeptQuery(vec![samples::receipt().id()]),
+        Message::Over(vec![CHANNEL]),
+        Message::RedeemKept(samples::receipt().signed()),
+        Message::RedeemedKept(samples::receipt().id()),
+        Message::ChannelsQuery(CHANNEL),
+        Message::Channels { channels: vec![booked()], last: true },
+        Message::Recover(CHANNEL),
     ]
 }
 
@@ -151,6 +177,11 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Text("bank account 1".to_owned()),
         Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
         Record::Noticed(notice()),
+        Record::Kept { opening: Some(opening()), receipt: samples::receipt().signed() },
+        Record::Over(CHANNEL),
+        Record::Recovering,
+        Record::Ended { channel: CHANNEL, expires: EPOCH, payer: booked().payer },
+        Record::Recovered,
     ]
 }
 
@@ -204,6 +235,14 @@ fn no_message_is_read_in_another_network() {
             "noticed",
             "payout",
             "withdrawal",
+            "compare",
+            "compared",
+            "kept_query",
+            "over",
+            "redeemed_kept",
+            "channels_query",
+            "channels",
+            "recover",
         ],
         "only what is bound to its connection carries no signature"
     );
