@@ -5,6 +5,8 @@
 mod attacker;
 #[cfg(test)]
 mod cli;
+#[cfg(all(test, target_os = "linux"))]
+mod crash;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
