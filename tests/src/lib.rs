@@ -130,18 +130,12 @@ impl Trio {
         check_sums(&self.all()).await;
     }
 
-    /// Waits until consumer and provider hold the same newest receipt of every channel, the provider's signed by both: it
-    /// is the one that is redeemed. The consumer's copy of a channel that ended while it was down may lack the second
-    /// signature.
+    /// Waits until consumer and provider hold the same newest receipt of every channel, signed by both.
     pub async fn until_converged(&self) {
         until("both sides hold the same receipts", async || {
             let paid = self.consumer.heads().await?;
             let received = self.provider.heads().await?;
-            let same = paid
-                .iter()
-                .map(|(c, id, n, _)| (c, id, n))
-                .eq(received.iter().map(|(c, id, n, _)| (c, id, n)));
-            (same && received.iter().all(|(.., cosigned)| *cosigned))
+            (paid == received && received.iter().all(|(.., cosigned)| *cosigned))
                 .then_some(())
                 .ok_or_else(|| format!("paid {paid:?}, received {received:?}"))
         })
