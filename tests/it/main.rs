@@ -5,7 +5,8 @@
 mod attacker;
 #[cfg(test)]
 mod cli;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod crash;
 #[cfg(test)]
 mod house;
