@@ -14,3 +14,13 @@ pub mod wallet;
 pub mod paying;
 
 pub mod paid;
+
+pub mod merkle;
+
+pub mod checkpoint;
+
+pub mod epoch_log;
+
+pub mod equivocation;
+
+pub mod finding;

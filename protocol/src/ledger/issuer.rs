@@ -1,5 +1,9 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
+mod snapshot;
+
+pub use snapshot::Snapshot;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -60,6 +64,8 @@ pub struct Issuer {
     channels: BTreeMap<ChannelId, Channel>,
     /// After which epoch a channel ends if it is open, or is forgotten if it is closed: every channel once or twice.
     due: BTreeSet<(Epoch, ChannelId)>,
+    /// Closed since the last checkpoint.
+    ended: BTreeSet<ChannelId>,
     /// References of deposits, so that each counts once.
     deposits: BTreeSet<Digest>,
     deposited: u128,
@@ -83,6 +89,8 @@ struct Channel {
     redeemed: u64,
     expires: Epoch,
     closed: bool,
+    /// Last epoch in which its end is remembered, once a checkpoint states it.
+    kept_to: Option<Epoch>,
 }
 
 /// What a channel holds, by bucket; `earned` is spent first.
@@ -164,6 +172,7 @@ impl Issuer {
             accounts: BTreeMap::new(),
             channels: BTreeMap::new(),
             due: BTreeSet::new(),
+            ended: BTreeSet::new(),
             deposits: BTreeSet::new(),
             deposited: 0,
         }
@@ -338,6 +347,7 @@ impl Issuer {
                 redeemed: 0,
                 expires: open.expires,
                 closed: false,
+                kept_to: None,
             },
         );
         Ok(())
@@ -412,9 +422,11 @@ impl Issuer {
     fn end_or_forget(&mut self, id: ChannelId, now: Epoch) -> Option<(ChannelId, NodeId, u64)> {
         let channel = self.channels.get(&id)?;
         let (payee, amount, was_closed) = (channel.terms.payee, channel.redeemed, channel.closed);
-        let forgotten = channel.expires.plus(self.manifest.grace_epochs).plus(KEPT_EPOCHS);
+        let due = channel.expires.plus(self.manifest.grace_epochs);
+        let forgotten = channel.kept_to.unwrap_or(due.plus(KEPT_EPOCHS));
         if was_closed && forgotten < now {
             self.channels.remove(&id);
+            self.due.remove(&(due, id));
             return None;
         }
         let ended = if was_closed { None } else { Some(self.end(id, amount)) };
@@ -442,6 +454,7 @@ impl Issuer {
         part.end(amount)?;
 
         self.adopt(part);
+        self.ended.insert(id);
         Ok(amount)
     }
 
