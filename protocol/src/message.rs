@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
+use crate::books::BooksMessage;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
 use crate::keys::Scheme;
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{
@@ -56,12 +58,12 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize",
+        S::Of<Vote>: Serialize, S::Of<Checkpoint>: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
-        S::Of<Vote>: Deserialize<'de>"
+        S::Of<Vote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -216,6 +218,8 @@ pub enum Message<S: Stage> {
         /// Proof of the channel for the payee, until it has confirmed a job on it: it may never have heard of it.
         opening: Option<Opening<S>>,
     },
+    /// About the issuers' books: checkpoints, proofs, pages.
+    Books(BooksMessage<S>),
 }
 
 /// Proof that a channel was opened and committed.
@@ -351,6 +355,7 @@ impl Message<Wire> {
                 closing: closing.verify(domain, scheme)?,
                 opening: opening.map(|opening| opening.verify(domain, scheme)).transpose()?,
             },
+            Self::Books(message) => Message::Books(message.verify(domain, scheme)?),
         })
     }
 }
@@ -414,6 +419,7 @@ impl Message<Checked> {
             Self::Close { closing, opening } => {
                 Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
             }
+            Self::Books(message) => Message::Books(message.to_wire()),
         }
     }
 }
@@ -448,6 +454,7 @@ impl<S: Stage> Message<S> {
             Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
             Self::Close { .. } => "close",
+            Self::Books(message) => message.name(),
         }
     }
 
@@ -478,7 +485,8 @@ impl<S: Stage> Message<S> {
             | Self::Heads(_)
             | Self::Redeem { .. }
             | Self::Redeemed(_)
-            | Self::Close { .. } => None,
+            | Self::Close { .. }
+            | Self::Books(_) => None,
         }
     }
 }

@@ -4,7 +4,9 @@
 //! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
 //! keeps channels and peers in order in `channels` and `peers`.
 
+mod auditing;
 mod channels;
+mod checkpoints;
 mod issuing;
 mod peers;
 mod provider;
@@ -37,6 +39,8 @@ use crate::scheduler::Scheduler;
 use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
+pub use auditing::{AuditState, AuditView};
+pub use checkpoints::{BooksView, OwnLeaf};
 pub use queries::{ChannelView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
@@ -72,6 +76,8 @@ pub enum Input {
     Received(NodeId, Message<Checked>),
     /// An advert came by gossip.
     Heard(Verified<Advert>),
+    /// Something about the issuers' books came by gossip.
+    Spread(Message<Checked>),
     /// A message about a job did not reach a peer.
     SendFailed(NodeId, JobId),
     /// The owner wants a job done.
@@ -214,6 +220,8 @@ pub enum OwnerCommand {
     Settle,
     /// Looks for providers of a model.
     Discover(ModelId),
+    /// Computes the checkpoint of an epoch again, or the newest.
+    Audit(Option<Epoch>),
     /// Takes no more work; jobs in flight are finished.
     Stop,
 }
@@ -229,6 +237,8 @@ pub enum Effect {
     Send(NodeId, Message<Wire>),
     /// Spread an advert to whoever is interested in a model.
     Publish(ModelId, Signed<Advert>),
+    /// Spread a message about the issuers' books to everybody.
+    Spread(Message<Wire>),
     /// Be interested in a model's adverts.
     Subscribe(ModelId),
     /// Ask the directory who might serve a model.
@@ -325,6 +335,8 @@ pub struct Node {
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
+    checkpoints: checkpoints::Checkpoints,
+    auditing: Option<auditing::Auditing>,
     jobs: BTreeMap<JobId, requester::Job>,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
@@ -355,6 +367,7 @@ impl Node {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
             signer,
+            ends: checkpoints::EpochEnds::new(),
         });
         let mut node = Self {
             me,
@@ -371,6 +384,8 @@ impl Node {
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
             ended: BTreeMap::new(),
+            checkpoints: checkpoints::Checkpoints::default(),
+            auditing: None,
             jobs: BTreeMap::new(),
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
@@ -396,9 +411,11 @@ impl Node {
 
     /// Takes one input and appends what follows from it to `out`, in order.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        self.end_epochs(now, out);
         match input {
             Input::Received(from, message) => self.on_received(from, message, now, out),
             Input::Heard(advert) => self.on_advert(advert, now, out),
+            Input::Spread(message) => self.on_spread(message, now, out),
             Input::SendFailed(to, job) => self.on_send_failed(to, job, now, out),
             Input::Submitted(job, spec) => self.on_submitted(job, spec, now, out),
             Input::Cancelled(job) => self.on_cancelled(job, now, out),
@@ -487,6 +504,7 @@ impl Node {
             Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
+            Message::Books(message) => self.on_books(from, message, now, out),
         }
     }
 
@@ -499,6 +517,7 @@ impl Node {
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),
             OwnerCommand::Discover(model) => self.discover(model, out),
+            OwnerCommand::Audit(epoch) => self.audit(epoch, now, out),
             OwnerCommand::Stop => self.stop(now, out),
         }
     }

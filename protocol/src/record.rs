@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::Digest;
 use crate::job::JobRecord;
@@ -79,6 +80,8 @@ pub enum Record {
     Closed(Signed<Final>),
     /// As issuer: channels whose grace ended before this epoch were closed.
     Expired(Epoch),
+    /// About the issuers' books: checkpoints, proofs, findings.
+    Books(BooksRecord),
 }
 
 impl Record {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use protocol::ids::RecordId;
 use protocol::ledger::issuer::Balance;
-use protocol::node::{ChannelView, Node};
+use protocol::node::{ChannelView, Node, OwnLeaf};
 use protocol::price::{Price, Usage};
+use protocol::signed::Verified;
 use protocol::time::Time;
 
 use crate::world::{Outcome, World};
@@ -46,6 +47,7 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
         no_job_is_paid_twice(world),
         losses_are_bounded(world, price),
         nobody_honest_is_penalised(world),
+        checkpoints_hold(world),
     ]
     .concat()
 }
@@ -201,6 +203,33 @@ fn losses_are_bounded(world: &World, price: &Price) -> Vec<String> {
                 delivered.interrupted
             ));
         }
+    }
+    findings
+}
+
+/// Every node follows the issuer's checkpoints; its own account is proved in the newest one, and nothing was found wrong.
+fn checkpoints_hold(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    let issued = world.node(0).and_then(|issuer| issuer.books_view().newest.cloned());
+    let Some(issued) = issued else { return findings };
+    if let Err(error) = issued.check_totals() {
+        findings.push(format!("the checkpoint of epoch {}: {error}", issued.epoch.0));
+    }
+    for (place, host) in world.hosts.iter().enumerate() {
+        let Some(node) = &host.node else { continue };
+        let books = node.books_view();
+        let newest = books.newest.map(|newest| newest.epoch);
+        if books.newest.map(Verified::id) != Some(issued.id()) {
+            findings.push(format!(
+                "host {place} knows the checkpoint of {newest:?}, the issuer {:?}",
+                issued.epoch
+            ));
+        }
+        if !matches!(books.own, Some(OwnLeaf::Proved | OwnLeaf::Included)) {
+            findings.push(format!("the account of host {place} is {:?} in the checkpoint", books.own));
+        }
+        findings.extend(books.findings.iter().map(|finding| format!("host {place} found: {finding}")));
+        findings.extend(books.equivocations.iter().map(|proof| format!("host {place} holds {proof:?}")));
     }
     findings
 }

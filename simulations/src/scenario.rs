@@ -50,6 +50,8 @@ pub struct Setting {
     pub credits: u64,
     /// Jobs at once of each that serves.
     pub slots: u16,
+    /// Length of an epoch in milliseconds.
+    pub epoch_ms: u64,
 }
 
 impl Setting {
@@ -66,6 +68,7 @@ impl Setting {
             faults: 24,
             credits: NANO_PER_CREDIT,
             slots: 4,
+            epoch_ms: 60 * 60 * 1000,
         }
     }
 
@@ -87,14 +90,15 @@ impl Setting {
     #[must_use]
     pub fn reproduce(&self) -> String {
         format!(
-            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {}",
+            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --epoch-ms {}",
             self.seed,
             self.providers,
             self.consumers,
             self.jobs,
             self.trouble_ms,
             self.loss_permille,
-            self.faults
+            self.faults,
+            self.epoch_ms
         )
     }
 }
@@ -112,6 +116,8 @@ pub struct Report {
     pub jobs: (usize, usize, usize),
     /// Why jobs failed, with how many.
     pub failures: std::collections::BTreeMap<String, usize>,
+    /// Checkpoints that the issuer keeps at the end.
+    pub checkpoints: usize,
     /// Invariants that did not hold.
     pub findings: Vec<String>,
 }
@@ -154,7 +160,7 @@ impl Home {
         };
         let (issuer, node) = (signer(&mut prng), signer(&mut prng));
         let manifest = Manifest {
-            epoch_ms: 60 * 60 * 1000,
+            epoch_ms: setting.epoch_ms,
             ..Manifest::home("simulated".to_owned(), START, &issuer, node.public().into())
         };
         let domain = manifest.domain();
@@ -332,6 +338,7 @@ fn report(seed: u64, world: &World) -> Report {
         inputs: world.inputs,
         jobs: (world.jobs.len(), ended(true), ended(false)),
         failures,
+        checkpoints: world.node(0).map_or(0, |issuer| issuer.checkpoints().len()),
         findings: world.findings.clone(),
     }
 }

@@ -244,7 +244,8 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Stepped { .. }
         | Record::PaidOut { .. }
         | Record::Closed(_)
-        | Record::Expired(_) => Vec::new(),
+        | Record::Expired(_)
+        | Record::Books(_) => Vec::new(),
     }
 }
 

@@ -65,6 +65,9 @@ impl Contacts {
     }
 }
 
+/// Name of the topic on which checkpoints and proofs against their signers are spread: every node listens to it.
+pub(super) const BOOKS_TOPIC: &str = "checkpoints";
+
 /// Returns the name of the topic on which a model's adverts are spread.
 pub(super) fn topic(model: ModelId) -> String {
     format!("model/{model}")
@@ -178,6 +181,12 @@ impl Driver {
             Ok(Message::Advert(advert)) if self.node.believes(&advert, self.now()) => {
                 self.net.judge(id, Verdict::Accept);
                 self.inputs.push_back(Input::Heard(advert));
+            }
+            Ok(message @ Message::Books(_)) => {
+                let passes_on = self.node.passes_on(&message, self.now());
+                self.net.judge(id, if passes_on { Verdict::Accept } else { Verdict::Ignore });
+                // What is not passed on may still contradict what is known.
+                self.inputs.push_back(Input::Spread(message));
             }
             // Old news is nobody's fault: it was true when it left.
             Ok(Message::Advert(_)) => self.net.judge(id, Verdict::Ignore),

@@ -82,7 +82,8 @@ impl Signable for Checkpoint {
     const ATTESTATIONS_MAX: usize = ISSUERS_MAX;
 
     fn check_bounds(&self) -> Result<(), &'static str> {
-        let within = |root: &SumRoot, most: usize| usize::try_from(root.count).is_ok_and(|count| count <= most);
+        let within =
+            |root: &SumRoot, most: usize| usize::try_from(root.count).is_ok_and(|count| count <= most);
         if !within(&self.accounts, ACCOUNTS_MAX) {
             return Err("accounts");
         }

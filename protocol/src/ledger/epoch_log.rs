@@ -130,15 +130,14 @@ impl<L: SumLeaf + PartialEq> Log<L> {
         let is_last = newest.len() <= PAGE_MAX;
         let newest = newest.get(..PAGE_MAX).unwrap_or(newest);
         let end = newest.last().filter(|_| !is_last).map(SumLeaf::key);
-        let is_within = |key: &Key| after.is_none_or(|after| *key > after) && end.is_none_or(|end| *key <= end);
+        let is_within =
+            |key: &Key| after.is_none_or(|after| *key > after) && end.is_none_or(|end| *key <= end);
         let mut page: BTreeMap<Key, Option<&L>> =
             newest.iter().map(|leaf| (leaf.key(), Some(leaf))).collect();
         for back in self.back.iter().rev().take(age) {
             let begin = after.unwrap_or_default();
             let changed = back.range(begin..).take_while(|(key, _)| end.is_none_or(|end| **key <= end));
-            page.extend(
-                changed.filter(|(key, _)| is_within(key)).map(|(key, leaf)| (*key, leaf.as_ref())),
-            );
+            page.extend(changed.filter(|(key, _)| is_within(key)).map(|(key, leaf)| (*key, leaf.as_ref())));
         }
         let mut leaves: Vec<L> = page.into_values().flatten().cloned().collect();
         let next = if leaves.len() > PAGE_MAX {

@@ -17,6 +17,7 @@ use crate::signed::{Role, Signable, Verified, sign};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
+use super::checkpoints::EpochEnds;
 use super::{Effect, Node, Offence};
 
 /// Most tickets that were made and not used.
@@ -28,6 +29,7 @@ pub(super) struct Issuing {
     pub(super) books: Issuer,
     pub(super) tickets: BTreeMap<Digest, TicketState>,
     pub(super) signer: Signer,
+    pub(super) ends: EpochEnds,
 }
 
 /// A ticket that this issuer made.
@@ -174,6 +176,9 @@ impl Node {
         };
         let balance = issuing.books.balance(op.account);
         if let Err(error) = taken {
+            if !matches!(error, IssuerError::WrongSequence { next } if op.sequence < next) {
+                issuing.ends.refused(op);
+            }
             if let Some(peer) = self.peers.get_mut(&from) {
                 peer.refused = Some((op.id(), error));
             }
@@ -181,12 +186,14 @@ impl Node {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));
             }
             self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);
+            self.on_second_step(op, out);
             return;
         }
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
         let vote = issuing.sign(vote, domain);
         let recorded = issuing.sign(Recorded { op: op.id(), epoch }, domain);
         if !known {
+            issuing.ends.took(op);
             let terms = terms.map(Verified::signed);
             out.push(Effect::Record(Record::Stepped { op: op.signed(), terms, epoch }));
         }

@@ -80,6 +80,7 @@ impl Node {
             | Record::PaidOut { .. }
             | Record::Closed(_)
             | Record::Expired(_) => self.replay_issuing(record.clone())?,
+            Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())
     }
@@ -102,7 +103,9 @@ impl Node {
             Record::Deposited(deposit) => issuing.books.deposit(&*deposit.read_back(domain)?)?,
             Record::Stepped { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
-                issuing.books.apply(&op.read_back(domain)?, terms.as_ref(), epoch)?;
+                let op = op.read_back(domain)?;
+                issuing.books.apply(&op, terms.as_ref(), epoch)?;
+                issuing.ends.took(&op);
             }
             Record::PaidOut { receipt, amount } => {
                 issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
@@ -120,7 +123,8 @@ impl Node {
             | Record::Receipt(_)
             | Record::Job(_)
             | Record::Final(_)
-            | Record::Redeemed(_) => {}
+            | Record::Redeemed(_)
+            | Record::Books(_) => {}
         }
         Ok(())
     }
