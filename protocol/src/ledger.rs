@@ -24,3 +24,5 @@ pub mod epoch_log;
 pub mod equivocation;
 
 pub mod finding;
+
+pub mod reconcile;

@@ -8,5 +8,6 @@ mod common;
 mod issuer;
 mod money;
 mod provider;
+mod reconcile;
 mod records;
 mod wallet;
