@@ -302,7 +302,9 @@ impl Driver {
                 let message = Message::<protocol::message::Wire>::Advert(advert).to_bytes();
                 self.net.publish(&mesh::topic(model), message);
             }
-            Effect::Spread(message) => self.net.publish(mesh::BOOKS_TOPIC, message.to_bytes()),
+            Effect::Spread(message) => {
+                self.net.publish(mesh::BOOKS_TOPIC, Message::Books(message).to_bytes())
+            }
             Effect::Subscribe(model) => self.net.subscribe(&mesh::topic(model)),
             Effect::Lookup(model) => self.net.lookup(model.0),
             Effect::Provide(model) => self.provide(model),

@@ -22,6 +22,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
+use crate::books::BooksMessage;
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
 use crate::job::{Finish, JobEvent, JobSpec};
@@ -77,7 +78,7 @@ pub enum Input {
     /// An advert came by gossip.
     Heard(Verified<Advert>),
     /// Something about the issuers' books came by gossip.
-    Spread(Message<Checked>),
+    Spread(BooksMessage<Checked>),
     /// A message about a job did not reach a peer.
     SendFailed(NodeId, JobId),
     /// The owner wants a job done.
@@ -238,7 +239,7 @@ pub enum Effect {
     /// Spread an advert to whoever is interested in a model.
     Publish(ModelId, Signed<Advert>),
     /// Spread a message about the issuers' books to everybody.
-    Spread(Message<Wire>),
+    Spread(BooksMessage<Wire>),
     /// Be interested in a model's adverts.
     Subscribe(ModelId),
     /// Ask the directory who might serve a model.

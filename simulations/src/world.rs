@@ -401,7 +401,7 @@ impl World {
                 }
             }
             What::Spread(bytes) => {
-                if let Ok(message) = Message::check(&bytes, self.domain, Scheme::Simulated) {
+                if let Ok(Message::Books(message)) = Message::check(&bytes, self.domain, Scheme::Simulated) {
                     self.handle(host, Input::Spread(message), &[]);
                 }
             }
@@ -514,7 +514,7 @@ impl World {
                 }
                 Effect::Send(to, message) => self.send(host, to, &message),
                 Effect::Publish(model, advert) => self.publish(host, model, &advert),
-                Effect::Spread(message) => self.spread(host, &message.to_bytes()),
+                Effect::Spread(message) => self.spread(host, &Message::Books(message).to_bytes()),
                 Effect::Subscribe(model) => {
                     self.hosts[host].subscribed.insert(model);
                 }

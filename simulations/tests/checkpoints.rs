@@ -4,7 +4,7 @@ use simulations::scenario::{Setting, run};
 
 #[test]
 fn every_account_is_proved_in_the_last_checkpoint_whatever_happened_before() {
-    for seed in 1..=3 {
+    for seed in 1..=12 {
         let setting = Setting { epoch_ms: 40_000, jobs: 10, trouble_ms: 120_000, ..Setting::smoke(seed) };
         let report = run(&setting, None);
         assert_eq!(report.findings, Vec::<String>::new(), "{}", setting.reproduce());

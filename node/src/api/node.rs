@@ -6,8 +6,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::views::{
-    AuditBody, AuditView, BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
-    ServedModelView, SettleView, StatusView, TicketBody, TicketView, VerifyView,
+    AuditBody, AuditView, BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView,
+    ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketBody, TicketView,
+    VerifyView,
 };
 use super::{Api, Json, Query};
 use crate::command::Command;

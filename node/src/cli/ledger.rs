@@ -5,7 +5,9 @@ use clap::Subcommand;
 use super::Global;
 use super::status::price;
 use super::terminal::{Terminal, facts, model, short, table};
-use crate::api::views::{AuditBody, AuditView, BalanceView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, VerifyView};
+use crate::api::views::{
+    AuditBody, AuditView, BalanceView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, VerifyView,
+};
 use crate::exit::Failure;
 
 #[derive(Debug, Subcommand)]
@@ -150,9 +152,12 @@ fn describe_audit(view: &AuditView) -> String {
         ("withdrawn", view.withdrawn.to_string()),
         ("accounts", tree(&view.accounts)),
         ("channels", tree(&view.channels)),
-        ("own account", view.own.as_ref().map_or("not in it".to_owned(), |own| {
-            format!("cash {}, earned {}, held {}, {} steps", own.cash, own.earned, own.held, own.steps)
-        })),
+        (
+            "own account",
+            view.own.as_ref().map_or("not in it".to_owned(), |own| {
+                format!("cash {}, earned {}, held {}, {} steps", own.cash, own.earned, own.held, own.steps)
+            }),
+        ),
         ("pages", view.pages.to_string()),
     ]);
     for difference in &view.differences {

@@ -14,7 +14,8 @@ use super::Driver;
 impl Driver {
     pub(super) fn audit(&mut self, epoch: Option<u32>, reply: Reply<Box<AuditView>>) {
         if self.waiting.auditing.is_some() {
-            let failure = Failure::new(FailureKind::Busy, "another audit is under way: try again in a moment");
+            let failure =
+                Failure::new(FailureKind::Busy, "another audit is under way: try again in a moment");
             // Whoever asked may have gone.
             let _ = reply.send(Err(failure.retry_after(1_000)));
             return;
@@ -25,7 +26,8 @@ impl Driver {
 
     pub(super) fn answer_audit(&mut self) {
         let is_begun = !self.inputs.iter().any(|input| matches!(input, Input::Owner(OwnerCommand::Audit(_))));
-        let Some(audit) = self.node.audit_view().filter(|_| is_begun && self.waiting.auditing.is_some()) else {
+        let Some(audit) = self.node.audit_view().filter(|_| is_begun && self.waiting.auditing.is_some())
+        else {
             return;
         };
         if audit.state == AuditState::Running {
@@ -47,7 +49,8 @@ impl Driver {
             (Some(_), Some(OwnLeaf::Absent)) => "absent",
             (Some(_), Some(OwnLeaf::Wrong)) => "wrong",
         };
-        let finding = |finding: &protocol::ledger::finding::Finding| (finding.name().to_owned(), finding.to_string());
+        let finding =
+            |finding: &protocol::ledger::finding::Finding| (finding.name().to_owned(), finding.to_string());
         let manifest = self.node.manifest();
         let proof = |proof: &Equivocation<protocol::message::Checked>| {
             let what = match proof {

@@ -182,7 +182,7 @@ impl Driver {
                 self.net.judge(id, Verdict::Accept);
                 self.inputs.push_back(Input::Heard(advert));
             }
-            Ok(message @ Message::Books(_)) => {
+            Ok(Message::Books(message)) => {
                 let passes_on = self.node.passes_on(&message, self.now());
                 self.net.judge(id, if passes_on { Verdict::Accept } else { Verdict::Ignore });
                 // What is not passed on may still contradict what is known.

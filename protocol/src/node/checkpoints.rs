@@ -277,21 +277,23 @@ impl Node {
     }
 
     fn spread(&self, message: BooksMessage<Checked>, out: &mut Vec<Effect>) {
-        out.push(Effect::Spread(Message::Books(message.to_wire())));
+        out.push(Effect::Spread(message.to_wire()));
     }
 
     /// Says whether a message that came by gossip should be passed on.
     #[must_use]
-    pub fn passes_on(&self, message: &Message<Checked>, now: Time) -> bool {
+    pub fn passes_on(&self, message: &BooksMessage<Checked>, now: Time) -> bool {
         match message {
-            Message::Books(BooksMessage::Checkpoint(checkpoint)) => {
+            BooksMessage::Checkpoint(checkpoint) => {
                 self.is_credible(checkpoint, now)
                     && self.checkpoints.newest().is_none_or(|newest| newest.epoch < checkpoint.epoch)
             }
-            Message::Books(BooksMessage::Equivocation(proof)) => {
-                self.checkpoints.is_new(proof, &self.config.manifest)
-            }
-            _ => false,
+            BooksMessage::Equivocation(proof) => self.checkpoints.is_new(proof, &self.config.manifest),
+            BooksMessage::Query(_)
+            | BooksMessage::LeafQuery
+            | BooksMessage::Leaf { .. }
+            | BooksMessage::PageQuery(_)
+            | BooksMessage::Page(..) => false,
         }
     }
 
@@ -319,13 +321,15 @@ impl Node {
     }
 
     /// Takes what came by gossip; who passed it on has no part in it.
-    pub(super) fn on_spread(&mut self, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn on_spread(&mut self, message: BooksMessage<Checked>, now: Time, out: &mut Vec<Effect>) {
         match message {
-            Message::Books(BooksMessage::Checkpoint(checkpoint)) => {
-                self.on_checkpoint(None, checkpoint, now, out);
-            }
-            Message::Books(BooksMessage::Equivocation(proof)) => self.on_equivocation(None, proof, out),
-            _ => {}
+            BooksMessage::Checkpoint(checkpoint) => self.on_checkpoint(None, checkpoint, now, out),
+            BooksMessage::Equivocation(proof) => self.on_equivocation(None, proof, out),
+            BooksMessage::Query(_)
+            | BooksMessage::LeafQuery
+            | BooksMessage::Leaf { .. }
+            | BooksMessage::PageQuery(_)
+            | BooksMessage::Page(..) => {}
         }
     }
 

@@ -38,7 +38,8 @@ impl Pair {
         let mut queue: VecDeque<(bool, Effect)> = out.into_iter().map(|effect| (by_issuer, effect)).collect();
         while let Some((by_issuer, effect)) = queue.pop_front() {
             let said = match effect {
-                Effect::Send(_, message) | Effect::Spread(message) => message,
+                Effect::Send(_, message) => message,
+                Effect::Spread(message) => Message::Books(message),
                 Effect::Record(record) | Effect::Note(record) if !by_issuer => {
                     self.records.push(record);
                     continue;
@@ -243,12 +244,12 @@ fn a_checkpoint_that_does_not_add_up_or_leaves_one_out_is_found() {
         1,
     );
     let later = now.plus_ms(DAY_MS);
-    pair.consumer.told(later, Input::Spread(Message::Books(BooksMessage::Checkpoint(lost.clone()))));
+    pair.consumer.told(later, Input::Spread(BooksMessage::Checkpoint(lost.clone())));
     let error = TotalsError::Deposits;
     assert_eq!(pair.findings(), [Finding::Totals { epoch: Epoch(2), error }]);
 
     let skips = Checkpoint { epoch: Epoch(3), previous: first.id(), ..Checkpoint::clone(&first) };
-    let skips = Message::Books(BooksMessage::Checkpoint(signed(skips, 1)));
+    let skips = BooksMessage::Checkpoint(signed(skips, 1));
     pair.consumer.told(later.plus_ms(DAY_MS), Input::Spread(skips));
     assert!(pair.findings().contains(&Finding::Chain { epoch: Epoch(3) }));
 }
@@ -260,7 +261,7 @@ fn two_checkpoints_of_one_epoch_convict_the_issuer_everywhere() {
     let first = pair.consumer.node.checkpoints()[0].clone();
     let second = signed(Checkpoint { deposited: 9_000, ..Checkpoint::clone(&first) }, 1);
 
-    let message = Message::Books(BooksMessage::Checkpoint(second.clone()));
+    let message = BooksMessage::Checkpoint(second.clone());
     assert!(!pair.consumer.node.passes_on(&message, now), "one of an epoch is passed on");
     let out = pair.consumer.told(now, Input::Spread(message.clone()));
     let books = pair.consumer.node.books_view();
@@ -273,7 +274,7 @@ fn two_checkpoints_of_one_epoch_convict_the_issuer_everywhere() {
         Effect::Spread(message) => Some(message.clone()),
         _ => None,
     });
-    let proof = Message::check(&spread.expect("flooded").to_bytes(), manifest().domain(), Scheme::Strict);
+    let proof = spread.expect("flooded").verify(manifest().domain(), Scheme::Strict);
     let proof = proof.expect("proves itself");
     let mut other = provider(Price::default());
     assert!(other.node.passes_on(&proof, now));
@@ -288,11 +289,11 @@ fn a_checkpoint_that_no_issuer_signed_is_an_offence_of_whoever_brings_it() {
     let mut pair = Pair::met();
     let now = pair.days(1);
     let forged = Checkpoint { epoch: Epoch(1), ..Checkpoint::clone(&pair.consumer.node.checkpoints()[0]) };
-    let forged = Message::Books(BooksMessage::Checkpoint(signed(forged, 9)));
+    let forged = BooksMessage::Checkpoint(signed(forged, 9));
     let later = now.plus_ms(DAY_MS);
 
     assert!(!pair.consumer.node.passes_on(&forged, later));
-    let out = pair.consumer.hears(later, &ISSUER, forged);
+    let out = pair.consumer.hears(later, &ISSUER, Message::Books(forged));
     assert_eq!(out, [Effect::Penalise(ISSUER.id(), Offence::WrongSigner)]);
     assert_eq!(pair.findings(), []);
 }
@@ -396,7 +397,7 @@ fn an_owner_with_two_steps_in_one_place_is_convicted_and_one_that_was_refused_is
     let proof = Equivocation::of_steps(taken, second).expect("one place");
     let recorded = Effect::Record(Record::Books(BooksRecord::Equivocation(proof.signed())));
     assert_eq!(out[0], recorded);
-    assert!(matches!(&out[1], Effect::Spread(Message::Books(BooksMessage::Equivocation(_)))));
+    assert!(matches!(&out[1], Effect::Spread(BooksMessage::Equivocation(_))));
 }
 
 #[test]
