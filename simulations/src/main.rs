@@ -61,6 +61,9 @@ struct RunArgs {
     /// Crashes, cuts and engine faults in it.
     #[arg(long)]
     faults: Option<usize>,
+    /// Payments and withdrawals in it.
+    #[arg(long)]
+    orders: Option<usize>,
     /// Length of an epoch in virtual milliseconds.
     #[arg(long)]
     epoch_ms: Option<u64>,
@@ -79,6 +82,7 @@ impl RunArgs {
             trouble_ms: self.trouble_ms.unwrap_or(smoke.trouble_ms),
             loss_permille: self.loss.unwrap_or(smoke.loss_permille),
             faults: self.faults.unwrap_or(smoke.faults),
+            orders: self.orders.unwrap_or(smoke.orders),
             epoch_ms: self.epoch_ms.unwrap_or(smoke.epoch_ms),
             ..smoke
         }

@@ -245,7 +245,11 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::PaidOut { .. }
         | Record::Closed(_)
         | Record::Expired(_)
-        | Record::Books(_) => Vec::new(),
+        | Record::Books(_)
+        | Record::Taken(_)
+        | Record::Text(_)
+        | Record::WithdrawalPaid { .. }
+        | Record::Noticed(_) => Vec::new(),
     }
 }
 

@@ -49,12 +49,6 @@ impl Issuer {
     pub fn channel_count(&self) -> usize {
         self.channels.len()
     }
-
-    /// Returns all nano-credits that ever left.
-    #[must_use]
-    pub const fn withdrawn(&self) -> u128 {
-        0
-    }
 }
 
 fn account_leaf(id: AccountId, account: &Account) -> AccountLeaf {

@@ -160,6 +160,7 @@ fn books_come_back_from_the_journal_with_the_same_checkpoints() {
                 account: CONSUMER.account(),
                 amount: 4_999,
                 epoch: Epoch(0),
+                source: records::Source::Budget,
             },
             manifest().domain(),
             Role::Issuer,
