@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
+use crate::books::BooksMessage;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
 use crate::keys::Scheme;
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, Booked, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{
@@ -57,12 +59,12 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize",
+        S::Of<Vote>: Serialize, S::Of<Checkpoint>: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
-        S::Of<Vote>: Deserialize<'de>"
+        S::Of<Vote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -235,6 +237,8 @@ pub enum Message<S: Stage> {
         /// The operator's reference, once it is paid.
         paid: Option<alloc::string::String>,
     },
+    /// About the issuers' books: checkpoints, proofs, pages.
+    Books(BooksMessage<S>),
     /// From a payee to a peer that it chose as a mirror: keep these for me. At most [`KEPT_MAX`].
     Keep(Vec<Kept<S>>),
     /// Returns what the sender keeps for the receiver, or holds as the other side of their channels; at most [`KEPT_MAX`].
@@ -502,6 +506,7 @@ impl Message<Wire> {
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
+            Self::Books(message) => Message::Books(message.verify(domain, scheme)?),
             Self::Keep(entries) => Message::Keep(kept(entries, domain, scheme)?),
             Self::Kept { entries, last } => Message::Kept { entries: kept(entries, domain, scheme)?, last },
             Self::Compare(question) => Message::Compare(question),
@@ -610,6 +615,7 @@ impl Message<Checked> {
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
+            Self::Books(message) => Message::Books(message.to_wire()),
             Self::Keep(entries) => Message::Keep(entries.iter().map(Kept::signed).collect()),
             Self::Kept { entries, last } => {
                 Message::Kept { entries: entries.iter().map(Kept::signed).collect(), last: *last }
@@ -663,6 +669,7 @@ impl<S: Stage> Message<S> {
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
             Self::Withdrawal { .. } => "withdrawal",
+            Self::Books(message) => message.name(),
             Self::Keep(_) => "keep",
             Self::Kept { .. } => "kept",
             Self::Compare(_) => "compare",
@@ -705,6 +712,7 @@ impl<S: Stage> Message<S> {
             | Self::Redeem { .. }
             | Self::Redeemed(_)
             | Self::Close { .. }
+            | Self::Books(_)
             | Self::Notice(_)
             | Self::Noticed(_)
             | Self::Payout { .. }

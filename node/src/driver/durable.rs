@@ -244,6 +244,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::RedeemKept(_)
         | Message::ChannelsQuery(_)
         | Message::Recover(_) => false,
+        Message::Books(message) => message.states_fact(),
     }
 }
 

@@ -223,6 +223,9 @@ impl Node {
             self.send_heads(from, out);
         }
         self.ask_for_missing(from, out);
+        if self.config.manifest.has_issuer_node(from) && self.is_admitted() {
+            self.send(from, Message::Books(crate::books::BooksMessage::Query(None)), out);
+        }
         for message in early {
             self.on_message(from, message, now, out);
         }
