@@ -307,7 +307,7 @@ impl Paid {
         let covered = others().filter(|(other, _)| Some(**other) != unpaid);
         let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
         let all = covered.plus(&raised.usage());
-        if !self.affords(&all) {
+        if !self.affords(&all) && !cfg!(mutant = "grant-unpaid") {
             return Grant::Uncovered;
         }
         self.flights.insert(job, raised);
@@ -381,7 +381,7 @@ impl Paid {
         if closing.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        if closing.amount < self.due() {
+        if closing.amount < self.due() && !cfg!(mutant = "final-below-due") {
             return Err(PaidError::TooLittle);
         }
 

@@ -4,6 +4,7 @@
 
 mod channel;
 mod common;
+mod durable;
 mod issuer;
 mod money;
 mod provider;
