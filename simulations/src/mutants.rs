@@ -101,9 +101,9 @@ pub const MUTANTS: [Mutant; 16] = [
         "ending::a_channel_ends_right_in_every_order_of_events",
         "the payee signs an end below what it earned",
     ),
-    in_model(
+    mutant(
         "grant-unpaid",
-        "streaming::payment_keeps_up_with_a_stream_whatever_is_lost",
+        "channel::a_payer_who_denies_what_was_delivered_has_no_more_for_it",
         "a payee generates what no receipt covers",
     ),
     in_model(
