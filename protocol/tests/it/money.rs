@@ -97,8 +97,8 @@ fn terms_that_divide_otherwise_than_the_network_does_are_refused() {
     assert_eq!(check(|terms| terms.split[1].account = account(9)), Err(TermsError::Shares));
     assert_eq!(check(|terms| terms.split[2].account = account(9)), Err(TermsError::Shares));
     assert_eq!(check(|terms| terms.split[0].account = account(9)), Err(TermsError::Payee));
-    assert_eq!(check(|terms| terms.markup = markup(3_000)), Ok(()));
-    assert_eq!(check(|terms| terms.markup = markup(3_001)), Err(TermsError::Markup));
+    assert_eq!(check(|terms| terms.markup = Some(markup(3_000))), Ok(()));
+    assert_eq!(check(|terms| terms.markup = Some(markup(3_001))), Err(TermsError::Markup));
     assert_eq!(check(|terms| terms.licence = RecordId::NONE), Err(TermsError::Licence));
 }
 
@@ -108,6 +108,6 @@ fn move_bps(terms: &mut Terms, bps: u16) {
     terms.split[1].bps += bps;
 }
 
-fn markup(bps: u16) -> Option<Markup> {
-    Some(Markup { builder: account(9), bps })
+fn markup(bps: u16) -> Markup {
+    Markup { builder: account(9), bps }
 }
