@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
 use crate::deadlines::Deadlines;
-use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::issuer::Issuer;
@@ -38,7 +38,7 @@ use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
 pub use queries::{ChannelView, PeerView};
-pub use replay::ReplayError;
+pub use replay::{Replay, ReplayError};
 pub use requester::JobView;
 
 /// Everything that a node is told once.
@@ -322,6 +322,8 @@ pub struct Node {
     balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
     paid: BTreeMap<ChannelId, Paid>,
+    /// Terms of the channels in `paid`.
+    agreed: BTreeMap<RecordId, provider::Agreed>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
@@ -346,17 +348,25 @@ impl Node {
     /// # Errors
     /// When a record cannot be read or contradicts the ones before it: the journal is not this node's.
     pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
+        let mut replay = Replay::new(config, seed);
+        for record in records {
+            replay.take(record.clone())?;
+        }
+        Ok(replay.end(now))
+    }
+
+    /// Returns a node that knows nothing but its keys and its network.
+    fn blank(config: Config, seed: u64) -> Self {
         let domain = config.manifest.domain();
         let me = NodeId::from(config.node.public());
         let wallet = Wallet::new(domain, config.account.clone());
-        let epoch = config.manifest.epoch(now);
-        let device = peers::delegate(&wallet, me, domain, epoch);
+        let device = peers::delegate(&wallet, me, domain, Epoch::default());
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
             signer,
         });
-        let mut node = Self {
+        Self {
             me,
             domain,
             config,
@@ -370,6 +380,7 @@ impl Node {
             balance_is_old: false,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
+            agreed: BTreeMap::new(),
             ended: BTreeMap::new(),
             jobs: BTreeMap::new(),
             scheduler: Scheduler::default(),
@@ -377,21 +388,23 @@ impl Node {
             serving: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             issuing,
-            advert_sequence: now.0,
+            advert_sequence: 0,
             stopping: false,
             deadlines: Deadlines::default(),
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
-        };
-        for record in records {
-            node.replay(record)?;
         }
-        node.learn_own_account();
-        node.paying.values_mut().for_each(|channel| channel.side.restarted());
-        node.paid.values_mut().for_each(Paid::restarted);
-        node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
-        node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
-        Ok(node)
+    }
+
+    /// Begins at `now`, knowing what its journal says.
+    fn begin(&mut self, now: Time) {
+        self.device = peers::delegate(&self.wallet, self.me, self.domain, self.epoch(now));
+        self.advert_sequence = now.0;
+        self.learn_own_account();
+        self.paying.values_mut().for_each(|channel| channel.side.restarted());
+        self.paid.values_mut().for_each(Paid::restarted);
+        self.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
+        self.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
     }
 
     /// Takes one input and appends what follows from it to `out`, in order.
