@@ -14,3 +14,5 @@ pub mod wallet;
 pub mod paying;
 
 pub mod paid;
+
+pub mod reconcile;

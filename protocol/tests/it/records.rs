@@ -7,7 +7,7 @@ use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, Node
 use protocol::keys::{PublicKey, Scheme, Signer};
 use protocol::ledger::records::{
     Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Terms, Vote,
+    RedeemAck, Rights, Source, Terms, Vote,
 };
 use protocol::licence::{Licence, LicenceKind, Scope};
 use protocol::manifest::Manifest;
@@ -66,6 +66,7 @@ fn membership() -> impl Strategy<Value = Membership> {
 
 fn deposit() -> impl Strategy<Value = Deposit> {
     (bytes32(), bytes32(), any::<(u64, u32)>()).prop_map(|(reference, account, (amount, epoch))| Deposit {
+        source: if amount % 2 == 0 { Source::Budget } else { Source::Outside },
         reference: Digest(reference),
         account: AccountId(account),
         amount,
@@ -86,6 +87,10 @@ fn account_op() -> impl Strategy<Value = AccountOp> {
                 payer_key: PublicKey(payer_key),
             })
         ),
+        (bytes32(), any::<u64>()).prop_map(|(to, amount)| OpBody::Pay { to: AccountId(to), amount }),
+        (bytes32(), any::<u64>())
+            .prop_map(|(payout, amount)| OpBody::Withdraw { amount, payout: Digest(payout) }),
+        Just(OpBody::Noop),
     ];
     (bytes32(), bytes32(), any::<(u64, u32)>(), body).prop_map(
         |(account, previous, (sequence, epoch), body)| AccountOp {

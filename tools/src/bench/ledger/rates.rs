@@ -20,10 +20,14 @@ use protocol::time::Time;
 use serde::Serialize;
 
 use super::super::cluster::folder;
+use super::super::samples::{Samples, Spread};
 use super::records::{Payer, receipt, terms};
 
 /// Receipts that go to the disk together: as many as a busy provider gathers in the time of one `fdatasync`.
 const BATCH: usize = 64;
+
+/// Batches in a row, before the other way of storing them has its turn.
+const ROUND: usize = 20;
 
 /// Accounts that open channels at the same time.
 const ACCOUNTS: usize = 64;
@@ -41,13 +45,13 @@ pub(super) struct Rates {
     pub(super) merged_per_s: f64,
 }
 
-/// Receipts per second on this disk.
+/// Batches of receipts on this disk, times in milliseconds: medians count, because a disk that others use stalls at times.
 #[derive(Debug, Serialize)]
 pub(super) struct Journal {
     pub(super) batch: usize,
-    pub(super) batches: usize,
     pub(super) bytes_per_receipt: usize,
-    pub(super) raw_per_s: f64,
+    pub(super) raw_ms: Spread,
+    pub(super) stored_ms: Spread,
     pub(super) stored_per_s: f64,
     pub(super) ratio: f64,
 }
@@ -144,43 +148,51 @@ pub(super) async fn measure_journal(batches: usize) -> Result<Journal> {
     let mut raw = std::fs::File::create(raw_folder.path().join("raw"))?;
     let (mut journal, _) =
         journal::Journal::open(&folder.path().join("journal"), Default::default(), |_, _, _| {})?;
-    let (mut raw_time, mut stored_time) = (Duration::ZERO, Duration::ZERO);
-    const ROUND: usize = 20;
+    let (mut raw_times, mut stored_times) = (Samples::default(), Samples::default());
     for _ in 0..batches.div_ceil(ROUND) {
-        let begun = Instant::now();
         for _ in 0..ROUND {
+            let begun = Instant::now();
             raw.write_all(&bytes)?;
             raw.sync_data()?;
+            raw_times.push_time(begun.elapsed());
         }
-        raw_time += begun.elapsed();
-        let begun = Instant::now();
-        store(&mut journal, &records, ROUND).await?;
-        stored_time += begun.elapsed();
+        store(&mut journal, &records, &mut stored_times).await?;
     }
     journal.close()?;
-    let stored = batches.div_ceil(ROUND) * ROUND * BATCH;
-    let (raw_per_s, stored_per_s) = (per_s(stored, raw_time), per_s(stored, stored_time));
+    let (raw_ms, stored_ms) = (raw_times.spread(), stored_times.spread());
     Ok(Journal {
         batch: BATCH,
-        batches: stored / BATCH,
         bytes_per_receipt: bytes.len() / BATCH,
-        raw_per_s,
-        stored_per_s,
-        ratio: stored_per_s / raw_per_s,
+        raw_ms,
+        stored_ms,
+        stored_per_s: per_s(BATCH, Duration::from_secs_f64(stored_ms.p50 / 1000.0)),
+        ratio: raw_ms.p50 / stored_ms.p50,
     })
 }
 
-/// Stores batches as a driver does: the next one gathers while the disk works on the last.
-async fn store(journal: &mut journal::Journal, records: &[Vec<u8>], batches: usize) -> Result<()> {
-    let mut durable = journal.position();
-    for _ in 0..batches {
-        let position = journal.append(records, Urgency::Now)?;
-        while durable.0 + (records.len() as u64) < position.0 {
-            durable = journal.committed().await?;
+/// Stores batches as a driver does: the next one gathers while the disk works on the last. Each takes from when the one
+/// before it was durable until it is; two that went to the disk as one do not count.
+async fn store(journal: &mut journal::Journal, records: &[Vec<u8>], times: &mut Samples) -> Result<()> {
+    let batch = records.len() as u64;
+    let mut durable = journal.append(records, Urgency::Now)?.0 - batch;
+    let mut begun = Instant::now();
+    for _ in 0..ROUND {
+        // The journal's thread must have taken what waits: it is at work for several times as long.
+        while begun.elapsed() < Duration::from_micros(50) {
+            std::hint::spin_loop();
         }
+        journal.append(records, Urgency::Now)?;
+        let next = durable + batch;
+        while durable < next {
+            durable = journal.committed().await?.0;
+        }
+        if durable == next {
+            times.push_time(begun.elapsed());
+        }
+        begun = Instant::now();
     }
-    while durable < journal.position() {
-        durable = journal.committed().await?;
+    while durable < journal.position().0 {
+        durable = journal.committed().await?.0;
     }
     Ok(())
 }

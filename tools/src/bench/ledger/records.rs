@@ -11,7 +11,7 @@ use protocol::price::{Price, Usage};
 use protocol::signed::{Role, Verified, sign};
 
 /// What a channel can pay.
-const CAP: u64 = 1_000_000_000_000;
+const CAP: u64 = 100_000_000_000;
 
 /// A model that nobody serves.
 pub(super) const MODEL: ModelId = ModelId([7; 32]);
