@@ -11,7 +11,7 @@ use protocol::ids::{ChannelId, Digest};
 use protocol::keys::{Scheme, Signer};
 use protocol::ledger::issuer::Issuer;
 use protocol::ledger::paying::Paying;
-use protocol::ledger::records::{Deposit, Epoch, Receipt, Recorded, Vote};
+use protocol::ledger::records::{Deposit, Epoch, Receipt, Recorded, Source, Vote};
 use protocol::manifest::Manifest;
 use protocol::message::{Message, Wire};
 use protocol::record::Record;
@@ -208,7 +208,8 @@ pub(super) async fn measure_opens(rounds: usize) -> Result<Opens> {
     for payer in &mut payers {
         let reference = Digest(payer.id().0);
         let amount = manifest.grant_budget / (2 * ACCOUNTS as u64);
-        books.deposit(&Deposit { reference, account: payer.id(), amount, epoch: Epoch(0) })?;
+        let (account, epoch, source) = (payer.id(), Epoch(0), Source::Budget);
+        books.deposit(&Deposit { reference, account, amount, epoch, source })?;
         let terms = terms(&manifest, &payee, payee.public().into(), payer.id());
         for round in &mut asked {
             let (op, terms) = (payer.open(&terms, domain).signed(), Some(terms.signed()));
