@@ -6,6 +6,9 @@ mod attacker;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod crash;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod job;
@@ -13,8 +16,6 @@ mod job;
 mod peers;
 #[cfg(test)]
 mod restart;
-#[cfg(test)]
-mod wire;
 
 /// The program under test.
 #[cfg(test)]
