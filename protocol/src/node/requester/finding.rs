@@ -26,7 +26,7 @@ impl Node {
         job.considered = ranked;
         let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
         let Some(best) = usable.first().copied() else {
-            self.find(id, now, out);
+            self.look_further(id, now, out);
             return;
         };
         if now.since_ms(job.submitted) >= SEARCH_MS {
@@ -52,7 +52,7 @@ impl Node {
 
     /// No usable provider is known: looks for others, waits for those who are sought, or gives up. A job that was refused
     /// for want of a slot does not wait: whoever asked wants to know at once, and who asks again may find others.
-    fn find(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+    fn look_further(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let model = job.spec.model;
         let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
