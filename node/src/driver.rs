@@ -25,7 +25,7 @@ use bytes::Bytes;
 use protocol::advert::{Incentive, ProviderClass};
 use protocol::ids::{JobId, ModelId, NodeId};
 use protocol::message::Message;
-use protocol::node::{self, Effect, Input, Node, OwnerCommand, Replay};
+use protocol::node::{self, Effect, Input, Node, OwnerCommand};
 use protocol::record::Record;
 use protocol::time::Time;
 use tokio::sync::mpsc;
@@ -134,15 +134,15 @@ impl Driver {
             )
             .into());
         }
-        let seed = u64::from_le_bytes(crate::identity::random());
-        let mut replay = Replay::new(node_config(&config, &identity), seed);
-        let mut latest = Time::default();
-        let durable = Durable::open(&folder, identity.manifest.domain(), |record| {
-            latest = latest.max(ended(&record).unwrap_or_default());
-            Ok(replay.take(record)?)
-        })?;
+        let (durable, records) = Durable::open(&folder, identity.manifest.domain())?;
+        let latest = records.iter().filter_map(ended).max().unwrap_or_default();
         let clock = Clock::start(latest.0);
-        let node = replay.end(Time(clock.now_ms()));
+        let node = Node::new(
+            node_config(&config, &identity),
+            u64::from_le_bytes(crate::identity::random()),
+            &records,
+            Time(clock.now_ms()),
+        )?;
         let mut net = Net::new(net_config(&config, &identity)?)?;
         net.subscribe(mesh::BOOKS_TOPIC);
         let workers = Workers::new(Program::current()?, worker::Limits::NODE);

@@ -48,7 +48,7 @@ pub use auditing::{AuditState, AuditView};
 pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{ChannelView, PeerView};
-pub use replay::{Replay, ReplayError};
+pub use replay::ReplayError;
 pub use requester::JobView;
 
 /// Everything that a node is told once.
@@ -392,19 +392,11 @@ impl Node {
     /// # Errors
     /// When a record cannot be read or contradicts the ones before it: the journal is not this node's.
     pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
-        let mut replay = Replay::new(config, seed);
-        for record in records {
-            replay.take(record.clone())?;
-        }
-        Ok(replay.end(now))
-    }
-
-    /// Returns a node that knows nothing but its keys and its network.
-    fn blank(config: Config, seed: u64) -> Self {
         let domain = config.manifest.domain();
         let me = NodeId::from(config.node.public());
         let wallet = Wallet::new(domain, config.account.clone());
-        let device = peers::delegate(&wallet, me, domain, Epoch::default());
+        let epoch = config.manifest.epoch(now);
+        let device = peers::delegate(&wallet, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
@@ -413,7 +405,7 @@ impl Node {
             signer,
             ends: checkpoints::EpochEnds::new(),
         });
-        Self {
+        let mut node = Self {
             me,
             domain,
             config,
@@ -440,23 +432,22 @@ impl Node {
             serving: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             issuing,
-            advert_sequence: 0,
+            advert_sequence: now.0,
             stopping: false,
             deadlines: Deadlines::default(),
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
+        };
+        node.expect_checkpoints(records);
+        for record in records {
+            node.replay(record)?;
         }
-    }
-
-    /// Begins at `now`, knowing what its journal says.
-    fn begin(&mut self, now: Time) {
-        self.device = peers::delegate(&self.wallet, self.me, self.domain, self.epoch(now));
-        self.advert_sequence = now.0;
-        self.learn_own_account();
-        self.paying.values_mut().for_each(|channel| channel.side.restarted());
-        self.paid.values_mut().for_each(Paid::restarted);
-        self.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
-        self.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
+        node.learn_own_account();
+        node.paying.values_mut().for_each(|channel| channel.side.restarted());
+        node.paid.values_mut().for_each(Paid::restarted);
+        node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
+        node.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
+        Ok(node)
     }
 
     /// Takes one input and appends what follows from it to `out`, in order.

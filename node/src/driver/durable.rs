@@ -29,21 +29,18 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    /// Opens the journal and its index; hands on each record, and none after one that is not taken.
-    pub(super) fn open(
-        folder: &DataFolder,
-        domain: DomainId,
-        mut take: impl FnMut(Record) -> Result<()>,
-    ) -> Result<Self> {
+    /// Opens the journal and its index; returns all records.
+    pub(super) fn open(folder: &DataFolder, domain: DomainId) -> Result<(Self, Vec<Record>)> {
+        let mut records = Vec::new();
+        let mut heads = BTreeMap::new();
         let mut unreadable = None;
-        let mut refused = None;
-        let each = |position: Position, _: &journal::Head, bytes: &[u8]| {
-            if unreadable.is_some() || refused.is_some() {
-                return;
-            }
+        let each = |position: Position, head: &journal::Head, bytes: &[u8]| {
+            heads.insert(position, *head);
             match Record::from_bytes(bytes) {
-                Ok(record) => refused = take(record).err(),
-                Err(error) => unreadable = Some((position, error)),
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    unreadable.get_or_insert((position, error));
+                }
             }
         };
         let (journal, recovered) = Journal::open(&folder.journal(), journal::Options::default(), each)?;
@@ -53,32 +50,27 @@ impl Durable {
                  sharemesh; start that version, or restore the folder from a backup"
             );
         }
-        if let Some(error) = refused {
-            return Err(error);
-        }
         if recovered.torn_bytes > 0 {
             tracing::warn!(bytes = recovered.torn_bytes, "Cut off an unfinished write at the journal's end");
         }
-        let history = journal.history();
-        let head_at = |position: Position| match position {
-            Position(0) => None,
-            position if position == recovered.position => Some(recovered.head),
-            // What cannot be read is not what the index was made from.
-            position => history.head_at(position).ok().flatten(),
+        let head_at = |position: Position| {
+            if position == Position::default() { None } else { heads.get(&position).copied() }
         };
         let (store, opened) = Store::open(&folder.index(), head_at)?;
         if let Some(why) = &opened.rebuild {
             tracing::info!(%why, "Rebuilding the index from the journal");
         }
+        let history = journal.history();
         let committed = recovered.position;
         let mut index = Indexer::new(store, domain);
-        let each = |position: Position, head: &journal::Head, bytes: &[u8]| {
-            let record = Record::from_bytes(bytes).expect("it was just read");
-            index.push(position, *head, &record);
-        };
-        history.replay(opened.position, committed, each)?;
+        for (position, record) in
+            (1..).map(Position).zip(&records).skip_while(|(at, _)| *at <= opened.position)
+        {
+            let head = heads.get(&position).copied().expect("every record has a head");
+            index.push(position, head, record);
+        }
         index.apply_up_to(committed);
-        Ok(Self {
+        let durable = Self {
             journal: Some(journal),
             history,
             committed,
@@ -86,7 +78,8 @@ impl Durable {
             held: VecDeque::new(),
             held_for: BTreeMap::new(),
             index,
-        })
+        };
+        Ok((durable, records))
     }
 
     /// Writes a record that later effects wait for.
@@ -258,7 +251,7 @@ mod tests {
     async fn an_index_that_dropped_entries_is_read_from_the_journal_again() {
         let folder = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&folder.path().join("node")).unwrap();
-        let mut durable = Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
+        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
         let ticket = Record::Ticket { fingerprint: Digest([5; 32]), amount: 1 };
         durable.record(&ticket).unwrap();
         let position = durable.committed().await.unwrap();
@@ -281,7 +274,7 @@ mod tests {
     async fn what_states_a_fact_waits_for_every_record_before_it_and_a_job_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&folder.path().join("node")).unwrap();
-        let mut durable = Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
+        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
         let job = JobId([3; 16]);
         let balance = Effect::Send(
             PAYEE,

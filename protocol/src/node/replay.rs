@@ -11,8 +11,8 @@ use crate::record::Record;
 use crate::signed::SignedError;
 use crate::time::Time;
 
+use super::Node;
 use super::issuing::{Admitted, TicketState};
-use super::{Config, Node};
 
 /// Why a journal cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -28,37 +28,10 @@ pub enum ReplayError {
     UnknownChannel(ChannelId),
 }
 
-/// A node whose journal is being read, record by record, so that they need not be in memory together.
-#[derive(Debug)]
-pub struct Replay(Node);
-
-impl Replay {
-    /// Returns a node of whose journal nothing was read yet.
-    #[must_use]
-    pub fn new(config: Config, seed: u64) -> Self {
-        Self(Node::blank(config, seed))
-    }
-
-    /// Takes the next record.
-    ///
-    /// # Errors
-    /// When it cannot be read or contradicts the ones before it: the journal is not this node's.
-    pub fn take(&mut self, record: Record) -> Result<(), ReplayError> {
-        self.0.replay(record)
-    }
-
-    /// Returns the node that the records describe, at `now`.
-    #[must_use]
-    pub fn end(mut self, now: Time) -> Node {
-        self.0.begin(now);
-        self.0
-    }
-}
-
 impl Node {
-    fn replay(&mut self, record: Record) -> Result<(), ReplayError> {
+    pub(super) fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
         let domain = self.domain;
-        match record {
+        match record.clone() {
             Record::Joined { membership, .. } => self.membership = Some(membership.read_back(domain)?),
             Record::Step { op, terms } => {
                 self.wallet.replay(op.read_back(domain)?);
@@ -113,13 +86,13 @@ impl Node {
             }
             Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
             Record::Noticed(notice) => self.apply_notice(&notice.read_back(domain)?),
-            record @ (Record::Ticket { .. }
+            Record::Ticket { .. }
             | Record::Admitted { .. }
             | Record::Deposited(_)
             | Record::Stepped { .. }
             | Record::PaidOut { .. }
             | Record::Closed(_)
-            | Record::Expired(_)) => self.replay_issuing(record)?,
+            | Record::Expired(_) => self.replay_issuing(record.clone())?,
             Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())
