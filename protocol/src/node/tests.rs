@@ -47,6 +47,38 @@ fn offers_of_a_cancelled_job_are_given_back() {
 }
 
 #[test]
+fn a_provider_that_offers_late_is_taken_if_there_is_no_other() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let due = node.told(START.plus_ms(250), Input::Wake);
+    let offered =
+        node.hears(START.plus_ms(900), &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+
+    assert_eq!((failures(&due), failures(&offered)), (vec![], vec![]));
+    assert_eq!(node.node.jobs().count(), 1);
+    node.told(START.plus_ms(2_000), Input::Wake);
+    assert_eq!(node.node.jobs().count(), 1, "it waits for its channel now");
+}
+
+#[test]
+fn a_provider_that_never_answers_is_given_up() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    node.told(START.plus_ms(250), Input::Wake);
+    let out = node.told(START.plus_ms(2_000), Input::Wake);
+
+    let failed = failures(&out);
+    let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+    assert_eq!(considered[0].gate, Some(Gate::NoAnswer));
+}
+
+#[test]
 fn a_message_of_a_peer_that_is_gone_brings_no_peer_back() {
     let mut node = consumer();
     node.greeted_by(START, &ISSUER, None);

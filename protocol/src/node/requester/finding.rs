@@ -39,7 +39,8 @@ impl Node {
             return;
         }
         let asked: Vec<NodeId> = usable.into_iter().take(ASKED_MAX).collect();
-        let asking = Phase::Asking { waiting: asked.iter().copied().collect(), offers: Vec::new() };
+        let asking =
+            Phase::Asking { waiting: asked.iter().copied().collect(), offers: Vec::new(), late: false };
         if let Some(job) = self.jobs.get_mut(&id) {
             job.phase = asking;
         }
