@@ -22,6 +22,7 @@ use crate::ledger::records::Terms;
 use crate::message::Message;
 use crate::price::Price;
 use crate::router::{Considered, Gate};
+use crate::scheduler::Refusal;
 use crate::signed::Verified;
 use crate::time::Time;
 
@@ -263,6 +264,10 @@ impl Job {
             provider.gate = self.rejected.get(&provider.provider).copied().or(provider.gate);
         }
         considered
+    }
+
+    fn is_refused_as_busy(&self) -> bool {
+        self.rejected.values().any(|gate| matches!(gate, Gate::Refused(Refusal::Busy { .. })))
     }
 
     /// Says whether waiting may help: nobody has been asked yet, or a provider is being dialled.

@@ -16,6 +16,7 @@ use crate::message::{Heads, Opening};
 use crate::model::Modality;
 use crate::price::{Price, Usage};
 use crate::router::Gate;
+use crate::scheduler::Refusal;
 
 const START: Time = Time(1_800_000_000_000);
 const MODEL: ModelId = ModelId([7; 32]);
@@ -291,6 +292,34 @@ fn a_provider_that_is_being_dialled_is_waited_for() {
     let out = node.told(START.plus_ms(2_050), Input::Wake);
 
     assert!(sent(&out).contains(&"ask"), "{out:?}");
+}
+
+#[test]
+fn a_full_provider_is_told_of_at_once_and_others_are_looked_for_meanwhile() {
+    let (free, full) = (Price::default(), Refusal::Busy { retry_ms: 500 });
+    for is_placed in [false, true] {
+        let mut node = consumer();
+        node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, free)));
+        let refused = |node: &mut Told, tag: u8| {
+            node.told(START, Input::Submitted(job(tag), spec()));
+            if is_placed {
+                let out = node.hears(START, &PROVIDER, Message::Offer { job: job(tag), terms: terms(free) });
+                assert_eq!(sent(&out), ["submit"]);
+            }
+            node.hears(START, &PROVIDER, Message::Refused { job: job(tag), refusal: full })
+        };
+
+        let first = refused(&mut node, 1);
+        let second = refused(&mut node, 2);
+
+        let looked_for = |out: &[Effect]| out.contains(&Effect::Lookup(MODEL));
+        assert!(looked_for(&first) && !looked_for(&second), "{first:?} {second:?}");
+        for out in [first, second] {
+            let failed = failures(&out);
+            let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+            assert_eq!(considered[0].gate, Some(Gate::Refused(full)));
+        }
+    }
 }
 
 #[test]
