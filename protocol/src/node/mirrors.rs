@@ -225,7 +225,7 @@ impl Node {
         let op = op.read_back(self.domain).ok()?;
         let recorded = recorded.into_iter().map(|recorded| recorded.read_back(self.domain));
         let recorded = recorded.collect::<Result<_, _>>().ok()?;
-        Some(Kept { opening: Opening { op, terms: paid.terms.clone(), recorded }, receipt })
+        Some(Kept { opening: Opening { op, terms: Verified::clone(&paid.terms), recorded }, receipt })
     }
 
     /// Takes back what a mirror has kept for us and we have forgotten; lets it forget what is over.
