@@ -7,6 +7,8 @@
 mod adverts;
 mod channels;
 mod issuing;
+mod notices;
+mod orders;
 mod peers;
 mod provider;
 mod queries;
@@ -22,7 +24,7 @@ use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
 use crate::deadlines::Deadlines;
-use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::issuer::Issuer;
@@ -39,6 +41,7 @@ use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
 pub use adverts::Heard;
+pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{ChannelView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
@@ -207,6 +210,24 @@ pub enum OwnerCommand {
         /// Nano-credits.
         amount: u64,
     },
+    /// As issuer: books credits that were paid for outside; the operator has seen the payment.
+    Deposit {
+        /// Names the payment outside; the same one counts once.
+        reference: Digest,
+        /// To whom.
+        account: AccountId,
+        /// Nano-credits.
+        amount: u64,
+    },
+    /// As issuer: notes that a withdrawal was paid out.
+    MarkPaid {
+        /// The step that withdrew.
+        step: RecordId,
+        /// The operator's reference.
+        reference: String,
+    },
+    /// Pays or withdraws; answered with [`Effect::Ordered`] under this name.
+    Order(Digest, Order),
     /// Joins the network with a ticket's secret, as soon as an issuer is connected.
     Join {
         /// The secret.
@@ -272,6 +293,8 @@ pub enum Effect {
     Tell(JobId, JobEvent),
     /// The issuer's answer to an attempt to join.
     Joined(Result<(), JoinError>),
+    /// What became of an order: the step that was taken, or why there is none.
+    Ordered(Digest, Result<RecordId, OrderError>),
     /// A peer broke a rule: count it.
     Penalise(NodeId, Offence),
 }
@@ -304,6 +327,8 @@ enum Timer {
     Reconcile,
     /// Adverts and provider records grow old.
     Advertise,
+    /// Another channel may be opened.
+    Openings,
 }
 
 /// One node.
@@ -328,6 +353,10 @@ pub struct Node {
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
     jobs: BTreeMap<JobId, requester::Job>,
+    burst: requester::Burst,
+    orders: orders::Orders,
+    /// Number of the newest news of our account that is in the journal.
+    noticed: u64,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
     serving: BTreeMap<JobId, provider::Serving>,
@@ -356,6 +385,8 @@ impl Node {
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
+            inboxes: notices::Inboxes::default(),
+            references: BTreeMap::new(),
             signer,
         });
         let mut node = Self {
@@ -374,6 +405,9 @@ impl Node {
             paid: BTreeMap::new(),
             ended: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            burst: requester::Burst::default(),
+            orders: orders::Orders::default(),
+            noticed: 0,
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
             serving: BTreeMap::new(),
@@ -432,6 +466,7 @@ impl Node {
                 Timer::Serving(job) => self.on_serving_due(job, now, out),
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
+                Timer::Openings => self.resume_openings(now, out),
             }
         }
     }
@@ -489,6 +524,10 @@ impl Node {
             Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
+            Message::Notice(notice) => self.on_notice(from, &notice, out),
+            Message::Noticed(record) => self.on_noticed(from, record, out),
+            Message::Payout { step, to } => self.on_payout(from, step, to, out),
+            Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
         }
     }
 
@@ -498,6 +537,11 @@ impl Node {
             OwnerCommand::Grant { reference, account, amount } => {
                 self.grant(reference, account, amount, now, out)
             }
+            OwnerCommand::Deposit { reference, account, amount } => {
+                self.book_deposit(reference, account, amount, now, out);
+            }
+            OwnerCommand::MarkPaid { step, reference } => self.mark_paid(step, reference, out),
+            OwnerCommand::Order(id, order) => self.on_order(id, order, now, out),
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),
             OwnerCommand::Discover(model) => self.discover(model, out),
@@ -530,6 +574,7 @@ impl Timer {
             Self::Serving(_) => "a job we serve is due",
             Self::Reconcile => "reconcile",
             Self::Advertise => "advertise",
+            Self::Openings => "another channel may be opened",
         }
     }
 }

@@ -210,7 +210,11 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::StepRefused { .. }
         | Message::Redeem { .. }
         | Message::Redeemed(_)
-        | Message::Close { .. } => true,
+        | Message::Close { .. }
+        | Message::Notice(_)
+        | Message::Noticed(_)
+        | Message::Payout { .. }
+        | Message::Withdrawal { .. } => true,
         Message::Hello { .. }
         | Message::Join { .. }
         | Message::JoinRefused(_)

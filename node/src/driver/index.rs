@@ -244,7 +244,11 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Stepped { .. }
         | Record::PaidOut { .. }
         | Record::Closed(_)
-        | Record::Expired(_) => Vec::new(),
+        | Record::Expired(_)
+        | Record::Taken(_)
+        | Record::Text(_)
+        | Record::WithdrawalPaid { .. }
+        | Record::Noticed(_) => Vec::new(),
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) struct PayingChannel {
 const CLOSE_EPOCHS: u32 = 1;
 
 impl Node {
-    /// Signs the step that opens a channel; it leaves once it is on disk.
+    /// Signs the step that opens a channel; it leaves once it is on disk. `None` while the wallet is not free, and when
+    /// enough channels to this payee were opened just now.
     pub(super) fn sign_opening(
         &mut self,
         terms: &Verified<Terms>,
@@ -64,6 +65,10 @@ impl Node {
     ) -> Option<RecordId> {
         let issuer = self.issuer()?;
         let epoch = self.epoch(now);
+        if let Err(later) = self.burst.note(terms.payee, terms.model, now) {
+            self.reopen_at(later);
+            return None;
+        }
         let payer_key = self.payer_signer(terms).public();
         let expires = epoch.plus(VALIDITY_EPOCHS_MAX).min(terms.valid_to);
         let open =
@@ -107,6 +112,8 @@ impl Node {
             if self.adopt_paying(opening, now) {
                 self.on_opened(id, channel, now, out);
             }
+        } else {
+            self.on_step_taken(&op, &recorded, out);
         }
         self.resume_openings(now, out);
     }
@@ -175,7 +182,8 @@ impl Node {
         let Some(paying) = self.paying.get(&channel) else { return };
         let terms = paying.side.terms.clone();
         let (provider, model) = (terms.payee, terms.model);
-        if !self.wallet.is_idle() || self.open_channel_with(provider, model, worst, None, now).is_some() {
+        let is_covered = self.open_channel_with(provider, model, worst, None, now).is_some();
+        if !self.wallet.is_idle() || is_covered || self.has_waiting(provider, model) {
             return;
         }
         let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
@@ -217,6 +225,7 @@ impl Node {
             Failure::IssuerRefused(alloc::format!("{error}"))
         };
         self.on_opening_refused(op, failure, out);
+        self.on_order_refused(op, error, out);
         if matches!(error, IssuerError::WrongSequence { .. }) {
             self.query_account(out);
         }
@@ -354,6 +363,8 @@ impl Node {
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.give_up_silent(now, out);
+        self.sign_order(now, out);
+        self.say_payouts(out);
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
@@ -471,6 +482,9 @@ impl Node {
     fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
         let round = now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS;
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
+        if round {
+            self.ask_payouts(out);
+        }
         if round && self.is_admitted() {
             // The issuer tells of every change, but once, and what it tells may be lost.
             self.query_account(out);
@@ -482,6 +496,16 @@ impl Node {
         let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
         let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
         for (receipt, amount) in receipts {
+            self.send(issuer, Message::Redeem { receipt, amount }, out);
+        }
+    }
+
+    /// Redeems what a channel has earned, however little.
+    pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
+        let Some(issuer) = self.issuer() else { return };
+        let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
+        let due = paid.and_then(|paid| Some((paid.head()?.clone(), paid.earned())));
+        if let Some((receipt, amount)) = due {
             self.send(issuer, Message::Redeem { receipt, amount }, out);
         }
     }
