@@ -81,6 +81,9 @@ pub enum PaidError {
     /// A job is open on the channel.
     #[error("a job is open on the channel")]
     Busy,
+    /// The end follows another receipt than the newest that we hold: one side has lost some.
+    #[error("the two sides hold different receipts")]
+    OtherReceipt,
 }
 
 impl Paid {
@@ -363,7 +366,7 @@ impl Paid {
     /// must be on disk before it leaves; nothing is taken on the channel afterwards.
     ///
     /// # Errors
-    /// When it is not the payer's, states too little, or a job is open.
+    /// When it is not the payer's, states too little, follows another receipt, or a job is open.
     pub fn close(
         &mut self,
         closing: &Verified<Final>,
@@ -383,6 +386,10 @@ impl Paid {
         }
         if closing.amount < self.due() {
             return Err(PaidError::TooLittle);
+        }
+
+        if closing.receipt != self.head.as_ref().map(Verified::id) {
+            return Err(PaidError::OtherReceipt);
         }
 
         let signed = closing.clone().signed_also_by(domain, Role::Payee, &self.signer);
