@@ -4,7 +4,7 @@ use engine::frame::Generate;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    BalanceView, GrantView, JobView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
+    AuditView, BalanceView, GrantView, JobView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
     ServedModelView, SettleView, StatusView, TicketView, VerifyView,
 };
 use crate::exit::{Failure, FailureKind};
@@ -121,6 +121,13 @@ pub enum Command {
     },
     /// Closes idle channels and redeems now; answered when the issuer has, or after a deadline.
     Settle(Reply<SettleView>),
+    /// Computes a checkpoint again from what the issuer serves; answered when everything was compared.
+    Audit {
+        /// The epoch; none for the newest.
+        epoch: Option<u32>,
+        /// The way back.
+        reply: Reply<Box<AuditView>>,
+    },
     /// Ends the node as Ctrl-C does.
     Shutdown(Reply<()>),
 }

@@ -6,8 +6,8 @@ use engine::frame::Prompt;
 use tokio::sync::mpsc;
 
 use super::views::{
-    BalanceView, CandidateView, GrantView, JobAccount, JobEvent, JobView, ProviderView, ReceiptDetailView,
-    ReceiptView, ReceiptsView, SettleView, SplitView, StatusView, TicketView, VerifyView,
+    AuditView, BalanceView, CandidateView, GrantView, JobAccount, JobEvent, JobView, ProviderView,
+    ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatusView, TicketView, VerifyView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -132,6 +132,10 @@ fn answer(command: Command) {
         }
         Command::Grant { account, nano, reply } => {
             say(reply, GrantView { account, credits: nano.into(), ..GrantView::default() });
+        }
+        Command::Audit { epoch, reply } => {
+            let epoch = u64::from(epoch.unwrap_or(3));
+            say(reply, Box::new(AuditView { ok: true, epoch, ..AuditView::default() }));
         }
         Command::Settle(reply) => say(reply, SettleView::default()),
         Command::Shutdown(reply) => say(reply, ()),

@@ -9,7 +9,7 @@ use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{GrantView, JobEvent, ProviderView, TicketView};
+use crate::api::views::{AuditView, GrantView, JobEvent, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
 
@@ -36,6 +36,7 @@ pub(super) struct Waiting {
     submissions: Vec<Submission>,
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
+    pub(super) auditing: Option<Reply<Box<AuditView>>>,
     pub(super) promises: Vec<Promise>,
 }
 
@@ -111,6 +112,7 @@ impl Driver {
                 Err(failure) => answer(reply, Err(failure)),
             },
             Command::Settle(reply) => self.settle(reply),
+            Command::Audit { epoch, reply } => self.audit(epoch, reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
                 self.shutdown.cancel();
@@ -138,6 +140,7 @@ impl Driver {
             }
         }
         self.answer_settling();
+        self.answer_audit();
         self.answer_promises();
     }
 
@@ -205,8 +208,8 @@ impl Driver {
         match name.parse() {
             Ok(id) => Vec::from([id]),
             Err(_) => {
-                let name = crate::models::catalogue::find(name).map_or(name.to_owned(), |entry| entry.name);
-                self.node.models_named(&name, self.now())
+                let name = crate::models::catalogue::find(name).map_or(name, |entry| &entry.name);
+                self.node.models_named(name, self.now())
             }
         }
     }

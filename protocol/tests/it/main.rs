@@ -3,7 +3,9 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
 
 mod channel;
+mod checkpoint;
 mod common;
+mod durable;
 mod issuer;
 mod money;
 mod provider;
