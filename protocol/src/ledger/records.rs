@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, ChannelId, Digest, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
+use crate::ledger::account::Inception;
 use crate::ledger::money::BPS;
 use crate::manifest::Manifest;
 use crate::price::{Price, Usage};
@@ -101,6 +102,10 @@ pub enum OpBody {
     OpenChannel(OpenChannel),
     /// Ends a channel whose payee does not answer; what it holds returns after the grace epochs.
     Expire(ChannelId),
+    /// Shows how an account with a next key begins; its first step.
+    Inception(Inception),
+    /// Replaces the key by the promised one, which signs this step; says which key comes after it.
+    Rotate(Inception),
 }
 
 /// The opening of a channel.
