@@ -16,3 +16,5 @@ pub mod wallet;
 pub mod paying;
 
 pub mod paid;
+
+pub mod reconcile;

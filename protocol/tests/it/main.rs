@@ -7,5 +7,6 @@ mod common;
 mod issuer;
 mod money;
 mod provider;
+mod reconcile;
 mod records;
 mod wallet;
