@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::Digest;
 use crate::job::JobRecord;
-use crate::ledger::records::{AccountOp, Deposit, Epoch, Final, Membership, Receipt, RedeemAck, Terms};
+use crate::ledger::account::SignedLineage;
+use crate::ledger::records::{
+    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, RedeemAck, Terms,
+};
 use crate::message::{Opening, Wire};
 use crate::signed::Signed;
 
@@ -79,6 +82,31 @@ pub enum Record {
     Closed(Signed<Final>),
     /// As issuer: channels whose grace ended before this epoch were closed.
     Expired(Epoch),
+    /// The keys that our account had.
+    Lineage(SignedLineage),
+    /// Our account authorised a node, or ended that.
+    Authorised {
+        /// The delegation as it was signed first.
+        device: Signed<Device>,
+        /// Last epoch until which it is renewed.
+        until: Epoch,
+        /// Nano-credits that the node may have escrowed in an epoch.
+        budget: u64,
+    },
+    /// The owner's delegation to this node.
+    Delegated {
+        /// The delegation.
+        device: Signed<Device>,
+        /// The keys that the account had.
+        lineage: Option<SignedLineage>,
+    },
+    /// Our account opened a channel for another of its nodes.
+    Lent {
+        /// The request of that node; 0 when it was forgotten in a restart.
+        request: u64,
+        /// The channel.
+        opening: Opening<Wire>,
+    },
 }
 
 impl Record {

@@ -21,7 +21,7 @@ const fn mutant(name: &'static str, test: &'static str, fault: &'static str) -> 
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 9] = [
+pub const MUTANTS: [Mutant; 14] = [
     mutant("merge-last-wins", "in_whatever_order", "the receipt that came last wins"),
     mutant("redeem-not-max", "what_is_redeemed_does_not_depend_on_the_order", "a lower redemption is taken"),
     mutant(
@@ -51,4 +51,13 @@ pub const MUTANTS: [Mutant; 9] = [
         "a_closed_channel_shown_again",
         "a provider serves on a channel that is closed",
     ),
+    mutant("replaced-key-signs", "a_rotation_and_a_spend", "a key that was replaced still signs steps"),
+    mutant("rotate-unpromised", "a_rotation_and_a_spend", "a stolen key names any key as its successor"),
+    mutant(
+        "old-delegation-counts",
+        "a_higher_version_replaces",
+        "a delegation that was replaced still counts",
+    ),
+    mutant("revoked-device-spends", "a_node_without_the_right_to_spend", "rights are not looked at"),
+    mutant("spend-beyond-budget", "another_node_of_the_account", "a node may escrow any amount"),
 ];

@@ -162,7 +162,7 @@ impl Home {
         let config = |node: Signer, account: Signer, issuer: Option<Signer>| Config {
             manifest: manifest.clone(),
             node,
-            account,
+            owner: account.into(),
             issuer,
             name: String::new(),
             incentive: Incentive::Exchange,

@@ -962,7 +962,7 @@ impl World {
             OpBody::OpenChannel(open) => {
                 Some((op.id().into(), self.host_of(open.payer)?, self.host_of(open.payee)?))
             }
-            OpBody::Expire(_) => None,
+            OpBody::Expire(_) | OpBody::Inception(_) | OpBody::Rotate(_) => None,
         });
         parties.collect()
     }

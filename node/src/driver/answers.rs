@@ -1,5 +1,6 @@
 //! Answers to what the API asks: what the node knows, in the words of the API.
 
+mod account;
 mod jobs;
 mod ledger;
 mod mesh;
@@ -36,6 +37,7 @@ pub(super) struct Waiting {
     submissions: Vec<Submission>,
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
+    rotating: Vec<account::Rotating>,
     pub(super) promises: Vec<Promise>,
 }
 
@@ -111,6 +113,9 @@ impl Driver {
                 Err(failure) => answer(reply, Err(failure)),
             },
             Command::Settle(reply) => self.settle(reply),
+            Command::Account(reply) => answer(reply, Ok(self.account_view())),
+            Command::Rotate { seed, next, reply } => self.on_rotate(seed, next, reply),
+            Command::Authorise { body, reply } => self.on_authorise(&body, reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
                 self.shutdown.cancel();
@@ -138,6 +143,7 @@ impl Driver {
             }
         }
         self.answer_settling();
+        self.answer_rotating();
         self.answer_promises();
     }
 

@@ -210,7 +210,10 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::StepRefused { .. }
         | Message::Redeem { .. }
         | Message::Redeemed(_)
-        | Message::Close { .. } => true,
+        | Message::Close { .. }
+        | Message::Lineage(_)
+        | Message::Devices { .. }
+        | Message::Spent(_) => true,
         Message::Hello { .. }
         | Message::Join { .. }
         | Message::JoinRefused(_)
@@ -228,7 +231,9 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Finished { .. }
         | Message::Failed { .. }
         | Message::Cancel { .. }
-        | Message::Heads(_) => false,
+        | Message::Heads(_)
+        | Message::Spend { .. }
+        | Message::SpendRefused { .. } => false,
     }
 }
 

@@ -124,6 +124,12 @@ impl Lineage {
         self.in_force.key
     }
 
+    /// Returns the promise of the next key.
+    #[must_use]
+    pub const fn next(&self) -> Digest {
+        self.in_force.next
+    }
+
     /// Returns how the account began.
     #[must_use]
     pub const fn inception(&self) -> Inception {

@@ -3,14 +3,14 @@
 use alloc::vec::Vec;
 
 use crate::advert::Advert;
-use crate::ids::{AccountId, DomainId, ModelId, NodeId, RecordId};
+use crate::ids::{AccountId, ModelId, NodeId, RecordId};
+use crate::ledger::account::Lineage;
 use crate::ledger::issuer::IssuerError;
-use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
-use crate::ledger::wallet::Wallet;
+use crate::ledger::records::{Deposit, Device, Membership};
 use crate::manifest::Admission;
 use crate::message::{Checked, HEADS_MAX, Head, JoinError, Message};
 use crate::record::Record;
-use crate::signed::{Role, Verified, sign};
+use crate::signed::{Role, Verified};
 use crate::time::Time;
 
 use super::channels::RECONCILE_MS;
@@ -23,7 +23,7 @@ pub(super) const ADVERTISE_MS: u64 = 30_000;
 const ADVERT_LIFE_MS: u64 = 3 * ADVERTISE_MS;
 
 /// Epochs before its end at which a delegation is signed again, so that it outlives every channel opened meanwhile.
-const RENEW_EPOCHS: u32 = 3;
+pub(super) const RENEW_EPOCHS: u32 = 3;
 
 /// Most peers to whom an advert is sent directly; the others hear it by gossip.
 const DIRECT_ADVERTS_MAX: usize = 32;
@@ -56,18 +56,6 @@ pub(super) struct Peer {
     shown: (Time, u32),
 }
 
-/// Signs, as its owner, that `node` acts for the account of `wallet`.
-pub(super) fn delegate(wallet: &Wallet, node: NodeId, domain: DomainId, epoch: Epoch) -> Verified<Device> {
-    let delegation = Device {
-        account: wallet.account(),
-        node,
-        rights: Rights { serve: true, spend: true },
-        version: 1,
-        expires: epoch.plus(VALIDITY_EPOCHS_MAX),
-    };
-    sign(delegation, domain, Role::Owner, wallet.signer())
-}
-
 impl Peer {
     pub(super) fn account(&self) -> Option<AccountId> {
         self.device.as_ref().map(|device| device.account)
@@ -75,6 +63,20 @@ impl Peer {
 
     pub(super) const fn is_admitted(&self) -> bool {
         self.admitted
+    }
+
+    pub(super) const fn device(&self) -> Option<&Verified<Device>> {
+        self.device.as_ref()
+    }
+
+    /// What its owner said has ended: it must greet again with something newer.
+    pub(super) fn dismiss(&mut self) {
+        self.device = None;
+        self.admitted = false;
+    }
+
+    pub(super) fn replace_device(&mut self, device: Verified<Device>) {
+        self.device = Some(device);
     }
 }
 
@@ -102,34 +104,27 @@ impl Node {
         let epoch = self.epoch(now);
         for peer in self.peers.values_mut() {
             if peer.device.as_ref().is_some_and(|device| device.expires < epoch) {
-                peer.device = None;
-                peer.admitted = false;
+                peer.dismiss();
             }
         }
         if self.renew_device(now) {
-            let greeted: Vec<NodeId> = self.peers.keys().copied().collect();
-            for peer in greeted {
-                self.greet(peer, now, out);
-            }
+            self.greet_all(now, out);
         }
     }
 
-    /// Signs the delegation of this node again if it ends soon; says whether it did.
-    fn renew_device(&mut self, now: Time) -> bool {
-        let epoch = self.epoch(now);
-        let ends_soon = self.device.expires < epoch.plus(RENEW_EPOCHS);
-        if ends_soon {
-            self.device = delegate(&self.wallet, self.me, self.domain, epoch);
+    pub(super) fn greet_all(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let connected: Vec<NodeId> = self.peers.keys().copied().collect();
+        for peer in connected {
+            self.greet(peer, now, out);
         }
-        ends_soon
     }
 
     pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
         self.renew_device(now);
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
-        let asks = !self.has_greeted(peer);
-        self.send(peer, Message::Hello { device, membership, advert, asks }, out);
+        let (lineage, asks) = (self.wallet.lineage().cloned(), !self.has_greeted(peer));
+        self.send(peer, Message::Hello { device, lineage, membership, advert, asks }, out);
     }
 
     /// Says whether a connected peer has told for whom it acts.
@@ -161,6 +156,8 @@ impl Node {
         let peer = self.peers.get_mut(&from)?;
         let introduces =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
+        // An issuer tells it whoever greets with less than it knows.
+        let introduces = introduces || matches!(message, Message::Lineage(_));
         // Who joins for which account is in the greeting.
         let joins = matches!(message, Message::Join { .. }) && peer.device.is_some();
         if introduces || joins || peer.admitted {
@@ -177,17 +174,13 @@ impl Node {
     pub(super) fn on_hello(
         &mut self,
         from: NodeId,
-        device: Verified<Device>,
+        (device, lineage): (Verified<Device>, Option<&Lineage>),
         membership: Option<Verified<Membership>>,
         advert: Option<Verified<Advert>>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let delegated = device.node == from
-            && device.is_signed_by(Role::Owner, device.account.into())
-            && device.expires >= self.epoch(now);
-        if !delegated {
-            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        if !self.is_delegated(from, &device, lineage, now, out) {
             return;
         }
         let admitted = self.is_member(from, membership.as_ref());
@@ -216,6 +209,7 @@ impl Node {
         let models: Vec<ModelId> = known.into_iter().flatten().collect();
         self.on_candidate(&models, now);
         self.send_heads(from, out);
+        self.send_devices(from, out);
         for message in early {
             self.on_message(from, message, now, out);
         }
@@ -299,8 +293,8 @@ impl Node {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             let (device, membership) = (self.device.clone(), self.membership.clone());
-            let asks = !self.has_greeted(peer);
-            self.send(peer, Message::Hello { device, membership, advert: None, asks }, out);
+            let (lineage, asks) = (self.wallet.lineage().cloned(), !self.has_greeted(peer));
+            self.send(peer, Message::Hello { device, lineage, membership, advert: None, asks }, out);
         }
         self.send(from, Message::AccountQuery, out);
         // What this node serves was nobody's business before.
@@ -326,6 +320,12 @@ impl Node {
         }
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
         let connected = |node| self.peers.get(&node).is_some_and(Peer::is_admitted);
+        // Of a peer it is known for whom it acts, and whether it may serve for that account.
+        let contradicts = |peer: &Device| peer.account != advert.account || !peer.rights.serve;
+        let peer = self.peers.get(&node).and_then(|peer| peer.device.as_ref());
+        if peer.is_some_and(|device| contradicts(device)) {
+            return;
+        }
         if self.router.learn(advert, connected, now) {
             if self.is_connected(node) {
                 self.on_candidate(&models, now);
@@ -398,7 +398,7 @@ impl Node {
     /// Returns what this node serves now, signed; `None` when it serves nothing.
     fn advert(&mut self, now: Time) -> Option<Verified<Advert>> {
         let ready = || self.served.values().filter(|(offer, _)| self.scheduler.is_ready(offer.model));
-        if self.stopping || !self.is_admitted() || ready().next().is_none() {
+        if self.stopping || !self.is_admitted() || !self.device.rights.serve || ready().next().is_none() {
             return None;
         }
         let models = ready().map(|(offer, _)| {

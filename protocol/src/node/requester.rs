@@ -204,6 +204,10 @@ impl Node {
             self.fail(id, Failure::NoProvider(Vec::new()), out);
             return;
         }
+        if let Some(failure) = self.may_not_spend() {
+            self.fail(id, failure, out);
+            return;
+        }
         // A channel on older terms may be dearer than what its provider asks now.
         if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
             self.place(id, channel, now, out);
@@ -257,13 +261,14 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        let serves = self.serves_for(from) == Some(terms.payee_account);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Phase::Asking { waiting, offers } = &mut job.phase else { return };
         if !waiting.remove(&from) {
             return;
         }
         let ours = terms.payer_account == self.wallet.account() && terms.model == job.spec.model;
-        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into());
+        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into()) && serves;
         let licence = open_licence(job.spec.model, self.domain);
         let worst = terms.price.cost(&job.spec.worst_usage());
         let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
@@ -411,12 +416,20 @@ impl Node {
             self.query_account_if_unknown(out);
             return;
         }
+        if let Some(failure) = self.cannot_spend() {
+            self.fail(id, failure, out);
+            return;
+        }
         let Some((least, _)) = least.filter(|(_, needed)| *needed <= available) else {
             let needed = least.map_or(u64::MAX, |(_, needed)| needed);
             self.fail(id, Failure::NotEnoughCredits { needed, available }, out);
             return;
         };
         let cap = self.cap_for(least);
+        if self.is_device() {
+            self.ask_wallet(&terms, cap, now, out);
+            return;
+        }
         if let Some(op) = self.sign_opening(&terms, cap, now, out)
             && let Some(Phase::Opening { op: signed, .. }) = self.jobs.get_mut(&id).map(|job| &mut job.phase)
         {
@@ -426,6 +439,8 @@ impl Node {
 
     /// The wallet is free again, or a channel was opened: jobs that wait for one may go on.
     pub(super) fn resume_openings(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.rotate_if_wanted(now, out);
+        self.lend_next(now, out);
         let waiting = |job: &Job| matches!(job.phase, Phase::Opening { op: None, .. });
         let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| waiting(job)).map(|(id, _)| *id).collect();
         for id in jobs {
@@ -439,6 +454,20 @@ impl Node {
             |job: &Job| matches!(&job.phase, Phase::Opening { op: Some(signed), .. } if *signed == op);
         if let Some(id) = self.jobs.iter().find(|(_, job)| waits(job)).map(|(id, _)| *id) {
             self.place(id, channel, now, out);
+        }
+    }
+
+    /// Says whether a job waits for a channel that is not signed yet.
+    pub(super) fn has_openings_waiting(&self) -> bool {
+        self.jobs.values().any(|job| matches!(job.phase, Phase::Opening { op: None, .. }))
+    }
+
+    /// Ends the jobs that wait for a channel which nobody will open.
+    pub(super) fn fail_openings(&mut self, failure: &Failure, out: &mut Vec<Effect>) {
+        let waiting = |job: &Job| matches!(job.phase, Phase::Opening { op: None, .. });
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| waiting(job)).map(|(id, _)| *id).collect();
+        for id in jobs {
+            self.fail(id, failure.clone(), out);
         }
     }
 

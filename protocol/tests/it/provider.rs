@@ -68,7 +68,7 @@ fn provider() -> Node {
     let config = Config {
         manifest: manifest(),
         node: signer(PROVIDER),
-        account: signer(PROVIDER + 50),
+        owner: signer(PROVIDER + 50).into(),
         issuer: None,
         incentive: Incentive::Rewards,
         class: ProviderClass::Community,
@@ -91,6 +91,7 @@ fn provider() -> Node {
     };
     let hello = Message::Hello {
         device: sign(delegation, domain(), Role::Owner, &signer(PAYER + 50)).signed(),
+        lineage: None,
         membership: Some(membership(PAYER)),
         advert: None,
         asks: false,
@@ -232,7 +233,11 @@ fn greet_issuer(node: &mut Node) {
         expires: Epoch(7),
     };
     let device = sign(delegation, domain(), Role::Owner, &signer(201)).signed();
-    receive(node, 201, &Message::Hello { device, membership: None, advert: None, asks: false });
+    receive(
+        node,
+        201,
+        &Message::Hello { device, lineage: None, membership: None, advert: None, asks: false },
+    );
 }
 
 #[test]
