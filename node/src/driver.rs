@@ -311,6 +311,7 @@ impl Driver {
             Effect::Detach(job) => self.detach(job),
             Effect::Tell(job, event) => self.tell(job, event),
             Effect::Joined(result) => self.on_joined(result),
+            Effect::Ordered(order, result) => tracing::info!(%order, ?result, "Carried out an order"),
             Effect::Penalise(peer, offence) => self.penalise(peer, offence.into()),
         }
     }

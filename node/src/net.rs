@@ -47,7 +47,7 @@ pub use self::{
     limits::{BODY_MAX, FRAME_MAX, GOSSIP_MAX, Limits, MESSAGE_MAX, Rate},
     names::PeerKey,
     peers::{Direction, PeerInfo, Transport},
-    stream::{JobReceiver, JobSender, JobStream, StreamOpener},
+    stream::{JobReceiver, JobSender, JobStream, Oversized, StreamOpener},
 };
 
 /// Lookups under way at once; a node looks up one model at a time for a few jobs.

@@ -29,7 +29,7 @@ pub struct Advert {
     pub name: String,
     /// Account that is paid.
     pub account: AccountId,
-    /// Rises with every advert of a node; a lower one is ignored.
+    /// Rises with every advert of a node, and is at least the Unix milliseconds of its clock; a lower one is ignored.
     pub sequence: u64,
     /// Community or company.
     pub class: ProviderClass,

@@ -5,15 +5,15 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::ids::{ChannelId, DomainId};
+use crate::ids::{ChannelId, DomainId, RecordId};
 use crate::keys::Scheme;
 use crate::ledger::account::SignedLineage;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paying::is_newer;
-use crate::ledger::records::{OpBody, Receipt, Terms};
+use crate::ledger::records::{OpBody, Receipt, Terms, text_digest};
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
-use crate::message::{Checked, Opening, Wire};
+use crate::message::{Checked, News, Notice, Opening, Wire};
 use crate::record::Record;
 use crate::signed::{Role, Signable, Signed, Verified};
 
@@ -112,6 +112,10 @@ impl Audit {
                 self.books.expire(epoch);
                 self.conserved();
             }
+            Record::Taken(recorded) => self.by_issuer(recorded),
+            Record::Noticed(notice) => self.notice(notice),
+            Record::WithdrawalPaid { step, reference } => self.withdrawal_paid(step, &reference),
+            Record::Text(_) => {}
             Record::Lineage(lineage) => self.lineage(lineage),
             Record::Authorised { device, .. } => drop(self.verified(device)),
             Record::Delegated { device, lineage } => {
@@ -138,14 +142,36 @@ impl Audit {
         ));
         if self.is_issuer || self.books.deposited() > 0 {
             let held = self.books.is_conserved();
-            let deposited = self.books.deposited();
+            let (deposited, withdrawn) = (self.books.deposited(), self.books.withdrawn());
+            let accounts = self.books.balances().count();
             self.findings.checks.push((
-                "all that is held anywhere is what was deposited".to_string(),
+                "all that is held anywhere is what was deposited and not withdrawn".to_string(),
                 held,
-                format!("{deposited} nano-credits deposited, {} accounts", self.books.balances().count()),
+                format!("{deposited} nano-credits deposited, {withdrawn} withdrawn, {accounts} accounts"),
             ));
         }
         self.findings
+    }
+
+    fn notice(&mut self, notice: Notice<Wire>) {
+        match notice.news {
+            News::Deposit(deposit) => self.by_issuer(deposit),
+            News::Step { op, recorded } => {
+                let Some(op) = self.verified(op) else { return };
+                if recorded.peek_in(self.domain).is_none_or(|(recorded, ..)| recorded.op != op.id()) {
+                    self.problem(format!("news of step {} names another step", op.id()));
+                }
+                self.by_issuer(recorded);
+            }
+        }
+    }
+
+    /// As issuer, a payout must answer a request; whoever asked only keeps what it was told.
+    fn withdrawal_paid(&mut self, step: RecordId, reference: &str) {
+        if self.is_issuer && self.books.withdrawal(step).is_some() {
+            let marked = self.books.mark_paid(step, text_digest(reference));
+            self.book("a withdrawal's payout", Some(marked));
+        }
     }
 
     fn opening(&mut self, opening: Opening<Wire>) {

@@ -14,6 +14,9 @@ use crate::price::NANO_PER_CREDIT;
 use crate::signed::{Role, Signable, Signed, SignedError, Verified, id_of, sign};
 use crate::time::Time;
 
+/// Least share of the base that any network leaves to whoever serves, in basis points.
+pub const PROVIDER_FLOOR_BPS_MIN: u16 = 7_000;
+
 /// Bounds the issuers of a network, and so the signatures that prove what a quorum of them did.
 pub const ISSUERS_MAX: usize = 16;
 
@@ -38,6 +41,11 @@ pub struct Manifest {
     pub grace_epochs: u32,
     /// Fee for opening a channel, in nano-credits; at least a quantum, so that cycling small channels never pays.
     pub open_fee: u64,
+    /// Fee for a payment to an account and for a step that does nothing, in nano-credits; at least a quantum, because
+    /// each is kept by the issuers.
+    pub pay_fee: u64,
+    /// Fee for a withdrawal, in nano-credits: somebody pays it out by hand.
+    pub withdraw_fee: u64,
     /// Account that receives fees and the network's share.
     pub network: AccountId,
     /// The network's share of the base, in basis points.
@@ -99,6 +107,9 @@ impl Signable for Manifest {
         check(self.epoch_ms >= 1000, "epoch_ms")?;
         check(self.grace_epochs >= 1, "grace_epochs")?;
         check(self.open_fee >= QUANTUM, "open_fee")?;
+        check(self.pay_fee >= QUANTUM, "pay_fee")?;
+        check(self.withdraw_fee >= QUANTUM, "withdraw_fee")?;
+        check(self.provider_floor_bps >= PROVIDER_FLOOR_BPS_MIN, "provider_floor_bps")?;
         check(self.pools.len() <= 16, "pools")?;
         check(shares <= BPS, "network_bps, pool_bps and provider_floor_bps")
     }
@@ -119,11 +130,13 @@ impl Manifest {
             epoch_ms: 24 * 60 * 60 * 1000,
             grace_epochs: 3,
             open_fee: QUANTUM,
+            pay_fee: QUANTUM,
+            withdraw_fee: 100 * QUANTUM,
             network: account(b"network account"),
             network_bps: 300,
             pools: Vec::from([Pool { class: Modality::Text, account: account(b"text pool account") }]),
             pool_bps: 500,
-            provider_floor_bps: 7_000,
+            provider_floor_bps: PROVIDER_FLOOR_BPS_MIN,
             markup_max_bps: 3_000,
             grant_budget: 1_000_000 * NANO_PER_CREDIT,
             development: false,

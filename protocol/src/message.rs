@@ -226,6 +226,24 @@ pub enum Message<S: Stage> {
         /// Proof of the channel for the payee, until it has confirmed a job on it: it may never have heard of it.
         opening: Option<Opening<S>>,
     },
+    /// News from an issuer; told again until it is confirmed.
+    Notice(Notice<S>),
+    /// Confirms news: it is written down.
+    Noticed(RecordId),
+    /// Tells an issuer where to pay a withdrawal, and asks what became of it.
+    Payout {
+        /// The step that withdrew.
+        step: RecordId,
+        /// The text whose digest is in the step.
+        to: alloc::string::String,
+    },
+    /// What an issuer knows of a withdrawal.
+    Withdrawal {
+        /// The step that withdrew.
+        step: RecordId,
+        /// The operator's reference, once it is paid.
+        paid: Option<alloc::string::String>,
+    },
     /// Which keys an account had: an issuer tells it whoever knows less of its own account.
     Lineage(S::Keys),
     /// Delegations of the sender's account: new ones for their node, and those that ended for everybody.
@@ -254,6 +272,39 @@ pub enum Message<S: Stage> {
         request: u64,
         /// Why.
         refusal: SpendRefusal,
+    },
+}
+
+/// Something that an issuer booked and that concerns the receiver.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Deposit>: Serialize, S::Of<Recorded>: Serialize",
+    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>,
+        S::Of<Recorded>: Deserialize<'de>"
+))]
+pub struct Notice<S: Stage> {
+    /// Rises with each news for one receiver, so that what was heard before is recognised.
+    pub number: u64,
+    /// What was booked.
+    pub news: News<S>,
+}
+
+/// What was booked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Deposit>: Serialize, S::Of<Recorded>: Serialize",
+    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>,
+        S::Of<Recorded>: Deserialize<'de>"
+))]
+pub enum News<S: Stage> {
+    /// Credits that entered for the receiver's account.
+    Deposit(S::Of<Deposit>),
+    /// Another account's step: a payment to the receiver's account, or the early end of a channel to its node.
+    Step {
+        /// The step.
+        op: S::Of<AccountOp>,
+        /// The issuer's word that it was taken.
+        recorded: S::Of<Recorded>,
     },
 }
 
@@ -414,6 +465,10 @@ impl Message<Wire> {
                 closing: closing.verify(domain, scheme)?,
                 opening: opening.map(|opening| opening.verify(domain, scheme)).transpose()?,
             },
+            Self::Notice(notice) => Message::Notice(notice.verify(domain, scheme)?),
+            Self::Noticed(record) => Message::Noticed(record),
+            Self::Payout { step, to } => Message::Payout { step, to },
+            Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
             Self::Lineage(lineage) => Message::Lineage(lineage.verify(domain, scheme)?),
             Self::Devices { devices, .. } if devices.len() > DEVICES_MAX => {
                 return Err(SignedError::Bounds("devices"));
@@ -491,6 +546,10 @@ impl Message<Checked> {
             Self::Close { closing, opening } => {
                 Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
             }
+            Self::Notice(notice) => Message::Notice(notice.signed()),
+            Self::Noticed(record) => Message::Noticed(*record),
+            Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
+            Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
             Self::Lineage(lineage) => Message::Lineage(lineage.signed()),
             Self::Devices { devices, lineage } => Message::Devices {
                 devices: devices.iter().map(Verified::signed).collect(),
@@ -538,6 +597,10 @@ impl<S: Stage> Message<S> {
             Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
             Self::Close { .. } => "close",
+            Self::Notice(_) => "notice",
+            Self::Noticed(_) => "noticed",
+            Self::Payout { .. } => "payout",
+            Self::Withdrawal { .. } => "withdrawal",
             Self::Lineage(_) => "lineage",
             Self::Devices { .. } => "devices",
             Self::Spend { .. } => "spend",
@@ -574,11 +637,68 @@ impl<S: Stage> Message<S> {
             | Self::Redeem { .. }
             | Self::Redeemed(_)
             | Self::Close { .. }
+            | Self::Notice(_)
+            | Self::Noticed(_)
+            | Self::Payout { .. }
+            | Self::Withdrawal { .. }
             | Self::Lineage(_)
             | Self::Devices { .. }
             | Self::Spend { .. }
             | Self::Spent(_)
             | Self::SpendRefused { .. } => None,
+        }
+    }
+}
+
+impl Notice<Wire> {
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// When one does not hold.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Notice<Checked>, SignedError> {
+        let news = match self.news {
+            News::Deposit(deposit) => News::Deposit(deposit.verify(domain, scheme)?),
+            News::Step { op, recorded } => {
+                News::Step { op: op.verify(domain, scheme)?, recorded: recorded.verify(domain, scheme)? }
+            }
+        };
+        Ok(Notice { number: self.number, news })
+    }
+
+    /// Takes news out of our own journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(self, domain: DomainId) -> Result<Notice<Checked>, SignedError> {
+        let news = match self.news {
+            News::Deposit(deposit) => News::Deposit(deposit.read_back(domain)?),
+            News::Step { op, recorded } => {
+                News::Step { op: op.read_back(domain)?, recorded: recorded.read_back(domain)? }
+            }
+        };
+        Ok(Notice { number: self.number, news })
+    }
+}
+
+impl Notice<Checked> {
+    /// Returns the news as it travels and is kept.
+    #[must_use]
+    pub fn signed(&self) -> Notice<Wire> {
+        let news = match &self.news {
+            News::Deposit(deposit) => News::Deposit(deposit.signed()),
+            News::Step { op, recorded } => News::Step { op: op.signed(), recorded: recorded.signed() },
+        };
+        Notice { number: self.number, news }
+    }
+}
+
+impl News<Checked> {
+    /// Returns the id of the deposit or the step.
+    #[must_use]
+    pub const fn id(&self) -> RecordId {
+        match self {
+            Self::Deposit(deposit) => deposit.id(),
+            Self::Step { op, .. } => op.id(),
         }
     }
 }

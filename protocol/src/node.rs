@@ -2,11 +2,14 @@
 //!
 //! The same machine runs in the real binary and, by the ten thousand, in the simulator. A job's path can be followed
 //! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
-//! keeps channels and peers in order in `channels` and `peers`.
+//! keeps channels, peers and adverts in order in `channels`, `peers` and `adverts`.
 
 mod accounts;
+mod adverts;
 mod channels;
 mod issuing;
+mod notices;
+mod orders;
 mod peers;
 mod provider;
 mod queries;
@@ -24,7 +27,7 @@ use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
 use crate::deadlines::Deadlines;
-use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::account::{Inception, Lineage};
@@ -42,6 +45,8 @@ use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
 pub use accounts::RotationView;
+pub use adverts::Heard;
+pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
@@ -97,6 +102,18 @@ pub struct Delegation {
     pub lineage: Option<Lineage>,
     /// The account's wallet node.
     pub wallet: NodeId,
+}
+
+impl Owner {
+    /// Returns the account.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        match self {
+            Self::Key(signer) => signer.public().into(),
+            Self::Wallet { inception, .. } => inception.account(),
+            Self::Device(delegation) => delegation.device.account,
+        }
+    }
 }
 
 impl From<Signer> for Owner {
@@ -246,6 +263,24 @@ pub enum OwnerCommand {
         /// Nano-credits.
         amount: u64,
     },
+    /// As issuer: books credits that were paid for outside; the operator has seen the payment.
+    Deposit {
+        /// Names the payment outside; the same one counts once.
+        reference: Digest,
+        /// To whom.
+        account: AccountId,
+        /// Nano-credits.
+        amount: u64,
+    },
+    /// As issuer: notes that a withdrawal was paid out.
+    MarkPaid {
+        /// The step that withdrew.
+        step: RecordId,
+        /// The operator's reference.
+        reference: String,
+    },
+    /// Pays or withdraws; answered with [`Effect::Ordered`] under this name.
+    Order(Digest, Order),
     /// Joins the network with a ticket's secret, as soon as an issuer is connected.
     Join {
         /// The secret.
@@ -329,6 +364,8 @@ pub enum Effect {
     Tell(JobId, JobEvent),
     /// The issuer's answer to an attempt to join.
     Joined(Result<(), JoinError>),
+    /// What became of an order: the step that was taken, or why there is none.
+    Ordered(Digest, Result<RecordId, OrderError>),
     /// A peer broke a rule: count it.
     Penalise(NodeId, Offence),
 }
@@ -344,7 +381,7 @@ pub enum Offence {
     BadLedger,
     /// A count or a digest that is not what was delivered.
     BadCount,
-    /// An advert that is stale, foreign or unsigned by its node.
+    /// An advert that is foreign, old news of its author's, or one that no node would sign.
     BadAdvert,
     /// More than a bound allows.
     Excess,
@@ -361,6 +398,8 @@ enum Timer {
     Reconcile,
     /// Adverts and provider records grow old.
     Advertise,
+    /// Another channel may be opened.
+    Openings,
 }
 
 /// One node.
@@ -385,6 +424,10 @@ pub struct Node {
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
     jobs: BTreeMap<JobId, requester::Job>,
+    burst: requester::Burst,
+    orders: orders::Orders,
+    /// Number of the newest news of our account that is in the journal.
+    noticed: u64,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
     serving: BTreeMap<JobId, provider::Serving>,
@@ -421,6 +464,8 @@ impl Node {
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
+            inboxes: notices::Inboxes::default(),
+            references: BTreeMap::new(),
             signer,
         });
         let mut node = Self {
@@ -439,6 +484,9 @@ impl Node {
             paid: BTreeMap::new(),
             ended: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            burst: requester::Burst::default(),
+            orders: orders::Orders::default(),
+            noticed: 0,
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
             serving: BTreeMap::new(),
@@ -462,7 +510,7 @@ impl Node {
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
         node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
-        node.deadlines.set(Timer::Advertise, now.plus_ms(peers::ADVERTISE_MS));
+        node.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
         Ok(node)
     }
 
@@ -502,6 +550,7 @@ impl Node {
                 Timer::Serving(job) => self.on_serving_due(job, now, out),
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
+                Timer::Openings => self.resume_openings(now, out),
             }
         }
     }
@@ -525,7 +574,7 @@ impl Node {
             Message::Joined { membership, deposit } => self.on_joined(from, membership, deposit, now, out),
             Message::JoinRefused(error) => self.on_join_refused(from, error, out),
             Message::AdvertQuery => self.on_advert_query(from, now, out),
-            Message::Advert(advert) => self.on_advert(advert, now, out),
+            Message::Advert(advert) => self.on_advert_said(from, advert, now, out),
             Message::Ask { job, model, account } => self.on_ask(from, job, model, account, now, out),
             Message::Offer { job, terms } => self.on_offer(from, job, terms, now, out),
             Message::Refused { job, refusal } => self.on_refused(from, job, refusal, now, out),
@@ -559,6 +608,10 @@ impl Node {
             Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
+            Message::Notice(notice) => self.on_notice(from, &notice, out),
+            Message::Noticed(record) => self.on_noticed(from, record, out),
+            Message::Payout { step, to } => self.on_payout(from, step, to, out),
+            Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
             Message::Lineage(lineage) => self.on_lineage(from, &lineage, now, out),
             Message::Devices { devices, lineage } => {
                 self.on_devices(from, devices, lineage.as_ref(), now, out)
@@ -577,6 +630,11 @@ impl Node {
             OwnerCommand::Grant { reference, account, amount } => {
                 self.grant(reference, account, amount, now, out)
             }
+            OwnerCommand::Deposit { reference, account, amount } => {
+                self.book_deposit(reference, account, amount, now, out);
+            }
+            OwnerCommand::MarkPaid { step, reference } => self.mark_paid(step, reference, out),
+            OwnerCommand::Order(id, order) => self.on_order(id, order, now, out),
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),
             OwnerCommand::Discover(model) => self.discover(model, out),
@@ -613,6 +671,7 @@ impl Timer {
             Self::Serving(_) => "a job we serve is due",
             Self::Reconcile => "reconcile",
             Self::Advertise => "advertise",
+            Self::Openings => "another channel may be opened",
         }
     }
 }

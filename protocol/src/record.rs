@@ -1,15 +1,17 @@
 //! What a node must not forget: the lines of its journal, from which it starts again.
 
+use alloc::string::String;
+
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::{DecodeError, decode, encode};
-use crate::ids::Digest;
+use crate::ids::{Digest, RecordId};
 use crate::job::JobRecord;
 use crate::ledger::account::SignedLineage;
 use crate::ledger::records::{
-    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, RedeemAck, Terms,
+    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
 };
-use crate::message::{Opening, Wire};
+use crate::message::{Notice, Opening, Wire};
 use crate::signed::Signed;
 
 /// Bounds one line of the journal.
@@ -82,6 +84,19 @@ pub enum Record {
     Closed(Signed<Final>),
     /// As issuer: channels whose grace ended before this epoch were closed.
     Expired(Epoch),
+    /// Our step that opens no channel was committed.
+    Taken(Signed<Recorded>),
+    /// A text that stands in a step as its digest: where a withdrawal is to be paid.
+    Text(String),
+    /// A withdrawal was paid out, with the operator's reference.
+    WithdrawalPaid {
+        /// The step that withdrew.
+        step: RecordId,
+        /// The reference.
+        reference: String,
+    },
+    /// The issuer's news for us.
+    Noticed(Notice<Wire>),
     /// The keys that our account had.
     Lineage(SignedLineage),
     /// Our account authorised a node, or ended that.

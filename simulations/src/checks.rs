@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use protocol::ids::RecordId;
 use protocol::ledger::issuer::Balance;
+use protocol::ledger::records::OpBody;
+use protocol::message::News;
 use protocol::node::{ChannelView, Node};
 use protocol::price::{Price, Usage};
+use protocol::record::Record;
 use protocol::time::Time;
 
 use crate::world::{Outcome, World};
@@ -43,6 +46,8 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
         channels_are_closed(world),
         deposits_are_there(world, deposited),
         balances_are_known(world),
+        payments_are_noted(world),
+        withdrawals_are_known(world),
         no_job_is_paid_twice(world),
         losses_are_bounded(world, price),
         nobody_honest_is_penalised(world),
@@ -135,11 +140,12 @@ fn deposits_are_there(world: &World, deposited: u128) -> Vec<String> {
     let sum =
         |balance: Balance| u128::from(balance.cash) + u128::from(balance.earned) + u128::from(balance.held);
     let held: u128 = books.balances().map(|(_, balance)| sum(balance)).sum();
-    if held == deposited && books.deposited() == deposited {
+    if held + books.withdrawn() == deposited && books.deposited() == deposited {
         Vec::new()
     } else {
         vec![format!(
-            "{held} nano-credits are held, {} booked, {deposited} were deposited",
+            "{held} nano-credits are held, {} withdrawn, {} booked, {deposited} were deposited",
+            books.withdrawn(),
             books.deposited()
         )]
     }
@@ -159,6 +165,42 @@ fn balances_are_known(world: &World) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Whoever was paid has the payment in its journal, once; and nobody has one that was not made.
+fn payments_are_noted(world: &World) -> Vec<String> {
+    let mut made = BTreeMap::new();
+    for op in world.steps() {
+        if let OpBody::Pay { to, .. } = op.body {
+            made.insert(op.id(), to);
+        }
+    }
+    let mut findings = Vec::new();
+    for (place, host) in world.hosts.iter().enumerate().filter(|(place, _)| *place != 0) {
+        let Some(account) = host.node.as_ref().map(Node::account) else { continue };
+        let mut noted: Vec<RecordId> = world.records(place).filter_map(|line| payment(world, line)).collect();
+        noted.sort_unstable();
+        let due: Vec<RecordId> = made.iter().filter(|(_, to)| **to == account).map(|(id, _)| *id).collect();
+        if noted != due {
+            findings.push(format!("host {place} was paid {due:?} and has noted {noted:?}"));
+        }
+    }
+    findings
+}
+
+fn payment(world: &World, line: Record) -> Option<RecordId> {
+    let Record::Noticed(notice) = line else { return None };
+    let News::Step { op, .. } = notice.news else { return None };
+    let (op, id, _) = op.peek_in(world.domain())?;
+    matches!(op.body, OpBody::Pay { .. }).then_some(id)
+}
+
+/// The issuer's operator knows where to pay every withdrawal.
+fn withdrawals_are_known(world: &World) -> Vec<String> {
+    let Some(issuer) = world.node(0) else { return Vec::new() };
+    let requests = issuer.books().into_iter().flat_map(protocol::ledger::issuer::Issuer::withdrawals);
+    let unknown = requests.filter(|(_, request)| issuer.payout_text(request.payout).is_none());
+    unknown.map(|(id, _)| format!("nobody knows where to pay withdrawal {id:?}")).collect()
 }
 
 /// The price of a job that is done is the price of what arrived, once.

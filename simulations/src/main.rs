@@ -61,6 +61,9 @@ struct RunArgs {
     /// Crashes, cuts and engine faults in it.
     #[arg(long)]
     faults: Option<usize>,
+    /// Payments and withdrawals in it.
+    #[arg(long)]
+    orders: Option<usize>,
     /// Prints all that happens to this host.
     #[arg(long)]
     watch: Option<usize>,
@@ -76,6 +79,7 @@ impl RunArgs {
             trouble_ms: self.trouble_ms.unwrap_or(smoke.trouble_ms),
             loss_permille: self.loss.unwrap_or(smoke.loss_permille),
             faults: self.faults.unwrap_or(smoke.faults),
+            orders: self.orders.unwrap_or(smoke.orders),
             ..smoke
         }
     }

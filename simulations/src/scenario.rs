@@ -7,7 +7,7 @@ use protocol::keys::Signer;
 use protocol::licence::open_licence;
 use protocol::manifest::Manifest;
 use protocol::model::Modality;
-use protocol::node::{Config, OwnerCommand};
+use protocol::node::{Config, Order, OwnerCommand};
 use protocol::price::{NANO_PER_CREDIT, Price};
 use protocol::prng::Prng;
 use protocol::time::Time;
@@ -46,10 +46,14 @@ pub struct Setting {
     pub loss_permille: u64,
     /// Crashes, cuts and engine faults in it.
     pub faults: usize,
+    /// Payments and withdrawals in it.
+    pub orders: usize,
     /// Nano-credits in each ticket.
     pub credits: u64,
     /// Jobs at once of each that serves.
     pub slots: u16,
+    /// Length of an epoch in milliseconds.
+    pub epoch_ms: u64,
 }
 
 impl Setting {
@@ -64,8 +68,10 @@ impl Setting {
             trouble_ms: 180_000,
             loss_permille: 10,
             faults: 24,
+            orders: 40,
             credits: NANO_PER_CREDIT,
             slots: 4,
+            epoch_ms: 60 * 60 * 1000,
         }
     }
 
@@ -79,6 +85,7 @@ impl Setting {
             trouble_ms: 0,
             loss_permille: 0,
             faults: 0,
+            orders: 0,
             ..Self::smoke(seed)
         }
     }
@@ -87,14 +94,15 @@ impl Setting {
     #[must_use]
     pub fn reproduce(&self) -> String {
         format!(
-            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {}",
+            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {}",
             self.seed,
             self.providers,
             self.consumers,
             self.jobs,
             self.trouble_ms,
             self.loss_permille,
-            self.faults
+            self.faults,
+            self.orders
         )
     }
 }
@@ -154,7 +162,7 @@ impl Home {
         };
         let (issuer, node) = (signer(&mut prng), signer(&mut prng));
         let manifest = Manifest {
-            epoch_ms: 60 * 60 * 1000,
+            epoch_ms: setting.epoch_ms,
             ..Manifest::home("simulated".to_owned(), START, &issuer, node.public().into())
         };
         let domain = manifest.domain();
@@ -283,6 +291,10 @@ pub fn run(setting: &Setting, watched: Option<usize>) -> Report {
             }
         }
     }
+    let mut owners = home.prng.child();
+    for _ in 0..setting.orders {
+        order(&mut home, &mut owners, setting.trouble_ms);
+    }
     for _ in 0..setting.faults {
         trouble(&mut home, &mut churn, setting.trouble_ms);
     }
@@ -292,6 +304,22 @@ pub fn run(setting: &Setting, watched: Option<usize>) -> Report {
     home.settle();
     home.world.findings.extend(checks::when_settled(&home.world, home.deposited, &PRICE));
     report(setting.seed, &home.world)
+}
+
+/// Somebody pays somebody, withdraws, or fills a slot.
+fn order(home: &mut Home, prng: &mut Prng, ms: u64) {
+    let hosts = home.world.hosts.len() as u64;
+    let place = |prng: &mut Prng| usize::try_from(1 + prng.below(hosts - 1)).unwrap_or(1);
+    let (host, other) = (place(prng), place(prng));
+    let amount = 1 + prng.below(NANO_PER_CREDIT / 20);
+    let to = home.world.hosts[other].config.owner.account();
+    let order = match prng.below(8) {
+        0 => Order::Noop,
+        1 | 2 => Order::Withdraw { amount, to: format!("account {host} at a bank") },
+        _ => Order::Pay { to, amount },
+    };
+    let name = Digest::of(&prng.next_u64().to_be_bytes());
+    home.world.command_in(prng.below(ms), host, OwnerCommand::Order(name, order));
 }
 
 fn trouble(home: &mut Home, churn: &mut Prng, ms: u64) {

@@ -4,16 +4,18 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use protocol::advert::{Advert, Device as Hardware, ModelOffer};
-use protocol::ids::{AccountId, ChannelId, DomainId, JobId, ModelId, NodeId};
+use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Failure, Finish, JobAccount, JobEvent, JobSpec};
 use protocol::keys::Scheme;
-use protocol::ledger::records::OpBody;
+use protocol::ledger::records::{AccountOp, OpBody};
 use protocol::message::{Message, Wire};
-use protocol::node::{Config, Effect, EngineEvent, EngineFault, Input, Node, Offence, OwnerCommand};
+use protocol::node::{
+    Config, Effect, EngineEvent, EngineFault, Input, Node, Offence, OrderError, OwnerCommand,
+};
 use protocol::price::Usage;
 use protocol::prng::Prng;
 use protocol::record::Record;
-use protocol::signed::Signed;
+use protocol::signed::{Signed, Verified};
 use protocol::time::Time;
 
 use crate::checks;
@@ -215,6 +217,8 @@ pub struct World {
     pub jobs: BTreeMap<JobId, Tracked>,
     /// Work delivered, by requester and provider.
     pub delivered: BTreeMap<(usize, usize), Delivered>,
+    /// What became of orders, by name; a host that crashes forgets who asked.
+    pub orders: BTreeMap<Digest, Result<RecordId, OrderError>>,
     /// Inputs handled.
     pub inputs: u64,
     /// Invariants found broken while running.
@@ -242,6 +246,7 @@ impl World {
             network: Network::new(conditions, prng.child()),
             jobs: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            orders: BTreeMap::new(),
             inputs: 0,
             findings: Vec::new(),
             watched: None,
@@ -538,6 +543,9 @@ impl World {
                     if let Err(error) = result {
                         self.findings.push(format!("{}: host {host} could not join: {error}", self.now));
                     }
+                }
+                Effect::Ordered(name, result) => {
+                    self.orders.insert(name, result);
                 }
                 Effect::Penalise(node, offence) => {
                     if let Some(peer) = self.host_of(node) {
@@ -951,18 +959,38 @@ impl World {
         }
     }
 
+    /// Returns the lines of a host's journal, durable or not.
+    pub fn records(&self, host: usize) -> impl Iterator<Item = Record> + '_ {
+        self.hosts[host].journal.iter().filter_map(|(_, line)| Record::from_bytes(line).ok())
+    }
+
+    /// Returns every step that the issuer at host 0 ever took.
+    pub fn steps(&self) -> impl Iterator<Item = Verified<AccountOp>> + '_ {
+        self.records(0).filter_map(|record| {
+            let Record::Stepped { op, .. } = record else { return None };
+            op.read_back(self.domain).ok()
+        })
+    }
+
+    /// Returns the network's name.
+    #[must_use]
+    pub const fn domain(&self) -> DomainId {
+        self.domain
+    }
+
     /// Returns every channel that the issuer at host 0 ever opened, with its payer's and its payee's place.
     #[must_use]
     pub fn opened_channels(&self) -> Vec<(ChannelId, usize, usize)> {
-        let steps = self.hosts[0].journal.iter().filter_map(|(_, line)| match Record::from_bytes(line) {
-            Ok(Record::Stepped { op, .. }) => op.read_back(self.domain).ok(),
-            Ok(_) | Err(_) => None,
-        });
-        let parties = steps.filter_map(|op| match &op.body {
+        let parties = self.steps().filter_map(|op| match &op.body {
             OpBody::OpenChannel(open) => {
                 Some((op.id().into(), self.host_of(open.payer)?, self.host_of(open.payee)?))
             }
-            OpBody::Expire(_) | OpBody::Inception(_) | OpBody::Rotate(_) => None,
+            OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => None,
         });
         parties.collect()
     }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod account;
 #[cfg(test)]
+mod attacker;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod house;

@@ -1,6 +1,10 @@
 //! Peers that do not keep the rules: refused, counted, shut out in the end, while the node goes on serving others.
 
+use std::time::Duration;
+
 use node::api::views::JobBody;
+use node::clock::Clock;
+use node::exit::FailureKind;
 use node::net::{Limits, MESSAGE_MAX, Mdns, Multiaddr, Net, NetConfig, NetEvent, PeerKey};
 use protocol::advert::{Advert, Incentive, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
@@ -13,7 +17,7 @@ use protocol::price::Usage;
 use protocol::signed::{Role, Signed, sign};
 use protocol::ticket::Ticket;
 use protocol::time::Time;
-use tests::{Ground, PATIENCE, Peer, Trio, job};
+use tests::{Ground, PATIENCE, Peer, Trio, job, until};
 
 use crate::SHAREMESH;
 
@@ -54,6 +58,57 @@ async fn a_peer_that_replays_records_of_another_network_is_counted_and_shut_out(
     let replayed = (0..OFFENCES_MAX).map(|_| attacker.pay(elsewhere).to_bytes()).collect();
 
     check(&trio, attacker, replayed, "bad_signature").await;
+}
+
+#[tokio::test]
+async fn a_peer_that_says_adverts_which_no_honest_node_says_is_counted_and_shut_out() {
+    let (_ground, trio) = mesh().await;
+    let attacker = Attacker::admitted(&trio, 7).await;
+    let (myself, now) = (attacker.node.public().into(), Clock::start(0).now_ms());
+    let provider = NodeId(attacker.victim.0);
+
+    // A sound one, then: the same, one that is over, another that is, one in somebody else's name, one without end.
+    let adverts = [
+        attacker.advert(myself, now, now + 90_000),
+        attacker.advert(myself, now, now + 90_000),
+        attacker.advert(myself, now - 3_600_000, now - 3_510_000),
+        attacker.advert(myself, now + 1, 1),
+        attacker.advert(provider, now + 2, now + 90_000),
+        attacker.advert(myself, now + 3, u64::MAX),
+    ];
+    assert_eq!(adverts.len(), 1 + OFFENCES_MAX);
+    let adverts = adverts.map(|advert| Message::<Wire>::Advert(advert).to_bytes()).into();
+
+    check(&trio, attacker, adverts, "bad_advert").await;
+}
+
+#[tokio::test]
+async fn a_peer_that_spreads_by_gossip_what_no_honest_node_passes_on_is_counted() {
+    let (_ground, trio) = mesh().await;
+    let model = ModelId([9; 32]);
+    // Now the consumer listens to whoever says that it serves the model.
+    let unserved = JobBody { model: model.to_string(), ..job("hello", 8) };
+    assert_eq!(trio.consumer.ask(&unserved).await.kind(), Some(FailureKind::NoProvider));
+    let mut attacker = Attacker::admitted(&trio, 8).await;
+    attacker.dial(&trio.consumer).await;
+
+    let (myself, mut now) = (attacker.node.public().into(), Clock::start(0).now_ms());
+    until("the consumer counts it", async || {
+        now += 1;
+        let lasting = Message::<Wire>::Advert(attacker.advert(myself, now, u64::MAX));
+        attacker.net.publish(&format!("model/{model}"), lasting.to_bytes());
+        let _ = tokio::time::timeout(Duration::from_millis(50), attacker.net.next()).await;
+        let offences = trio.consumer.status().await.offences;
+        if offences.iter().any(|(name, _)| name == "bad_advert") {
+            Ok(())
+        } else {
+            Err(format!("{offences:?}"))
+        }
+    })
+    .await;
+
+    trio.consumer.must_ask(&job("hello", 24)).await;
+    trio.check_books().await;
 }
 
 #[tokio::test]
@@ -105,8 +160,8 @@ async fn what_a_peer_has_no_right_to_changes_nothing() {
     let messages = vec![
         Message::Pay { receipt: attacker.receipt(foreign, domain), allowances: vec![(job, u32::MAX)] },
         Message::Close { closing: sign(ended, domain, Role::Payer, &attacker.node).signed(), opening: None },
-        Message::Advert(attacker.advert(provider, u64::MAX)),
-        Message::Advert(attacker.advert(myself, 1)),
+        Message::Advert(attacker.advert(provider, u64::MAX, u64::MAX)),
+        Message::Advert(attacker.advert(myself, u64::MAX, 1)),
         Message::Redeemed(sign(ack, domain, Role::Issuer, &attacker.node).signed()),
         Message::Cancel { job },
         Message::AdvertQuery,
@@ -233,12 +288,12 @@ impl Attacker {
     }
 
     /// Returns an advert in the name of `node`.
-    fn advert(&self, node: NodeId, valid_to: u64) -> Signed<Advert> {
+    fn advert(&self, node: NodeId, sequence: u64, valid_to: u64) -> Signed<Advert> {
         let advert = Advert {
             node,
             name: "attacker".to_owned(),
             account: AccountId::from(self.node.public()),
-            sequence: u64::MAX,
+            sequence,
             class: ProviderClass::Community,
             region: String::new(),
             devices: Vec::new(),

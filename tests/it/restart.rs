@@ -148,6 +148,64 @@ async fn a_worker_that_is_killed_takes_only_its_jobs_with_it() {
     trio.check_books().await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_worker_that_hangs_is_replaced_and_takes_only_its_jobs_with_it() {
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[PACED]).await;
+
+    let mut running = trio.consumer.submit(&job("a long story", 1000)).await.unwrap();
+    assert!(running.until_tokens(20).await);
+    let hung = halt_worker(&trio.provider).await;
+
+    let answer = running.end().await;
+    assert_eq!(answer.kind(), Some(FailureKind::WorkerLost), "{answer:?}");
+    assert_eq!(answer.account.unwrap().tokens_out, answer.tokens);
+    until_asked(&trio.consumer).await;
+    let model = trio.provider.status().await.models.remove(0);
+    assert_eq!((model.state.as_str(), model.restarts), ("ready", 1), "{model:?}");
+    assert_ne!(model.worker_pid, Some(hung));
+    trio.check_books().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_job_whose_worker_hangs_before_its_first_token_is_done_by_another_provider() {
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[PACED]).await;
+    let ticket = trio.issuer.ticket(0).await;
+    let other = ground.start("other", &["--join", &ticket, "--serve", "fake", PACED]).await;
+    trio.consumer.until_provided_by("fake", 2).await;
+    // Whoever has a channel is asked again.
+    let (_, account) = trio.consumer.must_ask(&job("before", 24)).await;
+    let (first, second) = match trio.provider.status().await.node == account.provider {
+        true => (&trio.provider, &other),
+        false => (&other, &trio.provider),
+    };
+    halt_worker(first).await;
+
+    let (_, account) = trio.consumer.must_ask(&job("and now?", 24)).await;
+
+    assert_eq!(account.provider, second.status().await.node);
+    until("the first one serves again", async || match first.status().await.models.remove(0) {
+        model if (model.state.as_str(), model.restarts) == ("ready", 1) => Ok(()),
+        model => Err(format!("{model:?}")),
+    })
+    .await;
+    for peer in trio.all().into_iter().chain([&other]) {
+        let verified = peer.verify().await;
+        assert!(verified.ok, "{}: {verified:#?}", peer.name);
+    }
+}
+
+/// Stops the worker of a node as a hang does: it is there, and neither computes nor answers. Returns its process id.
+#[cfg(target_os = "linux")]
+async fn halt_worker(provider: &Peer) -> u32 {
+    let pid = provider.status().await.models[0].worker_pid.unwrap();
+    assert!(std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
+    pid
+}
+
 /// Kills a node, starts it again, and checks that it holds what it had acknowledged, once.
 async fn killed(mut peer: Peer) -> Peer {
     let before = acknowledged(&peer).await;

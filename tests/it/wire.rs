@@ -12,7 +12,7 @@ use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, Node
 use protocol::keys::{Scheme, Signer};
 use protocol::ledger::records::{
     Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Terms, Vote,
+    RedeemAck, Rights, Source, Terms, Vote,
 };
 use protocol::licence::open_licence;
 use protocol::manifest::Manifest;
@@ -33,8 +33,13 @@ fn records_of_who_may_do_what_keep_their_bytes() {
     let rights = Rights { serve: true, spend: true };
     let device = Device { account: id(&account), node: name(&node), rights, version: 1, expires: EPOCH };
     let membership = Membership { node: name(&node), account: id(&account), epoch: EPOCH };
-    let deposit =
-        Deposit { reference: Digest::of(b"ticket"), account: id(&account), amount: 5, epoch: EPOCH };
+    let deposit = Deposit {
+        reference: Digest::of(b"ticket"),
+        account: id(&account),
+        amount: 5,
+        epoch: EPOCH,
+        source: Source::Budget,
+    };
 
     check(&home().signed_by(&issuer()));
     check(&sign(device, DOMAIN, Role::Owner, &account));

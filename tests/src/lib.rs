@@ -25,9 +25,6 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How often what is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a node that runs may leave a call unanswered.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
-
 /// Nano-credits that a consumer is given unless a test says otherwise.
 pub const OPENING_NANO: u64 = 2_000_000_000;
 
@@ -126,18 +123,12 @@ impl Trio {
         check_sums(&self.all()).await;
     }
 
-    /// Waits until consumer and provider hold the same newest receipt of every channel, the provider's signed by both: it
-    /// is the one that is redeemed. The consumer's copy of a channel that ended while it was down may lack the second
-    /// signature.
+    /// Waits until consumer and provider hold the same newest receipt of every channel, signed by both.
     pub async fn until_converged(&self) {
         until("both sides hold the same receipts", async || {
             let paid = self.consumer.heads().await?;
             let received = self.provider.heads().await?;
-            let same = paid
-                .iter()
-                .map(|(c, id, n, _)| (c, id, n))
-                .eq(received.iter().map(|(c, id, n, _)| (c, id, n)));
-            (same && received.iter().all(|(.., cosigned)| *cosigned))
+            (paid == received && received.iter().all(|(.., cosigned)| *cosigned))
                 .then_some(())
                 .ok_or_else(|| format!("paid {paid:?}, received {received:?}"))
         })
@@ -303,16 +294,9 @@ impl Peer {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
-        let deadline = Instant::now() + CONNECT_MAX;
-        loop {
-            match self.client().get(path).await {
-                Ok(answer) => return answer,
-                // A machine with too much to do may keep a connection waiting; a node that has ended says so in its log.
-                Err(failure) if failure.kind == FailureKind::NotRunning && Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(failure) => panic!("{} {path}: {failure}\n{}", self.name, self.log()),
-            }
+        match self.client().get(path).await {
+            Ok(answer) => answer,
+            Err(failure) => panic!("{} {path}: {failure}\n{}", self.name, self.log()),
         }
     }
 
@@ -387,11 +371,16 @@ impl Peer {
 
     /// Waits until a provider of the model is known.
     pub async fn until_provided(&self, model: &str) {
-        until("a provider is known", async || {
+        self.until_provided_by(model, 1).await;
+    }
+
+    /// Waits until so many providers of the model are known.
+    pub async fn until_provided_by(&self, model: &str, providers: usize) {
+        until("the providers are known", async || {
             let query = [("model", model)];
             let known: Vec<node::api::views::ProviderView> =
                 self.client().get_with("providers", &query).await.map_err(|failure| failure.message)?;
-            if known.is_empty() { Err("nobody".to_owned()) } else { Ok(()) }
+            if known.len() >= providers { Ok(()) } else { Err(format!("{} are", known.len())) }
         })
         .await;
     }

@@ -307,10 +307,11 @@ async fn announce(
     terminal: &Terminal,
 ) -> anyhow::Result<()> {
     written?;
-    let mut status = commands.ask(Command::Status).await?;
-    if terminal.is_json() {
-        status = until_ready(commands, terminal).await?;
-    }
+    let status = if terminal.is_json() {
+        until_ready(commands, terminal).await?
+    } else {
+        until_listening(commands).await?
+    };
     let ticket = match status.network.issuer {
         true => Some(ticket(commands).await?),
         false => None,
@@ -338,6 +339,17 @@ async fn announce(
 
 async fn ticket(commands: &Commands) -> Result<TicketView, Failure> {
     commands.ask(|reply| Command::Ticket { credits_nano: 0, uses: 1, reply }).await
+}
+
+/// Waits for the first address: what is announced, and the ticket, is of use only with one.
+async fn until_listening(commands: &Commands) -> Result<StatusView, Failure> {
+    loop {
+        let status = commands.ask(Command::Status).await?;
+        if !status.addresses.is_empty() {
+            return Ok(status);
+        }
+        tokio::time::sleep(STARTING_POLL).await;
+    }
 }
 
 async fn until_ready(commands: &Commands, terminal: &Terminal) -> Result<StatusView, Failure> {
@@ -425,6 +437,34 @@ mod tests {
             failure.message.contains("sharemesh down") && failure.message.contains("--data"),
             "{failure}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_listen_yet_is_not_announced() {
+        let (commands, mut asked) = command::queue();
+        let (terminal, data, _) = Terminal::kept(false);
+        let (api, pid) = (([127, 0, 0, 1], 1).into(), 1);
+        let file = NodeFile { version: VERSION.to_owned(), api, token: Token::draw(), pid };
+        let answer = async {
+            for addresses in [vec![], vec!["/ip4/127.0.0.1/udp/1/quic-v1".to_owned()]] {
+                let Some(Command::Status(reply)) = asked.recv().await else {
+                    panic!("asked for something else")
+                };
+                let mut status = StatusView { addresses, ..StatusView::default() };
+                status.network.issuer = true;
+                reply.send(Ok(status)).expect("waited for");
+            }
+            let Some(Command::Ticket { reply, .. }) = asked.recv().await else { panic!("no ticket is made") };
+            reply.send(Ok(TicketView::default())).expect("waited for");
+            asked.recv().await
+        };
+
+        tokio::select! {
+            ended = announce(Ok(()), &commands, &file, &terminal) => panic!("{ended:?}"),
+            _ = answer => {}
+        }
+
+        assert!(data.text().contains("/ip4/127.0.0.1/udp/1/quic-v1"), "{}", data.text());
     }
 
     #[test]

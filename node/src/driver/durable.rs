@@ -213,7 +213,11 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Close { .. }
         | Message::Lineage(_)
         | Message::Devices { .. }
-        | Message::Spent(_) => true,
+        | Message::Spent(_)
+        | Message::Notice(_)
+        | Message::Noticed(_)
+        | Message::Payout { .. }
+        | Message::Withdrawal { .. } => true,
         Message::Hello { .. }
         | Message::Join { .. }
         | Message::JoinRefused(_)

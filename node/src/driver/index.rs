@@ -245,6 +245,10 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::PaidOut { .. }
         | Record::Closed(_)
         | Record::Expired(_)
+        | Record::Taken(_)
+        | Record::Text(_)
+        | Record::WithdrawalPaid { .. }
+        | Record::Noticed(_)
         | Record::Lineage(_)
         | Record::Authorised { .. }
         | Record::Delegated { .. }

@@ -19,6 +19,7 @@ use crate::models::ServedModel;
 use crate::net::PeerKey;
 use crate::worker::WorkerEvent;
 
+use super::offences::Offence;
 use super::stream::{Delivered, Delivery, FRAMES_MAX, JobFrame, StreamEvent, hash_ids, receive, serve};
 use super::{Driver, Model, body};
 
@@ -176,7 +177,14 @@ impl Driver {
                 let expected = own.attached.as_mut().filter(|a| a.provider == from && a.until_ms.is_some());
                 let Some(attached) = expected else { return };
                 attached.until_ms = None;
-                tokio::spawn(receive(job, stream, delivery, clock, attached.detached.clone(), events));
+                tokio::spawn(receive(
+                    (job, from),
+                    stream,
+                    delivery,
+                    clock,
+                    attached.detached.clone(),
+                    events,
+                ));
             }
             StreamEvent::Progress { job, tokens, at_ms } => {
                 if let Some(own) = self.jobs.get_mut(&job) {
@@ -195,6 +203,7 @@ impl Driver {
                 self.inputs.push_back(Input::StreamLost { job, tokens, digest });
             }
             StreamEvent::Unwanted { job } => self.cancel(job),
+            StreamEvent::Broke { from, offence } => self.penalise(from, Offence::Transport(offence)),
         }
     }
 

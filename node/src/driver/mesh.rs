@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use protocol::ids::{ModelId, NodeId};
 use protocol::keys::Scheme;
-use protocol::message::{MESSAGE_BYTES_MAX, Message, MessageError, Wire};
-use protocol::node::Input;
+use protocol::message::{MESSAGE_BYTES_MAX, Message, Wire};
+use protocol::node::{Heard, Input};
 
 use crate::identity::Identity;
 use crate::net::{GossipId, Multiaddr, NetEvent, PeerKey, Verdict};
@@ -87,7 +87,7 @@ impl Driver {
                     self.inputs.push_back(Input::SendFailed(NodeId(to.0), job));
                 }
             }
-            NetEvent::Gossip { id, data, .. } => self.on_gossip(&id, &data),
+            NetEvent::Gossip { id, from, data, .. } => self.on_gossip(NodeId(from.0), &id, &data),
             NetEvent::PeerUp(peer) => {
                 self.mesh.retries.remove(&NodeId(peer.0));
                 self.inputs.push_back(Input::PeerUp(NodeId(peer.0)));
@@ -129,11 +129,7 @@ impl Driver {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(%from, %error, "Dropped a message");
-                let offence = match error {
-                    MessageError::Malformed(_) => Offence::Undecodable,
-                    MessageError::Signed(_) => Offence::BadSignature,
-                };
-                self.penalise(from, offence);
+                self.penalise(from, error.into());
                 return;
             }
         };
@@ -172,16 +168,27 @@ impl Driver {
         count <= EARLY_MAX
     }
 
-    /// Passes on what holds, and nothing else.
-    fn on_gossip(&mut self, id: &GossipId, data: &[u8]) {
-        match Message::check(data, self.node.domain(), Scheme::Strict) {
-            Ok(Message::Advert(advert)) if self.node.believes(&advert, self.now()) => {
+    /// Passes on what holds, and nothing else; what no honest node passes on is held against whoever did.
+    fn on_gossip(&mut self, from: NodeId, id: &GossipId, data: &[u8]) {
+        let heard = match Message::check(data, self.node.domain(), Scheme::Strict) {
+            Ok(Message::Advert(advert)) => match self.node.hears(&advert, self.now()) {
+                Heard::News => Ok(Some(advert)),
+                Heard::Ignored => Ok(None),
+                Heard::Refused(offence) => Err(offence.into()),
+            },
+            Ok(_) => Err(Offence::Undecodable),
+            Err(error) => Err(error.into()),
+        };
+        match heard {
+            Ok(Some(advert)) => {
                 self.net.judge(id, Verdict::Accept);
                 self.inputs.push_back(Input::Heard(advert));
             }
-            // Old news is nobody's fault: it was true when it left.
-            Ok(Message::Advert(_)) => self.net.judge(id, Verdict::Ignore),
-            Ok(_) | Err(_) => self.net.judge(id, Verdict::Reject),
+            Ok(None) => self.net.judge(id, Verdict::Ignore),
+            Err(offence) => {
+                self.net.judge(id, Verdict::Reject);
+                self.penalise(from, offence);
+            }
         }
     }
 

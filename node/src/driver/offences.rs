@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use protocol::ids::NodeId;
+use protocol::message::MessageError;
 use protocol::node;
 
 use crate::net::{OffenceKind, PeerKey};
@@ -41,6 +42,15 @@ pub(super) enum Offence {
 impl From<node::Offence> for Offence {
     fn from(offence: node::Offence) -> Self {
         Self::Protocol(offence)
+    }
+}
+
+impl From<MessageError> for Offence {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::Malformed(_) => Self::Undecodable,
+            MessageError::Signed(_) => Self::BadSignature,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::views::JobEvent;
 use crate::clock::Clock;
-use crate::net::{JobReceiver, JobSender, JobStream, PeerKey, StreamOpener};
+use crate::net::{JobReceiver, JobSender, JobStream, OffenceKind, Oversized, PeerKey, StreamOpener};
 
 /// How often each end shows that it lives.
 const HEARTBEAT: Duration = Duration::from_millis(300);
@@ -62,6 +62,8 @@ pub(super) enum StreamEvent {
     Lost { job: JobId, delivered: Delivered },
     /// Whoever wanted the answer is gone.
     Unwanted { job: JobId },
+    /// The other end sent what no stream of a job carries.
+    Broke { from: NodeId, offence: OffenceKind },
 }
 
 /// What has arrived of an answer.
@@ -154,17 +156,31 @@ pub(super) fn hash_ids(hasher: &mut blake3::Hasher, ids: &[u32]) {
 
 /// Waits for a stream to say for which job it is.
 pub(super) async fn greet(from: NodeId, mut stream: JobStream, events: mpsc::Sender<StreamEvent>) {
-    let hello = timeout(HELLO_MAX, stream.recv()).await;
-    let Ok(Ok(Some(frame))) = hello else { return };
-    if let Some(JobFrame::Hello { job }) = decode(&frame) {
-        // A driver that is gone needs no streams.
-        let _ = events.send(StreamEvent::Greeted { from, job, stream }).await;
-    }
+    let event = match timeout(HELLO_MAX, stream.recv()).await {
+        Ok(Ok(Some(frame))) => match decode(&frame) {
+            Some(JobFrame::Hello { job }) => StreamEvent::Greeted { from, job, stream },
+            Some(_) | None => StreamEvent::Broke { from, offence: OffenceKind::Malformed },
+        },
+        // Whoever opens a stream says at once what it is for.
+        Err(_) => StreamEvent::Broke { from, offence: OffenceKind::Slow },
+        Ok(Err(error)) if is_oversized(&error) => {
+            StreamEvent::Broke { from, offence: OffenceKind::Oversized }
+        }
+        // A peer that went away meanwhile has done nothing wrong.
+        Ok(Ok(None) | Err(_)) => return,
+    };
+    // A driver that is gone needs no streams.
+    let _ = events.send(event).await;
+}
+
+/// Says whether the other end announced a frame larger than any.
+fn is_oversized(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Oversized>())
 }
 
 /// The requester's end: takes tokens until they end, the provider falls silent, or `detached`.
 pub(super) async fn receive(
-    job: JobId,
+    (job, from): (JobId, NodeId),
     stream: JobStream,
     mut delivery: Delivery,
     clock: Clock,
@@ -177,22 +193,26 @@ pub(super) async fn receive(
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_at = Instant::now() + SILENCE_MAX;
-    let outcome = loop {
+    let offence = loop {
         tokio::select! {
             () = detached.cancelled() => return,
             _ = heartbeat.tick() => {
                 if beat(&mut sender).await.is_err() {
-                    break StreamEvent::Lost { job, delivered: delivery.delivered() };
+                    break None;
                 }
             }
-            () = sleep_until(silent_at) => break StreamEvent::Lost { job, delivered: delivery.delivered() },
+            () = sleep_until(silent_at) => break None,
             frame = receiver.recv() => {
                 silent_at = Instant::now() + SILENCE_MAX;
-                match frame.ok().flatten().and_then(|frame| decode(&frame)) {
+                let frame = match frame {
+                    Ok(Some(frame)) => decode(&frame),
+                    Err(error) if is_oversized(&error) => break Some(OffenceKind::Oversized),
+                    Ok(None) | Err(_) => break None,
+                };
+                match frame {
                     Some(JobFrame::Tokens { index, ids, bytes }) => {
-                        let taken = delivery.take(index, &ids, &bytes);
-                        if taken.is_err() {
-                            break StreamEvent::Lost { job, delivered: delivery.delivered() };
+                        if delivery.take(index, &ids, &bytes).is_err() {
+                            break Some(OffenceKind::Malformed);
                         }
                         if wanted && !delivery.is_wanted() {
                             wanted = false;
@@ -205,15 +225,19 @@ pub(super) async fn receive(
                         }
                     }
                     Some(JobFrame::Heartbeat) => {}
-                    Some(JobFrame::End) => break StreamEvent::Ended { job, delivered: delivery.delivered() },
-                    Some(JobFrame::Hello { .. }) | None => {
-                        break StreamEvent::Lost { job, delivered: delivery.delivered() };
+                    Some(JobFrame::End) => {
+                        let _ = events.send(StreamEvent::Ended { job, delivered: delivery.delivered() }).await;
+                        return;
                     }
+                    Some(JobFrame::Hello { .. }) | None => break Some(OffenceKind::Malformed),
                 }
             }
         }
     };
-    let _ = events.send(outcome).await;
+    if let Some(offence) = offence {
+        let _ = events.send(StreamEvent::Broke { from, offence }).await;
+    }
+    let _ = events.send(StreamEvent::Lost { job, delivered: delivery.delivered() }).await;
 }
 
 /// The provider's end: sends what the engine makes until it ends or the requester falls silent.
@@ -233,7 +257,11 @@ pub(super) async fn serve(
         return;
     };
     let (receiver, sender) = stream.split();
-    if run_serving(job, receiver, sender, &mut frames).await.is_err() {
+    if let Err(error) = run_serving(job, receiver, sender, &mut frames).await {
+        if is_oversized(&error) {
+            let (from, offence) = (NodeId(requester.0), OffenceKind::Oversized);
+            let _ = events.send(StreamEvent::Broke { from, offence }).await;
+        }
         let _ = events.send(lost()).await;
     }
 }

@@ -27,6 +27,11 @@ const ATTEMPTS_MAX: usize = 3;
 /// A length before each frame, little endian.
 const HEAD: usize = 4;
 
+/// Why a stream cannot be read on: the other end announced a frame larger than any.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a frame of {0} bytes")]
+pub struct Oversized(usize);
+
 /// Frames to and from the other end of a job. Dropping it tells the other end.
 #[derive(Debug)]
 pub struct JobStream {
@@ -123,7 +128,7 @@ fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Bytes>> {
     };
     let length = u32::from_le_bytes(*head) as usize;
     if length > FRAME_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, Oversized(length)));
     }
     if buffer.len() < HEAD + length {
         buffer.reserve(HEAD + length - buffer.len());

@@ -1,5 +1,7 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
+mod transfers;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -13,12 +15,14 @@ use crate::keys::PublicKey;
 use crate::ledger::account::{Inception, KeyError, Lineage, check_signer};
 use crate::ledger::money::{Overflow, shares, waiting, with_markup};
 use crate::ledger::records::{
-    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, SplitRole, Terms, TermsError,
+    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms, TermsError,
     VALIDITY_EPOCHS_MAX,
 };
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
 use crate::signed::{Role, Verified};
+
+pub use transfers::{WITHDRAWALS_MAX, Withdrawal};
 
 /// Most accounts: bounds an issuer's memory.
 pub const ACCOUNTS_MAX: usize = 1_000_000;
@@ -62,9 +66,12 @@ pub struct Issuer {
     channels: BTreeMap<ChannelId, Channel>,
     /// After which epoch a channel ends if it is open, or is forgotten if it is closed: every channel once or twice.
     due: BTreeSet<(Epoch, ChannelId)>,
-    /// References of deposits, so that each counts once.
-    deposits: BTreeSet<Digest>,
+    /// References of deposits, so that each counts once, with what was booked under them.
+    deposits: BTreeMap<Digest, (AccountId, u64)>,
     deposited: u128,
+    /// The part of it that came out of the network's budget.
+    given: u128,
+    withdrawals: transfers::Withdrawals,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -149,6 +156,32 @@ pub enum IssuerError {
         /// What is left of it.
         left: u64,
     },
+    /// Not enough that can be given away or withdrawn.
+    #[error(
+        "not enough cash: {needed} nano-credits needed with the fee, {available} available (what was earned \
+             under Exchange can be spent on work only)"
+    )]
+    NotEnoughCash {
+        /// Needed, with the fee.
+        needed: u64,
+        /// There.
+        available: u64,
+    },
+    /// A payment of nothing, or to oneself.
+    #[error("a payment or a withdrawal must be of something, and a payment to somebody else")]
+    NoTransfer,
+    /// The reference was booked with another account or amount.
+    #[error("this reference was booked before, for another account or amount: {amount} nano-credits")]
+    OtherDeposit {
+        /// What was booked under it.
+        amount: u64,
+    },
+    /// No such withdrawal here.
+    #[error("this withdrawal is unknown here")]
+    UnknownWithdrawal,
+    /// The withdrawal was paid with another reference.
+    #[error("this withdrawal was marked as paid before, with another reference")]
+    OtherReference,
     /// A rotation has replaced the key.
     #[error("the account's key was replaced: whoever has its recovery phrase can make the next one")]
     KeyReplaced,
@@ -187,8 +220,10 @@ impl Issuer {
             accounts: BTreeMap::new(),
             channels: BTreeMap::new(),
             due: BTreeSet::new(),
-            deposits: BTreeSet::new(),
+            deposits: BTreeMap::new(),
             deposited: 0,
+            given: 0,
+            withdrawals: transfers::Withdrawals::default(),
         }
     }
 
@@ -225,11 +260,17 @@ impl Issuer {
     /// Returns what may still be given away.
     #[must_use]
     pub fn budget_left(&self) -> u64 {
-        let spent = u64::try_from(self.deposited).unwrap_or(u64::MAX);
+        let spent = u64::try_from(self.given).unwrap_or(u64::MAX);
         self.manifest.grant_budget.saturating_sub(spent)
     }
 
-    /// Says whether all that is held anywhere is exactly what was deposited.
+    /// Returns the account and the amount that were booked under a deposit's reference.
+    #[must_use]
+    pub fn deposit_of(&self, reference: Digest) -> Option<(AccountId, u64)> {
+        self.deposits.get(&reference).copied()
+    }
+
+    /// Says whether all that is held anywhere is exactly what was deposited and not withdrawn.
     #[must_use]
     pub fn is_conserved(&self) -> bool {
         let sum =
@@ -241,7 +282,7 @@ impl Issuer {
             .map(|c| u128::from(c.held.cash).saturating_add(u128::from(c.held.earned)))
             .sum();
         let held: u128 = self.accounts.values().map(|account| u128::from(account.balance.held)).sum();
-        accounts == self.deposited && channels == held
+        accounts.checked_add(self.withdrawn()) == Some(self.deposited) && channels == held
     }
 
     /// Checks that a gift of `amount` fits the network's budget.
@@ -256,22 +297,31 @@ impl Issuer {
     /// Books credits that entered; a reference that was booked before changes nothing.
     ///
     /// # Errors
-    /// When the amount exceeds 64 bits or the books are full.
+    /// When the reference was booked for another account or amount, the amount exceeds 64 bits, or the books are full.
     pub fn deposit(&mut self, deposit: &Deposit) -> Result<(), IssuerError> {
-        if self.deposits.contains(&deposit.reference) {
-            return Ok(());
+        match self.deposit_of(deposit.reference) {
+            Some(booked) if booked == (deposit.account, deposit.amount) => return Ok(()),
+            Some((_, amount)) => return Err(IssuerError::OtherDeposit { amount }),
+            None => {}
         }
         let cash =
             self.balance(deposit.account).cash.checked_add(deposit.amount).ok_or(IssuerError::Overflow)?;
         let deposited =
             self.deposited.checked_add(u128::from(deposit.amount)).ok_or(IssuerError::Overflow)?;
+        let given = match deposit.source {
+            Source::Budget => {
+                self.given.checked_add(u128::from(deposit.amount)).ok_or(IssuerError::Overflow)?
+            }
+            Source::Outside => self.given,
+        };
         self.check_room_for(deposit.account)?;
 
         let balance = &mut self.accounts.entry(deposit.account).or_default().balance;
         balance.cash = cash;
         balance.as_of = balance.as_of.saturating_add(1);
-        self.deposits.insert(deposit.reference);
+        self.deposits.insert(deposit.reference, (deposit.account, deposit.amount));
         self.deposited = deposited;
+        self.given = given;
         Ok(())
     }
 
@@ -299,6 +349,11 @@ impl Issuer {
         match &op.body {
             OpBody::OpenChannel(open) => self.open(op, open, terms.ok_or(IssuerError::WrongTerms)?, now)?,
             OpBody::Expire(channel) => self.expire_soon(op.account, *channel, now)?,
+            OpBody::Pay { to, amount } => self.pay(op.account, *to, *amount)?,
+            OpBody::Withdraw { amount, payout } => {
+                self.withdraw(op.id(), (op.account, *amount), *payout, now)?;
+            }
+            OpBody::Noop => self.fill_slot(op.account)?,
             OpBody::Inception(inception) => self.begin(op.account, *inception)?,
             OpBody::Rotate(_) => self.rotate(op)?,
         }
@@ -391,8 +446,12 @@ impl Issuer {
         if channel.payer != payer {
             return Err(IssuerError::WrongKey);
         }
+        // Ending it again would fill the journal of every issuer at no cost.
+        if channel.closed || channel.expires <= now.plus(1) {
+            return Err(IssuerError::Closed);
+        }
 
-        channel.expires = channel.expires.min(now.plus(1));
+        channel.expires = now.plus(1);
         self.due.insert((channel.expires.plus(self.manifest.grace_epochs), id));
         Ok(())
     }
@@ -608,8 +667,13 @@ mod tests {
         let mut books = Issuer::new(manifest.clone());
         let (payer, payee_account) =
             (AccountId::from(signer(3).public()), AccountId::from(signer(50).public()));
-        let deposit =
-            Deposit { reference: Digest::ZERO, account: payer, amount: 1_000_000_000, epoch: Epoch(0) };
+        let deposit = Deposit {
+            reference: Digest::ZERO,
+            account: payer,
+            amount: 1_000_000_000,
+            epoch: Epoch(0),
+            source: Source::Outside,
+        };
         books.deposit(&deposit).expect("fits");
         let model = crate::ids::ModelId([7; 32]);
         let terms = Terms {

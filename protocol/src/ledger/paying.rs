@@ -25,8 +25,6 @@ pub struct Paying {
     cap: u64,
     signer: Signer,
     head: Option<Verified<Receipt>>,
-    /// Receipt that the payee is known to hold.
-    acknowledged: RecordId,
     /// Work of jobs that ended.
     settled: Usage,
     jobs: Digest,
@@ -66,7 +64,6 @@ impl Paying {
             cap,
             signer,
             head: None,
-            acknowledged: RecordId::NONE,
             settled: Usage::default(),
             jobs: Digest::ZERO,
             flights: BTreeMap::new(),
@@ -102,7 +99,6 @@ impl Paying {
     /// The payee can have the issuer pay out every receipt it holds, so conceding that much costs nothing.
     pub fn shown(&mut self, receipt: RecordId, due: u64) {
         if self.head.as_ref().is_some_and(|head| head.id() == receipt) {
-            self.acknowledged = receipt;
             self.doubtful = false;
         }
         self.concede(due.min(self.paid()));
@@ -134,11 +130,17 @@ impl Paying {
         self.head.as_ref()
     }
 
-    /// Returns the newest receipt if the payee is not known to hold it, or may not know what it allows: the allowances of
-    /// jobs in flight travel beside it, and nobody acknowledges them.
+    /// Returns the newest receipt if we lack the payee's signature on it, or the payee may not know what it allows: the
+    /// allowances of jobs in flight travel beside it, and nobody acknowledges them.
     #[must_use]
     pub fn unacknowledged(&self) -> Option<&Verified<Receipt>> {
-        self.head.as_ref().filter(|head| head.id() != self.acknowledged || self.is_busy())
+        self.head.as_ref().filter(|_| !self.is_cosigned() || self.is_busy())
+    }
+
+    /// Says whether the newest receipt bears the payee's signature too.
+    #[must_use]
+    pub fn is_cosigned(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.signer(Role::Payee).is_some())
     }
 
     /// Returns the base signed for, in nano-credits.
@@ -287,13 +289,11 @@ impl Paying {
             self.settled = receipt.usage;
             self.jobs = receipt.jobs;
         }
-        let news = newer
-            || (self.acknowledged != receipt.id()
-                && self.head.as_ref().is_some_and(|h| h.id() == receipt.id()));
         // Our own journal also holds receipts that the payee never signed: those may not have arrived.
         let by_both = receipt.signer(Role::Payee).is_some();
-        if by_both && self.head.as_ref().is_some_and(|head| head.id() == receipt.id()) {
-            self.acknowledged = receipt.id();
+        let settles = by_both && self.head.as_ref().is_some_and(|head| head.id() == receipt.id());
+        let news = newer || (settles && !self.is_cosigned());
+        if settles {
             self.doubtful = false;
             self.head = Some(receipt.clone());
         }

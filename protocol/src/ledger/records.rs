@@ -8,7 +8,7 @@ use crate::ids::{AccountId, ChannelId, Digest, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
 use crate::ledger::account::Inception;
 use crate::ledger::money::BPS;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, PROVIDER_FLOOR_BPS_MIN};
 use crate::price::{Price, Usage};
 use crate::signed::Signable;
 
@@ -78,6 +78,17 @@ pub struct Deposit {
     pub amount: u64,
     /// Epoch of the deposit.
     pub epoch: Epoch,
+    /// Where they came from.
+    pub source: Source,
+}
+
+/// Where the credits of a deposit came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// Given away: a grant or a ticket, out of the network's budget.
+    Budget,
+    /// Paid for outside the network; the issuer's operator has seen the payment.
+    Outside,
 }
 
 /// One step of an account, in its owner's order.
@@ -102,10 +113,38 @@ pub enum OpBody {
     OpenChannel(OpenChannel),
     /// Ends a channel whose payee does not answer; what it holds returns after the grace epochs.
     Expire(ChannelId),
+    /// Gives cash to another account.
+    Pay {
+        /// Account that receives it.
+        to: AccountId,
+        /// Nano-credits.
+        amount: u64,
+    },
+    /// Takes cash out of the network; the issuer's operator pays it outside.
+    Withdraw {
+        /// Nano-credits.
+        amount: u64,
+        /// Digest of the text that says where to pay it.
+        payout: Digest,
+    },
+    /// Fills a position and does nothing else.
+    Noop,
     /// Shows how an account with a next key begins; its first step.
     Inception(Inception),
     /// Replaces the key by the promised one, which signs this step; says which key comes after it.
     Rotate(Inception),
+}
+
+/// Most bytes of the text that says where a withdrawal is paid to, and of the reference with which it was.
+pub const PAYOUT_BYTES_MAX: usize = 256;
+
+/// Returns the digest that stands for `text` in a step or a deposit: the text itself is nobody's business but the
+/// operator's.
+#[must_use]
+pub fn text_digest(text: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"sharemesh/v1/text\0").update(text.as_bytes());
+    Digest(*hasher.finalize().as_bytes())
 }
 
 /// The opening of a channel.
@@ -364,7 +403,7 @@ impl Terms {
         if sum != BPS {
             return Err(TermsError::Sum);
         }
-        if provider < u64::from(manifest.provider_floor_bps) {
+        if provider < u64::from(manifest.provider_floor_bps.max(PROVIDER_FLOOR_BPS_MIN)) {
             return Err(TermsError::Floor);
         }
         let to_network =

@@ -153,7 +153,12 @@ impl Wallet {
         let State::Idle { next, head } = self.state else { return None };
         let signer = match &body {
             OpBody::Rotate(to) => self.keys.iter().find(|signer| signer.public() == to.key)?,
-            OpBody::OpenChannel(_) | OpBody::Expire(_) | OpBody::Inception(_) => self.signer_in_force()?,
+            OpBody::OpenChannel(_)
+            | OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_) => self.signer_in_force()?,
         };
         let op = AccountOp { account: self.account, sequence: next, previous: head, epoch, body };
         let op = sign(op, self.domain, Role::Owner, signer);

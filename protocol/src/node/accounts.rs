@@ -61,8 +61,15 @@ pub enum RotationView {
 pub(super) struct Outdated {
     /// Accounts that have rotated: how often, and the key in force.
     keys: BTreeMap<AccountId, (usize, PublicKey)>,
-    /// Delegations that were changed: the newest version, and until when an older one may be shown.
-    versions: BTreeMap<(AccountId, NodeId), (u32, Epoch)>,
+    /// Delegations that were changed: the newest rank, and until when an older one may be shown.
+    versions: BTreeMap<(AccountId, NodeId), (Rank, Epoch)>,
+}
+
+/// Orders the delegations of one node: whoever stole a key may sign any version with it, but not for the key after it.
+type Rank = (usize, u32);
+
+fn rank(device: &Device, lineage: Option<&Lineage>) -> Rank {
+    (lineage.map_or(0, Lineage::rotations), device.version)
 }
 
 /// What a delegation is worth.
@@ -128,9 +135,9 @@ impl Outdated {
     }
 
     /// Remembers a delegation that may have replaced another one, until those before it would have ended anyway.
-    fn learn_version(&mut self, device: &Device, now: Epoch) {
+    fn learn_version(&mut self, device: &Device, rank: Rank, now: Epoch) {
         let place = (device.account, device.node);
-        if device.version <= self.version(device) || device.version <= 1 {
+        if rank <= self.rank(device) || device.version <= 1 {
             return;
         }
         self.versions.retain(|_, (_, until)| *until >= now);
@@ -139,12 +146,12 @@ impl Outdated {
             self.versions.len() < OUTDATED_MAX && self.versions.range(of_account).count() < DEVICES_MAX;
         if room || self.versions.contains_key(&place) {
             let until = device.expires.max(now.plus(VALIDITY_EPOCHS_MAX));
-            self.versions.insert(place, (device.version, until));
+            self.versions.insert(place, (rank, until));
         }
     }
 
-    fn version(&self, device: &Device) -> u32 {
-        self.versions.get(&(device.account, device.node)).map_or(0, |(version, _)| *version)
+    fn rank(&self, device: &Device) -> Rank {
+        self.versions.get(&(device.account, device.node)).map_or((0, 0), |(rank, _)| *rank)
     }
 }
 
@@ -185,8 +192,8 @@ impl Node {
         let newer = self.rotations_of(device.account).filter(|(rotations, _)| *rotations > shown.0);
         let (_, key) = newer.unwrap_or(shown);
         let is_signed = device.is_signed_by(Role::Owner, key);
-        let replaced =
-            device.version < self.outdated.version(device) && !cfg!(mutant = "old-delegation-counts");
+        let older = rank(device, lineage) < self.outdated.rank(device);
+        let replaced = older && !cfg!(mutant = "old-delegation-counts");
         match (is_signed, newer) {
             (false, None) => Standing::Forged,
             (false, Some(_)) => Standing::Outdated,
@@ -206,7 +213,7 @@ impl Node {
     /// Takes note of what a delegation that counts puts out of date.
     fn learn_device(&mut self, device: &Verified<Device>, lineage: Option<&Lineage>, now: Time) {
         let epoch = self.epoch(now);
-        self.outdated.learn_version(device, epoch);
+        self.outdated.learn_version(device, rank(device, lineage), epoch);
         let Some(lineage) = lineage.filter(|lineage| lineage.rotations() > 0) else { return };
         self.outdated.learn_keys(lineage);
         let (account, key) = (device.account, lineage.key());
@@ -283,6 +290,13 @@ impl Node {
 // Our own account.
 
 impl Node {
+    /// Returns the keys that go with this node's delegation: one by a key that was replaced is shown as it was right once.
+    pub(super) fn shown_lineage(&self) -> Option<Lineage> {
+        let lineage = self.wallet.lineage()?;
+        let in_force = self.device.is_signed_by(Role::Owner, lineage.key());
+        Some(if in_force { lineage.clone() } else { Lineage::new(lineage.inception()) })
+    }
+
     /// Says whether another node is the wallet node of our account.
     pub(super) const fn is_device(&self) -> bool {
         matches!(self.config.owner, Owner::Device(_))
@@ -359,7 +373,8 @@ impl Node {
     pub(super) fn on_lineage(&mut self, from: NodeId, lineage: &Lineage, now: Time, out: &mut Vec<Effect>) {
         let ours = lineage.account() == self.wallet.account();
         let by_issuer = from == self.me || self.config.manifest.has_issuer_node(from);
-        if ours && by_issuer && self.wallet.learn_lineage(lineage) {
+        // A node that was given its delegation needs one by the new key first, or it would contradict itself.
+        if ours && by_issuer && !self.is_device() && self.wallet.learn_lineage(lineage) {
             self.on_new_keys(now, out);
         }
     }

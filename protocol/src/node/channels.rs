@@ -54,7 +54,8 @@ pub(super) struct PayingChannel {
 const CLOSE_EPOCHS: u32 = 1;
 
 impl Node {
-    /// Signs the step that opens a channel; it leaves once it is on disk.
+    /// Signs the step that opens a channel; it leaves once it is on disk. `None` while the wallet is not free, and when
+    /// enough channels to this payee were opened just now.
     pub(super) fn sign_opening(
         &mut self,
         terms: &Verified<Terms>,
@@ -63,6 +64,10 @@ impl Node {
         out: &mut Vec<Effect>,
     ) -> Option<RecordId> {
         let epoch = self.epoch(now);
+        if let Err(later) = self.burst.note(terms.payee, terms.model, now) {
+            self.reopen_at(later);
+            return None;
+        }
         let payer_key = self.payer_signer(terms).public();
         let expires = epoch.plus(VALIDITY_EPOCHS_MAX).min(terms.valid_to);
         let open =
@@ -80,15 +85,21 @@ impl Node {
         out: &mut Vec<Effect>,
     ) -> Option<RecordId> {
         let issuer = self.issuer()?;
-        let inception = self.wallet.is_to_begin().map(OpBody::Inception);
-        let (body, terms) = if inception.is_some() { (inception?, None) } else { (body, terms) };
-        let begins = matches!(body, OpBody::Inception(_));
+        if !matches!(body, OpBody::Inception(_)) && self.begins(now, out) {
+            return None;
+        }
         let op = self.wallet.sign(body, self.epoch(now))?;
         out.push(Effect::Record(Record::Step { op: op.signed(), terms: terms.map(Verified::signed) }));
         self.opening_terms = terms.cloned();
         let id = op.id();
         self.send(issuer, Message::Step { op, terms: terms.cloned() }, out);
-        (!begins).then_some(id)
+        Some(id)
+    }
+
+    /// Signs how the account begins, if the issuers have not seen that yet; says whether it did.
+    pub(super) fn begins(&mut self, now: Time, out: &mut Vec<Effect>) -> bool {
+        let inception = self.wallet.is_to_begin().map(OpBody::Inception);
+        inception.is_some_and(|body| self.sign_step(body, None, now, out).is_some())
     }
 
     /// Returns the session key with which we pay on these terms: this node's own, so that it outlives every key of the
@@ -119,6 +130,7 @@ impl Node {
         let terms = self.opening_terms.take();
         if matches!(op.body, OpBody::Rotate(_)) {
             self.on_rotated(now, out);
+            self.on_step_taken(&op, &recorded, out);
         } else if let (OpBody::OpenChannel(open), Some(terms)) = (&op.body, terms) {
             let payer = open.payer;
             let opening = Opening { op, terms, recorded: Vec::from([recorded]) };
@@ -132,6 +144,8 @@ impl Node {
             if self.adopt_paying(opening, now) {
                 self.on_opened(id, channel, now, out);
             }
+        } else {
+            self.on_step_taken(&op, &recorded, out);
         }
         self.resume_openings(now, out);
     }
@@ -204,7 +218,8 @@ impl Node {
         let terms = paying.side.terms.clone();
         let (provider, model) = (terms.payee, terms.model);
         let may_sign = self.wallet.is_idle() && self.wallet.holds_key();
-        if !may_sign || self.open_channel_with(provider, model, worst, None, now).is_some() {
+        let is_covered = self.open_channel_with(provider, model, worst, None, now).is_some();
+        if !may_sign || is_covered || self.has_waiting(provider, model) {
             return;
         }
         let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
@@ -248,6 +263,7 @@ impl Node {
             Failure::IssuerRefused(alloc::format!("{error}"))
         };
         self.on_opening_refused(op, failure, out);
+        self.on_order_refused(op, error, out);
         if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
             self.query_account(out);
         }
@@ -361,7 +377,9 @@ impl Node {
         }
         let mut messages = Vec::new();
         for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
-            if let Some(head) = paying.side.head().filter(|head| head.id() != theirs(head.channel)) {
+            let lacks =
+                |head: &&Verified<Receipt>| head.id() != theirs(head.channel) || !paying.side.is_cosigned();
+            if let Some(head) = paying.side.head().filter(lacks) {
                 messages.push(Message::Pay { receipt: head.clone(), allowances: paying.side.allowances() });
             }
         }
@@ -385,6 +403,8 @@ impl Node {
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.give_up_silent(now, out);
+        self.sign_order(now, out);
+        self.say_payouts(out);
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
@@ -504,6 +524,9 @@ impl Node {
     fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
         let round = now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS;
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
+        if round {
+            self.ask_payouts(out);
+        }
         if round && self.is_admitted() {
             // The issuer tells of every change, but once, and what it tells may be lost.
             self.query_account(out);
@@ -515,6 +538,16 @@ impl Node {
         let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
         let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
         for (receipt, amount) in receipts {
+            self.send(issuer, Message::Redeem { receipt, amount }, out);
+        }
+    }
+
+    /// Redeems what a channel has earned, however little.
+    pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
+        let Some(issuer) = self.issuer() else { return };
+        let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
+        let due = paid.and_then(|paid| Some((paid.head()?.clone(), paid.earned())));
+        if let Some((receipt, amount)) = due {
             self.send(issuer, Message::Redeem { receipt, amount }, out);
         }
     }

@@ -2,13 +2,14 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, ChannelId, Digest, NodeId};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, NodeId, RecordId};
 use crate::keys::Signer;
 use crate::ledger::issuer::{Issuer, IssuerError};
 use crate::ledger::records::{
-    AccountOp, Deposit, Final, Membership, Receipt, Recorded, RedeemAck, Terms, Vote,
+    AccountOp, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms, Vote,
 };
 use crate::manifest::Admission;
 use crate::message::{JoinError, Message};
@@ -17,6 +18,7 @@ use crate::signed::{Role, Signable, Verified, sign};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
+use super::notices::Inboxes;
 use super::{Effect, Node, Offence};
 
 /// Most tickets that were made and not used.
@@ -27,6 +29,10 @@ const TICKETS_MAX: usize = 10_000;
 pub(super) struct Issuing {
     pub(super) books: Issuer,
     pub(super) tickets: BTreeMap<Digest, TicketState>,
+    /// News for those whom a step concerns.
+    pub(super) inboxes: Inboxes,
+    /// The operator's references of the withdrawals that were paid.
+    pub(super) references: BTreeMap<RecordId, String>,
     pub(super) signer: Signer,
 }
 
@@ -47,8 +53,18 @@ pub(super) struct Admitted {
 }
 
 impl Issuing {
-    fn sign<T: Signable>(&self, record: T, domain: crate::ids::DomainId) -> Verified<T> {
+    fn sign<T: Signable>(&self, record: T, domain: DomainId) -> Verified<T> {
         sign(record, domain, Role::Issuer, &self.signer)
+    }
+
+    /// Returns our word that a step was taken; the same whenever it is asked for.
+    pub(super) fn recorded(
+        &self,
+        op: &Verified<AccountOp>,
+        epoch: Epoch,
+        domain: DomainId,
+    ) -> Verified<Recorded> {
+        self.sign(Recorded { op: op.id(), epoch }, domain)
     }
 }
 
@@ -72,11 +88,38 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let (domain, epoch) = (self.domain, self.epoch(now));
+        let epoch = self.epoch(now);
+        let within = self.issuing.as_ref().map(|issuing| issuing.books.check_budget(amount));
+        if within == Some(Ok(())) {
+            let source = Source::Budget;
+            self.book(Deposit { reference, account, amount, epoch, source }, out);
+        }
+    }
+
+    /// Books credits that were paid for outside.
+    pub(super) fn book_deposit(
+        &mut self,
+        reference: Digest,
+        account: AccountId,
+        amount: u64,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let (epoch, source) = (self.epoch(now), Source::Outside);
+        self.book(Deposit { reference, account, amount, epoch, source }, out);
+    }
+
+    fn book(&mut self, deposit: Deposit, out: &mut Vec<Effect>) {
+        let domain = self.domain;
         let Some(issuing) = &mut self.issuing else { return };
-        let deposit = issuing.sign(Deposit { reference, account, amount, epoch }, domain);
-        if issuing.books.check_budget(amount).and_then(|()| issuing.books.deposit(&deposit)).is_ok() {
+        if issuing.books.deposit_of(deposit.reference).is_some() {
+            return;
+        }
+        let account = deposit.account;
+        let deposit = issuing.sign(deposit, domain);
+        if issuing.books.deposit(&deposit).is_ok() {
             out.push(Effect::Record(Record::Deposited(deposit.signed())));
+            issuing.inboxes.file_deposit(deposit, &issuing.books);
             self.tell_account(account, out);
         }
     }
@@ -116,7 +159,7 @@ impl Node {
             None => return Err(JoinError::UnknownTicket),
         };
         let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
-        let deposit = Deposit { reference: fingerprint, account, amount, epoch };
+        let deposit = Deposit { reference: fingerprint, account, amount, epoch, source: Source::Budget };
         let deposit = (amount > 0).then(|| issuing.sign(deposit, domain));
         if let Some(deposit) = &deposit {
             let booked = issuing.books.check_budget(amount).and_then(|()| issuing.books.deposit(deposit));
@@ -135,6 +178,7 @@ impl Node {
     pub(super) fn on_account_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
         if let Some(account) = self.account_of(from) {
             self.tell_state(from, account, out);
+            self.tell_news(from, out);
         }
     }
 
@@ -142,6 +186,7 @@ impl Node {
     fn tell_account(&mut self, account: AccountId, out: &mut Vec<Effect>) {
         for node in self.nodes_of(account) {
             self.tell_state(node, account, out);
+            self.tell_news(node, out);
         }
     }
 
@@ -187,12 +232,29 @@ impl Node {
         }
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
         let vote = issuing.sign(vote, domain);
-        let recorded = issuing.sign(Recorded { op: op.id(), epoch }, domain);
+        let recorded = issuing.recorded(op, epoch, domain);
         if !known {
             let terms = terms.map(Verified::signed);
             out.push(Effect::Record(Record::Stepped { op: op.signed(), terms, epoch }));
+            self.tell_concerned(op, &recorded, out);
         }
         self.send(from, Message::Stepped { vote, recorded, balance }, out);
+    }
+
+    /// As issuer: tells whoever is paid by a step, or whose channel it ends.
+    fn tell_concerned(
+        &mut self,
+        op: &Verified<AccountOp>,
+        recorded: &Verified<Recorded>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(issuing) = &mut self.issuing else { return };
+        if let Some(payee) = issuing.inboxes.file_step(op, recorded, &issuing.books) {
+            self.tell_news(payee, out);
+        }
+        if let OpBody::Pay { to, .. } = op.body {
+            self.tell_account(to, out);
+        }
     }
 
     pub(super) fn on_redeem(

@@ -1,4 +1,4 @@
-//! Who is connected, for whom they act, by which right they are here, and what they serve.
+//! Who is connected, for whom they act, and by which right they are here.
 
 use alloc::vec::Vec;
 
@@ -13,33 +13,19 @@ use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
 
+use super::adverts::Said;
 use super::channels::RECONCILE_MS;
-use super::{Effect, Node, Offence, Timer};
-
-/// How often a provider renews its adverts and its records in the directory.
-pub(super) const ADVERTISE_MS: u64 = 30_000;
-
-/// How long an advert counts: three renewals, so that one lost is not missed.
-const ADVERT_LIFE_MS: u64 = 3 * ADVERTISE_MS;
+use super::{Effect, Node, Offence};
 
 /// Epochs before its end at which a delegation is signed again, so that it outlives every channel opened meanwhile.
 pub(super) const RENEW_EPOCHS: u32 = 3;
-
-/// Most peers to whom an advert is sent directly; the others hear it by gossip.
-const DIRECT_ADVERTS_MAX: usize = 32;
 
 /// Answers to the receipts that a peer shows in [`RECONCILE_MS`]: each looks at every channel and may send hundreds of
 /// receipts; a greeting and a few endings at once need no more.
 const HEADS_ANSWERED_MAX: u32 = 4;
 
-/// Most nodes dialled that the directory names for a model: anybody may name any number.
-const FOUND_MAX: usize = 8;
-
 /// Most messages kept from a peer whose greeting is still on its way.
 const EARLY_MAX: usize = 8;
-
-/// Most models in whose adverts a node takes interest.
-const SUBSCRIPTIONS_MAX: usize = 64;
 
 /// A connected peer.
 #[derive(Debug, Default)]
@@ -54,6 +40,8 @@ pub(super) struct Peer {
     pub(super) refused: Option<(RecordId, IssuerError)>,
     /// When the peer's present run of receipts shown began, and how many were answered in it.
     shown: (Time, u32),
+    /// The newest advert that it has said of itself since it greeted.
+    pub(super) said: Option<Said>,
 }
 
 impl Peer {
@@ -123,7 +111,7 @@ impl Node {
         self.renew_device(now);
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
-        let (lineage, asks) = (self.wallet.lineage().cloned(), !self.has_greeted(peer));
+        let (lineage, asks) = (self.shown_lineage(), !self.has_greeted(peer));
         self.send(peer, Message::Hello { device, lineage, membership, advert, asks }, out);
     }
 
@@ -192,6 +180,8 @@ impl Node {
         }
         peer.device = Some(device);
         peer.admitted = admitted;
+        // It may have been started again, with another clock: its words are compared from here on.
+        peer.said = None;
         if !admitted {
             let is_join = |message: &mut Message<Checked>| matches!(message, Message::Join { .. });
             let joins: Vec<_> = peer.early.extract_if(.., is_join).collect();
@@ -202,7 +192,7 @@ impl Node {
         }
         let early = core::mem::take(&mut peer.early);
         if let Some(advert) = advert {
-            self.on_advert(advert, now, out);
+            self.on_advert_said(from, advert, now, out);
         }
         // It may have been known, and only not connected.
         let known = self.router.advert(from).map(|advert| advert.models.iter().map(|offer| offer.model));
@@ -293,7 +283,7 @@ impl Node {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             let (device, membership) = (self.device.clone(), self.membership.clone());
-            let (lineage, asks) = (self.wallet.lineage().cloned(), !self.has_greeted(peer));
+            let (lineage, asks) = (self.shown_lineage(), !self.has_greeted(peer));
             self.send(peer, Message::Hello { device, lineage, membership, advert: None, asks }, out);
         }
         self.send(from, Message::AccountQuery, out);
@@ -305,40 +295,6 @@ impl Node {
         if self.config.manifest.has_issuer_node(from) && self.joining.take().is_some() {
             out.push(Effect::Joined(Err(error)));
         }
-    }
-
-    pub(super) fn on_advert_query(&mut self, from: NodeId, now: Time, out: &mut Vec<Effect>) {
-        if let Some(advert) = self.advert(now) {
-            self.send(from, Message::Advert(advert), out);
-        }
-    }
-
-    pub(super) fn on_advert(&mut self, advert: Verified<Advert>, now: Time, out: &mut Vec<Effect>) {
-        let node = advert.node;
-        if !advert.is_signed_by(Role::Node, node.into()) || node == self.me {
-            return;
-        }
-        let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
-        let connected = |node| self.peers.get(&node).is_some_and(Peer::is_admitted);
-        // Of a peer it is known for whom it acts, and whether it may serve for that account.
-        let contradicts = |peer: &Device| peer.account != advert.account || !peer.rights.serve;
-        let peer = self.peers.get(&node).and_then(|peer| peer.device.as_ref());
-        if peer.is_some_and(|device| contradicts(device)) {
-            return;
-        }
-        if self.router.learn(advert, connected, now) {
-            if self.is_connected(node) {
-                self.on_candidate(&models, now);
-            } else if self.wants_any(&models) {
-                out.push(Effect::Dial(node));
-            }
-        }
-    }
-
-    /// Says whether an advert that came by gossip should be passed on.
-    #[must_use]
-    pub fn believes(&self, advert: &Verified<Advert>, now: Time) -> bool {
-        advert.is_signed_by(Role::Node, advert.node.into()) && self.router.is_current(advert, now)
     }
 
     /// Says whether the receipts that a peer shows are to be looked at now.
@@ -358,70 +314,5 @@ impl Node {
         let in_run = now.since_ms(since) < RECONCILE_MS;
         peer.shown = if in_run { (since, answered.saturating_add(1)) } else { (now, 1) };
         peer.shown.1 <= HEADS_ANSWERED_MAX
-    }
-
-    pub(super) fn on_found(&mut self, nodes: &[NodeId], out: &mut Vec<Effect>) {
-        let others = nodes.iter().copied().filter(|node| *node != self.me);
-        let (near, away): (Vec<NodeId>, Vec<NodeId>) = others.partition(|node| self.is_connected(*node));
-        for node in near {
-            self.send(node, Message::AdvertQuery, out);
-        }
-        out.extend(away.into_iter().take(FOUND_MAX).map(Effect::Dial));
-    }
-
-    pub(super) fn discover(&mut self, model: ModelId, out: &mut Vec<Effect>) {
-        out.push(Effect::Lookup(model));
-        if self.subscribed.len() < SUBSCRIPTIONS_MAX && self.subscribed.insert(model) {
-            out.push(Effect::Subscribe(model));
-        }
-    }
-
-    pub(super) fn on_advertise_due(&mut self, now: Time, out: &mut Vec<Effect>) {
-        self.deadlines.set(Timer::Advertise, now.plus_ms(ADVERTISE_MS + self.prng.below(ADVERTISE_MS / 10)));
-        self.advertise(now, out);
-    }
-
-    /// Tells the directory, the interested and the connected what this node serves.
-    pub(super) fn advertise(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let Some(advert) = self.advert(now) else { return };
-        for offer in &advert.models {
-            out.push(Effect::Provide(offer.model));
-            out.push(Effect::Publish(offer.model, advert.signed()));
-        }
-        let connected = self.peers.iter().filter(|(_, peer)| peer.admitted).map(|(node, _)| *node);
-        let connected: Vec<NodeId> = connected.take(DIRECT_ADVERTS_MAX).collect();
-        for peer in connected {
-            self.send(peer, Message::Advert(advert.clone()), out);
-        }
-    }
-
-    /// Returns what this node serves now, signed; `None` when it serves nothing.
-    fn advert(&mut self, now: Time) -> Option<Verified<Advert>> {
-        let ready = || self.served.values().filter(|(offer, _)| self.scheduler.is_ready(offer.model));
-        if self.stopping || !self.is_admitted() || !self.device.rights.serve || ready().next().is_none() {
-            return None;
-        }
-        let models = ready().map(|(offer, _)| {
-            let (busy, slots) = self.scheduler.load(offer.model);
-            crate::advert::ModelOffer { busy, slots, ..offer.clone() }
-        });
-        let mut devices: Vec<_> = ready().map(|(_, device)| device.clone()).collect();
-        devices.dedup();
-        let models = models.take(crate::advert::MODELS_MAX).collect();
-        devices.truncate(crate::advert::DEVICES_MAX);
-        self.advert_sequence = now.0.max(self.advert_sequence.saturating_add(1));
-        Some(self.sign(Advert {
-            node: self.me,
-            name: self.config.name.clone(),
-            account: self.wallet.account(),
-            sequence: self.advert_sequence,
-            class: self.config.class,
-            region: self.config.region.clone(),
-            devices,
-            models,
-            incentive: self.config.incentive,
-            version: self.config.version.clone(),
-            valid_to: now.plus_ms(ADVERT_LIFE_MS),
-        }))
     }
 }

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::ids::ChannelId;
 use crate::ledger::issuer::IssuerError;
+use crate::ledger::records::{OpBody, text_digest};
 use crate::record::Record;
 use crate::signed::SignedError;
 use crate::time::Time;
@@ -73,6 +74,18 @@ impl Node {
                 let ack = ack.read_back(domain)?;
                 self.apply_ack(&ack);
             }
+            Record::Taken(recorded) => {
+                let recorded = recorded.read_back(domain)?;
+                if let Some(op) = self.wallet.pending().filter(|op| op.id() == recorded.op).cloned() {
+                    self.wallet.replay_certified(op.id());
+                    self.remember_withdrawal(&op);
+                }
+            }
+            Record::Text(text) => {
+                self.orders.texts.insert(text_digest(&text), text);
+            }
+            Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
+            Record::Noticed(notice) => self.apply_notice(&notice.read_back(domain)?),
             Record::Lineage(_)
             | Record::Authorised { .. }
             | Record::Delegated { .. }
@@ -103,10 +116,19 @@ impl Node {
                 }
                 issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
             }
-            Record::Deposited(deposit) => issuing.books.deposit(&*deposit.read_back(domain)?)?,
+            Record::Deposited(deposit) => {
+                let deposit = deposit.read_back(domain)?;
+                issuing.books.deposit(&deposit)?;
+                issuing.inboxes.file_deposit(deposit, &issuing.books);
+            }
             Record::Stepped { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
-                issuing.books.apply(&op.read_back(domain)?, terms.as_ref(), epoch)?;
+                let op = op.read_back(domain)?;
+                issuing.books.apply(&op, terms.as_ref(), epoch)?;
+                if matches!(op.body, OpBody::Pay { .. } | OpBody::Expire(_)) {
+                    let recorded = issuing.recorded(&op, epoch, domain);
+                    issuing.inboxes.file_step(&op, &recorded, &issuing.books);
+                }
             }
             Record::PaidOut { receipt, amount } => {
                 issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
@@ -125,6 +147,10 @@ impl Node {
             | Record::Job(_)
             | Record::Final(_)
             | Record::Redeemed(_)
+            | Record::Taken(_)
+            | Record::Text(_)
+            | Record::WithdrawalPaid { .. }
+            | Record::Noticed(_)
             | Record::Lineage(_)
             | Record::Authorised { .. }
             | Record::Delegated { .. }

@@ -137,13 +137,59 @@ fn a_flood_of_strangers_adverts_leaves_those_of_connected_providers() {
 #[test]
 fn an_advert_that_would_outlive_three_renewals_is_neither_learned_nor_passed_on() {
     let mut node = consumer();
+    let hasty = advert_by(&PROVIDER.node(), 40_000, START.plus_ms(121_000), DEAR);
     let lasting = advert_by(&PROVIDER.node(), 1, START.plus_ms(121_000), DEAR);
     let honest = advert(&PROVIDER, 1, START, DEAR);
 
-    assert!(!node.node.believes(&lasting, START));
-    assert!(node.node.believes(&honest, START));
-    node.told(START, Input::Heard(lasting));
+    // The first one's node may have a clock of its own; the second one contradicts itself.
+    assert_eq!(node.node.hears(&hasty, START), Heard::Ignored);
+    assert_eq!(node.node.hears(&lasting, START), Heard::Refused(Offence::BadAdvert));
+    assert_eq!(node.node.hears(&honest, START), Heard::News);
+    for advert in [hasty, lasting] {
+        assert_eq!(penalties(&node.told(START, Input::Heard(advert))), []);
+    }
     assert_eq!(node.node.providers(START).count(), 0);
+}
+
+#[test]
+fn an_advert_that_no_honest_node_says_is_held_against_whoever_says_it() {
+    let mut node = consumer();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    let mut check = |advert: Verified<Advert>, expected: &[Offence]| {
+        let out = node.hears(START.plus_ms(5_000), &PROVIDER, Message::Advert(advert));
+        assert_eq!(penalties(&out), expected);
+    };
+    let at = |ms: u64| advert(&PROVIDER, ms, START.plus_ms(ms), DEAR);
+
+    check(at(5_000), &[]);
+    // Overtaken, or by a clock that is wrong.
+    check(at(2_000), &[]);
+    check(at(4_000_000), &[]);
+    // Said before, and old.
+    check(at(4_000_000), &[Offence::BadAdvert]);
+    check(at(3_939_000), &[Offence::BadAdvert]);
+    check(at(3_941_000), &[]);
+    // Somebody else's, and one that lives too long.
+    check(advert(&ISSUER, 4_000_001, START, DEAR), &[Offence::BadAdvert]);
+    check(advert_by(&PROVIDER.node(), 4_100_000, START.plus_ms(4_221_000), DEAR), &[Offence::BadAdvert]);
+    check(at(4_100_000), &[]);
+}
+
+#[test]
+fn a_provider_that_was_started_again_with_its_clock_set_back_is_not_punished() {
+    let mut node = consumer();
+    let hour = 3_600_000;
+    node.greeted_by(START, &PROVIDER, None);
+    node.hears(START, &PROVIDER, Message::Advert(advert(&PROVIDER, hour, START.plus_ms(hour), DEAR)));
+
+    let mut out = node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 0, START, DEAR)));
+    for minutes in 1..10 {
+        let now = START.plus_ms(minutes * 60_000);
+        let news = advert(&PROVIDER, minutes * 60_000, now, DEAR);
+        out.extend(node.hears(now, &PROVIDER, Message::Advert(news)));
+    }
+
+    assert_eq!(penalties(&out), []);
 }
 
 #[test]
@@ -466,16 +512,17 @@ fn offer(price: Price) -> ModelOffer {
     }
 }
 
-fn advert(of: &Somebody, sequence: u64, now: Time, price: Price) -> Verified<Advert> {
-    advert_by(&of.node(), sequence, now.plus_ms(90_000), price)
+fn advert(of: &Somebody, after_ms: u64, now: Time, price: Price) -> Verified<Advert> {
+    advert_by(&of.node(), after_ms, now.plus_ms(90_000), price)
 }
 
-fn advert_by(node: &Signer, sequence: u64, valid_to: Time, price: Price) -> Verified<Advert> {
+/// Returns an advert whose author's clock is `after_ms` past the start.
+fn advert_by(node: &Signer, after_ms: u64, valid_to: Time, price: Price) -> Verified<Advert> {
     let advert = Advert {
         node: node.public().into(),
         name: String::new(),
         account: PROVIDER.account(),
-        sequence,
+        sequence: START.plus_ms(after_ms).0,
         class: ProviderClass::Community,
         region: String::new(),
         devices: Vec::new(),
@@ -493,6 +540,14 @@ fn provider(price: Price) -> Told {
     provider.told(START, Input::Engine(EngineEvent::Ready { offer: offer(price), device }));
     provider.greeted_by(START, &CONSUMER, None);
     provider
+}
+
+fn penalties(out: &[Effect]) -> Vec<Offence> {
+    let offence = |effect: &Effect| match effect {
+        Effect::Penalise(_, offence) => Some(*offence),
+        _ => None,
+    };
+    out.iter().filter_map(offence).collect()
 }
 
 fn grants(out: &[Effect]) -> Vec<u32> {

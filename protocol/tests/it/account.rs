@@ -6,7 +6,7 @@ use protocol::ids::{AccountId, Digest};
 use protocol::keys::Signer;
 use protocol::ledger::account::{Inception, Lineage, promise};
 use protocol::ledger::issuer::{Issuer, IssuerError};
-use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, OpenChannel, Terms};
+use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, OpenChannel, Source, Terms};
 use protocol::ledger::wallet::Wallet;
 use protocol::signed::{Role, Verified, sign};
 
@@ -59,8 +59,13 @@ struct Story {
 impl Story {
     fn new() -> Self {
         let mut books = Issuer::new(manifest());
-        let deposit =
-            Deposit { reference: Digest::ZERO, account: account(), amount: 1_000_000_000, epoch: Epoch(0) };
+        let deposit = Deposit {
+            reference: Digest::ZERO,
+            account: account(),
+            amount: 1_000_000_000,
+            epoch: Epoch(0),
+            source: Source::Budget,
+        };
         books.deposit(&deposit).expect("fits");
         let wallet = || Wallet::of(domain(), account(), vec![key(0)], Some(Lineage::new(begins(0))));
         let mut story = Self { books, wallets: [wallet(), wallet()], signed: Vec::new(), rotations: 0 };

@@ -316,3 +316,21 @@ fn a_payer_who_denies_what_was_delivered_has_no_more_for_it() {
     paid.prepared(job(2), 100);
     assert_eq!(paid.grant(job(2), 500), Grant::Uncovered);
 }
+
+#[test]
+fn a_payer_without_the_payees_signature_asks_for_it_until_it_comes() {
+    let (mut payer, mut payee) = (paying(), paid());
+    let worst = Usage { calls: 1, tokens_in: 10, tokens_out: 64, compute: 0 };
+    assert!(payer.reserve(job(1), worst));
+    payer.accepted(job(1), 10);
+    payer.delivered(job(1), 20);
+    payer.end(job(1), Usage { tokens_out: 20, ..worst }, None).expect("a job in flight");
+    let (sent, _) = payer.pay(domain(), Epoch(0)).expect("a receipt is due");
+    let both = payee.receive(&sent, domain()).expect("it is the payer's").expect("it is news");
+
+    // The payee shows that it holds the receipt, but its signature was lost.
+    payer.shown(both.id(), payee.due());
+    assert_eq!(payer.unacknowledged().map(Verified::id), Some(both.id()));
+    assert!(payer.adopt(&both));
+    assert!(payer.unacknowledged().is_none() && payer.is_cosigned());
+}

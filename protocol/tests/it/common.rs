@@ -21,6 +21,11 @@ pub(crate) fn cases() -> Config {
     Config { cases: 2_000, failure_persistence: None, ..Config::default() }
 }
 
+/// For properties whose every case is a few sums.
+pub(crate) fn many_cases() -> Config {
+    Config { cases: 10_000, ..cases() }
+}
+
 pub(crate) fn signer(tag: u8) -> Signer {
     Signer::simulated([tag; 32])
 }

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use protocol::advert::Incentive;
 use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
-use protocol::ledger::issuer::Issuer;
-use protocol::ledger::records::{AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Terms};
+use protocol::ledger::issuer::{Issuer, IssuerError};
+use protocol::ledger::records::{
+    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
+};
 use protocol::price::Usage;
 use protocol::signed::{Role, Verified, sign};
 
-use crate::common::{account, cases, digest, domain, manifest, payee_signer, payer_signer, signer, terms};
+use crate::common::{
+    account, digest, domain, manifest, many_cases, payee_signer, payer_signer, signer, terms,
+};
 
 /// Something that may happen; accounts are 1 to 4, channels are counted as they open.
 #[derive(Debug, Clone)]
@@ -40,6 +44,24 @@ enum Event {
         channel: usize,
     },
     Epochs(u32),
+    Pay {
+        from: u8,
+        to: u8,
+        amount: u64,
+    },
+    Withdraw {
+        account: u8,
+        amount: u64,
+    },
+    MarkPaid {
+        request: usize,
+        reference: u8,
+    },
+    Noop {
+        account: u8,
+    },
+    /// The last step of an account comes once more, or one from before it.
+    StepAgain(usize),
     /// Something that happened before happens again.
     Again(usize),
 }
@@ -57,14 +79,22 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..6_usize, amount()).prop_map(|(channel, amount)| Event::Close { channel, amount }),
         1 => (0..6_usize).prop_map(|channel| Event::ExpireSoon { channel }),
         1 => (1..4_u32).prop_map(Event::Epochs),
+        3 => (1..5_u8, 1..6_u8, amount()).prop_map(|(from, to, amount)| Event::Pay { from, to, amount }),
+        2 => (1..5_u8, amount()).prop_map(|(account, amount)| Event::Withdraw { account, amount }),
+        1 => (0..4_usize, 0..3_u8).prop_map(|(request, reference)| Event::MarkPaid { request, reference }),
+        1 => (1..5_u8).prop_map(|account| Event::Noop { account }),
+        2 => (0..40_usize).prop_map(Event::StepAgain),
         4 => (0..40_usize).prop_map(Event::Again),
     ]
 }
 
-/// The books as a page of sums: what every account can spend, what every channel holds.
+/// The books as a page of sums: what every account has in each bucket, what every channel holds of either.
 #[derive(Debug, Default)]
 struct Model {
-    available: BTreeMap<AccountId, u64>,
+    cash: BTreeMap<AccountId, u64>,
+    earned: BTreeMap<AccountId, u64>,
+    withdrawn: u64,
+    requests: BTreeMap<RecordId, (AccountId, u64, Option<Digest>)>,
     channels: BTreeMap<ChannelId, Page>,
     references: BTreeMap<Digest, u64>,
 }
@@ -74,14 +104,36 @@ struct Page {
     payer: AccountId,
     payee: AccountId,
     terms: Terms,
-    held: u64,
+    held_earned: u64,
+    held_cash: u64,
     redeemed: u64,
     closed: bool,
 }
 
 impl Model {
     fn give(&mut self, account: AccountId, amount: u64) {
-        *self.available.entry(account).or_default() += amount;
+        *self.cash.entry(account).or_default() += amount;
+    }
+
+    fn has(bucket: &BTreeMap<AccountId, u64>, account: AccountId) -> u64 {
+        bucket.get(&account).copied().unwrap_or(0)
+    }
+
+    /// Takes out of both buckets, `earned` first; returns what came out of each.
+    fn spend(&mut self, account: AccountId, amount: u64) -> (u64, u64) {
+        let earned = Self::has(&self.earned, account).min(amount);
+        *self.earned.entry(account).or_default() -= earned;
+        *self.cash.entry(account).or_default() -= amount - earned;
+        (earned, amount - earned)
+    }
+
+    /// Takes out of cash alone, if it is there.
+    fn take_cash(&mut self, account: AccountId, amount: u64) -> bool {
+        let there = Self::has(&self.cash, account) >= amount;
+        if there {
+            *self.cash.entry(account).or_default() -= amount;
+        }
+        there
     }
 
     fn redeem(&mut self, id: ChannelId, amount: u64) {
@@ -93,11 +145,11 @@ impl Model {
         let mut paid = 0;
         for line in page.terms.split.iter().copied().chain(page.terms.markup.map(|markup| markup.line())) {
             let share = quanta * u64::from(line.bps);
-            self.give(line.account, share);
+            self.reward(line.role, page.terms.incentive, line.account, share);
             paid += share;
         }
         let page = self.channels.get_mut(&id).expect("known");
-        page.held -= paid;
+        page.pay(paid);
         page.redeemed = amount;
     }
 
@@ -108,11 +160,30 @@ impl Model {
         self.redeem(id, amount);
         let page = self.channels.get_mut(&id).expect("known");
         let rest = amount % 10_000;
-        let (payer, payee, back) = (page.payer, page.payee, page.held - rest);
-        page.held = 0;
+        page.pay(rest);
+        let (payer, payee, incentive) = (page.payer, page.payee, page.terms.incentive);
+        let back = (std::mem::take(&mut page.held_earned), std::mem::take(&mut page.held_cash));
         page.closed = true;
-        self.give(payee, rest);
-        self.give(payer, back);
+        self.reward(SplitRole::Provider, incentive, payee, rest);
+        *self.earned.entry(payer).or_default() += back.0;
+        self.give(payer, back.1);
+    }
+
+    /// The provider's line under Exchange is the only step from cash to `earned`.
+    fn reward(&mut self, role: SplitRole, incentive: Incentive, account: AccountId, amount: u64) {
+        if (role, incentive) == (SplitRole::Provider, Incentive::Exchange) {
+            *self.earned.entry(account).or_default() += amount;
+        } else {
+            self.give(account, amount);
+        }
+    }
+}
+
+impl Page {
+    fn pay(&mut self, amount: u64) {
+        let earned = self.held_earned.min(amount);
+        self.held_earned -= earned;
+        self.held_cash -= amount - earned;
     }
 }
 
@@ -121,19 +192,30 @@ struct History {
     model: Model,
     epoch: Epoch,
     opened: Vec<(ChannelId, u8, u8, Epoch)>,
+    steps: Vec<(Verified<AccountOp>, Option<Verified<Terms>>)>,
 }
 
 impl History {
     fn new() -> Self {
-        Self { books: Issuer::new(manifest()), model: Model::default(), epoch: Epoch(0), opened: Vec::new() }
+        Self {
+            books: Issuer::new(manifest()),
+            model: Model::default(),
+            epoch: Epoch(0),
+            opened: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 
     fn happen(&mut self, event: &Event, past: &[Event]) {
         match event {
             Event::Deposit { reference, account: to, amount } => {
                 let (reference, account) = (digest(*reference), account(*to));
-                let deposit = Deposit { reference, account, amount: *amount, epoch: self.epoch };
-                if self.books.deposit(&deposit).is_ok() && !self.model.references.contains_key(&reference) {
+                let source = if amount % 2 == 0 { Source::Outside } else { Source::Budget };
+                let deposit = Deposit { reference, account, amount: *amount, epoch: self.epoch, source };
+                let booked = self.books.deposit(&deposit);
+                let before = self.books.deposit_of(reference);
+                assert_eq!(booked.is_ok(), before == Some((account, *amount)), "one reference, one deposit");
+                if booked.is_ok() && !self.model.references.contains_key(&reference) {
                     self.model.references.insert(reference, *amount);
                     self.model.give(account, *amount);
                 }
@@ -156,7 +238,7 @@ impl History {
             Event::ExpireSoon { channel } => {
                 let Some((id, payer, ..)) = self.channel(*channel) else { return };
                 let op = self.op(payer, OpBody::Expire(id));
-                if self.books.apply(&op, None, self.epoch).is_ok() {
+                if self.take(op) {
                     let next = self.epoch.plus(1);
                     let opened = self.opened.iter_mut().find(|(opened, ..)| *opened == id).expect("known");
                     opened.3 = opened.3.min(next);
@@ -168,6 +250,19 @@ impl History {
                     self.model.close(id, redeemed);
                 }
             }
+            Event::Pay { from, to, amount } => self.pay(*from, *to, *amount),
+            Event::Withdraw { account, amount } => self.withdraw(*account, *amount),
+            Event::MarkPaid { request, reference } => self.mark_paid(*request, digest(*reference)),
+            Event::Noop { account: tag } => {
+                let fee = manifest().pay_fee;
+                let op = self.op(*tag, OpBody::Noop);
+                let taken = self.take(op);
+                assert_eq!(taken, self.model.take_cash(account(*tag), fee));
+                if taken {
+                    self.model.give(manifest().network, fee);
+                }
+            }
+            Event::StepAgain(which) => self.step_again(*which),
             Event::Again(which) => {
                 let again =
                     past.get(which % past.len().max(1)).filter(|event| !matches!(event, Event::Again(_)));
@@ -175,6 +270,65 @@ impl History {
                     self.happen(event, &[]);
                 }
             }
+        }
+    }
+
+    /// Submits a step twice; the second time changes nothing.
+    fn take(&mut self, op: Verified<AccountOp>) -> bool {
+        let taken = self.books.apply(&op, None, self.epoch).is_ok();
+        if taken {
+            let after = self.books.balance(op.account);
+            assert!(self.books.apply(&op, None, self.epoch).is_ok(), "taken twice, counted once");
+            assert_eq!(self.books.balance(op.account), after);
+            self.steps.push((op, None));
+        }
+        taken
+    }
+
+    /// Whatever step comes once more, the books stay as they are.
+    fn step_again(&mut self, which: usize) {
+        let Some((op, terms)) = self.steps.get(which % self.steps.len().max(1)).cloned() else { return };
+        let before: Vec<_> = self.books.balances().collect();
+        let is_head = self.books.next_slot(op.account).1 == op.id();
+        assert_eq!(self.books.apply(&op, terms.as_ref(), self.epoch).is_ok(), is_head);
+        assert_eq!(self.books.balances().collect::<Vec<_>>(), before);
+    }
+
+    fn pay(&mut self, from: u8, to: u8, amount: u64) {
+        let fee = manifest().pay_fee;
+        let op = self.op(from, OpBody::Pay { to: account(to), amount });
+        let taken = self.take(op);
+        let may = amount > 0 && from != to && self.model.take_cash(account(from), amount + fee);
+        assert_eq!(taken, may, "{from} pays {to} {amount}");
+        if taken {
+            self.model.give(account(to), amount);
+            self.model.give(manifest().network, fee);
+        }
+    }
+
+    fn withdraw(&mut self, tag: u8, amount: u64) {
+        let fee = manifest().withdraw_fee;
+        let op = self.op(tag, OpBody::Withdraw { amount, payout: digest(tag) });
+        let id = op.id();
+        let taken = self.take(op);
+        assert_eq!(taken, amount > 0 && self.model.take_cash(account(tag), amount + fee));
+        if taken {
+            self.model.withdrawn += amount;
+            self.model.requests.insert(id, (account(tag), amount, None));
+            self.model.give(manifest().network, fee);
+        }
+    }
+
+    fn mark_paid(&mut self, request: usize, reference: Digest) {
+        let position = request % self.model.requests.len().max(1);
+        let Some((id, request)) = self.model.requests.iter_mut().nth(position) else {
+            assert!(self.books.mark_paid(RecordId([1; 32]), reference).is_err());
+            return;
+        };
+        let marked = self.books.mark_paid(*id, reference).is_ok();
+        assert_eq!(marked, request.2.is_none_or(|paid| paid == reference));
+        if marked {
+            request.2 = Some(reference);
         }
     }
 
@@ -201,14 +355,17 @@ impl History {
             return;
         }
         assert!(self.books.apply(&op, Some(&terms), self.epoch).is_ok(), "taken twice, counted once");
+        self.steps.push((op.clone(), Some(terms.clone())));
         let held = cap + cap / 10_000 * u64::from(markup);
-        *self.model.available.entry(account(payer)).or_default() -= held + manifest().open_fee;
+        self.model.spend(account(payer), manifest().open_fee);
+        let (held_earned, held_cash) = self.model.spend(account(payer), held);
         self.model.give(manifest().network, manifest().open_fee);
         let page = Page {
             payer: account(payer),
             payee: account(payee),
             terms: Terms::clone(&terms),
-            held,
+            held_earned,
+            held_cash,
             redeemed: 0,
             closed: false,
         };
@@ -239,9 +396,22 @@ impl History {
         prop_assert!(self.books.is_conserved());
         let deposited: u64 = self.model.references.values().sum();
         prop_assert_eq!(self.books.deposited(), u128::from(deposited));
-        for (account, available) in &self.model.available {
-            prop_assert_eq!(self.books.balance(*account).available(), *available, "{:?}", account);
+        prop_assert_eq!(self.books.withdrawn(), u128::from(self.model.withdrawn));
+        let accounts = self.model.cash.keys().chain(self.model.earned.keys());
+        for account in accounts {
+            let balance = self.books.balance(*account);
+            prop_assert_eq!(balance.cash, Model::has(&self.model.cash, *account), "cash of {:?}", account);
+            prop_assert_eq!(
+                balance.earned,
+                Model::has(&self.model.earned, *account),
+                "earned of {:?}",
+                account
+            );
         }
+        for (id, request) in self.books.withdrawals() {
+            prop_assert_eq!(self.model.requests[&id], (request.account, request.amount, request.paid));
+        }
+        prop_assert_eq!(self.books.withdrawals().count(), self.model.requests.len());
         for (id, page) in &self.model.channels {
             // A channel that was closed is forgotten some epochs after its expiry and grace.
             let booked = self.books.channel(*id);
@@ -249,16 +419,57 @@ impl History {
             prop_assert!(is_forgotten || booked == Some((page.redeemed, page.closed)), "{booked:?}");
         }
         for (account, balance) in self.books.balances() {
-            let held =
-                self.model.channels.values().filter(|page| page.payer == account).map(|page| page.held);
+            let held = self
+                .model
+                .channels
+                .values()
+                .filter(|page| page.payer == account)
+                .map(|page| page.held_cash + page.held_earned);
             prop_assert_eq!(balance.held, held.sum::<u64>());
         }
         Ok(())
     }
 }
 
+#[test]
+fn what_was_earned_is_neither_paid_nor_withdrawn() {
+    let mut history = History::new();
+    history.happen(&Event::Deposit { reference: 1, account: 1, amount: 10_000_000 }, &[]);
+    history.happen(&Event::Open { payer: 1, payee: 2, cap: 9_000_000, markup: 0, exchange: true }, &[]);
+    history.happen(&Event::Redeem { channel: 0, stated: 9_000_000, taken: 9_000_000 }, &[]);
+    let balance = history.books.balance(account(2));
+    assert_eq!((balance.cash, balance.earned), (0, 8_280_000));
+
+    let op = history.op(2, OpBody::Pay { to: account(3), amount: 1 });
+    let refused = IssuerError::NotEnoughCash { needed: 10_001, available: 0 };
+    assert_eq!(history.books.apply(&op, None, Epoch(0)), Err(refused));
+    let op = history.op(2, OpBody::Withdraw { amount: 1, payout: Digest::ZERO });
+    assert!(matches!(
+        history.books.apply(&op, None, Epoch(0)),
+        Err(IssuerError::NotEnoughCash { available: 0, .. })
+    ));
+}
+
+#[test]
+fn credits_from_outside_leave_the_budget_as_it_is() {
+    let mut books = Issuer::new(manifest());
+    let budget = books.budget_left();
+    let deposit = |tag, source| Deposit {
+        reference: digest(tag),
+        account: account(1),
+        amount: 5,
+        epoch: Epoch(0),
+        source,
+    };
+
+    books.deposit(&deposit(1, Source::Outside)).expect("room");
+    assert_eq!(books.budget_left(), budget);
+    books.deposit(&deposit(2, Source::Budget)).expect("room");
+    assert_eq!(books.budget_left(), budget - 5);
+}
+
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(many_cases())]
 
     #[test]
     fn the_books_hold_what_was_deposited_after_every_step(events in prop::collection::vec(event(), 1..40)) {

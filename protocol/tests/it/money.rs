@@ -5,7 +5,7 @@ use protocol::advert::Incentive;
 use protocol::ledger::money::{QUANTUM, shares, waiting, with_markup};
 use protocol::price::{Price, Usage};
 
-use crate::common::{cases, terms, usage};
+use crate::common::{many_cases, terms, usage};
 
 fn amounts() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(prop_oneof![0..30_000_u64, 0..(1_u64 << 50)], 1..8).prop_map(|mut amounts| {
@@ -20,7 +20,7 @@ fn work() -> impl Strategy<Value = Usage> {
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(many_cases())]
 
     #[test]
     fn shares_and_what_waits_are_exactly_the_amount(amount in 0..(1_u64 << 50), markup in 0..3_000_u16) {

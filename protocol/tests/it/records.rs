@@ -5,9 +5,10 @@ use protocol::advert::{Advert, Device as Hardware, Incentive, ModelOffer, Provid
 use protocol::encoding::{decode, encode};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::{PublicKey, Scheme, Signer};
+use protocol::ledger::account::Inception;
 use protocol::ledger::records::{
     Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Terms, Vote,
+    RedeemAck, Rights, Source, Terms, Vote,
 };
 use protocol::licence::{Licence, LicenceKind, Scope};
 use protocol::manifest::Manifest;
@@ -66,11 +67,16 @@ fn membership() -> impl Strategy<Value = Membership> {
 
 fn deposit() -> impl Strategy<Value = Deposit> {
     (bytes32(), bytes32(), any::<(u64, u32)>()).prop_map(|(reference, account, (amount, epoch))| Deposit {
+        source: if amount % 2 == 0 { Source::Budget } else { Source::Outside },
         reference: Digest(reference),
         account: AccountId(account),
         amount,
         epoch: Epoch(epoch),
     })
+}
+
+fn inception() -> impl Strategy<Value = Inception> {
+    (bytes32(), bytes32()).prop_map(|(key, next)| Inception { key: PublicKey(key), next: Digest(next) })
 }
 
 fn account_op() -> impl Strategy<Value = AccountOp> {
@@ -86,6 +92,12 @@ fn account_op() -> impl Strategy<Value = AccountOp> {
                 payer_key: PublicKey(payer_key),
             })
         ),
+        (bytes32(), any::<u64>()).prop_map(|(to, amount)| OpBody::Pay { to: AccountId(to), amount }),
+        (bytes32(), any::<u64>())
+            .prop_map(|(payout, amount)| OpBody::Withdraw { amount, payout: Digest(payout) }),
+        Just(OpBody::Noop),
+        inception().prop_map(OpBody::Inception),
+        inception().prop_map(OpBody::Rotate),
     ];
     (bytes32(), bytes32(), any::<(u64, u32)>(), body).prop_map(
         |(account, previous, (sequence, epoch), body)| AccountOp {

@@ -66,7 +66,7 @@ impl Driver {
         let sum = |of: fn(&BookView) -> u64| Money::from_nano(accounts.iter().map(of).sum());
         Some(BooksView {
             deposited: u64::try_from(books.deposited()).unwrap_or(u64::MAX).into(),
-            withdrawn: Money::from_nano(0),
+            withdrawn: u64::try_from(books.withdrawn()).unwrap_or(u64::MAX).into(),
             available: sum(|book| book.cash.nano + book.earned.nano),
             held: sum(|book| book.held.nano),
             conserved: books.is_conserved(),

@@ -109,6 +109,22 @@ fn a_higher_version_replaces_a_delegation_and_a_lower_one_brings_it_not_back() {
 }
 
 #[test]
+fn versions_that_a_thief_signed_with_a_replaced_key_are_outranked() {
+    let mut node = provider(DEAR);
+    greets(&mut node, &ISSUER, delegated(&ISSUER, (true, true), 1, 80), Some(lineage(0)));
+    let thief = Somebody(9, 0);
+    greets(&mut node, &thief, delegated(&thief, (true, true), 1, 80), Some(lineage(0)));
+    let devices = vec![delegated(&ISSUER, (false, false), u32::MAX, 80)];
+    node.hears(START, &thief, Message::Devices { devices, lineage: Some(lineage(0)) });
+    assert!(!node.node.may_spend(ISSUER.id()), "the key was in force");
+
+    greets(&mut node, &ISSUER, delegated(&ISSUER, (true, true), 1, 81), Some(lineage(1)));
+
+    assert!(acts(&node, &ISSUER) && node.node.may_spend(ISSUER.id()));
+    assert!(!acts(&node, &thief));
+}
+
+#[test]
 fn nobody_ends_the_delegation_of_anothers_account() {
     let mut node = provider(DEAR);
     node.greeted_by(START, &PROVIDER_2, None);

@@ -1,0 +1,171 @@
+//! Steps that move cash: payments between accounts, withdrawals, and the step that only fills its position.
+//!
+//! None of them touches `earned`: what is earned under Exchange can be spent on work, and not be cashed in.
+
+use alloc::collections::BTreeMap;
+
+use crate::ids::{AccountId, Digest, RecordId};
+use crate::ledger::records::Epoch;
+
+use super::{Balance, Issuer, IssuerError};
+
+/// Most withdrawals kept. One that was paid makes room for a new one; each costs a fee, so filling it is dear.
+pub const WITHDRAWALS_MAX: usize = 100_000;
+
+/// Cash that left the network on its owner's word, to be paid out by an issuer's operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// Whose it was.
+    pub account: AccountId,
+    /// Nano-credits to pay out.
+    pub amount: u64,
+    /// Digest of the text that says where to.
+    pub payout: Digest,
+    /// Epoch in which it was taken.
+    pub epoch: Epoch,
+    /// Digest of the operator's reference, once it was paid.
+    pub paid: Option<Digest>,
+}
+
+/// The withdrawals of a network.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Withdrawals {
+    requests: BTreeMap<RecordId, Withdrawal>,
+    sum: u128,
+}
+
+impl Issuer {
+    /// Returns all nano-credits that ever left.
+    #[must_use]
+    pub const fn withdrawn(&self) -> u128 {
+        self.withdrawals.sum
+    }
+
+    /// Returns the withdrawals, paid and not, by the step that asked for each.
+    pub fn withdrawals(&self) -> impl Iterator<Item = (RecordId, &Withdrawal)> + '_ {
+        self.withdrawals.requests.iter().map(|(id, withdrawal)| (*id, withdrawal))
+    }
+
+    /// Returns a withdrawal.
+    #[must_use]
+    pub fn withdrawal(&self, step: RecordId) -> Option<&Withdrawal> {
+        self.withdrawals.requests.get(&step)
+    }
+
+    /// Notes that a withdrawal was paid out; the same reference again changes nothing.
+    ///
+    /// # Errors
+    /// When there is no such withdrawal, or it was paid with another reference.
+    pub fn mark_paid(&mut self, step: RecordId, reference: Digest) -> Result<(), IssuerError> {
+        let request = self.withdrawals.requests.get_mut(&step).ok_or(IssuerError::UnknownWithdrawal)?;
+        match request.paid {
+            Some(paid) if paid != reference => Err(IssuerError::OtherReference),
+            Some(_) | None => {
+                request.paid = Some(reference);
+                Ok(())
+            }
+        }
+    }
+
+    /// Moves cash from one account to another; the fee is the payer's.
+    pub(super) fn pay(&mut self, from: AccountId, to: AccountId, amount: u64) -> Result<(), IssuerError> {
+        if amount == 0 || from == to {
+            return Err(IssuerError::NoTransfer);
+        }
+        let mut part = CashPart::of(self, [from, to, self.manifest.network]);
+        part.take(from, amount, self.manifest.pay_fee)?;
+        part.give(to, amount)?;
+        part.give(self.manifest.network, self.manifest.pay_fee)?;
+        self.check_room_for(to)?;
+        self.check_room_for(self.manifest.network)?;
+
+        part.adopt(self, from);
+        Ok(())
+    }
+
+    /// Takes cash out of the network.
+    pub(super) fn withdraw(
+        &mut self,
+        step: RecordId,
+        (account, amount): (AccountId, u64),
+        payout: Digest,
+        epoch: Epoch,
+    ) -> Result<(), IssuerError> {
+        if amount == 0 {
+            return Err(IssuerError::NoTransfer);
+        }
+        let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
+        part.take(account, amount, self.manifest.withdraw_fee)?;
+        part.give(self.manifest.network, self.manifest.withdraw_fee)?;
+        let sum = self.withdrawals.sum.checked_add(u128::from(amount)).ok_or(IssuerError::Overflow)?;
+        self.check_room_for(self.manifest.network)?;
+        self.withdrawals.make_room()?;
+
+        part.adopt(self, account);
+        self.withdrawals.sum = sum;
+        let request = Withdrawal { account, amount, payout, epoch, paid: None };
+        self.withdrawals.requests.insert(step, request);
+        Ok(())
+    }
+
+    /// Takes the fee for a step that does nothing else.
+    pub(super) fn fill_slot(&mut self, account: AccountId) -> Result<(), IssuerError> {
+        let fee = self.manifest.pay_fee;
+        let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
+        part.take(account, 0, fee)?;
+        part.give(self.manifest.network, fee)?;
+        self.check_room_for(self.manifest.network)?;
+
+        part.adopt(self, account);
+        Ok(())
+    }
+}
+
+impl Withdrawals {
+    fn make_room(&mut self) -> Result<(), IssuerError> {
+        if self.requests.len() < WITHDRAWALS_MAX {
+            return Ok(());
+        }
+        let paid = self.requests.iter().find(|(_, request)| request.paid.is_some()).map(|(id, _)| *id);
+        let oldest = paid.ok_or(IssuerError::Full)?;
+        self.requests.remove(&oldest);
+        Ok(())
+    }
+}
+
+/// A copy of the balances that a step can touch, so that it is whole or not at all.
+struct CashPart(BTreeMap<AccountId, Balance>);
+
+impl CashPart {
+    fn of(books: &Issuer, accounts: [AccountId; 3]) -> Self {
+        Self(accounts.into_iter().map(|account| (account, books.balance(account))).collect())
+    }
+
+    /// Takes `amount` and `fee` out of an account's cash, and never out of what it earned.
+    fn take(&mut self, account: AccountId, amount: u64, fee: u64) -> Result<(), IssuerError> {
+        let needed = amount.checked_add(fee).ok_or(IssuerError::Overflow)?;
+        let balance = self.0.entry(account).or_default();
+        let available = balance.cash;
+        balance.cash =
+            available.checked_sub(needed).ok_or(IssuerError::NotEnoughCash { needed, available })?;
+        Ok(())
+    }
+
+    fn give(&mut self, account: AccountId, amount: u64) -> Result<(), IssuerError> {
+        let balance = self.0.entry(account).or_default();
+        balance.cash = balance.cash.checked_add(amount).ok_or(IssuerError::Overflow)?;
+        Ok(())
+    }
+
+    /// Writes the balances back. Those of others than the step's own account are news to them; its own is counted with
+    /// the step.
+    fn adopt(self, books: &mut Issuer, own: AccountId) {
+        for (id, mut balance) in self.0 {
+            let account = books.accounts.entry(id).or_default();
+            if id != own && balance != account.balance {
+                balance.as_of = balance.as_of.saturating_add(1);
+            }
+            account.balance = balance;
+        }
+    }
+}

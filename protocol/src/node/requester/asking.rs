@@ -1,0 +1,156 @@
+//! Asking providers for terms, and choosing among the offers.
+
+use alloc::vec::Vec;
+
+use crate::ids::{JobId, NodeId};
+use crate::job::Failure;
+use crate::ledger::records::Terms;
+use crate::licence::open_licence;
+use crate::message::Message;
+use crate::router::Gate;
+use crate::scheduler::Refusal;
+use crate::signed::{Role, Verified};
+use crate::time::Time;
+
+use super::{OPEN_MS, Phase};
+use crate::node::{Effect, Node, Offence, Timer};
+
+impl Node {
+    pub(in crate::node) fn on_offer(
+        &mut self,
+        from: NodeId,
+        id: JobId,
+        terms: Verified<Terms>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let serves = self.serves_for(from) == Some(terms.payee_account);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Phase::Asking { waiting, offers } = &mut job.phase else { return };
+        if !waiting.remove(&from) {
+            return;
+        }
+        let ours = terms.payer_account == self.wallet.account() && terms.model == job.spec.model;
+        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into()) && serves;
+        let licence = open_licence(job.spec.model, self.domain);
+        let worst = terms.price.cost(&job.spec.worst_usage());
+        let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
+        let advertised = considered.as_ref().map_or(0, |considered| considered.price);
+        let most = job.spec.constraints.price_max.unwrap_or(u64::MAX).min(advertised);
+        if !ours || !theirs || terms.markup.is_some() || terms.check(&self.config.manifest, licence).is_err()
+        {
+            job.rejected.insert(from, Gate::BadTerms);
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        } else if let Some(worst) = worst.filter(|worst| *worst <= most) {
+            // What is offered counts from here on, not what was advertised.
+            if let Some(considered) = considered {
+                considered.price = worst;
+            }
+            offers.push(terms);
+        } else {
+            job.rejected.insert(from, Gate::Price);
+        }
+        if waiting.is_empty() {
+            self.choose(id, now, out);
+        }
+    }
+
+    pub(in crate::node) fn on_refused(
+        &mut self,
+        from: NodeId,
+        id: JobId,
+        refusal: Refusal,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match &mut job.phase {
+            Phase::Asking { waiting, .. } if waiting.contains(&from) => {
+                waiting.remove(&from);
+                job.rejected.insert(from, Gate::Refused(refusal));
+                if waiting.is_empty() {
+                    self.choose(id, now, out);
+                }
+            }
+            Phase::Placed(placed) if placed.provider == from && placed.accepted.is_none() => {
+                let channel = placed.channel;
+                if let Refusal::PromptTooLong { tokens, context } = refusal {
+                    self.fail(id, Failure::PromptTooLong { tokens, context }, out);
+                } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened)
+                {
+                    job.reopened = true;
+                    self.leave(id, channel, out);
+                    self.seek(id, now, out);
+                } else {
+                    self.try_next(id, Gate::Refused(refusal), now, out);
+                }
+            }
+            Phase::Finding
+            | Phase::Asking { .. }
+            | Phase::Opening { .. }
+            | Phase::Placed(_)
+            | Phase::AtHome { .. } => {}
+        }
+    }
+
+    /// The connection to a provider is gone: it will not answer what it was asked.
+    pub(in crate::node) fn fail_asks(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
+        let mut complete = Vec::new();
+        for (id, job) in &mut self.jobs {
+            if let Phase::Asking { waiting, .. } = &mut job.phase
+                && waiting.remove(&peer)
+            {
+                job.rejected.insert(peer, Gate::Unreachable);
+                if waiting.is_empty() {
+                    complete.push(*id);
+                }
+            }
+        }
+        for id in complete {
+            self.choose(id, now, out);
+        }
+    }
+
+    pub(in crate::node) fn on_send_failed(
+        &mut self,
+        to: NodeId,
+        id: JobId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        self.fail_asks(to, now, out);
+        let unanswered = self.jobs.get(&id).is_some_and(|job| {
+            matches!(&job.phase, Phase::Placed(p) if p.provider == to && p.accepted.is_none() && p.tokens == 0)
+        });
+        if unanswered {
+            self.router.failed(to, now);
+            self.try_next(id, Gate::Unreachable, now, out);
+        }
+    }
+
+    /// Takes the best of the offers that came.
+    pub(super) fn choose(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Phase::Asking { waiting, offers } = &mut job.phase else { return };
+        for silent in core::mem::take(waiting) {
+            job.rejected.insert(silent, Gate::NoAnswer);
+        }
+        crate::router::sort(&mut job.considered, job.spec.constraints.sort);
+        let best =
+            job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
+        let best = best.map(|position| offers.swap_remove(position));
+        let others: Vec<NodeId> = offers.iter().map(|terms| terms.payee).collect();
+        for other in others {
+            self.send(other, Message::Cancel { job: id }, out);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(terms) = best else {
+            job.find_until.get_or_insert(now);
+            self.seek(id, now, out);
+            return;
+        };
+        job.phase = Phase::Opening { terms, op: None, queried: false };
+        self.deadlines.set(Timer::Job(id), now.plus_ms(OPEN_MS));
+        self.open(id, now, out);
+    }
+}

@@ -1,0 +1,101 @@
+//! Looking for providers of a job's model: those known, those that the directory names.
+
+use alloc::vec::Vec;
+
+use crate::ids::{JobId, ModelId, NodeId};
+use crate::job::Failure;
+use crate::message::Message;
+use crate::router::Gate;
+use crate::scheduler::Refusal;
+use crate::time::Time;
+
+use super::{ASK_MS, ASKED_MAX, FIND_MS, GATHER_MS, Job, Phase, SEARCH_MS};
+use crate::node::{Effect, Node, Timer};
+
+impl Node {
+    /// Places a job with the best provider known, or looks for one.
+    pub(super) fn seek(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let mut ranked = self.router.rank(&job.spec, self.domain, |node| self.is_connected(node), now);
+        for considered in &mut ranked {
+            considered.gate = job.rejected.get(&considered.provider).copied().or(considered.gate);
+        }
+        crate::router::sort(&mut ranked, job.spec.constraints.sort);
+        let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
+        let (model, worst) = (job.spec.model, job.spec.worst_usage());
+        let is_saturated = self.is_saturated(id, model);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.considered = ranked;
+        let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
+        let Some(best) = usable.first().copied() else {
+            let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
+            match job.find_until {
+                None if !is_late && !is_saturated => {
+                    let until = now.plus_ms(FIND_MS);
+                    job.find_until = Some(until);
+                    job.phase = Phase::Finding;
+                    self.deadlines.set(Timer::Job(id), until);
+                    self.dial_stale(id, out);
+                    self.discover(model, out);
+                }
+                Some(until) if now < until && job.is_hopeful() => {
+                    job.phase = Phase::Finding;
+                    self.deadlines.set(Timer::Job(id), until);
+                }
+                None | Some(_) => self.fail(id, Failure::NoProvider(Vec::new()), out),
+            }
+            return;
+        };
+        if now.since_ms(job.submitted) >= SEARCH_MS {
+            self.fail(id, Failure::NoProvider(Vec::new()), out);
+            return;
+        }
+        if let Some(failure) = self.may_not_spend() {
+            self.fail(id, failure, out);
+            return;
+        }
+        // A channel on older terms may be dearer than what its provider asks now.
+        if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
+            self.place(id, channel, now, out);
+            return;
+        }
+        let asked: Vec<NodeId> = usable.into_iter().take(ASKED_MAX).collect();
+        let asking = Phase::Asking { waiting: asked.iter().copied().collect(), offers: Vec::new() };
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.phase = asking;
+        }
+        self.deadlines.set(Timer::Job(id), now.plus_ms(ASK_MS));
+        let account = self.wallet.account();
+        for provider in asked {
+            self.send(provider, Message::Ask { job: id, model, account }, out);
+        }
+    }
+
+    /// Says whether a job was refused for want of a slot by providers of a model whose adverts we hear anyway: looking
+    /// for others would find nobody new, and whoever asked wants to know at once.
+    pub(super) fn is_saturated(&self, id: JobId, model: ModelId) -> bool {
+        let busy = |gate: &Gate| matches!(gate, Gate::Refused(Refusal::Busy { .. }));
+        self.subscribed.contains(&model)
+            && self.jobs.get(&id).is_some_and(|job| job.rejected.values().any(busy))
+    }
+
+    /// Known providers that are merely not connected are dialled at once; the directory may know more.
+    pub(super) fn dial_stale(&self, id: JobId, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let away = job.considered.iter().filter(|c| c.gate == Some(Gate::Unreachable)).take(ASKED_MAX);
+        out.extend(away.map(|c| Effect::Dial(c.provider)));
+    }
+
+    /// A connected provider of some models became known: jobs that look for one may go on.
+    pub(in crate::node) fn on_candidate(&mut self, models: &[ModelId], now: Time) {
+        let finding = |job: &Job| matches!(job.phase, Phase::Finding) && models.contains(&job.spec.model);
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| finding(job)).map(|(id, _)| *id).collect();
+        for id in jobs {
+            self.deadlines.set_earlier(Timer::Job(id), now.plus_ms(GATHER_MS));
+        }
+    }
+
+    pub(in crate::node) fn wants_any(&self, models: &[ModelId]) -> bool {
+        self.jobs.values().any(|job| matches!(job.phase, Phase::Finding) && models.contains(&job.spec.model))
+    }
+}
