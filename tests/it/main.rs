@@ -15,8 +15,6 @@ mod job;
 mod peers;
 #[cfg(test)]
 mod restart;
-#[cfg(test)]
-mod wire;
 
 /// The program under test.
 #[cfg(test)]

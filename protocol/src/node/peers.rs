@@ -109,6 +109,10 @@ impl Node {
 
     pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
         self.renew_device(now);
+        // A delegation that has ended would count as an offence; its owner gives a new one.
+        if self.device.expires < self.epoch(now) {
+            return;
+        }
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
         let (lineage, asks) = (self.shown_lineage(), !self.has_greeted(peer));

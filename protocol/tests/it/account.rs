@@ -112,7 +112,8 @@ impl Story {
         let Some(number) = self.rotations.checked_sub(age) else { return };
         let own = Inception { key: signer(66).public(), next: promise(signer(67).public()) };
         let body = if rotates { OpBody::Rotate(own) } else { spend() };
-        let op = self.op(body, &key(number));
+        let signer = if rotates { signer(66) } else { key(number) };
+        let op = self.op(body, &signer);
         let taken = self.books.clone().apply(&op, Some(&terms()), Epoch(0));
         match (rotates, age) {
             (true, _) => assert_eq!(taken, Err(IssuerError::CannotRotate), "a thief rotates"),

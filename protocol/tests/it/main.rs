@@ -9,5 +9,4 @@ mod issuer;
 mod money;
 mod provider;
 mod reconcile;
-mod records;
 mod wallet;
