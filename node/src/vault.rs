@@ -23,13 +23,13 @@ use crate::identity::random;
 /// The file in the data folder.
 pub const FILE: &str = "account.json";
 
-/// Memory of argon2id in KiB, passes, lanes: about a second of one core, once at each start.
+/// Memory of argon2id in KiB, passes, lanes: paid once at each start, and for every guess by whoever stole the file.
 const COST: (u32, u32, u32) = (64 * 1024, 3, 1);
 
 /// Bounds what a file may ask for: 1 GiB and 16 passes.
 const COST_MAX: (u32, u32, u32) = (1024 * 1024, 16, 4);
 
-/// Least characters of a passphrase: fewer are guessed from a stolen file within a day.
+/// Least characters of a passphrase: fewer are soon guessed from a stolen file, whatever a guess costs.
 const PASSPHRASE_MIN: usize = 8;
 
 /// Arrangement of the file.
