@@ -5,8 +5,9 @@ use protocol::ids::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    AccountView, AuthoriseBody, BalanceView, DelegationView, GrantView, JobView, PeerView, ProviderView,
-    ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketView, VerifyView,
+    AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, GrantView, JobView, PeerView,
+    ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketView,
+    VerifyView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -122,6 +123,13 @@ pub enum Command {
     },
     /// Closes idle channels and redeems now; answered when the issuer has, or after a deadline.
     Settle(Reply<SettleView>),
+    /// Computes a checkpoint again from what the issuer serves; answered when everything was compared.
+    Audit {
+        /// The epoch; none for the newest.
+        epoch: Option<u32>,
+        /// The way back.
+        reply: Reply<Box<AuditView>>,
+    },
     /// Asks for the account's key and nodes.
     Account(Reply<AccountView>),
     /// Replaces the account's key; answered when the issuer has, or after a deadline.

@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
+use crate::books::BooksMessage;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::account::{Lineage, SignedLineage};
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{
@@ -64,12 +66,12 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize, S::Keys: Serialize",
+        S::Of<Vote>: Serialize, S::Of<Checkpoint>: Serialize, S::Keys: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
-        S::Of<Vote>: Deserialize<'de>, S::Keys: Deserialize<'de>"
+        S::Of<Vote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>, S::Keys: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -244,6 +246,8 @@ pub enum Message<S: Stage> {
         /// The operator's reference, once it is paid.
         paid: Option<alloc::string::String>,
     },
+    /// About the issuers' books: checkpoints, proofs, pages.
+    Books(BooksMessage<S>),
     /// Which keys an account had: an issuer tells it whoever knows less of its own account.
     Lineage(S::Keys),
     /// Delegations of the sender's account: new ones for their node, and those that ended for everybody.
@@ -469,6 +473,7 @@ impl Message<Wire> {
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
+            Self::Books(message) => Message::Books(message.verify(domain, scheme)?),
             Self::Lineage(lineage) => Message::Lineage(lineage.verify(domain, scheme)?),
             Self::Devices { devices, .. } if devices.len() > DEVICES_MAX => {
                 return Err(SignedError::Bounds("devices"));
@@ -550,6 +555,7 @@ impl Message<Checked> {
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
+            Self::Books(message) => Message::Books(message.to_wire()),
             Self::Lineage(lineage) => Message::Lineage(lineage.signed()),
             Self::Devices { devices, lineage } => Message::Devices {
                 devices: devices.iter().map(Verified::signed).collect(),
@@ -601,6 +607,7 @@ impl<S: Stage> Message<S> {
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
             Self::Withdrawal { .. } => "withdrawal",
+            Self::Books(message) => message.name(),
             Self::Lineage(_) => "lineage",
             Self::Devices { .. } => "devices",
             Self::Spend { .. } => "spend",
@@ -637,6 +644,7 @@ impl<S: Stage> Message<S> {
             | Self::Redeem { .. }
             | Self::Redeemed(_)
             | Self::Close { .. }
+            | Self::Books(_)
             | Self::Notice(_)
             | Self::Noticed(_)
             | Self::Payout { .. }

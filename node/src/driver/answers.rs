@@ -10,7 +10,7 @@ use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{GrantView, JobEvent, ProviderView, TicketView};
+use crate::api::views::{AuditView, GrantView, JobEvent, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
 
@@ -37,6 +37,7 @@ pub(super) struct Waiting {
     submissions: Vec<Submission>,
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
+    pub(super) auditing: Option<Reply<Box<AuditView>>>,
     rotating: Vec<account::Rotating>,
     pub(super) promises: Vec<Promise>,
 }
@@ -113,6 +114,7 @@ impl Driver {
                 Err(failure) => answer(reply, Err(failure)),
             },
             Command::Settle(reply) => self.settle(reply),
+            Command::Audit { epoch, reply } => self.audit(epoch, reply),
             Command::Account(reply) => answer(reply, Ok(self.account_view())),
             Command::Rotate { seed, next, reply } => self.on_rotate(seed, next, reply),
             Command::Authorise { body, reply } => self.on_authorise(&body, reply),
@@ -143,6 +145,7 @@ impl Driver {
             }
         }
         self.answer_settling();
+        self.answer_audit();
         self.answer_rotating();
         self.answer_promises();
     }

@@ -238,6 +238,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Heads(_)
         | Message::Spend { .. }
         | Message::SpendRefused { .. } => false,
+        Message::Books(message) => message.states_fact(),
     }
 }
 

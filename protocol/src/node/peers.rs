@@ -177,8 +177,10 @@ impl Node {
         }
         let admitted = self.is_member(from, membership.as_ref());
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        // One connection speaks for one account.
+        // One connection speaks for one account; a node that was killed and started for another one, before anybody has
+        // noticed, is asked to greet again.
         if peer.account().is_some_and(|account| account != device.account) {
+            peer.dismiss();
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
@@ -203,6 +205,9 @@ impl Node {
         let models: Vec<ModelId> = known.into_iter().flatten().collect();
         self.on_candidate(&models, now);
         self.send_heads(from, out);
+        if self.config.manifest.has_issuer_node(from) && self.is_admitted() {
+            self.send(from, Message::Books(crate::books::BooksMessage::Query(None)), out);
+        }
         self.send_devices(from, out);
         for message in early {
             self.on_message(from, message, now, out);

@@ -1,6 +1,7 @@
 //! One node and what it is told: rules that need no network to be seen.
 
 mod accounts;
+mod books;
 
 use alloc::vec;
 
@@ -328,7 +329,7 @@ fn one_connection_speaks_for_one_account() {
     );
 
     assert_eq!(out, [Effect::Penalise(CONSUMER.id(), Offence::WrongSigner)]);
-    assert!(node.node.peers().all(|peer| peer.account == Some(CONSUMER.account())));
+    assert!(node.node.peers().all(|peer| peer.account.is_none()));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod account;
 mod channel;
+mod checkpoint;
 mod common;
 mod issuer;
 mod money;
