@@ -518,6 +518,7 @@ impl Node {
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
         };
+        node.expect_checkpoints(records);
         for record in records {
             node.replay(record)?;
         }
