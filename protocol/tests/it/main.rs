@@ -6,6 +6,7 @@ mod account;
 mod channel;
 mod checkpoint;
 mod common;
+mod durable;
 mod issuer;
 mod money;
 mod provider;

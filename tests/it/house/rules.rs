@@ -49,7 +49,7 @@ pub(crate) const CONFINED: [Confined; 9] = [
         unless: None,
         homes: &[
             "protocol/src/keys.rs",
-            "protocol/src/keys/",
+            "protocol/src/keys/tests.rs",
             "protocol/src/signed.rs",
             "protocol/tests/",
             "simulations/",
