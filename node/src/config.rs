@@ -13,6 +13,7 @@ use crate::api;
 use crate::api::views::{NANO_PER_CREDIT, parse_credits};
 use crate::exit::Failure;
 use crate::models::{FAKE, Models, OnProgress, Price, ServedModel, cannot};
+use crate::vault::Secret;
 use crate::worker::WORKERS_MAX;
 
 /// The port of the mesh unless another is chosen: fixed, so that a ticket's addresses outlive a restart.
@@ -64,6 +65,10 @@ pub struct Config {
     pub recover: bool,
     /// Whether the end of standard input ends the node.
     pub exit_with_parent: bool,
+    /// What opens the account's key file, where the data folder has one.
+    pub passphrase: Option<Secret>,
+    /// The right to act for an account whose wallet node is another; needed once, the data folder remembers.
+    pub device: Option<String>,
 }
 
 /// What a node may be told, each thing or not, as a file or flags have it.
@@ -103,6 +108,12 @@ pub struct Settings {
     /// See [`Config::exit_with_parent`].
     #[serde(skip)]
     pub exit_with_parent: bool,
+    /// See [`Config::passphrase`].
+    #[serde(skip)]
+    pub passphrase: Option<Secret>,
+    /// See [`Config::device`].
+    #[serde(skip)]
+    pub device: Option<String>,
     /// How the fake model behaves.
     #[serde(skip)]
     pub fake: Option<FakeOptions>,
@@ -139,6 +150,8 @@ impl Settings {
             join: self.join.or(base.join),
             recover: self.recover || base.recover,
             exit_with_parent: self.exit_with_parent || base.exit_with_parent,
+            passphrase: self.passphrase.or(base.passphrase),
+            device: self.device.or(base.device),
             fake: self.fake.or(base.fake),
         }
     }
@@ -182,6 +195,8 @@ impl Settings {
             budget_nano: budget,
             recover: self.recover,
             exit_with_parent: self.exit_with_parent,
+            passphrase: self.passphrase,
+            device: self.device,
         };
         for name in &self.serve {
             let model = served(name, &config, self.fake.clone(), models, progress)?;

@@ -96,7 +96,7 @@ struct Driver {
     joined: Option<Result<(), protocol::message::JoinError>>,
     /// Why the node must stop.
     fatal: Option<anyhow::Error>,
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 /// A model that this node serves, or tries to.
@@ -180,7 +180,7 @@ impl Driver {
             waiting: answers::Waiting::default(),
             joined: None,
             fatal: None,
-            _folder: folder,
+            folder,
         };
         if driver.config.recover {
             driver.inputs.push_back(Input::Owner(OwnerCommand::Recover));
@@ -445,7 +445,7 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
         node: identity.node.clone(),
-        account: identity.account.clone(),
+        owner: identity.owner.clone(),
         issuer: identity.issuer.clone(),
         name: config.name.clone(),
         incentive: Incentive::Exchange,
@@ -499,6 +499,8 @@ mod tests {
             budget_nano: 1_000_000,
             recover: false,
             exit_with_parent: false,
+            passphrase: None,
+            device: None,
         };
         let (_, commands) = mpsc::channel(1);
         Driver::open(config, commands, CancellationToken::new()).unwrap()

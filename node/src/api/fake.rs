@@ -6,8 +6,9 @@ use engine::frame::Prompt;
 use tokio::sync::mpsc;
 
 use super::views::{
-    AuditView, BalanceView, CandidateView, GrantView, JobAccount, JobEvent, JobView, ProviderView,
-    ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatusView, TicketView, VerifyView,
+    AccountView, AuditView, BalanceView, CandidateView, DelegationView, GrantView, JobAccount, JobEvent,
+    JobView, ProviderView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatusView,
+    TicketView, VerifyView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -138,6 +139,12 @@ fn answer(command: Command) {
             say(reply, Box::new(AuditView { ok: true, epoch, ..AuditView::default() }));
         }
         Command::Settle(reply) => say(reply, SettleView::default()),
+        Command::Account(reply) | Command::Rotate { reply, .. } => {
+            say(reply, AccountView { account: "ab".to_owned(), ..AccountView::default() });
+        }
+        Command::Authorise { body, reply } => {
+            say(reply, DelegationView { node: body.node, ..DelegationView::default() });
+        }
         Command::Shutdown(reply) => say(reply, ()),
     }
 }

@@ -211,6 +211,9 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Redeem { .. }
         | Message::Redeemed(_)
         | Message::Close { .. }
+        | Message::Lineage(_)
+        | Message::Devices { .. }
+        | Message::Spent(_)
         | Message::Notice(_)
         | Message::Noticed(_)
         | Message::Payout { .. }
@@ -235,6 +238,8 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Failed { .. }
         | Message::Cancel { .. }
         | Message::Heads(_)
+        | Message::Spend { .. }
+        | Message::SpendRefused { .. }
         | Message::Keep(_)
         | Message::Kept { .. }
         | Message::Compare(_)

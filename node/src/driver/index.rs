@@ -250,6 +250,11 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Text(_)
         | Record::WithdrawalPaid { .. }
         | Record::Noticed(_)
+        | Record::Lineage(_)
+        | Record::Authorised { .. }
+        | Record::Delegated { .. }
+        // The channel is another node's, which keeps its receipts.
+        | Record::Lent { .. }
         | Record::Kept { .. }
         | Record::Over(_)
         | Record::Recovering

@@ -83,6 +83,9 @@ pub enum PaidError {
     /// A job is open on the channel.
     #[error("a job is open on the channel")]
     Busy,
+    /// The end follows another receipt than the newest that we hold: one side has lost some.
+    #[error("the two sides hold different receipts")]
+    OtherReceipt,
 }
 
 impl Paid {
@@ -379,7 +382,7 @@ impl Paid {
     /// must be on disk before it leaves; nothing is taken on the channel afterwards.
     ///
     /// # Errors
-    /// When it is not the payer's, states too little, or a job is open.
+    /// When it is not the payer's, states too little, follows another receipt, or a job is open.
     pub fn close(
         &mut self,
         closing: &Verified<Final>,
@@ -399,6 +402,10 @@ impl Paid {
         }
         if closing.amount < self.due() && !cfg!(mutant = "final-below-due") {
             return Err(PaidError::TooLittle);
+        }
+
+        if closing.receipt != self.head.as_ref().map(Verified::id) {
+            return Err(PaidError::OtherReceipt);
         }
 
         let signed = closing.clone().signed_also_by(domain, Role::Payee, &self.signer);

@@ -288,6 +288,8 @@ impl Paying {
             self.head = Some(receipt.clone());
             self.settled = receipt.usage;
             self.jobs = receipt.jobs;
+            // The payee agrees to an end only after the newest receipt.
+            self.closing = None;
         }
         // Our own journal also holds receipts that the payee never signed: those may not have arrived.
         let by_both = receipt.signer(Role::Payee).is_some();

@@ -71,7 +71,11 @@ pub(super) const fn lets_through(message: &Message<Checked>) -> bool {
             | Message::Joined { .. }
             | Message::JoinRefused(_)
             | Message::Advert(_)
+            | Message::Lineage(_)
+            | Message::Devices { .. }
             | Message::AccountState { .. }
+            | Message::Stepped { .. }
+            | Message::StepRefused { .. }
             | Message::Channels { .. }
             | Message::Kept { .. }
     )
@@ -303,7 +307,7 @@ impl Node {
         }
         self.advertise(now, out);
         self.redeem_above(0, out);
-        self.sign_order(now, out);
+        self.resume_openings(now, out);
     }
 
     // For others.
