@@ -102,7 +102,7 @@ impl Audit {
             | Record::Over(_)
             | Record::Recovering
             | Record::Ended { .. }
-            | Record::Recovered => {}
+            | Record::Recovered(_) => {}
             Record::Kept { opening, receipt } => self.kept(opening, receipt),
             Record::Admitted { membership, deposit, .. } => {
                 self.by_issuer(membership);

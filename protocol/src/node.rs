@@ -482,6 +482,8 @@ pub struct Node {
     mirrors: mirrors::Mirrors,
     /// What others are asked for before this node signs or serves.
     recovery: Option<recovery::Recovery>,
+    /// Before which epoch the issuers have named all channels of ours, in the last recovery.
+    recovered: Option<Epoch>,
     /// Channels of ours that are open at the issuer and that nobody has given back yet, since the last recovery.
     missing: BTreeMap<ChannelId, Booked>,
     advert_sequence: u64,
@@ -544,6 +546,7 @@ impl Node {
             spending: spending::Spending::default(),
             mirrors: mirrors::Mirrors::default(),
             recovery: None,
+            recovered: None,
             missing: BTreeMap::new(),
             advert_sequence: now.0,
             stopping: false,

@@ -145,8 +145,9 @@ pub enum Record {
         /// Account that paid.
         payer: AccountId,
     },
-    /// All that others hold of this node's channels is in the journal before this line.
-    Recovered,
+    /// All that others hold of this node's channels is in the journal before this line; the issuers have named every one
+    /// that was opened before this epoch.
+    Recovered(Epoch),
 }
 
 impl Record {

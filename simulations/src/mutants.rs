@@ -40,7 +40,7 @@ const fn in_model(name: &'static str, test: &'static str, fault: &'static str) -
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 22] = [
+pub const MUTANTS: [Mutant; 24] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -150,5 +150,15 @@ pub const MUTANTS: [Mutant; 22] = [
         "spend-beyond-budget",
         "node::tests::accounts::another_node_of_the_account_gets_channels_within_its_budget",
         "a node may have any amount escrowed",
+    ),
+    mutant(
+        "serve-after-recovery",
+        "provider::a_channel_that_ended_before_a_lost_disk_is_not_served_on_when_the_issuers_have_forgotten_it",
+        "a provider serves on a channel that ended before it lost its disk",
+    ),
+    in_lib(
+        "serve-below-redeemed",
+        "ledger::paid::tests::a_channel_takes_no_job_while_the_receipt_of_what_was_paid_out_is_lacking",
+        "a payee works again for what was paid out to it before it lost its disk",
     ),
 ];

@@ -180,6 +180,8 @@ pub enum Fault {
     LoseDisk,
     /// It starts again with what its journal holds.
     Restart,
+    /// The same, and it asks the others for what its journal lacks.
+    Recover,
     /// The connection to another host breaks.
     Cut(usize),
     /// The engine breaks, with all its jobs, and is ready again at once.
@@ -886,6 +888,10 @@ impl World {
                 self.hosts[host].lost = true;
             }
             Fault::Restart => self.start(host),
+            Fault::Recover => {
+                self.hosts[host].lost = true;
+                self.start(host);
+            }
             Fault::Cut(peer) => self.cut(host, peer),
             Fault::Engine => self.break_engine(host),
         }

@@ -171,6 +171,51 @@ fn another_node_of_the_account_asks_its_wallet_node_and_uses_the_channel_as_its_
 }
 
 #[test]
+fn the_nodes_of_an_account_that_lost_their_disks_go_on_with_the_key_in_force() {
+    let mut home = home();
+    let place = add(&mut home, 90, wallet(), CREDITS);
+    let rights = Rights { serve: false, spend: true };
+    let authorised = |home: &mut Home| {
+        let command = OwnerCommand::Authorise { node: id(91), rights, until: Epoch(50), budget: 500_000_000 };
+        home.world.command_in(0, place, command);
+        home.world.run_for(1_000);
+        home.world.node(place).and_then(|node| node.delegation_of(id(91))).expect("authorised")
+    };
+    let given = authorised(&mut home);
+    let phone = add(&mut home, 91, given.into(), 0);
+    home.consumers.extend([place, phone]);
+    home.world.dial(phone, place);
+    home.world.run_for(2_000);
+    rotate_in(&mut home, 0, place, 1);
+    home.world.run_for(5_000);
+    assert_eq!(rotations(&home.world), 1);
+    let first = home.submit(0, phone, spec(MODEL, 400, 100, 80));
+    assert!(home.world.run_until_so(30_000, |world| is_done(world, first)));
+
+    for lost in [place, phone] {
+        home.world.fault_in(0, lost, Fault::LoseDisk);
+    }
+    home.world.fault_in(1_000, place, Fault::Restart);
+    assert!(home.world.run_until_so(150_000, |world| world.hosts[place].recovered == Some((0, 0))));
+    // The wallet node has forgotten whom it authorised, and the other one's delegation is by the key that was replaced.
+    home.world.hosts[phone].config.owner = authorised(&mut home).into();
+    home.world.fault_in(0, phone, Fault::Restart);
+    home.world.run_for(5_000);
+    home.world.dial(phone, place);
+    for provider in home.providers.clone() {
+        home.world.dial(phone, provider);
+    }
+    assert!(home.world.run_until_so(150_000, |world| world.hosts[phone].recovered == Some((1, 0))));
+
+    for node in [place, phone] {
+        let job = home.submit(0, node, spec(MODEL, 400, 100, 80));
+        let done = home.world.run_until_so(60_000, |world| is_done(world, job));
+        assert!(done, "{:?}", home.world.jobs.get(&job).map(|job| &job.outcome));
+    }
+    settles(&mut home);
+}
+
+#[test]
 fn a_node_without_the_right_to_spend_is_told_so() {
     let mut home = home();
     let place = add(&mut home, 90, wallet(), CREDITS);

@@ -441,6 +441,27 @@ fn a_node_that_recovers_waits_for_the_issuer_and_serves_nobody_meanwhile() {
     settles(&mut home);
 }
 
+#[test]
+fn a_consumer_that_recovers_with_a_step_under_way_finishes_that_step() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    home.world.dial(consumer, provider);
+    home.world.run_for(2_000);
+    // It signs the opening of a channel and is killed before it hears that the issuer has taken it.
+    home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    let signed = |world: &World| world.sent.contains_key("stepped");
+    assert!(home.world.run_until_so(5_000, signed));
+    assert!(channels(&home.world, consumer).is_empty());
+    home.world.fault_in(0, consumer, Fault::Crash);
+    home.world.fault_in(1_000, consumer, Fault::Recover);
+    home.world.run_for(2_000);
+    home.world.dial(consumer, provider);
+
+    assert!(home.world.run_until_so(120_000, |world| world.hosts[consumer].recovered.is_some()));
+    assert_eq!(channels(&home.world, consumer).len(), 1, "the channel that the issuer has open");
+    settles(&mut home);
+}
+
 /// Bytes of all messages by which two nodes find and send each other what they lack.
 fn reconciled(world: &World) -> u64 {
     const NAMES: [&str; 9] =

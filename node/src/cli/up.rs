@@ -94,7 +94,8 @@ pub(super) struct UpArgs {
     )]
     log: String,
     /// After a lost disk or an old backup: ask issuers, partners and mirrors for this node's channels and receipts, and
-    /// neither sign nor serve before that is done; the folder needs `keys` and `network`
+    /// neither sign nor serve before that is done; the folder needs `keys` and `network`, and `account.json` if there was
+    /// one
     #[arg(long)]
     recover: bool,
     /// End with the end of standard input, which a parent process holds open

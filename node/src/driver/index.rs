@@ -259,7 +259,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Over(_)
         | Record::Recovering
         | Record::Ended { .. }
-        | Record::Recovered => Vec::new(),
+        | Record::Recovered(_) => Vec::new(),
     }
 }
 

@@ -110,6 +110,8 @@ struct Account {
 #[derive(Debug, Clone)]
 struct Channel {
     payer: AccountId,
+    /// Its node that pays.
+    payer_node: NodeId,
     payer_key: PublicKey,
     terms: Terms,
     cap: u64,
@@ -456,6 +458,7 @@ impl Issuer {
             op.id().into(),
             Channel {
                 payer: op.account,
+                payer_node: open.payer,
                 payer_key: open.payer_key,
                 terms: Terms::clone(terms),
                 cap: open.cap,
@@ -579,7 +582,8 @@ impl Issuer {
         self.channels.get(&channel).map(|channel| (channel.redeemed, channel.closed))
     }
 
-    /// Returns the channels after `after`, in their order, on which `account` pays or `node` is paid. Looks at every channel.
+    /// Returns the channels after `after`, in their order, on which `node` pays for `account` or is paid. Looks at every
+    /// channel.
     pub fn channels_of(
         &self,
         account: AccountId,
@@ -587,15 +591,17 @@ impl Issuer {
         after: ChannelId,
     ) -> impl Iterator<Item = Booked> + '_ {
         let later = self.channels.range((Bound::Excluded(after), Bound::Unbounded));
-        let booked = later.map(|(id, channel)| Booked {
+        let concerns = move |channel: &Channel| {
+            channel.terms.payee == node || (channel.payer == account && channel.payer_node == node)
+        };
+        later.filter(move |(_, channel)| concerns(channel)).map(|(id, channel)| Booked {
             channel: *id,
             payer: channel.payer,
             payee: channel.terms.payee,
             expires: channel.expires,
             redeemed: channel.redeemed,
             closed: channel.closed,
-        });
-        booked.filter(move |booked| booked.payer == account || booked.payee == node)
+        })
     }
 
     fn end(&mut self, id: ChannelId, amount: u64) -> Result<u64, IssuerError> {

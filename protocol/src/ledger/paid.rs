@@ -201,12 +201,13 @@ impl Paid {
     }
 
     /// Says whether a job was interrupted and the payer has not signed and paid for what we count since: another job
-    /// would begin with two different sums.
+    /// would begin with two different sums. So it would while we lack the receipt of what was paid out to us already.
     #[must_use]
     pub fn is_disputed(&self) -> bool {
         let owed = self.owed();
         let agrees = |head: &Verified<Receipt>| head.usage.covers(&owed) && self.affords(&head.usage);
-        self.interrupted && !self.head.as_ref().is_some_and(agrees)
+        let lacks = self.redeemed > self.paid() && !cfg!(mutant = "serve-below-redeemed");
+        lacks || (self.interrupted && !self.head.as_ref().is_some_and(agrees))
     }
 
     /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
@@ -646,6 +647,19 @@ mod tests {
         assert!(paid.is_disputed());
 
         paid.receive(&receipt(2, 164_000, usage(1, 100, 64)), DOMAIN).expect("signed");
+        assert!(!paid.is_disputed());
+    }
+
+    #[test]
+    fn a_channel_takes_no_job_while_the_receipt_of_what_was_paid_out_is_lacking() {
+        let mut paid = paid();
+        paid.redeemed(164_000);
+        assert!(paid.is_disputed());
+        paid.receive(&receipt(1, 163_999, usage(1, 100, 64)), DOMAIN).expect("signed");
+        assert!(paid.is_disputed());
+
+        let given_back = receipt(2, 164_000, usage(1, 100, 64));
+        assert!(paid.adopt(&given_back.signed_also_by(DOMAIN, Role::Payee, &signer(60))));
         assert!(!paid.is_disputed());
     }
 

@@ -303,7 +303,7 @@ impl Node {
             Err(IssuerError::UnknownChannel) => return,
             Err(_) => return out.push(Effect::Penalise(from, Offence::BadLedger)),
             Ok(amount) if amount > before => {
-                out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
+                out.push(durable(Record::PaidOut { receipt: receipt.signed(), amount }));
                 self.acknowledge(receipt.channel, now, out);
             }
             Ok(_) => {}

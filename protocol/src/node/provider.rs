@@ -10,7 +10,7 @@ use crate::keys::Signer;
 use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{Accepted, OpBody, Receipt, Terms, VALIDITY_EPOCHS_MAX};
-use crate::message::{Checked, Message, Opening};
+use crate::message::{Checked, Kept, Message, Opening};
 use crate::price::{Price, Usage};
 use crate::record::Record;
 use crate::scheduler::Refusal;
@@ -209,6 +209,13 @@ impl Node {
         let ended = self.ended.contains_key(&channel) && !cfg!(mutant = "serve-after-close");
         let known = self.paid.contains_key(&channel) || ended;
         if known || self.paid.len() + self.ended.len() >= PAID_MAX {
+            return;
+        }
+        if self.missing.contains_key(&channel) {
+            self.restore(from, Kept { opening, receipt: None }, now, out);
+            return;
+        }
+        if self.ended_before_recovery(&opening) {
             return;
         }
         let valid = self.is_committed(&opening)

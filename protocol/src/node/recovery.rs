@@ -11,8 +11,8 @@ use crate::ids::{AccountId, ChannelId, NodeId};
 use crate::ledger::issuer::Booked;
 use crate::ledger::mirror::proven;
 use crate::ledger::paid::Paid;
-use crate::ledger::records::{Epoch, Receipt};
-use crate::message::{BOOKED_MAX, Checked, KEPT_MAX, Kept, Message};
+use crate::ledger::records::{Epoch, Receipt, VALIDITY_EPOCHS_MAX};
+use crate::message::{BOOKED_MAX, Checked, KEPT_MAX, Kept, Message, Opening};
 use crate::record::Record;
 use crate::signed::Verified;
 use crate::time::Time;
@@ -48,6 +48,8 @@ pub(super) struct Recovery {
     restored: BTreeSet<ChannelId>,
     /// When an issuer or a peer last helped.
     helped: Option<Time>,
+    /// Epoch in which an issuer first answered: it has named every channel that was opened in an earlier one.
+    since: Option<Epoch>,
 }
 
 /// How far a recovery is.
@@ -134,7 +136,9 @@ impl Node {
         if !self.config.manifest.has_issuer_node(from) || channels.len() > BOOKED_MAX {
             return out.push(Effect::Penalise(from, Offence::WrongSigner));
         }
+        let epoch = self.epoch(now);
         let Some(recovery) = &mut self.recovery else { return };
+        recovery.since.get_or_insert(epoch);
         for booked in channels {
             recovery.book(booked);
         }
@@ -275,19 +279,38 @@ impl Node {
         if recovery.answered.len() < quorum || !self.wallet.is_idle() || !(complete || waited) {
             return;
         }
-        let channels = recovery.restored.len();
-        let closed = recovery.booked.values().filter(|booked| booked.closed);
-        let closed: Vec<Booked> = closed.copied().collect();
+        let (channels, since) = (recovery.restored.len(), recovery.since.unwrap_or_default());
+        let over = self.over_unseen(recovery);
 
-        for Booked { channel, expires, payer, .. } in closed {
+        // An end before its time has another epoch on the books than its opening.
+        let expires = self.epoch(now).plus(VALIDITY_EPOCHS_MAX);
+        for (channel, payer) in over {
             self.end_unseen(channel, expires, payer);
             out.push(Effect::Record(Record::Ended { channel, expires, payer }));
         }
-        out.push(Effect::Record(Record::Recovered));
+        out.push(Effect::Record(Record::Recovered(since)));
         out.push(Effect::Recovered { channels, missing: missing.len() });
         self.missing = missing;
         self.recovery = None;
+        self.recovered = Some(since);
         self.resume_after_recovery(now, out);
+    }
+
+    /// Returns the channels that ended without our knowledge: those that an issuer says are closed, and those on which our
+    /// journal says that we are paid and which the issuers have forgotten.
+    fn over_unseen(&self, recovery: &Recovery) -> Vec<(ChannelId, AccountId)> {
+        let closed = recovery.booked.values().filter(|booked| booked.closed);
+        let closed = closed.map(|booked| (booked.channel, booked.payer));
+        let named = recovery.booked.len() < CHANNELS_MAX;
+        let unnamed = self.paid.values().filter(|paid| named && !recovery.booked.contains_key(&paid.channel));
+        closed.chain(unnamed.map(|paid| (paid.channel, paid.payer_account))).collect()
+    }
+
+    /// Says whether an opening that we do not know is one of a channel that ended before we lost our disk: the issuers
+    /// forget such a channel before its opening expires, and did not name it.
+    pub(super) fn ended_before_recovery(&self, opening: &Opening<Checked>) -> bool {
+        let before = |recovered| opening.recorded.iter().all(|recorded| recorded.epoch < recovered);
+        self.recovered.is_some_and(before) && !cfg!(mutant = "serve-after-recovery")
     }
 
     /// Forgets a channel that ended without our knowledge, so that its opening cannot be shown to us again.

@@ -103,7 +103,10 @@ impl Node {
             Record::Ended { channel, expires, payer } => {
                 self.end_unseen(channel, expires, payer);
             }
-            Record::Recovered => self.recovery = None,
+            Record::Recovered(since) => {
+                self.recovery = None;
+                self.recovered = Some(since);
+            }
             Record::Ticket { .. }
             | Record::Admitted { .. }
             | Record::Deposited(_)
@@ -176,7 +179,7 @@ impl Node {
             | Record::Over(_)
             | Record::Recovering
             | Record::Ended { .. }
-            | Record::Recovered => {}
+            | Record::Recovered(_) => {}
         }
         Ok(())
     }

@@ -240,6 +240,21 @@ fn a_closed_channel_shown_again_is_not_served_on() {
     assert!(refuses(&effects) && !runs(&effects), "{effects:?}");
 }
 
+#[test]
+fn a_channel_that_ended_before_a_lost_disk_is_not_served_on_when_the_issuers_have_forgotten_it() {
+    // All that the issuers had open when it recovered was opened before, in the same epoch as this one or in an earlier.
+    for (since, served) in [(Epoch(1), false), (Epoch(0), true)] {
+        let mut node = provider_after(&[Record::Recovering, Record::Recovered(since)]);
+        let terms = terms(&mut node);
+        let (channel, opening) = opening(terms, &[signer(ISSUER)]);
+
+        let effects = submit(&mut node, 1, channel, Some(opening));
+        assert_eq!((runs(&effects), refuses(&effects)), (served, !served), "{effects:?}");
+        let penalised = effects.iter().any(|effect| matches!(effect, Effect::Penalise(..)));
+        assert!(!penalised, "its payer may have lost as much");
+    }
+}
+
 pub(crate) fn greet_issuer(node: &mut Node) {
     handle(node, Input::PeerUp(id(201)));
     let delegation = Device {

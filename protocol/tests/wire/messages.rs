@@ -239,7 +239,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Over(CHANNEL),
         Record::Recovering,
         Record::Ended { channel: CHANNEL, expires: EPOCH, payer: booked().payer },
-        Record::Recovered,
+        Record::Recovered(EPOCH),
     ]
 }
 

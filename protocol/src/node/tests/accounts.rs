@@ -302,3 +302,31 @@ fn delegations_are_renewed_until_their_end_and_survive_a_restart() {
     node.told(START.plus_ms(40 * epoch_ms), Input::Wake);
     assert_eq!(node.node.account_view().devices, []);
 }
+
+#[test]
+fn a_node_that_recovers_signs_neither_how_its_account_begins_nor_a_rotation_nor_an_order() {
+    let mut config = consumer().node.config.clone();
+    config.owner = Owner::Wallet { inception: begins(80), key: signer(80), next: Some(signer(81)) };
+    let node = Node::new(config, 1, &[Record::Recovering], START).expect("a journal");
+    let mut node = Told { node };
+    node.greeted_by(START, &ISSUER, None);
+    let state = || Message::AccountState {
+        account: begins(80).account(),
+        next: 0,
+        head: RecordId::NONE,
+        balance: Balance::default(),
+    };
+    let rotate = OwnerCommand::Rotate { seed: [81; 32], next: begins(81).next };
+    let order = OwnerCommand::Order(Digest::ZERO, Order::Noop);
+
+    let mut before = node.hears(START, &ISSUER, state());
+    before.extend(node.told(START, Input::Owner(rotate)));
+    before.extend(node.told(START, Input::Owner(order)));
+    before.extend(node.hears(START, &ISSUER, state()));
+    let none = Message::Channels { channels: Vec::new(), last: true };
+    node.hears(START, &ISSUER, none);
+    let after = node.hears(START, &ISSUER, Message::Kept { entries: Vec::new(), last: true });
+
+    assert!(!sent(&before).contains(&"step"), "{before:?}");
+    assert!(sent(&after).contains(&"step"), "{after:?}");
+}
