@@ -18,7 +18,7 @@ mod job;
 mod peers;
 #[cfg(test)]
 mod recovery;
-
+#[cfg(test)]
 mod restart;
 
 /// The program under test.
