@@ -117,6 +117,7 @@ fn config(data: &Path) -> Config {
         slots: 1,
         threads: None,
         budget_nano: 0,
+        recover: false,
         exit_with_parent: false,
         passphrase: None,
         device: None,
