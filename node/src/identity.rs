@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use protocol::encoding::{decode, encode};
-use protocol::ids::NodeId;
+use protocol::ids::{AccountId, NodeId};
 use protocol::keys::Signer;
 use protocol::manifest::{Manifest, verify_manifest};
 use protocol::signed::{Signed, Verified};
@@ -95,6 +95,51 @@ impl Identity {
             ticket: membership.ticket,
         })
     }
+}
+
+/// Whose data folder it is, without its secrets.
+#[derive(Debug)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// Its account.
+    pub account: AccountId,
+    /// The network, signed by its root.
+    pub manifest: Verified<Manifest>,
+    /// Where its issuers were reachable when it was joined.
+    pub addresses: Vec<String>,
+}
+
+impl Owner {
+    /// Reads whose folder it is; it must have been used.
+    pub fn of(folder: &DataFolder) -> Result<Self> {
+        let (keys, membership) =
+            (read::<Keys>(folder, KEYS_FILE)?, read::<Membership>(folder, NETWORK_FILE)?);
+        let (Some(keys), Some(membership)) = (keys, membership) else {
+            let words = format!("no node has run in {}", folder.path().display());
+            return Err(Failure::new(FailureKind::NotFound, words).into());
+        };
+        Ok(Self {
+            node: Signer::from_seed(keys.node).public().into(),
+            account: Signer::from_seed(keys.account).public().into(),
+            manifest: verify_manifest(membership.manifest)?,
+            addresses: membership.addresses,
+        })
+    }
+}
+
+/// Returns the node whose keys are in a folder.
+pub fn node_of(folder: &DataFolder) -> Result<Option<NodeId>> {
+    Ok(read::<Keys>(folder, KEYS_FILE)?.map(|keys| Signer::from_seed(keys.node).public().into()))
+}
+
+/// Writes down the network of a node that is rebuilt; it was admitted, so it needs no ticket.
+pub fn restore_network(
+    folder: &DataFolder,
+    manifest: Signed<Manifest>,
+    addresses: Vec<String>,
+) -> Result<()> {
+    create(folder, NETWORK_FILE, Membership { manifest, addresses, ticket: None }).map(drop)
 }
 
 fn home(config: &Config, now: Time, issuer: &Signer, node: NodeId) -> Signed<Manifest> {

@@ -53,3 +53,5 @@ pub mod scheduler;
 pub mod node;
 
 pub mod audit;
+
+pub mod statement;

@@ -3,6 +3,8 @@
 mod jobs;
 mod ledger;
 mod mesh;
+mod money;
+mod statement;
 
 use protocol::ids::{Digest, JobId, ModelId};
 use protocol::node::{Input, OwnerCommand};
@@ -16,6 +18,7 @@ use crate::exit::{Failure, FailureKind};
 use super::Driver;
 use super::jobs::cancelled;
 use super::mesh::{name_key, ticket_addresses};
+use super::orders::Orders;
 use super::promises::{Answer, Promise};
 use super::settle::Settling;
 
@@ -37,6 +40,7 @@ pub(super) struct Waiting {
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
     pub(super) promises: Vec<Promise>,
+    pub(super) orders: Orders,
 }
 
 /// A job whose model nobody has been heard of yet.
@@ -110,6 +114,17 @@ impl Driver {
                 Ok((names, view)) => self.promise(names, Answer::Grant(reply, view)),
                 Err(failure) => answer(reply, Err(failure)),
             },
+            Command::Fees(reply) => answer(reply, Ok(self.fees())),
+            Command::Pay { account, nano, reply } => self.on_pay(&account, nano, reply),
+            Command::Withdraw { nano, to, reply } => self.on_withdraw(nano, to, reply),
+            Command::Withdrawals(reply) => answer(reply, Ok(self.withdrawals())),
+            Command::MarkPaid { id, reference, reply } => self.on_mark_paid(&id, reference, reply),
+            Command::Deposit { account, nano, reference, reply } => {
+                self.on_deposit(&account, nano, reference, reply);
+            }
+            Command::Channels(reply) => self.on_channels(reply),
+            Command::Statement { from, to, reply } => self.on_statement((from, to), reply),
+            Command::Entry { id, reply } => self.on_entry(id, reply),
             Command::Settle(reply) => self.settle(reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
@@ -139,6 +154,7 @@ impl Driver {
         }
         self.answer_settling();
         self.answer_promises();
+        self.answer_orders();
     }
 
     fn promise(&mut self, names: Digest, answer: Answer) {

@@ -3,7 +3,7 @@
 use protocol::ids::Digest;
 use protocol::record::Record;
 
-use crate::api::views::{GrantView, TicketView};
+use crate::api::views::{DepositView, GrantView, TicketView, WithdrawalView};
 use crate::command::Reply;
 use crate::exit::{Failure, FailureKind};
 use crate::journal::Position;
@@ -24,6 +24,8 @@ pub(super) struct Promise {
 pub(super) enum Answer {
     Ticket(Reply<TicketView>, TicketView),
     Grant(Reply<GrantView>, GrantView),
+    Deposit(Reply<DepositView>, DepositView),
+    Paid(Reply<WithdrawalView>, WithdrawalView),
 }
 
 impl Promise {
@@ -38,6 +40,8 @@ impl Answer {
         match self {
             Self::Ticket(reply, view) => _ = reply.send(Ok(view)),
             Self::Grant(reply, view) => _ = reply.send(Ok(view)),
+            Self::Deposit(reply, view) => _ = reply.send(Ok(view)),
+            Self::Paid(reply, view) => _ = reply.send(Ok(view)),
         }
     }
 
@@ -50,6 +54,15 @@ impl Answer {
             Self::Grant(reply, _) => {
                 let words = "the issuer could not book the grant: its budget has changed, look at `sharemesh balance`";
                 _ = reply.send(Err(Failure::new(FailureKind::NoCredits, words)));
+            }
+            Self::Deposit(reply, _) => {
+                let words =
+                    "the issuer could not book the deposit: its books are full, or the reference is taken";
+                _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
+            }
+            Self::Paid(reply, _) => {
+                let words = "the withdrawal could not be marked: it was, in the meantime";
+                _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
             }
         }
     }
@@ -65,6 +78,8 @@ impl Driver {
             Some(*fingerprint)
         } else if let Record::Deposited(deposit) = record {
             deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
+        } else if let Record::WithdrawalPaid { step, .. } = record {
+            Some(Digest(step.0))
         } else {
             None
         };

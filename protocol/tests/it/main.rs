@@ -9,4 +9,5 @@ mod money;
 mod provider;
 mod reconcile;
 mod records;
+mod terms;
 mod wallet;
