@@ -9,6 +9,7 @@ use protocol::message::News;
 use protocol::node::{ChannelView, Node};
 use protocol::price::{Price, Usage};
 use protocol::record::Record;
+use protocol::statement::Statement;
 use protocol::time::Time;
 
 use crate::world::{Outcome, World};
@@ -48,6 +49,7 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
         balances_are_known(world),
         payments_are_noted(world),
         withdrawals_are_known(world),
+        statements_explain_balances(world),
         no_job_is_paid_twice(world),
         losses_are_bounded(world, price),
         nobody_honest_is_penalised(world),
@@ -193,6 +195,25 @@ fn payment(world: &World, line: Record) -> Option<RecordId> {
     let News::Step { op, .. } = notice.news else { return None };
     let (op, id, _) = op.peek_in(world.domain())?;
     matches!(op.body, OpBody::Pay { .. }).then_some(id)
+}
+
+/// The lines of a node's own journal add up to what the issuer's books say of its account.
+fn statements_explain_balances(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (place, host) in world.hosts.iter().enumerate().filter(|(place, _)| *place != 0) {
+        let Some(node) = &host.node else { continue };
+        let mut statement = Statement::new(node.manifest(), node.id(), node.account());
+        world.records(place).for_each(|record| statement.take(&record));
+        let lines = statement.finish();
+        let sum = lines.iter().fold(0, |sum, line| sum + i128::from(line.credit) - i128::from(line.debit));
+        let Balance { cash, earned, held, .. } = world.booked(node.account());
+        let booked = i128::from(cash) + i128::from(earned) + i128::from(held);
+        if sum != booked {
+            findings
+                .push(format!("the statement of host {place} adds up to {sum}, its account has {booked}"));
+        }
+    }
+    findings
 }
 
 /// The issuer's operator knows where to pay every withdrawal.
