@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer as _, SigningKey, Verifier as _, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, NodeId};
@@ -132,7 +132,8 @@ impl Scheme {
         match self {
             Self::Strict => VerifyingKey::from_bytes(&key.0).is_ok_and(|verifier| {
                 let signature = ed25519_dalek::Signature::from_components(signature.0, signature.1);
-                verifier.verify_strict(bytes, &signature).is_ok()
+                let strict = verifier.verify_strict(bytes, &signature).is_ok();
+                strict || cfg!(mutant = "lenient-signatures") && verifier.verify(bytes, &signature).is_ok()
             }),
             Self::Simulated => simulated_signature(key, bytes) == signature,
         }
@@ -144,44 +145,4 @@ fn simulated_signature(key: PublicKey, bytes: &[u8]) -> Signature {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{PublicKey, Scheme, Signature, Signer};
-
-    #[test]
-    fn a_signature_verifies_under_its_own_key_and_bytes_only() {
-        for (signer, other, scheme) in [
-            (Signer::from_seed([1; 32]), Signer::from_seed([2; 32]), Scheme::Strict),
-            (Signer::simulated([1; 32]), Signer::simulated([2; 32]), Scheme::Simulated),
-        ] {
-            let signature = signer.sign(b"bytes");
-
-            assert!(scheme.verifies(signer.public(), b"bytes", signature));
-            assert!(!scheme.verifies(signer.public(), b"other", signature));
-            assert!(!scheme.verifies(other.public(), b"bytes", signature));
-        }
-    }
-
-    #[test]
-    fn a_simulated_signature_is_worth_nothing_to_a_real_node() {
-        let signer = Signer::simulated([1; 32]);
-
-        assert!(!Scheme::Strict.verifies(signer.public(), b"bytes", signer.sign(b"bytes")));
-    }
-
-    #[test]
-    fn the_identity_key_verifies_nothing() {
-        let mut identity = [0; 32];
-        identity[0] = 1;
-
-        assert!(!Scheme::Strict.verifies(PublicKey(identity), b"bytes", Signature(identity, [0; 32])));
-    }
-
-    #[test]
-    fn derived_signers_differ_by_secret_and_context_and_repeat() {
-        let signer = Signer::from_seed([1; 32]);
-
-        assert_eq!(signer.derive(b"a").public(), signer.derive(b"a").public());
-        assert_ne!(signer.derive(b"a").public(), signer.derive(b"b").public());
-        assert_ne!(signer.derive(b"a").public(), Signer::from_seed([2; 32]).derive(b"a").public());
-    }
-}
+mod tests;

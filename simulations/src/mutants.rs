@@ -1,7 +1,7 @@
 //! Faults put into the protocol on purpose: each must be found by the test named beside it.
 //!
-//! A mutant is compiled in with `RUSTFLAGS='--cfg mutant="<name>"'`, never with a feature, so that no build of the product
-//! can carry one. A run that passes with a mutant in it means that the test has stopped testing.
+//! `cargo xtask mutants` compiles each into a copy of the workspace's own packages with `--cfg mutant="<name>"`, never
+//! with a feature, so that no build of the product can carry one. A test that passes with its mutant has stopped testing.
 
 /// One deliberate fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,45 +10,81 @@ pub struct Mutant {
     pub name: &'static str,
     /// Package whose test must fail.
     pub package: &'static str,
-    /// The test, as `cargo test` filters by it.
+    /// Where in the package the test is.
+    pub target: Target,
+    /// The test, by its full path.
     pub test: &'static str,
     /// What the fault is.
     pub fault: &'static str,
 }
 
+/// What is compiled to run a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// The package's own tests, at the foot of its files.
+    Lib,
+    /// A folder in `tests`.
+    Test(&'static str),
+}
+
 const fn mutant(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
-    Mutant { name, package: "protocol", test, fault }
+    Mutant { name, package: "protocol", target: Target::Test("it"), test, fault }
+}
+
+const fn in_lib(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { target: Target::Lib, ..mutant(name, test, fault) }
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 9] = [
-    mutant("merge-last-wins", "in_whatever_order", "the receipt that came last wins"),
-    mutant("redeem-not-max", "what_is_redeemed_does_not_depend_on_the_order", "a lower redemption is taken"),
+pub const MUTANTS: [Mutant; 10] = [
+    mutant(
+        "merge-last-wins",
+        "channel::a_payee_ends_with_the_same_receipt_in_whatever_order",
+        "the receipt that came last wins",
+    ),
+    mutant(
+        "redeem-not-max",
+        "issuer::what_is_redeemed_does_not_depend_on_the_order",
+        "a lower redemption is taken",
+    ),
     mutant(
         "floor-and-remainder",
-        "shares_do_not_depend_on_the_steps",
+        "money::shares_do_not_depend_on_the_steps",
         "shares are rounded, the rest is the provider's",
     ),
-    mutant("final-while-busy", "a_channel_ends_at_what_both_count", "a channel ends while a job runs on it"),
+    mutant(
+        "final-while-busy",
+        "channel::a_channel_ends_at_what_both_count_or_what_was_paid_out",
+        "a channel ends while a job runs on it",
+    ),
     mutant(
         "open-without-funds",
-        "the_books_hold_what_was_deposited",
+        "issuer::the_books_hold_what_was_deposited_after_every_step",
         "a channel is opened with what is not there",
     ),
-    mutant("payee-believes-less", "a_payer_who_denies", "the payee takes over a count below its own"),
+    mutant(
+        "payee-believes-less",
+        "channel::a_payer_who_denies_what_was_delivered_has_no_more_for_it",
+        "the payee takes over a count below its own",
+    ),
     mutant(
         "older-balance-counts",
-        "a_slot_is_signed_again_only",
+        "wallet::a_slot_is_signed_again_only_after_the_issuer_refused_what_was_in_it",
         "an older balance and slot replace newer ones",
     ),
     mutant(
         "serve-uncommitted",
-        "a_channel_that_no_issuer_recorded",
+        "provider::a_channel_that_no_issuer_recorded_is_not_served_on",
         "a provider serves before the opening is committed",
     ),
     mutant(
         "serve-after-close",
-        "a_closed_channel_shown_again",
+        "provider::a_closed_channel_shown_again_is_not_served_on",
         "a provider serves on a channel that is closed",
+    ),
+    in_lib(
+        "lenient-signatures",
+        "keys::tests::a_key_of_small_order_verifies_nothing",
+        "signatures are checked by the lenient equation",
     ),
 ];

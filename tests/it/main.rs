@@ -15,8 +15,6 @@ mod ledger;
 mod peers;
 #[cfg(test)]
 mod restart;
-#[cfg(test)]
-mod wire;
 
 /// The program under test.
 #[cfg(test)]

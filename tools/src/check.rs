@@ -8,6 +8,10 @@ mod deny;
 
 mod purity;
 
+pub(crate) mod mutants;
+
+pub(crate) mod vectors;
+
 mod report;
 
 use std::process::ExitCode;

@@ -23,13 +23,22 @@ struct Cli {
 enum Command {
     /// Runs all that CI runs, step by step
     Check(check::Arguments),
+    /// Puts faults into the protocol on purpose and requires that a test finds each
+    Mutants(check::mutants::Arguments),
+    /// Writes the golden vectors of everything that is signed, said or written down, or compares them
+    Vectors(check::vectors::Arguments),
     /// Measures what the network adds to the engine, and how fast it gets over faults
     Bench(bench::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
+    if let Some(mutant) = check::mutants::compiled_here() {
+        return check::mutants::compile(&mutant);
+    }
     match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Mutants(arguments) => check::mutants::run(&arguments),
+        Command::Vectors(arguments) => check::vectors::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

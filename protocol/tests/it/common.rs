@@ -16,9 +16,11 @@ pub(crate) const MODEL: ModelId = ModelId([7; 32]);
 
 pub(crate) const PRICE: Price = Price { call: 3, input: 500_000_001, output: 2_000_000_003 };
 
-/// Enough to find what is rare, few enough for every change.
+/// Enough to find what is rare, few enough for every change; `PROPTEST_CASES` asks for more.
 pub(crate) fn cases() -> Config {
-    Config { cases: 2_000, failure_persistence: None, ..Config::default() }
+    let asked = Config::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 2_000 };
+    Config { cases, failure_persistence: None, ..asked }
 }
 
 /// For properties whose every case is a few sums.

@@ -8,6 +8,5 @@ mod issuer;
 mod money;
 mod provider;
 mod reconcile;
-mod records;
 mod terms;
 mod wallet;

@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use super::context::Context;
-use super::{deny, purity};
+use super::{deny, mutants, purity, vectors};
 use crate::models;
 
 /// One thing that CI checks.
@@ -30,7 +30,10 @@ pub(super) enum Outcome {
 /// The newest cargo-deny that `deny.toml` was tried with.
 const CARGO_DENY: &str = "0.20.2";
 
-pub(super) const STEPS: [Step; 12] = [
+/// Random cases of each property; without this, as on every change of a developer, there are 2,000.
+const PROPERTY_CASES: &str = "10000";
+
+pub(super) const STEPS: [Step; 14] = [
     Step {
         name: "fmt",
         about: "every file is formatted",
@@ -39,6 +42,16 @@ pub(super) const STEPS: [Step; 12] = [
     Step { name: "clippy", about: "no lint has a complaint", run: clippy },
     Step { name: "model", about: "the model that tests run on is here", run: model },
     Step { name: "test", about: "every test passes", run: test },
+    Step {
+        name: "vectors",
+        about: "everything that is signed, said or written down keeps its bytes",
+        run: |c| passed(vectors::compare(c)),
+    },
+    Step {
+        name: "mutants",
+        about: "every fault that is put in on purpose is found",
+        run: |c| passed(mutants::all(c)),
+    },
     Step { name: "doc", about: "the documentation builds without a warning", run: doc },
     Step { name: "deny", about: "deny.toml allows every dependency", run: deny },
     Step { name: "advisories", about: "no dependency has a known advisory", run: advisories },
@@ -82,6 +95,9 @@ fn model(context: &Context) -> Result<Outcome> {
 
 fn test(context: &Context) -> Result<Outcome> {
     let mut command = context.command("cargo", &["test", "--workspace"]);
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        command.env("PROPTEST_CASES", PROPERTY_CASES);
+    }
     if std::env::var_os(models::TEST_MODEL).is_none() {
         match models::test_model() {
             Ok(path) => _ = command.env(models::TEST_MODEL, path),

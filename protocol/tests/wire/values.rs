@@ -1,13 +1,16 @@
-//! What is signed and what is sent: one encoding, one meaning, and nothing else passes for it.
+//! Random values of every kind that is signed or sent: one encoding, one meaning, and nothing else passes for it.
+
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use proptest::test_runner::Config;
 use protocol::advert::{Advert, Device as Hardware, Incentive, ModelOffer, ProviderClass};
 use protocol::encoding::{decode, encode};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::{PublicKey, Scheme, Signer};
 use protocol::ledger::records::{
-    Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Source, Terms, Vote,
+    Accepted, AccountOp, Deposit, Device, Epoch, Final, Markup, Membership, OpBody, OpenChannel, Receipt,
+    Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms, Vote,
 };
 use protocol::licence::{Licence, LicenceKind, Scope};
 use protocol::manifest::Manifest;
@@ -19,9 +22,17 @@ use protocol::signed::{Attestation, Role, Signable, Signed, sign};
 use protocol::ticket::Ticket;
 use protocol::time::Time;
 
-use crate::common::{cases, domain, terms};
+use crate::kinds::signable_types;
+use crate::samples;
 
 const ROLES: [Role; 6] = [Role::Owner, Role::Node, Role::Payer, Role::Payee, Role::Issuer, Role::Root];
+
+/// Enough to find what is rare, few enough for every change; `PROPTEST_CASES` asks for more.
+pub(crate) fn cases() -> Config {
+    let asked = Config::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 2_000 };
+    Config { cases, failure_persistence: None, ..asked }
+}
 
 fn strict() -> Signer {
     Signer::from_seed([3; 32])
@@ -154,11 +165,29 @@ fn accepted() -> impl Strategy<Value = Accepted> {
     })
 }
 
-fn some_terms() -> impl Strategy<Value = Terms> {
-    (1..9_u8, 1..9_u8, any::<bool>(), 0..3_000_u16, price()).prop_map(
-        |(payee, payer, exchange, markup, price)| {
-            let incentive = if exchange { Incentive::Exchange } else { Incentive::Rewards };
-            Terms { price, ..Terms::clone(&terms(payee, payer, incentive, markup)) }
+fn terms() -> impl Strategy<Value = Terms> {
+    let markup = prop::option::of((bytes32(), any::<u16>()))
+        .prop_map(|markup| markup.map(|(builder, bps)| Markup { builder: AccountId(builder), bps }));
+    let role = prop::sample::select(vec![SplitRole::Provider, SplitRole::Pool, SplitRole::Network]);
+    let line = (role, bytes32(), any::<u16>()).prop_map(|(role, account, bps)| SplitLine {
+        role,
+        account: AccountId(account),
+        bps,
+    });
+    let split = prop::collection::vec(line, 0..=SPLIT_LINES_MAX);
+    (any::<[[u8; 32]; 5]>(), any::<(bool, u32)>(), markup, split, price()).prop_map(
+        |([payee, account, key, payer, model], (exchange, valid_to), markup, split, price)| Terms {
+            payee: NodeId(payee),
+            payee_account: AccountId(account),
+            payee_key: PublicKey(key),
+            payer_account: AccountId(payer),
+            model: ModelId(model),
+            licence: RecordId(model),
+            incentive: if exchange { Incentive::Exchange } else { Incentive::Rewards },
+            price,
+            markup,
+            split,
+            valid_to: Epoch(valid_to),
         },
     )
 }
@@ -221,7 +250,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
 
 /// Takes one value through everything that must hold for every signed type.
 fn check<T: Signable>(value: &T, role: Role, bit: usize) -> Result<(), TestCaseError> {
-    let signed = sign(value.clone(), domain(), role, &strict()).signed();
+    let signed = sign(value.clone(), samples::DOMAIN, role, &strict()).signed();
     let bytes = encode(&signed);
     prop_assert_eq!(
         encode(value).len() <= T::BYTES_MAX,
@@ -232,7 +261,7 @@ fn check<T: Signable>(value: &T, role: Role, bit: usize) -> Result<(), TestCaseE
     );
 
     let again: Signed<T> = decode(&bytes, 1 << 16).expect("our own encoding");
-    let read = again.clone().verify(domain(), Scheme::Strict).expect("our own signature");
+    let read = again.clone().verify(samples::DOMAIN, Scheme::Strict).expect("our own signature");
     prop_assert_eq!(&*read, value);
     prop_assert_eq!(encode(&read.signed()), bytes.clone());
 
@@ -248,7 +277,8 @@ fn flipped<T: Signable>(bytes: &[u8], bit: usize) -> Result<(), TestCaseError> {
     let mut bytes = bytes.to_vec();
     let bit = bit % (bytes.len() * 8);
     bytes[bit / 8] ^= 1 << (bit % 8);
-    let read = decode::<Signed<T>>(&bytes, 1 << 16).map(|signed| signed.verify(domain(), Scheme::Strict));
+    let read =
+        decode::<Signed<T>>(&bytes, 1 << 16).map(|signed| signed.verify(samples::DOMAIN, Scheme::Strict));
     prop_assert!(!matches!(read, Ok(Ok(_))), "bit {bit} of {} can be flipped", T::TAG);
     Ok(())
 }
@@ -259,7 +289,10 @@ fn other_role<T: Signable>(bytes: &[u8], role: Role) -> Result<(), TestCaseError
     for other in ROLES.into_iter().filter(|other| *other != role) {
         attestations[0].role = other;
         let signed: Signed<T> = decode(&encode(&(&body, &attestations)), 1 << 16).expect("the same fields");
-        prop_assert!(signed.verify(domain(), Scheme::Strict).is_err(), "{role:?} passes for {other:?}");
+        prop_assert!(
+            signed.verify(samples::DOMAIN, Scheme::Strict).is_err(),
+            "{role:?} passes for {other:?}"
+        );
     }
     Ok(())
 }
@@ -268,16 +301,23 @@ fn as_other<T: Signable, U: Signable>(bytes: &[u8]) -> Result<(), TestCaseError>
     if T::TAG == U::TAG {
         return Ok(());
     }
-    let read = decode::<Signed<U>>(bytes, 1 << 16).map(|signed| signed.verify(domain(), Scheme::Strict));
+    let read =
+        decode::<Signed<U>>(bytes, 1 << 16).map(|signed| signed.verify(samples::DOMAIN, Scheme::Strict));
     prop_assert!(!matches!(read, Ok(Ok(_))), "{} passes for {}", T::TAG, U::TAG);
     Ok(())
 }
 
 macro_rules! every_type {
     ($($test:ident: $strategy:expr;)*) => {
+        #[test]
+        fn every_signed_type_has_random_values() {
+            let drawn = BTreeSet::from([$(type_drawn(&$strategy)),*]);
+            assert_eq!(drawn, signable_types());
+        }
+
         proptest! {
-            // Two thousand in all over the types: real signatures take their time.
-            #![proptest_config(ProptestConfig { cases: 150, ..cases() })]
+            // As many in all over the types: real signatures take their time.
+            #![proptest_config(ProptestConfig { cases: cases().cases / 14, ..cases() })]
             $(
                 #[test]
                 fn $test(value in $strategy, role in prop::sample::select(&ROLES[..]), bit in any::<prop::sample::Index>()) {
@@ -286,6 +326,11 @@ macro_rules! every_type {
             )*
         }
     };
+}
+
+fn type_drawn<S: Strategy>(_: &S) -> String {
+    let path = std::any::type_name::<S::Value>();
+    path.rsplit("::").next().expect("a path has an end").to_owned()
 }
 
 every_type! {
@@ -299,7 +344,7 @@ every_type! {
     a_final_has_one_meaning: closing();
     a_redeem_ack_has_one_meaning: redeem_ack();
     an_accepted_has_one_meaning: accepted();
-    terms_have_one_meaning: some_terms();
+    terms_have_one_meaning: terms();
     an_advert_has_one_meaning: advert();
     a_licence_has_one_meaning: licence();
     a_manifest_has_one_meaning: manifest();
@@ -307,7 +352,8 @@ every_type! {
 
 /// Messages and lines that are whole, to be damaged.
 fn whole() -> impl Strategy<Value = Vec<u8>> {
-    let sign = |record: Receipt| sign(record, domain(), Role::Payer, &Signer::simulated([4; 32])).signed();
+    let sign =
+        |record: Receipt| sign(record, samples::DOMAIN, Role::Payer, &Signer::simulated([4; 32])).signed();
     prop_oneof![
         (receipt(), any::<u64>()).prop_map(move |(receipt, amount)| {
             Message::<Wire>::Redeem { receipt: sign(receipt), amount }.to_bytes()
@@ -329,7 +375,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_are_refused_or_are_what_they_say(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        if let Ok(message) = Message::check(&bytes, domain(), Scheme::Simulated) {
+        if let Ok(message) = Message::check(&bytes, samples::DOMAIN, Scheme::Simulated) {
             prop_assert_eq!(message.to_wire().to_bytes(), bytes.clone());
         }
         if let Ok(record) = Record::from_bytes(&bytes) {
@@ -345,7 +391,7 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = value;
         bytes.truncate(bytes.len() - cut.index(3));
-        if let Ok(message) = Message::check(&bytes, domain(), Scheme::Simulated) {
+        if let Ok(message) = Message::check(&bytes, samples::DOMAIN, Scheme::Simulated) {
             prop_assert_eq!(message.to_wire().to_bytes(), bytes.clone());
         }
         if let Ok(record) = Record::from_bytes(&bytes) {

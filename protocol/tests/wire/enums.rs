@@ -1,0 +1,61 @@
+//! The closed enums inside messages and lines: a variant keeps its number, and new ones come at the end.
+
+use std::fmt::{Debug, Write as _};
+
+use protocol::advert::{Incentive, ProviderClass};
+use protocol::job::{Finish, Sort};
+use protocol::ledger::issuer::IssuerError;
+use protocol::ledger::records::{OpBody, SplitRole, TermsError};
+use protocol::licence::{LicenceKind, Scope};
+use protocol::manifest::Admission;
+use protocol::message::{JoinError, Message, Wire};
+use protocol::model::Modality;
+use protocol::record::Record;
+use protocol::scheduler::Refusal;
+use protocol::signed::Role;
+use serde::de::DeserializeOwned;
+
+/// Returns the names of an enum's variants in the order of their numbers: its number and zeros are a value of each.
+pub(crate) fn variants<E: DeserializeOwned + Debug>() -> Vec<String> {
+    let value = |number: u8| {
+        let mut bytes = [0; 1024];
+        bytes[0] = number;
+        postcard::take_from_bytes::<E>(&bytes).ok().map(|(value, _)| first_word(&value))
+    };
+    (0..=u8::MAX).map_while(value).collect()
+}
+
+/// Returns the name of a value's variant.
+pub(crate) fn first_word(value: &impl Debug) -> String {
+    let text = format!("{value:?}");
+    text.split(|c: char| !c.is_alphanumeric()).next().expect("at least one").to_owned()
+}
+
+/// Returns the variants of every enum with their numbers, as the vectors have them.
+pub(crate) fn table() -> String {
+    let mut table = String::new();
+    let mut list = |name: &str, variants: Vec<String>| {
+        assert!(!variants.is_empty(), "{name} has no variant that zeros are a value of");
+        for (number, variant) in variants.iter().enumerate() {
+            writeln!(table, "{name} {number} {variant}").expect("a string takes everything");
+        }
+    };
+    list("Admission", variants::<Admission>());
+    list("Finish", variants::<Finish>());
+    list("Incentive", variants::<Incentive>());
+    list("IssuerError", variants::<IssuerError>());
+    list("JoinError", variants::<JoinError>());
+    list("LicenceKind", variants::<LicenceKind>());
+    list("Message", variants::<Message<Wire>>());
+    list("Modality", variants::<Modality>());
+    list("OpBody", variants::<OpBody>());
+    list("ProviderClass", variants::<ProviderClass>());
+    list("Record", variants::<Record>());
+    list("Refusal", variants::<Refusal>());
+    list("Role", variants::<Role>());
+    list("Scope", variants::<Scope>());
+    list("Sort", variants::<Sort>());
+    list("SplitRole", variants::<SplitRole>());
+    list("TermsError", variants::<TermsError>());
+    table
+}

@@ -1,0 +1,224 @@
+//! One message of every kind, and one line of a journal of every kind.
+
+use protocol::encoding::{decode, encode};
+use protocol::ids::{Digest, JobId};
+use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
+use protocol::keys::Scheme;
+use protocol::ledger::issuer::{Balance, IssuerError};
+use protocol::ledger::records::TermsError;
+use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
+use protocol::model::Modality;
+use protocol::price::Usage;
+use protocol::record::Record;
+use protocol::scheduler::Refusal;
+use protocol::time::Time;
+
+use crate::enums::{first_word, variants};
+use crate::samples::{self, CHANNEL, DOMAIN, EPOCH, JOB, MODEL};
+
+const BALANCE: Balance = Balance { cash: 1_000_000, earned: 300, held: 20_000, as_of: 17 };
+
+fn opening() -> Opening<Wire> {
+    Opening {
+        op: samples::open_channel().signed(),
+        terms: samples::terms().signed(),
+        recorded: vec![samples::recorded().signed()],
+    }
+}
+
+fn spec() -> JobSpec {
+    let sampling = Sampling {
+        temperature_milli: 700,
+        top_p_milli: 950,
+        top_k: 40,
+        repetition_penalty_milli: 1_100,
+        seed: 42,
+    };
+    let constraints = Constraints {
+        price_max: Some(5_000_000),
+        only: vec![samples::name(&samples::node())],
+        ignore: Vec::new(),
+        sort: Sort::Price,
+    };
+    let input = Input { digest: Digest::of(b"prompt"), bytes: 6, modality: Modality::Text };
+    JobSpec { model: MODEL, input, sampling, max_tokens: 200, constraints }
+}
+
+fn job_record() -> JobRecord {
+    JobRecord {
+        job: JOB,
+        channel: Some(CHANNEL),
+        provider: samples::name(&samples::node()),
+        requester: samples::name(&samples::signer(6)),
+        model: MODEL,
+        usage: Usage { calls: 1, tokens_in: 12, tokens_out: 96, compute: 0 },
+        price: samples::price(),
+        start: Time(1_700_000_000_000),
+        end: Time(1_700_000_002_500),
+        input: Digest::of(b"prompt"),
+        output: Digest::of(b"tokens"),
+        finish: Finish::Length,
+    }
+}
+
+fn notice() -> Notice<Wire> {
+    let news = News::Step { op: samples::withdrawal().signed(), recorded: samples::recorded().signed() };
+    Notice { number: 3, news }
+}
+
+/// Returns a message of every kind, in the order of their numbers.
+pub(crate) fn messages() -> Vec<Message<Wire>> {
+    let (account, op) = (samples::id(&samples::account()), samples::open_channel().id());
+    vec![
+        Message::Hello {
+            device: samples::device().signed(),
+            membership: Some(samples::membership().signed()),
+            advert: Some(samples::advert().signed()),
+            asks: true,
+        },
+        Message::Join { secret: [0x60; 16] },
+        Message::Joined {
+            membership: samples::membership().signed(),
+            deposit: Some(samples::deposit().signed()),
+        },
+        Message::JoinRefused(JoinError::Deposit(IssuerError::Budget { left: 12 })),
+        Message::Advert(samples::advert().signed()),
+        Message::AdvertQuery,
+        Message::Ask { job: JOB, model: MODEL, account },
+        Message::Offer { job: JOB, terms: samples::terms().signed() },
+        Message::Refused { job: JOB, refusal: Refusal::PromptTooLong { tokens: 9_000, context: 8_192 } },
+        Message::AccountQuery,
+        Message::AccountState { account, next: 8, head: op, balance: BALANCE },
+        Message::Step { op: samples::open_channel().signed(), terms: Some(samples::terms().signed()) },
+        Message::Stepped {
+            vote: samples::vote().signed(),
+            recorded: samples::recorded().signed(),
+            balance: BALANCE,
+        },
+        Message::StepRefused { op, error: IssuerError::BadTerms(TermsError::Floor), balance: BALANCE },
+        Message::Submit { job: JOB, spec: spec(), channel: Some(CHANNEL), opening: Some(opening()) },
+        Message::Accepted(samples::accepted().signed()),
+        Message::Pay { receipt: samples::receipt().signed(), allowances: vec![(JOB, 96)] },
+        Message::CoSigned(samples::receipt().signed()),
+        Message::Finished { record: job_record(), jobs: Digest::of(b"jobs") },
+        Message::Failed { job: JOB, tokens_out: 3, reason: "out of memory".to_owned() },
+        Message::Cancel { job: JobId([0x11; 16]) },
+        Message::Heads(vec![Head {
+            channel: CHANNEL,
+            amount: 414_000,
+            receipt: samples::receipt().id(),
+            due: 400_000,
+        }]),
+        Message::Redeem { receipt: samples::receipt().signed(), amount: 400_000 },
+        Message::Redeemed(samples::redeem_ack().signed()),
+        Message::Close { closing: samples::closing().signed(), opening: Some(opening()) },
+        Message::Notice(notice()),
+        Message::Noticed(op),
+        Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
+        Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+    ]
+}
+
+/// Returns a journal line of every kind, in the order of their numbers.
+pub(crate) fn lines() -> Vec<Record> {
+    let step = || (samples::open_channel().signed(), Some(samples::terms().signed()));
+    let (op, terms) = step();
+    let (stepped, its_terms) = step();
+    vec![
+        Record::Joined {
+            membership: samples::membership().signed(),
+            deposit: Some(samples::deposit().signed()),
+        },
+        Record::Step { op, terms },
+        Record::Paying(opening()),
+        Record::Paid(opening()),
+        Record::Receipt(samples::receipt().signed()),
+        Record::Job(job_record()),
+        Record::Final(samples::closing().signed()),
+        Record::Redeemed(samples::redeem_ack().signed()),
+        Record::Ticket { fingerprint: Digest::of(b"secret"), amount: 5 },
+        Record::Admitted {
+            ticket: Digest::of(b"secret"),
+            membership: samples::membership().signed(),
+            deposit: None,
+        },
+        Record::Deposited(samples::deposit().signed()),
+        Record::Stepped { op: stepped, terms: its_terms, epoch: EPOCH },
+        Record::PaidOut { receipt: samples::receipt().signed(), amount: 400_000 },
+        Record::Closed(samples::closing().signed()),
+        Record::Expired(EPOCH),
+        Record::Taken(samples::recorded().signed()),
+        Record::Text("bank account 1".to_owned()),
+        Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
+        Record::Noticed(notice()),
+    ]
+}
+
+#[test]
+fn every_message_is_listed_and_read_back() {
+    let messages = messages();
+    let names: Vec<_> = messages.iter().map(first_word).collect();
+    assert_eq!(names, variants::<Message<Wire>>());
+
+    for message in &messages {
+        let read = Message::check(&message.to_bytes(), DOMAIN, Scheme::Strict);
+        let read = read.unwrap_or_else(|error| panic!("{}: {error}", message.name()));
+        assert_eq!(read.to_wire(), *message);
+    }
+}
+
+#[test]
+fn every_line_of_a_journal_is_listed_and_read_back() {
+    let lines = lines();
+    let names: Vec<_> = lines.iter().map(first_word).collect();
+    assert_eq!(names, variants::<Record>());
+
+    for line in &lines {
+        assert_eq!(Record::from_bytes(&line.to_bytes()).as_ref(), Ok(line));
+    }
+}
+
+#[test]
+fn no_message_is_read_in_another_network() {
+    let signed = messages().into_iter().filter(|message| {
+        let bytes = message.to_bytes();
+        Message::check(&bytes, protocol::ids::DomainId([1; 32]), Scheme::Strict).is_ok()
+    });
+    let unsigned: Vec<_> = signed.map(|message| message.name()).collect();
+
+    assert_eq!(
+        unsigned,
+        [
+            "join",
+            "join_refused",
+            "advert_query",
+            "ask",
+            "refused",
+            "account_query",
+            "account_state",
+            "step_refused",
+            "finished",
+            "failed",
+            "cancel",
+            "heads",
+            "noticed",
+            "payout",
+            "withdrawal",
+        ],
+        "only what is bound to its connection carries no signature"
+    );
+}
+
+#[test]
+fn a_message_with_a_byte_left_over_or_a_padded_number_is_refused() {
+    for message in messages() {
+        let bytes = message.to_bytes();
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(decode::<Message<Wire>>(&longer, 1 << 17).is_err(), "{}", message.name());
+
+        let padded = [&[bytes[0] | 0x80, 0], &bytes[1..]].concat();
+        assert!(decode::<Message<Wire>>(&padded, 1 << 17).is_err(), "{}", message.name());
+        assert_eq!(encode(&message), bytes);
+    }
+}

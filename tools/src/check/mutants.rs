@@ -1,0 +1,257 @@
+//! Compiles every deliberate fault into the protocol and requires that the test named for it fails.
+//!
+//! Cargo calls this program in place of the compiler for our own packages only (`RUSTC_WORKSPACE_WRAPPER`), under a name
+//! that says which fault to add: dependencies are built once for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+use simulations::mutants::{MUTANTS, Mutant, Target};
+
+use super::context::Context;
+use super::purity::rust_files;
+
+/// Which faults to try.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Tries this fault only; may be repeated
+    #[arg(long, value_name = "MUTANT")]
+    only: Vec<String>,
+    /// Names the faults and tries none
+    #[arg(long)]
+    list: bool,
+}
+
+/// Tries the chosen faults.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    for name in &arguments.only {
+        ensure!(MUTANTS.iter().any(|mutant| mutant.name == name), "there is no mutant `{name}`");
+    }
+    let chosen =
+        |mutant: &&Mutant| arguments.only.is_empty() || arguments.only.iter().any(|name| name == mutant.name);
+    let chosen: Vec<_> = MUTANTS.iter().filter(chosen).collect();
+    if arguments.list {
+        chosen.iter().for_each(|mutant| println!("{:<24} {} ({})", mutant.name, mutant.fault, mutant.test));
+    } else {
+        attempt(&Context::new(false)?, &chosen)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tries every fault.
+pub(super) fn all(context: &Context) -> Result<()> {
+    attempt(context, &MUTANTS.iter().collect::<Vec<_>>())
+}
+
+fn attempt(context: &Context, mutants: &[&Mutant]) -> Result<()> {
+    let unlisted = unlisted(&context.root)?;
+    ensure!(unlisted.is_empty(), "faults in the sources that no test is named for: {unlisted:?}");
+    let folder = folder(context)?;
+    passes_without(context, &folder, mutants)?;
+
+    let mut survivors = Vec::new();
+    for mutant in mutants {
+        let program = build(context, &folder, mutant.package, &[mutant.target], Some(mutant.name))?;
+        let program = program.get(&mutant.target).context("cargo named no test program")?;
+        match verdicts(program, &[mutant.test])?[..] {
+            [Verdict::Failed] => context.say(&format!("{:<24} found by {}", mutant.name, mutant.test)),
+            [Verdict::Passed] => survivors.push(format!("{}: {}", mutant.name, mutant.test)),
+            _ => bail!("`{}` with {} is no single test", mutant.test, mutant.name),
+        }
+    }
+    ensure!(survivors.is_empty(), "tests that pass with the fault in:\n{}", survivors.join("\n"));
+    context.say(&format!("{} faults, each found by its test", mutants.len()));
+    Ok(())
+}
+
+/// A test that fails anyway finds nothing.
+fn passes_without(context: &Context, folder: &Path, mutants: &[&Mutant]) -> Result<()> {
+    let mut tests: BTreeMap<(&str, Target), BTreeSet<&str>> = BTreeMap::new();
+    for mutant in mutants {
+        tests.entry((mutant.package, mutant.target)).or_default().insert(mutant.test);
+    }
+    let packages: BTreeSet<_> = tests.keys().map(|(package, _)| *package).collect();
+    for package in packages {
+        let targets: Vec<_> =
+            tests.keys().filter(|(other, _)| *other == package).map(|(_, target)| *target).collect();
+        let programs = build(context, folder, package, &targets, None)?;
+        for target in targets {
+            let names: Vec<_> = tests[&(package, target)].iter().copied().collect();
+            let program = programs.get(&target).context("cargo named no test program")?;
+            for (name, verdict) in names.iter().zip(verdicts(program, &names)?) {
+                match verdict {
+                    Verdict::Passed => {}
+                    Verdict::Failed => bail!("`{name}` fails without any fault"),
+                    Verdict::Missing => bail!("there is no test `{name}` in {package}, {target:?}"),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What became of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    Missing,
+}
+
+/// Runs tests by their full paths.
+fn verdicts(program: &Path, tests: &[&str]) -> Result<Vec<Verdict>> {
+    let mut command = Command::new(program);
+    // Why it fails does not matter here, so the smallest case that fails is not looked for.
+    command.arg("--exact").args(tests).env("PROPTEST_MAX_SHRINK_ITERS", "0").stderr(Stdio::null());
+    let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(tests.iter().map(|test| verdict(&text, test)).collect())
+}
+
+fn verdict(output: &str, test: &str) -> Verdict {
+    let says = |word: &str| output.lines().any(|line| line == format!("test {test} ... {word}"));
+    match (says("ok"), says("FAILED")) {
+        (true, _) => Verdict::Passed,
+        (false, true) => Verdict::Failed,
+        (false, false) => Verdict::Missing,
+    }
+}
+
+/// Compiles test programs, and a fault into them if one is named.
+fn build(
+    context: &Context,
+    folder: &Path,
+    package: &str,
+    targets: &[Target],
+    mutant: Option<&str>,
+) -> Result<BTreeMap<Target, PathBuf>> {
+    let mut command = context.command("cargo", &["test", "--no-run", "--quiet", "--message-format", "json"]);
+    command.args(["--package", package]).env("CARGO_TARGET_DIR", folder).env("CARGO_INCREMENTAL", "0");
+    // Each is compiled once and run for a moment.
+    command.args([
+        "--config",
+        "profile.dev.package.protocol.opt-level=0",
+        "--config",
+        "profile.dev.debug=false",
+    ]);
+    for target in targets {
+        match target {
+            Target::Lib => command.arg("--lib"),
+            Target::Test(name) => command.args(["--test", name]),
+        };
+    }
+    if let Some(name) = mutant {
+        command.env("RUSTC_WORKSPACE_WRAPPER", wrapper(folder, name)?);
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "{package} with {mutant:?} does not compile");
+    programs(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// A line of cargo's JSON.
+#[derive(Deserialize)]
+struct Artifact {
+    target: Option<ArtifactTarget>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct ArtifactTarget {
+    kind: Vec<String>,
+    name: String,
+}
+
+fn programs(json: &str) -> Result<BTreeMap<Target, PathBuf>> {
+    let mut programs = BTreeMap::new();
+    for line in json.lines() {
+        let artifact: Artifact = serde_json::from_str(line).context("cargo printed something else")?;
+        let (Some(target), Some(executable)) = (artifact.target, artifact.executable) else { continue };
+        let is_test = target.kind.iter().any(|kind| kind == "test");
+        let named = MUTANTS.iter().map(|mutant| mutant.target).find(|other| match other {
+            Target::Lib => !is_test,
+            Target::Test(name) => is_test && *name == target.name,
+        });
+        programs.extend(named.map(|target| (target, executable)));
+    }
+    Ok(programs)
+}
+
+/// Returns the folder for what is built with faults in it.
+fn folder(context: &Context) -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let metadata = context.output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?;
+    let metadata: Metadata = serde_json::from_str(&metadata).context("cargo metadata is not as expected")?;
+    Ok(metadata.target_directory.join("mutants"))
+}
+
+const PREFIX: &str = "mutant-";
+
+/// Puts this program under a name that says which fault it adds. Cargo keeps what different wrappers compiled apart.
+fn wrapper(folder: &Path, mutant: &str) -> Result<PathBuf> {
+    let wrappers = folder.join("wrappers");
+    fs::create_dir_all(&wrappers)?;
+    let path = wrappers.join(format!("{PREFIX}{mutant}{}", std::env::consts::EXE_SUFFIX));
+    let program = std::env::current_exe()?;
+    _ = fs::remove_file(&path);
+    fs::hard_link(&program, &path).or_else(|_| fs::copy(&program, &path).map(|_| ())).context("wrapper")?;
+    Ok(path)
+}
+
+/// Returns the fault to add if cargo called us in place of the compiler.
+pub(crate) fn compiled_here() -> Option<String> {
+    let name = PathBuf::from(std::env::args_os().next()?).file_stem()?.to_str()?.to_owned();
+    name.strip_prefix(PREFIX).map(str::to_owned)
+}
+
+/// Calls the compiler with a fault.
+pub(crate) fn compile(mutant: &str) -> Result<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let compiler = arguments.next().context("cargo names the compiler first")?;
+    let fault = format!("mutant=\"{mutant}\"");
+    let status = Command::new(compiler).args(arguments).args(["--cfg", &fault]).status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns faults in the sources that the list does not name.
+fn unlisted(root: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for folder in ["protocol/src", "simulations/src"] {
+        for path in rust_files(&root.join(folder))? {
+            names.extend(faults_in(&fs::read_to_string(path)?));
+        }
+    }
+    let listed = |name: &String| MUTANTS.iter().any(|mutant| mutant.name == *name);
+    Ok(names.into_iter().filter(|name| !listed(name)).collect())
+}
+
+fn faults_in(text: &str) -> Vec<String> {
+    let named = text.split("cfg!(mutant = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    named.map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Verdict, faults_in, verdict};
+
+    const OUTPUT: &str = "running 2 tests\ntest a::b ... FAILED\ntest c ... ok\n";
+
+    #[test]
+    fn a_test_is_judged_by_its_own_line() {
+        assert_eq!(verdict(OUTPUT, "a::b"), Verdict::Failed);
+        assert_eq!(verdict(OUTPUT, "c"), Verdict::Passed);
+        assert_eq!(verdict(OUTPUT, "b"), Verdict::Missing);
+    }
+
+    #[test]
+    fn a_fault_in_the_sources_is_seen() {
+        let text = "if cfg!(mutant = \"one\") || !cfg!(mutant = \"two\") {";
+        assert_eq!(faults_in(text), ["one", "two"]);
+    }
+}
