@@ -6,6 +6,9 @@ mod attacker;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+mod crash;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod job;

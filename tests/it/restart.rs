@@ -211,6 +211,12 @@ async fn killed(mut peer: Peer) -> Peer {
     let before = acknowledged(&peer).await;
     peer.kill();
     let peer = peer.restart().await;
+    check_kept(&peer, &before).await;
+    peer
+}
+
+/// Checks that a node holds the receipts that it had acknowledged, no receipt twice and no number twice.
+pub(crate) async fn check_kept(peer: &Peer, before: &BTreeSet<String>) {
     let after = peer.receipts().await;
     let ids: BTreeSet<&str> = after.iter().map(|receipt| receipt.id.as_str()).collect();
     assert_eq!(ids.len(), after.len(), "{} has a receipt twice", peer.name);
@@ -222,7 +228,6 @@ async fn killed(mut peer: Peer) -> Peer {
     assert_eq!(numbers.len(), cosigned, "{} signed two receipts of one number: {after:#?}", peer.name);
     let verified = peer.verify().await;
     assert!(verified.ok, "{}: {verified:#?}", peer.name);
-    peer
 }
 
 /// Damages the index of a node that does not run, and checks that it comes back as it was.

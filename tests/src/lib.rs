@@ -47,6 +47,13 @@ impl Ground {
         Self { folder, program }
     }
 
+    /// Sets a variable in the environment of everything that is started from here on.
+    #[must_use]
+    pub fn with_env(mut self, name: &str, value: &Path) -> Self {
+        self.program = self.program.with_env(name, value);
+        self
+    }
+
     /// Returns the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -231,6 +238,11 @@ impl Peer {
             assert!(begun.elapsed() < PATIENCE, "{} waits for {:?}", self.name, status.waiting_for);
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Says whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().expect("started").ended().is_some()
     }
 
     /// Ends the process as a power cut ends it.

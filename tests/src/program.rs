@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 pub struct Program {
     path: PathBuf,
     cache: PathBuf,
+    variables: Vec<(String, PathBuf)>,
 }
 
 /// How a command ended.
@@ -44,13 +45,21 @@ impl Ended {
 
 impl Program {
     pub(crate) fn new(path: &str, cache: &Path) -> Self {
-        Self { path: path.into(), cache: cache.to_owned() }
+        Self { path: path.into(), cache: cache.to_owned(), variables: Vec::new() }
     }
 
     /// Uses another cache of models.
     #[must_use]
     pub fn with_cache(&self, cache: &Path) -> Self {
         Self { cache: cache.to_owned(), ..self.clone() }
+    }
+
+    /// Sets a variable in the program's environment.
+    #[must_use]
+    pub fn with_env(&self, name: &str, value: &Path) -> Self {
+        let mut variables = self.variables.clone();
+        variables.push((name.to_owned(), value.to_owned()));
+        Self { variables, ..self.clone() }
     }
 
     /// Returns the executable.
@@ -81,7 +90,8 @@ impl Program {
             .env("SHAREMESH_CACHE", &self.cache)
             .env_remove("SHAREMESH_DATA")
             .env_remove("SHAREMESH_API")
-            .env_remove("SHAREMESH_LOG");
+            .env_remove("SHAREMESH_LOG")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
     /// Starts `sharemesh up`; it ends with this process at the latest.
