@@ -126,6 +126,7 @@ fn router(api: Api) -> Router {
         .route("/ledger/receipts", get(node::receipts))
         .route("/ledger/receipts/{id}", get(node::receipt))
         .route("/ledger/verify", post(node::verify))
+        .route("/ledger/audit", post(node::audit))
         .route("/ledger/settle", post(node::settle))
         .route("/ledger/channels", get(transfers::channels))
         .route("/ledger/statement", get(transfers::statement))

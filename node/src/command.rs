@@ -4,9 +4,9 @@ use engine::frame::Generate;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    BalanceView, DepositView, EntryView, FeesView, GrantView, JobView, LedgerChannelView, PayView, PeerView,
-    ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatementView, StatusView,
-    TicketView, VerifyView, WithdrawalView,
+    AuditView, BalanceView, DepositView, EntryView, FeesView, GrantView, JobView, LedgerChannelView, PayView,
+    PeerView, ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatementView,
+    StatusView, TicketView, VerifyView, WithdrawalView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -182,6 +182,13 @@ pub enum Command {
     },
     /// Closes idle channels and redeems now; answered when the issuer has, or after a deadline.
     Settle(Reply<SettleView>),
+    /// Computes a checkpoint again from what the issuer serves; answered when everything was compared.
+    Audit {
+        /// The epoch; none for the newest.
+        epoch: Option<u32>,
+        /// The way back.
+        reply: Reply<Box<AuditView>>,
+    },
     /// Ends the node as Ctrl-C does.
     Shutdown(Reply<()>),
 }

@@ -4,6 +4,7 @@
 //! the job's stream and from there to the client, and the core hears of windows and ends only.
 
 mod answers;
+mod audit;
 mod body;
 mod durable;
 mod index;
@@ -143,7 +144,8 @@ impl Driver {
             &records,
             Time(clock.now_ms()),
         )?;
-        let net = Net::new(net_config(&config, &identity)?)?;
+        let mut net = Net::new(net_config(&config, &identity)?)?;
+        net.subscribe(mesh::BOOKS_TOPIC);
         let workers = Workers::new(Program::current()?, worker::Limits::NODE);
         let (stream_sender, stream_events) = mpsc::channel(COMMANDS_MAX);
         let mut tick = interval(TICK);
@@ -300,6 +302,9 @@ impl Driver {
             Effect::Publish(model, advert) => {
                 let message = Message::<protocol::message::Wire>::Advert(advert).to_bytes();
                 self.net.publish(&mesh::topic(model), message);
+            }
+            Effect::Spread(message) => {
+                self.net.publish(mesh::BOOKS_TOPIC, Message::Books(message).to_bytes())
             }
             Effect::Subscribe(model) => self.net.subscribe(&mesh::topic(model)),
             Effect::Lookup(model) => self.net.lookup(model.0),

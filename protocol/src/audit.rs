@@ -1,5 +1,7 @@
 //! Checks a whole journal again: every signature, every chain of receipts, every sum.
 
+mod books;
+
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -42,6 +44,9 @@ pub struct Audit {
     channels: BTreeMap<ChannelId, Channel>,
     books: Issuer,
     is_issuer: bool,
+    checkpoints: u64,
+    findings_seen: u64,
+    equivocations: u64,
     findings: Findings,
 }
 
@@ -64,6 +69,9 @@ impl Audit {
             channels: BTreeMap::new(),
             books,
             is_issuer: false,
+            checkpoints: 0,
+            findings_seen: 0,
+            equivocations: 0,
             findings: Findings::default(),
         }
     }
@@ -115,6 +123,7 @@ impl Audit {
             Record::Noticed(notice) => self.notice(notice),
             Record::WithdrawalPaid { step, reference } => self.withdrawal_paid(step, &reference),
             Record::Text(_) => {}
+            Record::Books(record) => self.of_books(record),
         }
     }
 
@@ -140,6 +149,7 @@ impl Audit {
                 format!("{deposited} nano-credits deposited, {withdrawn} withdrawn, {accounts} accounts"),
             ));
         }
+        self.finish_books();
         self.findings
     }
 

@@ -15,4 +15,14 @@ pub mod paying;
 
 pub mod paid;
 
+pub mod merkle;
+
+pub mod checkpoint;
+
+pub mod epoch_log;
+
+pub mod equivocation;
+
+pub mod finding;
+
 pub mod reconcile;

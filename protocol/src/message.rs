@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
+use crate::books::BooksMessage;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
 use crate::keys::Scheme;
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{
@@ -56,12 +58,12 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize",
+        S::Of<Vote>: Serialize, S::Of<Checkpoint>: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
-        S::Of<Vote>: Deserialize<'de>"
+        S::Of<Vote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -234,6 +236,8 @@ pub enum Message<S: Stage> {
         /// The operator's reference, once it is paid.
         paid: Option<alloc::string::String>,
     },
+    /// About the issuers' books: checkpoints, proofs, pages.
+    Books(BooksMessage<S>),
 }
 
 /// Something that an issuer booked and that concerns the receiver.
@@ -406,6 +410,7 @@ impl Message<Wire> {
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
+            Self::Books(message) => Message::Books(message.verify(domain, scheme)?),
         })
     }
 }
@@ -473,6 +478,7 @@ impl Message<Checked> {
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
+            Self::Books(message) => Message::Books(message.to_wire()),
         }
     }
 }
@@ -511,6 +517,7 @@ impl<S: Stage> Message<S> {
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
             Self::Withdrawal { .. } => "withdrawal",
+            Self::Books(message) => message.name(),
         }
     }
 
@@ -542,6 +549,7 @@ impl<S: Stage> Message<S> {
             | Self::Redeem { .. }
             | Self::Redeemed(_)
             | Self::Close { .. }
+            | Self::Books(_)
             | Self::Notice(_)
             | Self::Noticed(_)
             | Self::Payout { .. }

@@ -5,7 +5,9 @@
 //! keeps channels, peers and adverts in order in `channels`, `peers` and `adverts`.
 
 mod adverts;
+mod auditing;
 mod channels;
+mod checkpoints;
 mod issuing;
 mod notices;
 mod orders;
@@ -23,6 +25,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
+use crate::books::BooksMessage;
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
@@ -41,6 +44,8 @@ use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
 pub use adverts::Heard;
+pub use auditing::{AuditState, AuditView};
+pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{ChannelView, PeerView};
 pub use replay::ReplayError;
@@ -77,6 +82,8 @@ pub enum Input {
     Received(NodeId, Message<Checked>),
     /// An advert came by gossip.
     Heard(Verified<Advert>),
+    /// Something about the issuers' books came by gossip.
+    Spread(BooksMessage<Checked>),
     /// A message about a job did not reach a peer.
     SendFailed(NodeId, JobId),
     /// The owner wants a job done.
@@ -237,6 +244,8 @@ pub enum OwnerCommand {
     Settle,
     /// Looks for providers of a model.
     Discover(ModelId),
+    /// Computes the checkpoint of an epoch again, or the newest.
+    Audit(Option<Epoch>),
     /// Takes no more work; jobs in flight are finished.
     Stop,
 }
@@ -252,6 +261,8 @@ pub enum Effect {
     Send(NodeId, Message<Wire>),
     /// Spread an advert to whoever is interested in a model.
     Publish(ModelId, Signed<Advert>),
+    /// Spread a message about the issuers' books to everybody.
+    Spread(BooksMessage<Wire>),
     /// Be interested in a model's adverts.
     Subscribe(ModelId),
     /// Ask the directory who might serve a model.
@@ -352,6 +363,8 @@ pub struct Node {
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
+    checkpoints: checkpoints::Checkpoints,
+    auditing: Option<auditing::Auditing>,
     jobs: BTreeMap<JobId, requester::Job>,
     burst: requester::Burst,
     orders: orders::Orders,
@@ -388,6 +401,7 @@ impl Node {
             inboxes: notices::Inboxes::default(),
             references: BTreeMap::new(),
             signer,
+            ends: checkpoints::EpochEnds::new(),
         });
         let mut node = Self {
             me,
@@ -404,6 +418,8 @@ impl Node {
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
             ended: BTreeMap::new(),
+            checkpoints: checkpoints::Checkpoints::default(),
+            auditing: None,
             jobs: BTreeMap::new(),
             burst: requester::Burst::default(),
             orders: orders::Orders::default(),
@@ -432,9 +448,11 @@ impl Node {
 
     /// Takes one input and appends what follows from it to `out`, in order.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        self.end_epochs(now, out);
         match input {
             Input::Received(from, message) => self.on_received(from, message, now, out),
             Input::Heard(advert) => self.on_advert(advert, now, out),
+            Input::Spread(message) => self.on_spread(message, now, out),
             Input::SendFailed(to, job) => self.on_send_failed(to, job, now, out),
             Input::Submitted(job, spec) => self.on_submitted(job, spec, now, out),
             Input::Cancelled(job) => self.on_cancelled(job, now, out),
@@ -528,6 +546,7 @@ impl Node {
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
             Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
+            Message::Books(message) => self.on_books(from, message, now, out),
         }
     }
 
@@ -545,6 +564,7 @@ impl Node {
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),
             OwnerCommand::Discover(model) => self.discover(model, out),
+            OwnerCommand::Audit(epoch) => self.audit(epoch, now, out),
             OwnerCommand::Stop => self.stop(now, out),
         }
     }

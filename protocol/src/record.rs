@@ -4,6 +4,7 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
+use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{Digest, RecordId};
 use crate::job::JobRecord;
@@ -96,6 +97,8 @@ pub enum Record {
     },
     /// The issuer's news for us.
     Noticed(Notice<Wire>),
+    /// About the issuers' books: checkpoints, proofs, findings.
+    Books(BooksRecord),
 }
 
 impl Record {

@@ -181,6 +181,17 @@ impl<T: Signable> Verified<T> {
         keys.next().filter(|_| keys.next().is_none())
     }
 
+    /// Returns the keys that signed as `role`.
+    pub fn signers(&self, role: Role) -> impl Iterator<Item = PublicKey> + '_ {
+        self.signed.attestations.iter().filter(move |a| a.role == role).map(|a| a.key)
+    }
+
+    /// Returns how many signed.
+    #[must_use]
+    pub const fn signature_count(&self) -> usize {
+        self.signed.attestations.len()
+    }
+
     /// Says whether `key` signed as `role`.
     #[must_use]
     pub fn is_signed_by(&self, role: Role, key: PublicKey) -> bool {

@@ -154,7 +154,8 @@ impl Statement {
             | Record::Closed(_)
             | Record::Expired(_)
             | Record::Text(_)
-            | Record::WithdrawalPaid { .. } => {}
+            | Record::WithdrawalPaid { .. }
+            | Record::Books(_) => {}
         }
     }
 

@@ -36,7 +36,12 @@ const fn in_lib(name: &'static str, test: &'static str, fault: &'static str) -> 
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 10] = [
+pub const MUTANTS: [Mutant; 11] = [
+    in_lib(
+        "merkle-sums-only-total",
+        "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
+        "a node of a tree commits to the total of its children only",
+    ),
     mutant(
         "merge-last-wins",
         "channel::a_payee_ends_with_the_same_receipt_in_whatever_order",

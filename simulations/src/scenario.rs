@@ -94,7 +94,7 @@ impl Setting {
     #[must_use]
     pub fn reproduce(&self) -> String {
         format!(
-            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {}",
+            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {} --epoch-ms {}",
             self.seed,
             self.providers,
             self.consumers,
@@ -102,7 +102,8 @@ impl Setting {
             self.trouble_ms,
             self.loss_permille,
             self.faults,
-            self.orders
+            self.orders,
+            self.epoch_ms
         )
     }
 }
@@ -120,6 +121,8 @@ pub struct Report {
     pub jobs: (usize, usize, usize),
     /// Why jobs failed, with how many.
     pub failures: std::collections::BTreeMap<String, usize>,
+    /// Checkpoints that the issuer keeps at the end.
+    pub checkpoints: usize,
     /// Invariants that did not hold.
     pub findings: Vec<String>,
 }
@@ -360,6 +363,7 @@ fn report(seed: u64, world: &World) -> Report {
         inputs: world.inputs,
         jobs: (world.jobs.len(), ended(true), ended(false)),
         failures,
+        checkpoints: world.node(0).map_or(0, |issuer| issuer.checkpoints().len()),
         findings: world.findings.clone(),
     }
 }

@@ -136,6 +136,8 @@ enum What {
         bytes: Vec<u8>,
     },
     Gossip(Box<Signed<Advert>>),
+    /// A message about the books, by gossip.
+    Spread(Vec<u8>),
     Wake,
     Apply(u32, Vec<Effect>),
     Engine(u32, JobId),
@@ -403,6 +405,11 @@ impl World {
                     self.handle(host, Input::Heard(advert), &[]);
                 }
             }
+            What::Spread(bytes) => {
+                if let Ok(Message::Books(message)) = Message::check(&bytes, self.domain, Scheme::Simulated) {
+                    self.handle(host, Input::Spread(message), &[]);
+                }
+            }
             What::Wake => {
                 if self.hosts[host].armed == Some(at) {
                     self.hosts[host].armed = None;
@@ -512,6 +519,7 @@ impl World {
                 }
                 Effect::Send(to, message) => self.send(host, to, &message),
                 Effect::Publish(model, advert) => self.publish(host, model, &advert),
+                Effect::Spread(message) => self.spread(host, &Message::Books(message).to_bytes()),
                 Effect::Subscribe(model) => {
                     self.hosts[host].subscribed.insert(model);
                 }
@@ -622,6 +630,14 @@ impl World {
         for host in interested {
             if let Some(delay) = self.network.carry() {
                 self.schedule(host, 2 * delay, What::Gossip(Box::new(advert.clone())));
+            }
+        }
+    }
+
+    fn spread(&mut self, from: usize, bytes: &[u8]) {
+        for host in (0..self.hosts.len()).filter(|host| *host != from) {
+            if let Some(delay) = self.network.carry() {
+                self.schedule(host, 2 * delay, What::Spread(bytes.to_vec()));
             }
         }
     }

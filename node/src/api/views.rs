@@ -122,6 +122,9 @@ pub struct StatusView {
     pub warnings: Vec<String>,
     /// Counts of what peers did wrong, by name.
     pub offences: Vec<(String, u64)>,
+    /// What it knows of the issuers' books.
+    #[serde(default)]
+    pub books: BooksStateView,
     /// The directory of its data.
     pub data: String,
 }
@@ -636,6 +639,86 @@ pub struct CheckView {
     pub ok: bool,
     /// The numbers.
     pub detail: String,
+}
+
+/// Which checkpoint to compute again: `POST ledger/audit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditBody {
+    /// Its epoch; the newest unless given.
+    pub epoch: Option<u32>,
+}
+
+/// What computing a checkpoint again from the leaves that the issuer serves came to: `POST ledger/audit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// Whether everything agrees.
+    pub ok: bool,
+    /// Epoch of the checkpoint.
+    pub epoch: u64,
+    /// Id of the checkpoint.
+    pub checkpoint: String,
+    /// Issuers that signed it.
+    pub signatures: u32,
+    /// Credits that ever entered, by the checkpoint.
+    pub deposited: Money,
+    /// Credits that ever left, by the checkpoint.
+    pub withdrawn: Money,
+    /// Accounts, computed from their leaves.
+    pub accounts: TreeView,
+    /// Open channels, computed from their leaves.
+    pub channels: TreeView,
+    /// This node's account in it.
+    pub own: Option<OwnLeafView>,
+    /// Pages fetched.
+    pub pages: u32,
+    /// What differs, in words.
+    pub differences: Vec<String>,
+}
+
+/// A tree of a checkpoint, computed from its leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeView {
+    /// The root computed.
+    pub root: String,
+    /// The root that the checkpoint states.
+    pub stated: String,
+    /// Leaves.
+    pub count: u64,
+    /// What can be spent and withdrawn; of channels, what they hold out of it.
+    pub cash: Money,
+    /// What can be spent only; of channels, what they hold out of it.
+    pub earned: Money,
+    /// What accounts have in open channels.
+    pub held: Money,
+}
+
+/// This node's account in a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnLeafView {
+    /// What can be spent and withdrawn.
+    pub cash: Money,
+    /// What can be spent only.
+    pub earned: Money,
+    /// What open channels hold.
+    pub held: Money,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+/// What a node knows of the issuers' books.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BooksStateView {
+    /// Epoch of the newest checkpoint; none before the first.
+    pub checkpoint_epoch: Option<u64>,
+    /// Its id.
+    pub checkpoint: Option<String>,
+    /// What became of the proof of this node's account in it: `proved`, `included`, `absent`, `wrong`, or `waiting`.
+    pub own_leaf: String,
+    /// What cannot be with honest issuers: the kind, and in words.
+    pub findings: Vec<(String, String)>,
+    /// Proofs that somebody signed two records where one can stand.
+    pub equivocations: Vec<String>,
 }
 
 /// What closing and redeeming did: `POST ledger/settle`.

@@ -11,7 +11,7 @@ use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{GrantView, JobEvent, ProviderView, TicketView};
+use crate::api::views::{AuditView, GrantView, JobEvent, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
 
@@ -39,6 +39,7 @@ pub(super) struct Waiting {
     submissions: Vec<Submission>,
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
+    pub(super) auditing: Option<Reply<Box<AuditView>>>,
     pub(super) promises: Vec<Promise>,
     pub(super) orders: Orders,
 }
@@ -126,6 +127,7 @@ impl Driver {
             Command::Statement { from, to, reply } => self.on_statement((from, to), reply),
             Command::Entry { id, reply } => self.on_entry(id, reply),
             Command::Settle(reply) => self.settle(reply),
+            Command::Audit { epoch, reply } => self.audit(epoch, reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
                 self.shutdown.cancel();
@@ -153,6 +155,7 @@ impl Driver {
             }
         }
         self.answer_settling();
+        self.answer_audit();
         self.answer_promises();
         self.answer_orders();
     }

@@ -233,6 +233,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Failed { .. }
         | Message::Cancel { .. }
         | Message::Heads(_) => false,
+        Message::Books(message) => message.states_fact(),
     }
 }
 

@@ -245,6 +245,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::PaidOut { .. }
         | Record::Closed(_)
         | Record::Expired(_)
+        | Record::Books(_)
         | Record::Taken(_)
         | Record::Text(_)
         | Record::WithdrawalPaid { .. }

@@ -1,6 +1,9 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
+mod snapshot;
 mod transfers;
+
+pub use snapshot::Snapshot;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -66,6 +69,8 @@ pub struct Issuer {
     due: BTreeSet<(Epoch, ChannelId)>,
     /// References of deposits, so that each counts once, with what was booked under them.
     deposits: BTreeMap<Digest, (AccountId, u64)>,
+    /// Closed since the last checkpoint.
+    ended: BTreeSet<ChannelId>,
     deposited: u128,
     /// The part of it that came out of the network's budget.
     given: u128,
@@ -90,6 +95,8 @@ struct Channel {
     redeemed: u64,
     expires: Epoch,
     closed: bool,
+    /// Last epoch in which its end is remembered, once a checkpoint states it.
+    kept_to: Option<Epoch>,
 }
 
 /// What a channel holds, by bucket; `earned` is spent first.
@@ -198,6 +205,7 @@ impl Issuer {
             channels: BTreeMap::new(),
             due: BTreeSet::new(),
             deposits: BTreeMap::new(),
+            ended: BTreeSet::new(),
             deposited: 0,
             given: 0,
             withdrawals: transfers::Withdrawals::default(),
@@ -393,6 +401,7 @@ impl Issuer {
                 redeemed: 0,
                 expires: open.expires,
                 closed: false,
+                kept_to: None,
             },
         );
         Ok(())
@@ -471,9 +480,11 @@ impl Issuer {
     fn end_or_forget(&mut self, id: ChannelId, now: Epoch) -> Option<(ChannelId, NodeId, u64)> {
         let channel = self.channels.get(&id)?;
         let (payee, amount, was_closed) = (channel.terms.payee, channel.redeemed, channel.closed);
-        let forgotten = channel.expires.plus(self.manifest.grace_epochs).plus(KEPT_EPOCHS);
+        let due = channel.expires.plus(self.manifest.grace_epochs);
+        let forgotten = channel.kept_to.unwrap_or(due.plus(KEPT_EPOCHS));
         if was_closed && forgotten < now {
             self.channels.remove(&id);
+            self.due.remove(&(due, id));
             return None;
         }
         let ended = if was_closed { None } else { Some(self.end(id, amount)) };
@@ -501,6 +512,7 @@ impl Issuer {
         part.end(amount)?;
 
         self.adopt(part);
+        self.ended.insert(id);
         Ok(amount)
     }
 

@@ -259,6 +259,8 @@ impl Node {
         }
         self.wallet.learn(slot.0, slot.1, balance);
         self.balance_is_old = false;
+        let epoch = self.epoch(now);
+        self.checkpoints.told(balance, slot.0, epoch);
         self.resend_step(from, out);
         self.resume_openings(now, out);
     }
@@ -369,6 +371,8 @@ impl Node {
         self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
+        self.ask_newest(now, out);
+        self.review_audit(now, out);
     }
 
     /// Forgets the channels that the issuer has ended, even if its word of it was lost.

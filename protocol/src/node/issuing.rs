@@ -18,6 +18,7 @@ use crate::signed::{Role, Signable, Verified, sign};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
+use super::checkpoints::EpochEnds;
 use super::notices::Inboxes;
 use super::{Effect, Node, Offence};
 
@@ -34,6 +35,7 @@ pub(super) struct Issuing {
     /// The operator's references of the withdrawals that were paid.
     pub(super) references: BTreeMap<RecordId, String>,
     pub(super) signer: Signer,
+    pub(super) ends: EpochEnds,
 }
 
 /// A ticket that this issuer made.
@@ -219,6 +221,9 @@ impl Node {
         };
         let balance = issuing.books.balance(op.account);
         if let Err(error) = taken {
+            if !matches!(error, IssuerError::WrongSequence { next } if op.sequence < next) {
+                issuing.ends.refused(op);
+            }
             if let Some(peer) = self.peers.get_mut(&from) {
                 peer.refused = Some((op.id(), error));
             }
@@ -226,12 +231,14 @@ impl Node {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));
             }
             self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);
+            self.on_second_step(op, out);
             return;
         }
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
         let vote = issuing.sign(vote, domain);
         let recorded = issuing.recorded(op, epoch, domain);
         if !known {
+            issuing.ends.took(op);
             let terms = terms.map(Verified::signed);
             out.push(Effect::Record(Record::Stepped { op: op.signed(), terms, epoch }));
             self.tell_concerned(op, &recorded, out);

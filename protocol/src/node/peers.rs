@@ -206,6 +206,9 @@ impl Node {
         let models: Vec<ModelId> = known.into_iter().flatten().collect();
         self.on_candidate(&models, now);
         self.send_heads(from, out);
+        if self.config.manifest.has_issuer_node(from) && self.is_admitted() {
+            self.send(from, Message::Books(crate::books::BooksMessage::Query(None)), out);
+        }
         for message in early {
             self.on_message(from, message, now, out);
         }

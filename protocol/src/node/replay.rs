@@ -93,6 +93,7 @@ impl Node {
             | Record::PaidOut { .. }
             | Record::Closed(_)
             | Record::Expired(_) => self.replay_issuing(record.clone())?,
+            Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())
     }
@@ -125,6 +126,7 @@ impl Node {
                     let recorded = issuing.recorded(&op, epoch, domain);
                     issuing.inboxes.file_step(&op, &recorded, &issuing.books);
                 }
+                issuing.ends.took(&op);
             }
             Record::PaidOut { receipt, amount } => {
                 issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
@@ -143,6 +145,7 @@ impl Node {
             | Record::Job(_)
             | Record::Final(_)
             | Record::Redeemed(_)
+            | Record::Books(_)
             | Record::Taken(_)
             | Record::Text(_)
             | Record::WithdrawalPaid { .. }

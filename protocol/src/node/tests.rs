@@ -1,5 +1,7 @@
 //! One node and what it is told: rules that need no network to be seen.
 
+mod books;
+
 use alloc::vec;
 
 use super::*;

@@ -3,7 +3,10 @@
 use std::fmt::{Debug, Write as _};
 
 use protocol::advert::{Incentive, ProviderClass};
+use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves};
 use protocol::job::{Finish, Sort};
+use protocol::ledger::equivocation::Equivocation;
+use protocol::ledger::finding::Finding;
 use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{OpBody, SplitRole, TermsError};
 use protocol::licence::{LicenceKind, Scope};
@@ -41,10 +44,16 @@ pub(crate) fn table() -> String {
         }
     };
     list("Admission", variants::<Admission>());
+    list("BooksMessage", variants::<BooksMessage<Wire>>());
+    list("BooksRecord", variants::<BooksRecord>());
+    list("Equivocation", variants::<Equivocation<Wire>>());
+    list("Finding", variants::<Finding>());
     list("Finish", variants::<Finish>());
     list("Incentive", variants::<Incentive>());
     list("IssuerError", variants::<IssuerError>());
     list("JoinError", variants::<JoinError>());
+    list("LeafKind", variants::<LeafKind>());
+    list("Leaves", variants::<Leaves>());
     list("LicenceKind", variants::<LicenceKind>());
     list("Message", variants::<Message<Wire>>());
     list("Modality", variants::<Modality>());

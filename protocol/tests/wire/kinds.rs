@@ -25,6 +25,8 @@ pub(crate) struct Kind {
     /// Network it is signed in.
     pub(crate) domain: DomainId,
     pub(crate) id: RecordId,
+    /// Most signatures that such a record may carry.
+    pub(crate) signatures_max: usize,
     /// What is signed.
     pub(crate) body: Vec<u8>,
     /// The record as it travels.
@@ -43,6 +45,7 @@ impl Kind {
             name: T::TAG.to_owned(),
             domain,
             id: sample.id(),
+            signatures_max: T::ATTESTATIONS_MAX,
             body: encode(&**sample),
             bytes: encode(&sample.signed()),
             read: |bytes, domain| {
@@ -91,6 +94,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::accepted()),
         Kind::of(&samples::advert()),
         Kind::of(&samples::licence()),
+        Kind::of(&samples::checkpoint()),
     ]
 }
 

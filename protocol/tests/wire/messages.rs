@@ -1,10 +1,13 @@
 //! One message of every kind, and one line of a journal of every kind.
 
+use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves, PageName};
 use protocol::encoding::{decode, encode};
 use protocol::ids::{Digest, JobId};
 use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
 use protocol::keys::Scheme;
+use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::issuer::{Balance, IssuerError};
+use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::TermsError;
 use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
 use protocol::model::Modality;
@@ -116,7 +119,43 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
         Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+        Message::Books(BooksMessage::Checkpoint(samples::checkpoint().signed())),
     ]
+}
+
+/// Returns what is said of the issuers' books, in the order of the numbers.
+pub(crate) fn books() -> Vec<BooksMessage<Wire>> {
+    let checkpoint = samples::checkpoint().id();
+    let tree = Tree::new(vec![samples::account_leaf()]).expect("one");
+    let proof = tree.prove(samples::account_leaf().account.0).map(|proof| (proof, 17));
+    let name = PageName { checkpoint, kind: LeafKind::Accounts, after: Some([2; 32]) };
+    vec![
+        BooksMessage::Checkpoint(samples::checkpoint().signed()),
+        BooksMessage::Query(Some(checkpoint)),
+        BooksMessage::LeafQuery,
+        BooksMessage::Leaf { checkpoint, proof },
+        BooksMessage::Equivocation(equivocation()),
+        BooksMessage::PageQuery(name),
+        BooksMessage::Page(name, Leaves::Accounts(vec![samples::account_leaf()], None)),
+    ]
+}
+
+fn equivocation() -> Equivocation<Wire> {
+    let proof = Equivocation::of_checkpoints(samples::checkpoint(), samples::other_checkpoint());
+    proof.expect("one epoch, one signer").signed()
+}
+
+#[test]
+fn everything_that_is_said_of_books_is_listed_and_read_back() {
+    let books = books();
+    let names: Vec<_> = books.iter().map(first_word).collect();
+    assert_eq!(names, variants::<BooksMessage<Wire>>());
+
+    for message in books {
+        let message = Message::Books(message);
+        let read = Message::check(&message.to_bytes(), DOMAIN, Scheme::Strict);
+        assert_eq!(read.expect("well formed").to_wire(), message);
+    }
 }
 
 /// Returns a journal line of every kind, in the order of their numbers.
@@ -151,6 +190,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Text("bank account 1".to_owned()),
         Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
         Record::Noticed(notice()),
+        Record::Books(BooksRecord::Equivocation(equivocation())),
     ]
 }
 

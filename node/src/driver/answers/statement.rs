@@ -297,7 +297,8 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Expired(_)
         | Record::Taken(_)
         | Record::Text(_)
-        | Record::WithdrawalPaid { .. } => None,
+        | Record::WithdrawalPaid { .. }
+        | Record::Books(_) => None,
     };
     found.into_iter().collect()
 }
