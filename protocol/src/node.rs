@@ -360,6 +360,8 @@ pub struct Node {
     balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
     paid: BTreeMap<ChannelId, Paid>,
+    /// Terms of the channels in `paid`.
+    agreed: BTreeMap<RecordId, provider::Agreed>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
@@ -417,6 +419,7 @@ impl Node {
             balance_is_old: false,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
+            agreed: BTreeMap::new(),
             ended: BTreeMap::new(),
             checkpoints: checkpoints::Checkpoints::default(),
             auditing: None,
@@ -435,6 +438,7 @@ impl Node {
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
         };
+        node.expect_checkpoints(records);
         for record in records {
             node.replay(record)?;
         }

@@ -35,8 +35,12 @@ const fn in_lib(name: &'static str, test: &'static str, fault: &'static str) -> 
     Mutant { target: Target::Lib, ..mutant(name, test, fault) }
 }
 
+const fn in_model(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { target: Target::Test("models"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 11] = [
+pub const MUTANTS: [Mutant; 17] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -91,5 +95,35 @@ pub const MUTANTS: [Mutant; 11] = [
         "lenient-signatures",
         "keys::tests::a_key_of_small_order_verifies_nothing",
         "signatures are checked by the lenient equation",
+    ),
+    in_model(
+        "no-grace",
+        "ending::a_channel_ends_right_in_every_order_of_events",
+        "a channel ends with its last epoch, without grace",
+    ),
+    in_model(
+        "final-below-due",
+        "ending::a_channel_ends_right_in_every_order_of_events",
+        "the payee signs an end below what it earned",
+    ),
+    mutant(
+        "grant-unpaid",
+        "channel::a_payer_who_denies_what_was_delivered_has_no_more_for_it",
+        "a payee generates what no receipt covers",
+    ),
+    in_model(
+        "window-ahead-of-delivery",
+        "streaming::payment_keeps_up_with_a_stream_whatever_is_lost",
+        "a payer signs the largest window from the first token on",
+    ),
+    mutant(
+        "issuer-answers-before-disk",
+        "durable::an_issuer_still_knows_after_a_crash_what_it_has_answered",
+        "an issuer acknowledges what is not on its disk",
+    ),
+    mutant(
+        "final-before-disk",
+        "durable::a_payee_still_knows_after_a_crash_which_end_it_has_signed",
+        "a payee's signature under an end leaves before it is on its disk",
     ),
 ];

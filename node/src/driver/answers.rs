@@ -224,8 +224,8 @@ impl Driver {
         match name.parse() {
             Ok(id) => Vec::from([id]),
             Err(_) => {
-                let name = crate::models::catalogue::find(name).map_or(name.to_owned(), |entry| entry.name);
-                self.node.models_named(&name, self.now())
+                let name = crate::models::catalogue::find(name).map_or(name, |entry| &entry.name);
+                self.node.models_named(name, self.now())
             }
         }
     }

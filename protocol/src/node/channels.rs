@@ -542,7 +542,9 @@ impl Node {
             return;
         };
         if !known {
-            out.push(Effect::Record(Record::Final(both.signed())));
+            let line = Record::Final(both.signed());
+            let early = cfg!(mutant = "final-before-disk");
+            out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
         }
         if let Some(issuer) = self.issuer() {
             self.send(issuer, Message::Close { closing: both, opening: None }, out);

@@ -58,6 +58,8 @@ pub(super) struct Checkpoints {
     gap: Option<(RecordId, u32)>,
     findings: Vec<Finding>,
     equivocations: Vec<Equivocation<Checked>>,
+    /// Checkpoints that are still to come from the journal at the start.
+    to_replay: usize,
     /// Pages served to peers since the last reconciliation.
     served: BTreeMap<NodeId, u32>,
 }
@@ -505,6 +507,12 @@ impl Node {
         self.send(from, Message::Books(page), out);
     }
 
+    /// Learns how many checkpoints the journal has, before it is followed.
+    pub(super) fn expect_checkpoints(&mut self, records: &[Record]) {
+        let is_checkpoint = |record: &&Record| matches!(record, Record::Books(BooksRecord::Checkpoint(_)));
+        self.checkpoints.to_replay = records.iter().filter(is_checkpoint).count();
+    }
+
     /// Takes back what the journal says of the books.
     pub(super) fn replay_books(&mut self, record: BooksRecord) -> Result<(), crate::signed::SignedError> {
         let domain = self.domain;
@@ -527,6 +535,12 @@ impl Node {
     fn replay_own_checkpoint(&mut self, checkpoint: &Verified<Checkpoint>) {
         let Some(issuing) = &mut self.issuing else { return };
         if !checkpoint.is_signed_by(Role::Issuer, issuing.signer.public()) {
+            return;
+        }
+        // Trees are computed for the epochs that are kept only: a journal of years would take its length in trees.
+        self.checkpoints.to_replay = self.checkpoints.to_replay.saturating_sub(1);
+        if self.checkpoints.to_replay >= EPOCHS_KEPT {
+            issuing.books.end_epoch(checkpoint.epoch);
             return;
         }
         let again = close_books(&mut issuing.ends, &mut issuing.books, checkpoint.epoch, checkpoint.previous);

@@ -1,10 +1,12 @@
 //! The provider's side of a job: offer, admit, run, be paid as it goes.
 
 use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
+use crate::keys::Signer;
 use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{Accepted, OpBody, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX};
@@ -33,6 +35,9 @@ const UNPAID_MS: u64 = 20_000;
 /// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
 /// on its way to arrive, and for one to be sent again.
 const UNCOVERED_MS: u64 = 12_000;
+
+/// Terms of ours on which channels were opened, and the key with which we sign receipts on them.
+pub(super) type Agreed = (Arc<Verified<Terms>>, Arc<Signer>);
 
 /// A job that our engine runs.
 #[derive(Debug)]
@@ -244,7 +249,7 @@ impl Node {
     }
 
     /// Returns our side of a channel, if it was opened on our own terms.
-    pub(super) fn paid_side(&self, opening: &Opening<Checked>) -> Option<Paid> {
+    pub(super) fn paid_side(&mut self, opening: &Opening<Checked>) -> Option<Paid> {
         let OpBody::OpenChannel(open) = &opening.op.body else { return None };
         let terms = &opening.terms;
         let ours = open.payee == self.me
@@ -252,12 +257,30 @@ impl Node {
             && terms.payee == self.me
             && terms.payer_account == opening.op.account
             && terms.is_signed_by(Role::Node, self.me.into());
+        if !ours {
+            return None;
+        }
+        let (terms, signer) = self.agreed(terms)?;
+        let payer = (open.payer, opening.op.account, open.payer_key);
+        Some(Paid::new(opening.op.id().into(), terms, payer, open.cap, signer).until(open.expires))
+    }
+
+    /// Returns terms of ours and the key with which we sign receipts on them, if they name it: both once for all channels.
+    fn agreed(&mut self, terms: &Verified<Terms>) -> Option<Agreed> {
+        if let Some(agreed) = self.agreed.get(&terms.id()) {
+            return Some(agreed.clone());
+        }
         let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
         let signer = self.config.node.derive(&context);
-        let payer = (open.payer, opening.op.account, open.payer_key);
-        (ours && signer.public() == terms.payee_key).then(|| {
-            Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer).until(open.expires)
-        })
+        if signer.public() != terms.payee_key {
+            return None;
+        }
+        if self.agreed.len() > self.paid.len() {
+            self.agreed.retain(|_, (terms, _)| Arc::strong_count(terms) > 1);
+        }
+        let agreed = (Arc::new(terms.clone()), Arc::new(signer));
+        self.agreed.insert(terms.id(), agreed.clone());
+        Some(agreed)
     }
 
     pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {

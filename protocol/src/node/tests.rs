@@ -16,6 +16,7 @@ use crate::message::Opening;
 use crate::model::Modality;
 use crate::price::{Price, Usage};
 use crate::router::Gate;
+use crate::scheduler::Refusal;
 
 const START: Time = Time(1_800_000_000_000);
 const MODEL: ModelId = ModelId([7; 32]);
@@ -43,6 +44,38 @@ fn offers_of_a_cancelled_job_are_given_back() {
     let out = node.told(START.plus_ms(5), Input::Cancelled(job(1)));
 
     assert_eq!((sent(&out), failures(&out)), (vec!["cancel"], vec![Failure::Cancelled]));
+}
+
+#[test]
+fn a_provider_that_offers_late_is_taken_if_there_is_no_other() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let due = node.told(START.plus_ms(250), Input::Wake);
+    let offered =
+        node.hears(START.plus_ms(900), &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+
+    assert_eq!((failures(&due), failures(&offered)), (vec![], vec![]));
+    assert_eq!(node.node.jobs().count(), 1);
+    node.told(START.plus_ms(2_000), Input::Wake);
+    assert_eq!(node.node.jobs().count(), 1, "it waits for its channel now");
+}
+
+#[test]
+fn a_provider_that_never_answers_is_given_up() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    node.told(START.plus_ms(250), Input::Wake);
+    let out = node.told(START.plus_ms(2_000), Input::Wake);
+
+    let failed = failures(&out);
+    let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+    assert_eq!(considered[0].gate, Some(Gate::NoAnswer));
 }
 
 #[test]
@@ -257,6 +290,34 @@ fn a_provider_that_is_being_dialled_is_waited_for() {
     let out = node.told(START.plus_ms(2_050), Input::Wake);
 
     assert!(sent(&out).contains(&"ask"), "{out:?}");
+}
+
+#[test]
+fn a_full_provider_is_told_of_at_once_and_others_are_looked_for_meanwhile() {
+    let (free, full) = (Price::default(), Refusal::Busy { retry_ms: 500 });
+    for is_placed in [false, true] {
+        let mut node = consumer();
+        node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, free)));
+        let refused = |node: &mut Told, tag: u8| {
+            node.told(START, Input::Submitted(job(tag), spec()));
+            if is_placed {
+                let out = node.hears(START, &PROVIDER, Message::Offer { job: job(tag), terms: terms(free) });
+                assert_eq!(sent(&out), ["submit"]);
+            }
+            node.hears(START, &PROVIDER, Message::Refused { job: job(tag), refusal: full })
+        };
+
+        let first = refused(&mut node, 1);
+        let second = refused(&mut node, 2);
+
+        let looked_for = |out: &[Effect]| out.contains(&Effect::Lookup(MODEL));
+        assert!(looked_for(&first) && !looked_for(&second), "{first:?} {second:?}");
+        for out in [first, second] {
+            let failed = failures(&out);
+            let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+            assert_eq!(considered[0].gate, Some(Gate::Refused(full)));
+        }
+    }
 }
 
 #[test]

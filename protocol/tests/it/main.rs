@@ -5,6 +5,7 @@
 mod channel;
 mod checkpoint;
 mod common;
+mod durable;
 mod issuer;
 mod money;
 mod provider;

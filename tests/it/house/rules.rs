@@ -47,7 +47,13 @@ pub(crate) const CONFINED: [Confined; 9] = [
     Confined {
         words: &["for_simulation", "::Simulated", "::simulated("],
         unless: None,
-        homes: &["protocol/src/keys.rs", "protocol/src/signed.rs", "protocol/tests/", "simulations/"],
+        homes: &[
+            "protocol/src/keys.rs",
+            "protocol/src/keys/tests.rs",
+            "protocol/src/signed.rs",
+            "protocol/tests/",
+            "simulations/",
+        ],
         why: "what anybody can sign must not reach a real node",
     },
     Confined {
