@@ -2,6 +2,7 @@
 //!
 //! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams.
 
+mod account;
 pub mod auth;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -138,6 +139,9 @@ fn router(api: Api) -> Router {
         .route("/network/withdrawals/{id}/paid", post(transfers::mark_paid))
         .route("/network/tickets", post(node::ticket))
         .route("/network/grants", post(node::grant))
+        .route("/account", get(account::show))
+        .route("/account/rotate", post(account::rotate))
+        .route("/account/devices", post(account::authorise))
         .route("/jobs", post(jobs::submit))
         .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/shutdown", post(node::shutdown))

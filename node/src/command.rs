@@ -1,12 +1,13 @@
 //! What the local API asks of the driver: one bounded queue of commands, each with the way back for its answer.
 
 use engine::frame::Generate;
+use protocol::ids::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    AuditView, BalanceView, DepositView, EntryView, FeesView, GrantView, JobView, LedgerChannelView, PayView,
-    PeerView, ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatementView,
-    StatusView, TicketView, VerifyView, WithdrawalView,
+    AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, DepositView, EntryView, FeesView,
+    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
+    ServedModelView, SettleView, StatementView, StatusView, TicketView, VerifyView, WithdrawalView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -188,6 +189,24 @@ pub enum Command {
         epoch: Option<u32>,
         /// The way back.
         reply: Reply<Box<AuditView>>,
+    },
+    /// Asks for the account's key and nodes.
+    Account(Reply<AccountView>),
+    /// Replaces the account's key; answered when the issuer has, or after a deadline.
+    Rotate {
+        /// Seed of the promised key.
+        seed: [u8; 32],
+        /// Promise of the key after it.
+        next: Digest,
+        /// The way back.
+        reply: Reply<AccountView>,
+    },
+    /// Lets another node act for the account, or no longer.
+    Authorise {
+        /// Which, and what.
+        body: AuthoriseBody,
+        /// The way back.
+        reply: Reply<DelegationView>,
     },
     /// Ends the node as Ctrl-C does.
     Shutdown(Reply<()>),

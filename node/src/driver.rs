@@ -97,7 +97,7 @@ struct Driver {
     joined: Option<Result<(), protocol::message::JoinError>>,
     /// Why the node must stop.
     fatal: Option<anyhow::Error>,
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 /// A model that this node serves, or tries to.
@@ -180,7 +180,7 @@ impl Driver {
             waiting: answers::Waiting::default(),
             joined: None,
             fatal: None,
-            _folder: folder,
+            folder,
         };
         for model in driver.config.serve.clone() {
             driver.load(model)?;
@@ -425,7 +425,7 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
         node: identity.node.clone(),
-        account: identity.account.clone(),
+        owner: identity.owner.clone(),
         issuer: identity.issuer.clone(),
         name: config.name.clone(),
         incentive: Incentive::Exchange,
@@ -478,6 +478,8 @@ mod tests {
             threads: Some(1),
             budget_nano: 1_000_000,
             exit_with_parent: false,
+            passphrase: None,
+            device: None,
         };
         let (_, commands) = mpsc::channel(1);
         Driver::open(config, commands, CancellationToken::new()).unwrap()

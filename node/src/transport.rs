@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{Failure, FailureKind};
 use crate::folder::{DataFolder, FolderError, private, sync_directory};
-use crate::identity::Owner;
+use crate::identity::Belongs;
 use crate::journal::{Head, Journal, Options, Refused, Urgency};
 
 /// Says what the file is, and in which form.
@@ -71,7 +71,7 @@ pub fn export(data: &Path, file: &Path) -> Result<Moved> {
         return Err(Failure::new(FailureKind::NotFound, words).into());
     }
     let folder = open(data)?;
-    let owner = Owner::of(&folder)?;
+    let owner = Belongs::of(&folder)?;
     let header = Header {
         node: owner.node,
         account: owner.account,
@@ -135,7 +135,8 @@ fn check_empty(folder: &DataFolder) -> Result<()> {
     let interrupted = folder.path().join(UNFINISHED).exists();
     for entry in fs::read_dir(folder.path())? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let is_ours = ["lock", "format"].contains(&name.as_str()) || name.contains("key");
+        let is_ours = ["lock", "format"].contains(&name.as_str())
+            || crate::identity::KEY_FILES.contains(&name.as_str());
         let is_left = interrupted && ["network", UNFINISHED].contains(&name.as_str());
         if !is_ours && !is_left {
             let words = format!(

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, DomainId, RecordId};
 use crate::keys::Scheme;
+use crate::ledger::account::SignedLineage;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paying::is_newer;
 use crate::ledger::records::{OpBody, Receipt, Terms, text_digest};
@@ -124,6 +125,15 @@ impl Audit {
             Record::WithdrawalPaid { step, reference } => self.withdrawal_paid(step, &reference),
             Record::Text(_) => {}
             Record::Books(record) => self.of_books(record),
+            Record::Lineage(lineage) => self.lineage(lineage),
+            Record::Authorised { device, .. } => drop(self.verified(device)),
+            Record::Delegated { device, lineage } => {
+                self.verified(device);
+                if let Some(lineage) = lineage {
+                    self.lineage(lineage);
+                }
+            }
+            Record::Lent { opening, .. } => self.opening(opening),
         }
     }
 
@@ -185,7 +195,7 @@ impl Audit {
         };
         let licence = open_licence(opening.terms.model, self.domain);
         let belongs = open.terms == opening.terms.id()
-            && opening.op.is_signed_by(Role::Owner, opening.op.account.into())
+            && opening.op.signer(Role::Owner).is_some()
             && opening.terms.is_signed_by(Role::Node, opening.terms.payee.into());
         let committed = self.manifest.issuers.iter().filter(|issuer| {
             let by = |r: &&Verified<_>| Verified::is_signed_by(*r, Role::Issuer, issuer.key);
@@ -200,6 +210,13 @@ impl Audit {
         }
         let (id, cap) = (ChannelId::from(opening.op.id()), open.cap);
         self.channels.insert(id, Channel { opening, cap, head: None });
+    }
+
+    fn lineage(&mut self, lineage: SignedLineage) {
+        match lineage.verify(self.domain, Scheme::Strict) {
+            Ok(lineage) => self.signed(lineage.rotations()),
+            Err(error) => self.problem(format!("the keys of an account do not follow each other: {error}")),
+        }
     }
 
     fn receipt(&mut self, receipt: Signed<Receipt>) {

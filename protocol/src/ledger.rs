@@ -7,6 +7,8 @@ pub mod money;
 
 pub mod records;
 
+pub mod account;
+
 pub mod issuer;
 
 pub mod wallet;

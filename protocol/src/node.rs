@@ -4,6 +4,7 @@
 //! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
 //! keeps channels, peers and adverts in order in `channels`, `peers` and `adverts`.
 
+mod accounts;
 mod adverts;
 mod auditing;
 mod channels;
@@ -16,10 +17,12 @@ mod provider;
 mod queries;
 mod replay;
 mod requester;
+mod spending;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -30,9 +33,10 @@ use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
+use crate::ledger::account::{Inception, Lineage};
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paid::Paid;
-use crate::ledger::records::{self, Epoch, Membership};
+use crate::ledger::records::{self, Epoch, Membership, Rights};
 use crate::ledger::wallet::Wallet;
 use crate::manifest::Manifest;
 use crate::message::{Checked, JoinError, Message, Wire};
@@ -43,11 +47,12 @@ use crate::scheduler::Scheduler;
 use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
+pub use accounts::RotationView;
 pub use adverts::Heard;
 pub use auditing::{AuditState, AuditView};
 pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
-pub use queries::{ChannelView, PeerView};
+pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
 
@@ -58,8 +63,8 @@ pub struct Config {
     pub manifest: Manifest,
     /// Key of the node: its name on the mesh.
     pub node: Signer,
-    /// Key of the account for which it acts.
-    pub account: Signer,
+    /// For whom it acts.
+    pub owner: Owner,
     /// Key of the issuer, on the node that is one.
     pub issuer: Option<Signer>,
     /// What its owner calls it.
@@ -72,6 +77,54 @@ pub struct Config {
     pub region: String,
     /// Software version, for the advert.
     pub version: String,
+}
+
+/// For whom a node acts, and by which right.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a node has one")]
+pub enum Owner {
+    /// The account that is this key. The key cannot be replaced.
+    Key(Signer),
+    /// An account with a next key, as its wallet node: the one node that signs its steps.
+    Wallet {
+        /// How the account begins.
+        inception: Inception,
+        /// Its key in force, as far as this node knows.
+        key: Signer,
+        /// The next key, when a rotation was under way.
+        next: Option<Signer>,
+    },
+    /// An account whose wallet node is another one, which has authorised this node.
+    Device(Box<Delegation>),
+}
+
+/// By which right a node acts for an account without holding its key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delegation {
+    /// The owner's word.
+    pub device: Verified<records::Device>,
+    /// The keys that the account had; none for an account that is a plain key.
+    pub lineage: Option<Lineage>,
+    /// The account's wallet node.
+    pub wallet: NodeId,
+}
+
+impl Owner {
+    /// Returns the account.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        match self {
+            Self::Key(signer) => signer.public().into(),
+            Self::Wallet { inception, .. } => inception.account(),
+            Self::Device(delegation) => delegation.device.account,
+        }
+    }
+}
+
+impl From<Signer> for Owner {
+    fn from(signer: Signer) -> Self {
+        Self::Key(signer)
+    }
 }
 
 /// What happened.
@@ -248,6 +301,24 @@ pub enum OwnerCommand {
     Audit(Option<Epoch>),
     /// Takes no more work; jobs in flight are finished.
     Stop,
+    /// Replaces the account's key by the promised one.
+    Rotate {
+        /// Seed of the promised key, which is on disk already.
+        seed: [u8; 32],
+        /// Promise of the key after it.
+        next: Digest,
+    },
+    /// Lets a node act for the account, or with no rights no longer.
+    Authorise {
+        /// The node.
+        node: NodeId,
+        /// What it may do.
+        rights: Rights,
+        /// Last epoch in which it may.
+        until: Epoch,
+        /// Nano-credits that it may have escrowed in an epoch.
+        budget: u64,
+    },
 }
 
 /// What is to be done.
@@ -378,6 +449,14 @@ pub struct Node {
     /// Subscribed, so that each is asked for once.
     subscribed: BTreeSet<ModelId>,
     issuing: Option<issuing::Issuing>,
+    /// What is out of date of other accounts.
+    outdated: accounts::Outdated,
+    /// A rotation that the owner wants, or why it was refused.
+    rotation: accounts::Rotation,
+    /// The nodes that this wallet node has authorised.
+    devices: BTreeMap<NodeId, accounts::Authorised>,
+    /// Channels for the account's other nodes.
+    spending: spending::Spending,
     advert_sequence: u64,
     stopping: bool,
     deadlines: Deadlines<Timer>,
@@ -394,9 +473,9 @@ impl Node {
     pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
         let domain = config.manifest.domain();
         let me = NodeId::from(config.node.public());
-        let wallet = Wallet::new(domain, config.account.clone());
+        let wallet = accounts::wallet(domain, &config.owner);
         let epoch = config.manifest.epoch(now);
-        let device = peers::delegate(&wallet, me, domain, epoch);
+        let device = accounts::delegation(&wallet, &config.owner, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             books: Issuer::new(config.manifest.clone()),
             tickets: BTreeMap::new(),
@@ -432,6 +511,10 @@ impl Node {
             serving: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             issuing,
+            outdated: accounts::Outdated::default(),
+            rotation: accounts::Rotation::default(),
+            devices: BTreeMap::new(),
+            spending: spending::Spending::default(),
             advert_sequence: now.0,
             stopping: false,
             deadlines: Deadlines::default(),
@@ -443,6 +526,7 @@ impl Node {
             node.replay(record)?;
         }
         node.learn_own_account();
+        node.renew_device(now);
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
         node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
@@ -501,9 +585,9 @@ impl Node {
 
     fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
         match message {
-            Message::Hello { device, membership, advert, asks } => {
+            Message::Hello { device, lineage, membership, advert, asks } => {
                 let known = self.has_greeted(from);
-                self.on_hello(from, device, membership, advert, now, out);
+                self.on_hello(from, (device, lineage.as_ref()), membership, advert, now, out);
                 if asks && known {
                     self.greet(from, now, out);
                 }
@@ -551,6 +635,15 @@ impl Node {
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
             Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
             Message::Books(message) => self.on_books(from, message, now, out),
+            Message::Lineage(lineage) => self.on_lineage(from, &lineage, now, out),
+            Message::Devices { devices, lineage } => {
+                self.on_devices(from, devices, lineage.as_ref(), now, out)
+            }
+            Message::Spend { request, terms, cap, payer_key } => {
+                self.on_spend(from, (request, payer_key), terms, cap, now, out);
+            }
+            Message::Spent(opening) => self.on_spent(opening, now, out),
+            Message::SpendRefused { request, refusal } => self.on_spend_refused(from, request, refusal, out),
         }
     }
 
@@ -570,6 +663,10 @@ impl Node {
             OwnerCommand::Discover(model) => self.discover(model, out),
             OwnerCommand::Audit(epoch) => self.audit(epoch, now, out),
             OwnerCommand::Stop => self.stop(now, out),
+            OwnerCommand::Rotate { seed, next } => self.want_rotation(seed, next, now, out),
+            OwnerCommand::Authorise { node, rights, until, budget } => {
+                self.authorise(node, rights, (until, budget), now, out);
+            }
         }
     }
 

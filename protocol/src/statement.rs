@@ -1,7 +1,7 @@
 //! What moved on an account, line by line, out of its node's own journal.
 //!
 //! Money moves when the issuer books it: deposits, steps, payouts of channels. The lines of all time add up to what the
-//! account has and holds.
+//! account has and holds; if it has several nodes, those of all of them do, because each node has its own jobs.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -155,7 +155,12 @@ impl Statement {
             | Record::Expired(_)
             | Record::Text(_)
             | Record::WithdrawalPaid { .. }
-            | Record::Books(_) => {}
+            | Record::Books(_)
+            | Record::Lineage(_)
+            | Record::Authorised { .. }
+            | Record::Delegated { .. }
+            // It is in the statement of the node that uses the channel.
+            | Record::Lent { .. } => {}
         }
     }
 
@@ -209,7 +214,7 @@ impl Statement {
                 (Kind::Withdrawn, amount.saturating_add(self.fees.withdraw), None)
             }
             OpBody::Noop => (Kind::Fee, self.fees.pay, None),
-            OpBody::OpenChannel(_) | OpBody::Expire(_) => return,
+            OpBody::OpenChannel(_) | OpBody::Expire(_) | OpBody::Inception(_) | OpBody::Rotate(_) => return,
         };
         if let Some(line) = self.line(epoch, kind, (0, debit)) {
             (line.partner, line.record) = (partner, Some(id));

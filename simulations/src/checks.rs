@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::ids::RecordId;
+use protocol::ids::{AccountId, RecordId};
 use protocol::ledger::issuer::Balance;
 use protocol::ledger::records::OpBody;
 use protocol::message::News;
@@ -208,23 +208,24 @@ fn payment(world: &World, line: Record) -> Option<RecordId> {
     matches!(op.body, OpBody::Pay { .. }).then_some(id)
 }
 
-/// The lines of a node's own journal add up to what the issuer's books say of its account.
+/// The lines of the journals of an account's nodes add up to what the issuer's books say of it.
 fn statements_explain_balances(world: &World) -> Vec<String> {
-    let mut findings = Vec::new();
+    let mut sums: BTreeMap<AccountId, i128> = BTreeMap::new();
     for (place, host) in world.hosts.iter().enumerate().filter(|(place, _)| *place != 0) {
         let Some(node) = &host.node else { continue };
         let mut statement = Statement::new(node.manifest(), node.id(), node.account());
         world.records(place).for_each(|record| statement.take(&record));
         let lines = statement.finish();
         let sum = lines.iter().fold(0, |sum, line| sum + i128::from(line.credit) - i128::from(line.debit));
-        let Balance { cash, earned, held, .. } = world.booked(node.account());
-        let booked = i128::from(cash) + i128::from(earned) + i128::from(held);
-        if sum != booked {
-            findings
-                .push(format!("the statement of host {place} adds up to {sum}, its account has {booked}"));
-        }
+        *sums.entry(node.account()).or_default() += sum;
     }
-    findings
+    let differs = |(account, sum): (AccountId, i128)| {
+        let Balance { cash, earned, held, .. } = world.booked(account);
+        let booked = i128::from(cash) + i128::from(earned) + i128::from(held);
+        (sum != booked)
+            .then(|| format!("the statements of account {account} add up to {sum}, it has {booked}"))
+    };
+    sums.into_iter().filter_map(differs).collect()
 }
 
 /// The issuer's operator knows where to pay every withdrawal.

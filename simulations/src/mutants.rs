@@ -40,7 +40,7 @@ const fn in_model(name: &'static str, test: &'static str, fault: &'static str) -
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 17] = [
+pub const MUTANTS: [Mutant; 22] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -125,5 +125,30 @@ pub const MUTANTS: [Mutant; 17] = [
         "final-before-disk",
         "durable::a_payee_still_knows_after_a_crash_which_end_it_has_signed",
         "a payee's signature under an end leaves before it is on its disk",
+    ),
+    mutant(
+        "replaced-key-signs",
+        "account::a_rotation_and_a_spend_never_share_a_slot_and_no_old_key_spends",
+        "a key that was replaced still signs steps",
+    ),
+    mutant(
+        "rotate-unpromised",
+        "account::a_rotation_and_a_spend_never_share_a_slot_and_no_old_key_spends",
+        "any key may take the place of the one in force",
+    ),
+    in_lib(
+        "old-delegation-counts",
+        "node::tests::accounts::a_higher_version_replaces_a_delegation_and_a_lower_one_brings_it_not_back",
+        "a delegation that was replaced still counts",
+    ),
+    in_lib(
+        "revoked-device-spends",
+        "node::tests::accounts::a_node_without_the_right_to_spend_gets_no_job_done_for_its_account",
+        "the rights of a delegation are not looked at",
+    ),
+    in_lib(
+        "spend-beyond-budget",
+        "node::tests::accounts::another_node_of_the_account_gets_channels_within_its_budget",
+        "a node may have any amount escrowed",
     ),
 ];

@@ -1,7 +1,7 @@
 //! Stories with an end that can be checked: a home network, its troubles, its healing, its settlement.
 
 use protocol::advert::{Incentive, ModelOffer, ProviderClass};
-use protocol::ids::{AccountId, Digest, JobId, ModelId};
+use protocol::ids::{Digest, JobId, ModelId};
 use protocol::job::{Constraints, Input, JobSpec, Sampling};
 use protocol::keys::Signer;
 use protocol::licence::open_licence;
@@ -173,7 +173,7 @@ impl Home {
         let config = |node: Signer, account: Signer, issuer: Option<Signer>| Config {
             manifest: manifest.clone(),
             node,
-            account,
+            owner: account.into(),
             issuer,
             name: String::new(),
             incentive: Incentive::Exchange,
@@ -315,7 +315,7 @@ fn order(home: &mut Home, prng: &mut Prng, ms: u64) {
     let place = |prng: &mut Prng| usize::try_from(1 + prng.below(hosts - 1)).unwrap_or(1);
     let (host, other) = (place(prng), place(prng));
     let amount = 1 + prng.below(NANO_PER_CREDIT / 20);
-    let to = AccountId::from(home.world.hosts[other].config.account.public());
+    let to = home.world.hosts[other].config.owner.account();
     let order = match prng.below(8) {
         0 => Order::Noop,
         1 | 2 => Order::Withdraw { amount, to: format!("account {host} at a bank") },

@@ -1001,7 +1001,12 @@ impl World {
             OpBody::OpenChannel(open) => {
                 Some((op.id().into(), self.host_of(open.payer)?, self.host_of(open.payee)?))
             }
-            OpBody::Expire(_) | OpBody::Pay { .. } | OpBody::Withdraw { .. } | OpBody::Noop => None,
+            OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => None,
         });
         parties.collect()
     }

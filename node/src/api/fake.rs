@@ -6,9 +6,10 @@ use engine::frame::Prompt;
 use tokio::sync::mpsc;
 
 use super::views::{
-    AuditView, BalanceView, CandidateView, DepositView, EntryView, FeesView, GrantView, JobAccount, JobEvent,
-    JobView, LedgerChannelView, PayView, ProviderView, ReceiptDetailView, ReceiptView, ReceiptsView,
-    SettleView, SplitView, StatementLine, StatementView, StatusView, TicketView, VerifyView, WithdrawalView,
+    AccountView, AuditView, BalanceView, CandidateView, DelegationView, DepositView, EntryView, FeesView,
+    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, ReceiptDetailView,
+    ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView, StatusView, TicketView,
+    VerifyView, WithdrawalView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -165,6 +166,12 @@ fn answer(command: Command) {
             say(reply, Box::new(AuditView { ok: true, epoch, ..AuditView::default() }));
         }
         Command::Settle(reply) => say(reply, SettleView::default()),
+        Command::Account(reply) | Command::Rotate { reply, .. } => {
+            say(reply, AccountView { account: "ab".to_owned(), ..AccountView::default() });
+        }
+        Command::Authorise { body, reply } => {
+            say(reply, DelegationView { node: body.node, ..DelegationView::default() });
+        }
         Command::Shutdown(reply) => say(reply, ()),
     }
 }

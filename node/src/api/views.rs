@@ -785,6 +785,108 @@ pub struct GrantView {
     pub record: String,
 }
 
+/// The account: `GET account`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Its id, which no rotation changes.
+    pub account: String,
+    /// Its key in force.
+    pub key: String,
+    /// Whether this node holds that key.
+    pub held: bool,
+    /// Whether the key is kept in an encrypted file.
+    pub encrypted: bool,
+    /// Whether the key can be replaced.
+    pub rotatable: bool,
+    /// How often it was.
+    pub rotations: u32,
+    /// Position of its next step, once an issuer has said.
+    pub sequence: Option<u64>,
+    /// The node that signs its steps.
+    pub wallet_node: String,
+    /// Whether that is this node.
+    pub is_wallet: bool,
+    /// Whether this node may serve for it.
+    pub serve: bool,
+    /// Whether this node may submit jobs that it pays.
+    pub spend: bool,
+    /// The epoch now.
+    pub epoch: u32,
+    /// Last epoch in which this node may, unless that is renewed.
+    pub expires_epoch: u32,
+    /// `none`, `pending`, or why the issuers refused it.
+    pub rotation: String,
+    /// Other nodes that may act for it, or may no longer.
+    pub devices: Vec<DeviceView>,
+}
+
+/// A node that was authorised, or revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceView {
+    /// The node.
+    pub node: String,
+    /// Whether it may serve.
+    pub serve: bool,
+    /// Whether it may submit jobs that the account pays.
+    pub spend: bool,
+    /// Counts the changes.
+    pub version: u32,
+    /// Last epoch in which it may.
+    pub until_epoch: u32,
+    /// What may be escrowed for it in an epoch.
+    pub budget: Money,
+}
+
+/// What `POST account/rotate` takes; the key is a secret.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateBody {
+    /// Seed of the promised key.
+    pub key: String,
+    /// Promise of the key after it.
+    pub next: String,
+}
+
+/// What `POST account/devices` takes; without rights it revokes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthoriseBody {
+    /// The node.
+    pub node: String,
+    /// Whether it may serve.
+    #[serde(default)]
+    pub serve: bool,
+    /// Whether it may submit jobs that the account pays.
+    #[serde(default)]
+    pub spend: bool,
+    /// Last epoch in which it may.
+    #[serde(default)]
+    pub until_epoch: Option<u32>,
+    /// For how many days it may, where no epoch is named.
+    #[serde(default)]
+    pub days: u32,
+    /// Nano-credits that may be escrowed for it in an epoch.
+    #[serde(default)]
+    pub budget_nano: u64,
+}
+
+/// What a node that was authorised must be given: `POST account/devices`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegationView {
+    /// The node.
+    pub node: String,
+    /// The account.
+    pub account: String,
+    /// Whether it may serve.
+    pub serve: bool,
+    /// Whether it may submit jobs that the account pays.
+    pub spend: bool,
+    /// Counts the changes.
+    pub version: u32,
+    /// For `sharemesh up --device` on that node; none when it was revoked.
+    pub delegation: Option<String>,
+}
+
 /// What `POST models` takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

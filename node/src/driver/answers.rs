@@ -1,5 +1,6 @@
 //! Answers to what the API asks: what the node knows, in the words of the API.
 
+mod account;
 mod jobs;
 mod ledger;
 mod mesh;
@@ -40,6 +41,7 @@ pub(super) struct Waiting {
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
     pub(super) auditing: Option<Reply<Box<AuditView>>>,
+    rotating: Vec<account::Rotating>,
     pub(super) promises: Vec<Promise>,
     pub(super) orders: Orders,
 }
@@ -128,6 +130,9 @@ impl Driver {
             Command::Entry { id, reply } => self.on_entry(id, reply),
             Command::Settle(reply) => self.settle(reply),
             Command::Audit { epoch, reply } => self.audit(epoch, reply),
+            Command::Account(reply) => answer(reply, Ok(self.account_view())),
+            Command::Rotate { seed, next, reply } => self.on_rotate(seed, next, reply),
+            Command::Authorise { body, reply } => self.on_authorise(&body, reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
                 self.shutdown.cancel();
@@ -156,6 +161,7 @@ impl Driver {
         }
         self.answer_settling();
         self.answer_audit();
+        self.answer_rotating();
         self.answer_promises();
         self.answer_orders();
     }

@@ -249,7 +249,12 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Taken(_)
         | Record::Text(_)
         | Record::WithdrawalPaid { .. }
-        | Record::Noticed(_) => Vec::new(),
+        | Record::Noticed(_)
+        | Record::Lineage(_)
+        | Record::Authorised { .. }
+        | Record::Delegated { .. }
+        // The channel is another node's, which keeps its receipts.
+        | Record::Lent { .. } => Vec::new(),
     }
 }
 

@@ -99,7 +99,7 @@ fn refused(error: OrderError) -> Failure {
             FailureKind::NoCredits
         }
         OrderError::Refused(IssuerError::NoTransfer) => FailureKind::Usage,
-        OrderError::Refused(_) => FailureKind::Refused,
+        OrderError::NoKey | OrderError::Refused(_) => FailureKind::Refused,
     };
     Failure::new(kind, error.to_string())
 }

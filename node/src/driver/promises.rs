@@ -1,9 +1,9 @@
 //! Tickets and grants that were asked for: answered once what the core wrote about them is on the disk.
 
-use protocol::ids::Digest;
+use protocol::ids::{Digest, NodeId};
 use protocol::record::Record;
 
-use crate::api::views::{DepositView, GrantView, TicketView, WithdrawalView};
+use crate::api::views::{DelegationView, DepositView, GrantView, TicketView, WithdrawalView};
 use crate::command::Reply;
 use crate::exit::{Failure, FailureKind};
 use crate::journal::Position;
@@ -26,6 +26,8 @@ pub(super) enum Answer {
     Grant(Reply<GrantView>, GrantView),
     Deposit(Reply<DepositView>, DepositView),
     Paid(Reply<WithdrawalView>, WithdrawalView),
+    /// A node that was authorised: what it must be given is read when that is durable.
+    Device(Reply<DelegationView>, NodeId),
 }
 
 impl Promise {
@@ -35,13 +37,14 @@ impl Promise {
 }
 
 impl Answer {
-    fn keep(self) {
+    fn keep(self, driver: &Driver) {
         // Whoever asked may have gone.
         match self {
             Self::Ticket(reply, view) => _ = reply.send(Ok(view)),
             Self::Grant(reply, view) => _ = reply.send(Ok(view)),
             Self::Deposit(reply, view) => _ = reply.send(Ok(view)),
             Self::Paid(reply, view) => _ = reply.send(Ok(view)),
+            Self::Device(reply, node) => _ = reply.send(driver.delegation_view(node)),
         }
     }
 
@@ -64,6 +67,9 @@ impl Answer {
                 let words = "the withdrawal could not be marked: it was, in the meantime";
                 _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
             }
+            Self::Device(reply, _) => {
+                _ = reply.send(Err(Failure::internal("the node could not be authorised: see the log")));
+            }
         }
     }
 }
@@ -80,6 +86,8 @@ impl Driver {
             deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
         } else if let Record::WithdrawalPaid { step, .. } = record {
             Some(Digest(step.0))
+        } else if let Record::Authorised { device, .. } = record {
+            device.peek_in(self.node.domain()).map(|(device, ..)| Digest(device.node.0))
         } else {
             None
         };
@@ -94,7 +102,7 @@ impl Driver {
         for promise in std::mem::take(&mut self.waiting.promises) {
             match promise.at {
                 None => promise.answer.refuse(),
-                Some(at) if at <= self.durable.position() => promise.answer.keep(),
+                Some(at) if at <= self.durable.position() => promise.answer.keep(self),
                 Some(_) => self.waiting.promises.push(promise),
             }
         }

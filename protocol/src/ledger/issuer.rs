@@ -5,6 +5,7 @@ mod transfers;
 
 pub use snapshot::Snapshot;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -14,6 +15,7 @@ use thiserror::Error;
 use crate::advert::Incentive;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, NodeId, RecordId};
 use crate::keys::PublicKey;
+use crate::ledger::account::{Inception, KeyError, Lineage, check_signer};
 use crate::ledger::money::{Overflow, shares, waiting, with_markup};
 use crate::ledger::records::{
     AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms, TermsError,
@@ -83,6 +85,8 @@ struct Account {
     next: u64,
     head: Option<RecordId>,
     channels: u32,
+    /// Its keys, once an account with a next key has begun; boxed, because plain accounts have none.
+    lineage: Option<Box<Lineage>>,
 }
 
 #[derive(Debug, Clone)]
@@ -185,6 +189,25 @@ pub enum IssuerError {
     /// The withdrawal was paid with another reference.
     #[error("this withdrawal was marked as paid before, with another reference")]
     OtherReference,
+    /// A rotation has replaced the key.
+    #[error("the account's key was replaced: whoever has its recovery phrase can make the next one")]
+    KeyReplaced,
+    /// The account cannot begin or rotate, or not so.
+    #[error("the account's key cannot be replaced so: it is not the next key, or there is none")]
+    CannotRotate,
+    /// The account holds nothing and never did.
+    #[error("this account has never held anything, so there is nothing to guard yet")]
+    UnknownAccount,
+}
+
+impl From<KeyError> for IssuerError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Foreign => Self::WrongKey,
+            KeyError::Replaced => Self::KeyReplaced,
+            KeyError::NotPromised | KeyError::Fixed => Self::CannotRotate,
+        }
+    }
 }
 
 impl From<Overflow> for IssuerError {
@@ -223,6 +246,12 @@ impl Issuer {
     pub fn next_slot(&self, account: AccountId) -> (u64, RecordId) {
         let account = self.accounts.get(&account);
         account.map_or((0, RecordId::NONE), |account| (account.next, account.head.unwrap_or(RecordId::NONE)))
+    }
+
+    /// Returns the keys of an account that has a next key and has begun.
+    #[must_use]
+    pub fn lineage(&self, account: AccountId) -> Option<&Lineage> {
+        self.accounts.get(&account)?.lineage.as_deref()
     }
 
     /// Returns every account with what it holds.
@@ -318,9 +347,7 @@ impl Issuer {
         if op.id() == head {
             return Ok(());
         }
-        if !op.is_signed_by(Role::Owner, op.account.into()) {
-            return Err(IssuerError::WrongKey);
-        }
+        check_signer(op, self.lineage(op.account))?;
         if op.sequence != next || op.previous != head {
             return Err(IssuerError::WrongSequence { next });
         }
@@ -335,12 +362,28 @@ impl Issuer {
                 self.withdraw(op.id(), (op.account, *amount), *payout, now)?;
             }
             OpBody::Noop => self.fill_slot(op.account)?,
+            OpBody::Inception(inception) => self.begin(op.account, *inception)?,
+            OpBody::Rotate(_) => self.rotate(op)?,
         }
         let account = self.accounts.entry(op.account).or_default();
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
         account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
+    }
+
+    /// Takes note of how an account with a next key begins. It must be known by something that it was given: steps are
+    /// free, and books grow by them.
+    fn begin(&mut self, account: AccountId, inception: Inception) -> Result<(), IssuerError> {
+        let account = self.accounts.get_mut(&account).ok_or(IssuerError::UnknownAccount)?;
+
+        account.lineage = Some(Box::new(Lineage::new(inception)));
+        Ok(())
+    }
+
+    fn rotate(&mut self, op: &Verified<AccountOp>) -> Result<(), IssuerError> {
+        let lineage = self.accounts.get_mut(&op.account).and_then(|account| account.lineage.as_mut());
+        Ok(lineage.ok_or(IssuerError::CannotRotate)?.rotate(op)?)
     }
 
     fn open(

@@ -63,7 +63,6 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Option<RecordId> {
-        let issuer = self.issuer()?;
         let epoch = self.epoch(now);
         if let Err(later) = self.burst.note(terms.payee, terms.model, now) {
             self.reopen_at(later);
@@ -73,16 +72,40 @@ impl Node {
         let expires = epoch.plus(VALIDITY_EPOCHS_MAX).min(terms.valid_to);
         let open =
             OpenChannel { payee: terms.payee, terms: terms.id(), cap, expires, payer: self.me, payer_key };
-        let op = self.wallet.sign(OpBody::OpenChannel(open), epoch)?;
-        out.push(Effect::Record(Record::Step { op: op.signed(), terms: Some(terms.signed()) }));
-        self.opening_terms = Some(terms.clone());
+        self.sign_step(OpBody::OpenChannel(open), Some(terms), now, out)
+    }
+
+    /// Signs the account's next step; it leaves once it is on disk. An account that has not begun begins first: then
+    /// there is none, and whoever wants the step is asked again.
+    pub(super) fn sign_step(
+        &mut self,
+        body: OpBody,
+        terms: Option<&Verified<Terms>>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Option<RecordId> {
+        let issuer = self.issuer()?;
+        if !matches!(body, OpBody::Inception(_)) && self.begins(now, out) {
+            return None;
+        }
+        let op = self.wallet.sign(body, self.epoch(now))?;
+        out.push(Effect::Record(Record::Step { op: op.signed(), terms: terms.map(Verified::signed) }));
+        self.opening_terms = terms.cloned();
         let id = op.id();
-        self.send(issuer, Message::Step { op, terms: Some(terms.clone()) }, out);
+        self.send(issuer, Message::Step { op, terms: terms.cloned() }, out);
         Some(id)
     }
 
-    fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
-        self.config.account.derive(&[b"payer".as_slice(), &terms.id().0].concat())
+    /// Signs how the account begins, if the issuers have not seen that yet; says whether it did.
+    pub(super) fn begins(&mut self, now: Time, out: &mut Vec<Effect>) -> bool {
+        let inception = self.wallet.is_to_begin().map(OpBody::Inception);
+        inception.is_some_and(|body| self.sign_step(body, None, now, out).is_some())
+    }
+
+    /// Returns the session key with which we pay on these terms: this node's own, so that it outlives every key of the
+    /// account.
+    pub(super) fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
+        self.config.node.derive(&[b"payer".as_slice(), &terms.id().0].concat())
     }
 
     pub(super) fn on_stepped(
@@ -105,8 +128,17 @@ impl Node {
         let Some(op) = self.wallet.pending().filter(|op| op.id() == recorded.op).cloned() else { return };
         self.wallet.recorded(op.id(), balance);
         let terms = self.opening_terms.take();
-        if let (OpBody::OpenChannel(_), Some(terms)) = (&op.body, terms) {
+        if matches!(op.body, OpBody::Rotate(_)) {
+            self.on_rotated(now, out);
+            self.on_step_taken(&op, &recorded, out);
+        } else if let (OpBody::OpenChannel(open), Some(terms)) = (&op.body, terms) {
+            let payer = open.payer;
             let opening = Opening { op, terms, recorded: Vec::from([recorded]) };
+            if payer != self.me {
+                self.lend(payer, opening, out);
+                self.resume_openings(now, out);
+                return;
+            }
             out.push(Effect::Record(Record::Paying(opening.signed())));
             let (id, channel) = (opening.op.id(), ChannelId::from(opening.op.id()));
             if self.adopt_paying(opening, now) {
@@ -126,6 +158,9 @@ impl Node {
             return false;
         }
         let signer = self.payer_signer(&opening.terms);
+        if open.payer != self.me || signer.public() != open.payer_key {
+            return false;
+        }
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
         let expires = open.expires;
         let opened = PayingChannel {
@@ -182,8 +217,9 @@ impl Node {
         let Some(paying) = self.paying.get(&channel) else { return };
         let terms = paying.side.terms.clone();
         let (provider, model) = (terms.payee, terms.model);
+        let may_sign = self.wallet.is_idle() && self.wallet.holds_key();
         let is_covered = self.open_channel_with(provider, model, worst, None, now).is_some();
-        if !self.wallet.is_idle() || is_covered || self.has_waiting(provider, model) {
+        if !may_sign || is_covered || self.has_waiting(provider, model) {
             return;
         }
         let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
@@ -219,6 +255,8 @@ impl Node {
         }
         self.wallet.refused(op, balance);
         self.opening_terms = None;
+        self.on_rotation_refused(error);
+        self.refuse_lending(op, error, out);
         let failure = if let IssuerError::NotEnough { needed, available } = error {
             Failure::NotEnoughCredits { needed, available }
         } else {
@@ -226,7 +264,7 @@ impl Node {
         };
         self.on_opening_refused(op, failure, out);
         self.on_order_refused(op, error, out);
-        if matches!(error, IssuerError::WrongSequence { .. }) {
+        if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
             self.query_account(out);
         }
         self.resume_openings(now, out);
@@ -362,6 +400,8 @@ impl Node {
         self.scheduler.expire_holds(now);
         self.forget_expired(now);
         self.renew_delegations(now, out);
+        self.renew_devices(now, out);
+        self.ask_wallet_again(now, out);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.give_up_silent(now, out);
@@ -450,17 +490,19 @@ impl Node {
         for channel in self.paying.values_mut().filter(|channel| channel.side.is_closing()) {
             channel.closing_since.get_or_insert(epoch);
         }
-        let Some(issuer) = self.issuer().filter(|_| self.wallet.is_idle()) else { return };
+        if self.issuer().is_none() || !self.wallet.is_idle() {
+            return;
+        }
         let is_over = |channel: &&mut PayingChannel| {
             let waited = channel.closing_since.is_some_and(|since| since.plus(CLOSE_EPOCHS) < epoch);
             waited && !channel.given_up && channel.side.is_closing() && channel.expires > epoch.plus(1)
         };
         let Some(channel) = self.paying.values_mut().find(is_over) else { return };
-        let Some(op) = self.wallet.sign(OpBody::Expire(channel.side.channel), epoch) else { return };
-        channel.given_up = true;
-        self.opening_terms = None;
-        out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
-        self.send(issuer, Message::Step { op, terms: None }, out);
+        let id = channel.side.channel;
+        let signed = self.sign_step(OpBody::Expire(id), None, now, out);
+        if let Some(channel) = self.paying.get_mut(&id) {
+            channel.given_up = signed.is_some();
+        }
     }
 
     /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
@@ -611,7 +653,7 @@ mod tests {
         let config = Config {
             manifest: Manifest { admission: Admission::Open, ..manifest },
             node: signer(4),
-            account: signer(3),
+            owner: signer(3).into(),
             issuer: None,
             name: "consumer".into(),
             incentive: Incentive::Exchange,
@@ -644,7 +686,7 @@ mod tests {
             cap,
             expires: Epoch(7),
             payer: node.id(),
-            payer_key: signer(70).public(),
+            payer_key: node.payer_signer(&terms).public(),
         });
         let account = node.account();
         let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
@@ -701,7 +743,7 @@ mod tests {
         let device = sign(device, node.domain(), Role::Owner, &signer(40));
         let mut out = Vec::new();
         node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
-        let hello = Message::Hello { device, membership: None, advert: None, asks: false };
+        let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
         node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
     }
 

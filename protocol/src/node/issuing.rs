@@ -196,6 +196,8 @@ impl Node {
         let Some(issuing) = &self.issuing else { return };
         let (next, head) = issuing.books.next_slot(account);
         let balance = issuing.books.balance(account);
+        // Before the state: what is next can be signed only with the key in force.
+        self.tell_lineage(node, account, out);
         self.send(node, Message::AccountState { account, next, head, balance }, out);
     }
 
@@ -208,7 +210,7 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let (domain, epoch) = (self.domain, self.epoch(now));
-        if self.account_of(from) != Some(op.account) {
+        if self.account_of(from) != Some(op.account) || !self.may_spend(from) {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }

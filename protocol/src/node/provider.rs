@@ -99,7 +99,7 @@ impl Node {
 
     /// Returns our conditions for an account that wants a model.
     fn terms(&self, model: ModelId, payer_account: AccountId, now: Time) -> Option<Verified<Terms>> {
-        let (offer, _) = self.served.get(&model)?;
+        let (offer, _) = self.served.get(&model).filter(|_| self.device.rights.serve)?;
         let payee_account = self.wallet.account();
         let context = [b"payee".as_slice(), &payer_account.0, &model.0].concat();
         Some(self.sign(Terms {
@@ -182,7 +182,8 @@ impl Node {
             Some(channel) => {
                 let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
                 let is_over = paid.expires < self.epoch(now);
-                if paid.payer != from || paid.terms.model != spec.model || is_over {
+                let may_spend = self.may_spend(from) || cfg!(mutant = "revoked-device-spends");
+                if paid.payer != from || !may_spend || paid.terms.model != spec.model || is_over {
                     return Err(Refusal::BadChannel);
                 }
                 if paid.is_disputed() {
@@ -212,6 +213,7 @@ impl Node {
         }
         let valid = self.is_committed(&opening)
             && self.account_of(from) == Some(opening.op.account)
+            && self.may_spend(from)
             && matches!(&opening.op.body, OpBody::OpenChannel(open)
                 if open.payer == from && open.expires >= self.epoch(now));
         if valid && !self.has_room_for_channel_of(opening.op.account) {

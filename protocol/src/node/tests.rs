@@ -1,5 +1,6 @@
 //! One node and what it is told: rules that need no network to be seen.
 
+mod accounts;
 mod books;
 
 use alloc::vec;
@@ -85,7 +86,11 @@ fn a_message_of_a_peer_that_is_gone_brings_no_peer_back() {
     node.told(START, Input::PeerDown(ISSUER.id()));
 
     let device = ISSUER.device(Epoch(1));
-    node.hears(START, &ISSUER, Message::Hello { device, membership: None, advert: None, asks: true });
+    node.hears(
+        START,
+        &ISSUER,
+        Message::Hello { device, lineage: None, membership: None, advert: None, asks: true },
+    );
 
     assert_eq!(node.node.peers().count(), 0);
     assert!(!node.node.reaches_issuer());
@@ -378,11 +383,14 @@ fn one_connection_speaks_for_one_account() {
     node.greeted_by(START, &CONSUMER, None);
 
     let device = Somebody(CONSUMER.0, 77).device(Epoch(1));
-    let out =
-        node.hears(START, &CONSUMER, Message::Hello { device, membership: None, advert: None, asks: false });
+    let out = node.hears(
+        START,
+        &CONSUMER,
+        Message::Hello { device, lineage: None, membership: None, advert: None, asks: false },
+    );
 
     assert_eq!(out, [Effect::Penalise(CONSUMER.id(), Offence::WrongSigner)]);
-    assert!(node.node.peers().all(|peer| peer.account == Some(CONSUMER.account())));
+    assert!(node.node.peers().all(|peer| peer.account.is_none()));
 }
 
 #[test]
@@ -446,7 +454,7 @@ impl Told {
     fn greeted_by(&mut self, now: Time, peer: &Somebody, advert: Option<Verified<Advert>>) -> Vec<Effect> {
         self.told(now, Input::PeerUp(peer.id()));
         let device = peer.device(manifest().epoch(now).plus(records::VALIDITY_EPOCHS_MAX));
-        self.hears(now, peer, Message::Hello { device, membership: None, advert, asks: false })
+        self.hears(now, peer, Message::Hello { device, lineage: None, membership: None, advert, asks: false })
     }
 
     /// As provider: has the consumer ask, open a channel and show it.
@@ -514,7 +522,7 @@ fn node(seeds: Somebody, issuer: Option<Signer>) -> Told {
     let config = Config {
         manifest: manifest(),
         node: seeds.node(),
-        account: signer(seeds.1),
+        owner: signer(seeds.1).into(),
         issuer,
         name: String::new(),
         incentive: Incentive::Exchange,

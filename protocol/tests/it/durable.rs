@@ -35,7 +35,7 @@ fn issuer_after(journal: &[Record]) -> Node {
     let config = Config {
         manifest: manifest(),
         node: signer(ISSUER_NODE),
-        account: signer(ISSUER_NODE + 50),
+        owner: signer(ISSUER_NODE + 50).into(),
         issuer: Some(signer(ISSUER)),
         incentive: Incentive::Rewards,
         class: protocol::advert::ProviderClass::Community,

@@ -74,7 +74,7 @@ pub(crate) fn provider_after(lines: &[Record]) -> Node {
     let config = Config {
         manifest: manifest(),
         node: signer(PROVIDER),
-        account: signer(PROVIDER + 50),
+        owner: signer(PROVIDER + 50).into(),
         issuer: None,
         incentive: Incentive::Rewards,
         class: ProviderClass::Community,
@@ -104,6 +104,7 @@ pub(crate) fn greet(node: &mut Node, from: u8) {
     };
     let hello = Message::Hello {
         device: sign(delegation, domain(), Role::Owner, &signer(from + 50)).signed(),
+        lineage: None,
         membership: Some(membership(from)),
         advert: None,
         asks: false,
@@ -249,7 +250,11 @@ pub(crate) fn greet_issuer(node: &mut Node) {
         expires: Epoch(7),
     };
     let device = sign(delegation, domain(), Role::Owner, &signer(201)).signed();
-    receive(node, 201, &Message::Hello { device, membership: None, advert: None, asks: false });
+    receive(
+        node,
+        201,
+        &Message::Hello { device, lineage: None, membership: None, advert: None, asks: false },
+    );
 }
 
 #[test]

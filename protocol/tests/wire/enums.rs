@@ -11,7 +11,7 @@ use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{OpBody, SplitRole, TermsError};
 use protocol::licence::{LicenceKind, Scope};
 use protocol::manifest::Admission;
-use protocol::message::{JoinError, Message, Wire};
+use protocol::message::{JoinError, Message, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::record::Record;
 use protocol::scheduler::Refusal;
@@ -64,6 +64,7 @@ pub(crate) fn table() -> String {
     list("Role", variants::<Role>());
     list("Scope", variants::<Scope>());
     list("Sort", variants::<Sort>());
+    list("SpendRefusal", variants::<SpendRefusal>());
     list("SplitRole", variants::<SplitRole>());
     list("TermsError", variants::<TermsError>());
     table

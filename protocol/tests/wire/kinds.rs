@@ -85,6 +85,8 @@ pub(crate) fn kinds() -> Vec<Kind> {
             .called("pay"),
         Kind::of(&samples::withdrawal()).called("withdraw"),
         Kind::of(&samples::account_op(OpBody::Noop)).called("noop"),
+        Kind::of(&samples::account_op(OpBody::Inception(samples::inception()))).called("inception"),
+        Kind::of(&samples::rotation()).called("rotate"),
         Kind::of(&samples::vote()),
         Kind::of(&samples::recorded()),
         Kind::of(&samples::terms()),

@@ -9,7 +9,7 @@ use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::issuer::{Balance, IssuerError};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::TermsError;
-use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
+use protocol::message::{Head, JoinError, Message, News, Notice, Opening, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
@@ -75,6 +75,7 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
     vec![
         Message::Hello {
             device: samples::device().signed(),
+            lineage: Some(samples::lineage().signed()),
             membership: Some(samples::membership().signed()),
             advert: Some(samples::advert().signed()),
             asks: true,
@@ -120,6 +121,19 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
         Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
         Message::Books(BooksMessage::Checkpoint(samples::checkpoint().signed())),
+        Message::Lineage(samples::lineage().signed()),
+        Message::Devices {
+            devices: vec![samples::device().signed()],
+            lineage: Some(samples::lineage().signed()),
+        },
+        Message::Spend {
+            request: 21,
+            terms: samples::terms().signed(),
+            cap: 1_000_000,
+            payer_key: samples::signer(4).public(),
+        },
+        Message::Spent(opening()),
+        Message::SpendRefused { request: 21, refusal: SpendRefusal::Budget { left: 5 } },
     ]
 }
 
@@ -191,6 +205,10 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
         Record::Noticed(notice()),
         Record::Books(BooksRecord::Equivocation(equivocation())),
+        Record::Lineage(samples::lineage().signed()),
+        Record::Authorised { device: samples::device().signed(), until: EPOCH.plus(30), budget: 5_000_000 },
+        Record::Delegated { device: samples::device().signed(), lineage: Some(samples::lineage().signed()) },
+        Record::Lent { request: 21, opening: opening() },
     ]
 }
 
@@ -244,6 +262,7 @@ fn no_message_is_read_in_another_network() {
             "noticed",
             "payout",
             "withdrawal",
+            "spend_refused",
         ],
         "only what is bound to its connection carries no signature"
     );

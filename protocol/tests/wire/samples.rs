@@ -3,6 +3,7 @@
 use protocol::advert::{self, Advert, Incentive, ModelOffer, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::Signer;
+use protocol::ledger::account::{Inception, Lineage, promise};
 use protocol::ledger::checkpoint::{AccountLeaf, ChannelLeaf, Checkpoint};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::{
@@ -55,6 +56,24 @@ pub(crate) fn open_channel() -> Verified<AccountOp> {
 
 pub(crate) fn withdrawal() -> Verified<AccountOp> {
     account_op(OpBody::Withdraw { amount: 9_000, payout: text_digest("bank account 1") })
+}
+
+pub(crate) fn inception() -> Inception {
+    Inception { key: account().public(), next: promise(signer(7).public()) }
+}
+
+/// The account that begins so, after one rotation.
+pub(crate) fn lineage() -> Lineage {
+    let mut lineage = Lineage::new(inception());
+    lineage.rotate(&rotation()).expect("promised");
+    lineage
+}
+
+pub(crate) fn rotation() -> Verified<AccountOp> {
+    let to = Inception { key: signer(7).public(), next: promise(signer(8).public()) };
+    let (account, previous) = (inception().account(), RecordId([0x50; 32]));
+    let op = AccountOp { account, sequence: 7, previous, epoch: EPOCH, body: OpBody::Rotate(to) };
+    sign(op, DOMAIN, Role::Owner, &signer(7))
 }
 
 /// The account's seventh step, with this body.

@@ -8,6 +8,7 @@ use protocol::advert::{Advert, Device as Hardware, Incentive, ModelOffer, Provid
 use protocol::encoding::{decode, encode};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::{PublicKey, Scheme, Signer};
+use protocol::ledger::account::Inception;
 use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::records::{
@@ -87,6 +88,10 @@ fn deposit() -> impl Strategy<Value = Deposit> {
     })
 }
 
+fn inception() -> impl Strategy<Value = Inception> {
+    (bytes32(), bytes32()).prop_map(|(key, next)| Inception { key: PublicKey(key), next: Digest(next) })
+}
+
 fn account_op() -> impl Strategy<Value = AccountOp> {
     let body = prop_oneof![
         bytes32().prop_map(|channel| OpBody::Expire(ChannelId(channel))),
@@ -104,6 +109,8 @@ fn account_op() -> impl Strategy<Value = AccountOp> {
         (bytes32(), any::<u64>())
             .prop_map(|(payout, amount)| OpBody::Withdraw { amount, payout: Digest(payout) }),
         Just(OpBody::Noop),
+        inception().prop_map(OpBody::Inception),
+        inception().prop_map(OpBody::Rotate),
     ];
     (bytes32(), bytes32(), any::<(u64, u32)>(), body).prop_map(
         |(account, previous, (sequence, epoch), body)| AccountOp {

@@ -280,7 +280,7 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Admitted { deposit: Some(paid_in), .. }
         | Record::Deposited(paid_in) => deposit(paid_in),
         Record::Step { op, .. } | Record::Stepped { op, .. } => step(op),
-        Record::Paying(opening) | Record::Paid(opening) => step(&opening.op),
+        Record::Paying(opening) | Record::Paid(opening) | Record::Lent { opening, .. } => step(&opening.op),
         Record::Noticed(notice) => match &notice.news {
             News::Deposit(paid_in) => deposit(paid_in),
             News::Step { op, .. } => step(op),
@@ -298,7 +298,10 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Taken(_)
         | Record::Text(_)
         | Record::WithdrawalPaid { .. }
-        | Record::Books(_) => None,
+        | Record::Books(_)
+        | Record::Lineage(_)
+        | Record::Authorised { .. }
+        | Record::Delegated { .. } => None,
     };
     found.into_iter().collect()
 }
@@ -337,6 +340,10 @@ fn step_entry(op: &protocol::ledger::records::AccountOp, id: RecordId) -> EntryV
         }
         OpBody::Withdraw { amount, .. } => {
             facts.push(fact("withdrawn", money(*amount)));
+            "step"
+        }
+        OpBody::Inception(keys) | OpBody::Rotate(keys) => {
+            facts.push(fact("key", data_encoding::HEXLOWER.encode(&keys.key.0)));
             "step"
         }
         OpBody::Noop => "step",

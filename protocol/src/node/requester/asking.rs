@@ -28,13 +28,14 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        let serves = self.serves_for(from) == Some(terms.payee_account);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Phase::Asking { waiting, offers, late } = &mut job.phase else { return };
         if !waiting.remove(&from) {
             return;
         }
         let ours = terms.payer_account == self.wallet.account() && terms.model == job.spec.model;
-        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into());
+        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into()) && serves;
         let licence = open_licence(job.spec.model, self.domain);
         let worst = terms.price.cost(&job.spec.worst_usage());
         let considered = job.considered.iter_mut().find(|considered| considered.provider == from);

@@ -33,6 +33,10 @@ impl Node {
             self.fail(id, Failure::NoProvider(Vec::new()), out);
             return;
         }
+        if let Some(failure) = self.may_not_spend() {
+            self.fail(id, failure, out);
+            return;
+        }
         // A channel on older terms may be dearer than what its provider asks now.
         if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
             self.place(id, channel, now, out);

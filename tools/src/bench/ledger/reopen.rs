@@ -9,7 +9,7 @@ use node::config::Config;
 use node::folder::DataFolder;
 use node::identity::Identity;
 use node::journal::{self, Urgency};
-use protocol::ids::ChannelId;
+use protocol::ids::{AccountId, ChannelId};
 use protocol::keys::Signer;
 use protocol::ledger::records::{Epoch, Recorded};
 use protocol::manifest::Manifest;
@@ -94,7 +94,7 @@ async fn fill(data: &Path, channels: usize) -> Result<()> {
         journal::Journal::open(&folder.journal(), journal::Options::default(), |_, _, _| {})?;
     for first in (0..channels).step_by(PER_PAYER) {
         let count = PER_PAYER.min(channels - first);
-        let records = records(first, count, &manifest, &identity.node, &identity.account, &issuer);
+        let records = records(first, count, &manifest, &identity.node, identity.owner.account(), &issuer);
         let position = journal.append(&records, Urgency::Now)?;
         while journal.committed().await? < position {}
     }
@@ -118,6 +118,8 @@ fn config(data: &Path) -> Config {
         threads: None,
         budget_nano: 0,
         exit_with_parent: false,
+        passphrase: None,
+        device: None,
     }
 }
 
@@ -126,12 +128,12 @@ fn records(
     count: usize,
     manifest: &Manifest,
     payee: &Signer,
-    account: &Signer,
+    account: AccountId,
     issuer: &Signer,
 ) -> Vec<Vec<u8>> {
     let domain = manifest.domain();
     let mut payer = Payer::new(number);
-    let terms = terms(manifest, payee, account.public().into(), payer.id());
+    let terms = terms(manifest, payee, account, payer.id());
     let other = payee_signer(payee, payer.id());
     let mut records = Vec::with_capacity(2 * count);
     for sequence in 1..=count as u64 {
