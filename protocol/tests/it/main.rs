@@ -12,4 +12,5 @@ mod mirror;
 mod money;
 mod provider;
 mod reconcile;
+mod terms;
 mod wallet;
