@@ -93,6 +93,7 @@ mod tests {
         let line = StatementLine {
             epoch: 3,
             kind: "bought".to_owned(),
+            credit: 0.into(),
             debit: 1_500_000_000.into(),
             record: Some("ab".repeat(32)),
             ..StatementLine::default()
