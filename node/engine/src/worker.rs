@@ -46,12 +46,16 @@ pub fn run(
     let (requests, preparations) = sync_channel(PREPARATIONS_PER_SLOT_MAX * options.slots as usize);
     let (ended, end) = sync_channel(2);
 
+    // Open until somebody has said how it ends: a reader that fails must not be overtaken by a compute thread that ends
+    // because the reader is gone.
+    let open = requests.clone();
     let reader = Reader { shared: shared.clone(), commands: commands.clone(), requests, serial: 0 };
     spawn("reader", ended.clone(), move || reader.run(input))?;
     let stage = Stage { shared: shared.clone(), commands, preparations, inbox, ended: ended.clone() };
     spawn("compute", ended, move || stage.load_and_compute(&options))?;
 
     let result = end.recv().context("both threads say how they end")?;
+    drop(open);
     shared.stop.store(true, Ordering::Relaxed);
     result
 }
@@ -573,6 +577,11 @@ mod tests {
             self.to = None;
             self.thread.join().expect("the worker does not panic")
         }
+
+        /// Waits for it to end by itself: its input stays open, since the end of input is a clean end of its own.
+        fn fails(self) -> anyhow::Error {
+            self.thread.join().expect("the worker does not panic").expect_err("it cannot go on")
+        }
     }
 
     #[derive(Debug, Default, PartialEq)]
@@ -821,14 +830,14 @@ mod tests {
         assert!(matches!(worker.next(), FromWorker::Loading { .. }));
         let FromWorker::LoadFailed { error } = worker.next() else { panic!("expected a failure") };
         assert!(error.contains("no such file"));
-        assert!(worker.end().is_err());
+        assert!(worker.fails().to_string().contains("cannot load the model"));
     }
 
     #[test]
     fn bytes_that_are_no_frame_end_the_worker_with_an_error() {
         let mut worker = Worker::ready(paced());
         worker.to.as_mut().expect("open").write_all(&[0xff; 16]).expect("the worker reads");
-        assert!(worker.end().is_err());
+        assert!(worker.fails().to_string().contains("cannot read a frame"));
     }
 
     #[test]
