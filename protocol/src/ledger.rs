@@ -9,6 +9,12 @@ pub mod records;
 
 pub mod issuer;
 
+pub mod quorum;
+
+pub mod facts;
+
+pub mod witness;
+
 pub mod wallet;
 
 pub mod paying;

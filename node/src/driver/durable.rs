@@ -214,8 +214,16 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Notice(_)
         | Message::Noticed(_)
         | Message::Payout { .. }
-        | Message::Withdrawal { .. } => true,
-        Message::Hello { .. }
+        | Message::Withdrawal { .. }
+        | Message::Voted { .. }
+        | Message::Recorded { .. }
+        | Message::Fact(_)
+        | Message::Deposit(_)
+        | Message::CloseVoted(_)
+        | Message::Facts { .. } => true,
+        Message::FactsQuery(_)
+        | Message::FactQuery(_)
+        | Message::Hello { .. }
         | Message::Join { .. }
         | Message::JoinRefused(_)
         | Message::Advert(_)

@@ -248,7 +248,12 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Taken(_)
         | Record::Text(_)
         | Record::WithdrawalPaid { .. }
-        | Record::Noticed(_) => Vec::new(),
+        | Record::Noticed(_)
+        | Record::Voted { .. }
+        | Record::Certified { .. }
+        | Record::Endorsed { .. }
+        | Record::Promised { .. }
+        | Record::Ended(_) => Vec::new(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
+mod closing;
+mod slots;
 mod transfers;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -77,6 +79,8 @@ struct Account {
     balance: Balance,
     next: u64,
     head: Option<RecordId>,
+    /// The step for which we voted in the next slot; no other gets our vote.
+    lock: Option<RecordId>,
     channels: u32,
 }
 
@@ -87,8 +91,12 @@ struct Channel {
     terms: Terms,
     cap: u64,
     held: Held,
+    /// What it held when it was opened.
+    opened: Held,
     redeemed: u64,
     expires: Epoch,
+    /// The amount with which we voted to let it end: nothing beyond is redeemed.
+    ending: Option<u64>,
     closed: bool,
 }
 
@@ -178,6 +186,26 @@ pub enum IssuerError {
     /// The withdrawal was paid with another reference.
     #[error("this withdrawal was marked as paid before, with another reference")]
     OtherReference,
+    /// Another step has our vote.
+    #[error("the account has signed another step for the same position")]
+    SlotLocked,
+    /// Too few issuers signed.
+    #[error("this is not signed by a quorum of issuers")]
+    NoQuorum,
+    /// This issuer has not yet heard of something that the others know.
+    #[error("this issuer is behind the others; it will catch up")]
+    Behind,
+}
+
+/// What is done with a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    /// Judge it, and change nothing.
+    Judge,
+    /// Judge it and carry it out: the only issuer's way.
+    AtOnce,
+    /// Carry it out: a quorum has judged it.
+    Certified,
 }
 
 impl From<Overflow> for IssuerError {
@@ -306,6 +334,16 @@ impl Issuer {
         terms: Option<&Verified<Terms>>,
         now: Epoch,
     ) -> Result<(), IssuerError> {
+        self.take(op, terms, now, Taking::AtOnce)
+    }
+
+    fn take(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
         let (next, head) = self.next_slot(op.account);
         if op.id() == head {
             return Ok(());
@@ -316,27 +354,100 @@ impl Issuer {
         if op.sequence != next || op.previous != head {
             return Err(IssuerError::WrongSequence { next });
         }
-        if op.epoch.0.abs_diff(now.0) > 1 {
+        if op.epoch.0.abs_diff(now.0) > 1 && taking != Taking::Certified {
             return Err(IssuerError::WrongEpoch);
         }
         match &op.body {
-            OpBody::OpenChannel(open) => self.open(op, open, terms.ok_or(IssuerError::WrongTerms)?, now)?,
-            OpBody::Expire(channel) => self.expire_soon(op.account, *channel, now)?,
-            OpBody::Pay { to, amount } => self.pay(op.account, *to, *amount)?,
-            OpBody::Withdraw { amount, payout } => {
-                self.withdraw(op.id(), (op.account, *amount), *payout, now)?;
+            OpBody::OpenChannel(open) => {
+                self.open(op, open, terms.ok_or(IssuerError::WrongTerms)?, now, taking)?;
             }
-            OpBody::Noop => self.fill_slot(op.account)?,
+            OpBody::Expire(channel) => self.expire_soon(op, *channel, now, taking)?,
+            OpBody::Pay { to, amount } => self.pay(op.account, *to, *amount, taking)?,
+            OpBody::Withdraw { amount, payout } => {
+                let epoch = if taking == Taking::Certified { op.epoch } else { now };
+                self.withdraw(op.id(), (op.account, *amount), (*payout, epoch), taking)?;
+            }
+            OpBody::Noop => self.fill_slot(op.account, taking)?,
+        }
+        if taking == Taking::Judge {
+            return Ok(());
         }
         let account = self.accounts.entry(op.account).or_default();
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
+        account.lock = None;
         account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
     }
 
     fn open(
         &mut self,
+        op: &Verified<AccountOp>,
+        open: &OpenChannel,
+        terms: &Verified<Terms>,
+        now: Epoch,
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
+        if taking == Taking::Certified {
+            // A vote is for the step, which names its terms by their id: these may be any.
+            if open.terms != terms.id() {
+                return Err(IssuerError::WrongTerms);
+            }
+        } else {
+            self.judge_opening(op, open, terms, now)?;
+        }
+        let markup_bps = terms.markup.map_or(0, |markup| markup.bps);
+        let hold = with_markup(open.cap, markup_bps)?;
+        let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
+        let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
+        if needed > account.balance.available() && !cfg!(mutant = "open-without-funds") {
+            return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
+        }
+        if self.channels.len() >= CHANNELS_MAX {
+            return Err(IssuerError::Full);
+        }
+        let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
+        self.check_room_for(self.manifest.network)?;
+        let (left, fee) = take(account.balance, self.manifest.open_fee)?;
+        let (left, held) = take(left, hold)?;
+        let fee = fee.earned.checked_add(fee.cash).ok_or(IssuerError::Overflow)?;
+        let held_sum = left.held.checked_add(hold).ok_or(IssuerError::Overflow)?;
+        // Read after the payer's: the network may be its own customer.
+        let network =
+            if op.account == self.manifest.network { left } else { self.balance(self.manifest.network) };
+        let network_cash = network.cash.checked_add(fee).ok_or(IssuerError::Overflow)?;
+        if taking == Taking::Judge {
+            return Ok(());
+        }
+
+        let payer = self.accounts.entry(op.account).or_default();
+        payer.balance = Balance { held: held_sum, ..left };
+        payer.channels = channel_count;
+        let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
+        network.cash = network_cash;
+        network.as_of = network.as_of.saturating_add(1);
+        self.due.insert((open.expires.plus(self.manifest.grace_epochs), op.id().into()));
+        self.channels.insert(
+            op.id().into(),
+            Channel {
+                payer: op.account,
+                payer_key: open.payer_key,
+                terms: Terms::clone(terms),
+                cap: open.cap,
+                held,
+                opened: held,
+                redeemed: 0,
+                expires: open.expires,
+                ending: None,
+                closed: false,
+            },
+        );
+        Ok(())
+    }
+
+    /// Judges what only holds at the moment of opening, once.
+    fn judge_opening(
+        &self,
         op: &Verified<AccountOp>,
         open: &OpenChannel,
         terms: &Verified<Terms>,
@@ -354,61 +465,35 @@ impl Issuer {
         {
             return Err(IssuerError::WrongExpiry);
         }
-        let markup_bps = terms.markup.map_or(0, |markup| markup.bps);
-        let hold = with_markup(open.cap, markup_bps)?;
-        let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
-        let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
-        if needed > account.balance.available() && !cfg!(mutant = "open-without-funds") {
-            return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
-        }
-        if account.channels as usize >= CHANNELS_PER_ACCOUNT_MAX || self.channels.len() >= CHANNELS_MAX {
-            return Err(IssuerError::Full);
-        }
-        let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
-        self.check_room_for(self.manifest.network)?;
-        let (left, fee) = take(account.balance, self.manifest.open_fee)?;
-        let (left, held) = take(left, hold)?;
-        let fee = fee.earned.checked_add(fee.cash).ok_or(IssuerError::Overflow)?;
-        let held_sum = left.held.checked_add(hold).ok_or(IssuerError::Overflow)?;
-        // Read after the payer's: the network may be its own customer.
-        let network =
-            if op.account == self.manifest.network { left } else { self.balance(self.manifest.network) };
-        let network_cash = network.cash.checked_add(fee).ok_or(IssuerError::Overflow)?;
-
-        let payer = self.accounts.entry(op.account).or_default();
-        payer.balance = Balance { held: held_sum, ..left };
-        payer.channels = channel_count;
-        let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
-        network.cash = network_cash;
-        network.as_of = network.as_of.saturating_add(1);
-        self.due.insert((open.expires.plus(self.manifest.grace_epochs), op.id().into()));
-        self.channels.insert(
-            op.id().into(),
-            Channel {
-                payer: op.account,
-                payer_key: open.payer_key,
-                terms: Terms::clone(terms),
-                cap: open.cap,
-                held,
-                redeemed: 0,
-                expires: open.expires,
-                closed: false,
-            },
-        );
-        Ok(())
+        let channels = self.accounts.get(&op.account).map_or(0, |account| account.channels);
+        if channels as usize >= CHANNELS_PER_ACCOUNT_MAX { Err(IssuerError::Full) } else { Ok(()) }
     }
 
-    fn expire_soon(&mut self, payer: AccountId, id: ChannelId, now: Epoch) -> Result<(), IssuerError> {
-        let channel = self.channels.get_mut(&id).ok_or(IssuerError::UnknownChannel)?;
-        if channel.payer != payer {
+    fn expire_soon(
+        &mut self,
+        op: &Verified<AccountOp>,
+        id: ChannelId,
+        now: Epoch,
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
+        // A quorum knows the channel; it may have ended and be forgotten here by now.
+        let unknown = if taking == Taking::Certified { Ok(()) } else { Err(IssuerError::UnknownChannel) };
+        let Some(channel) = self.channels.get_mut(&id) else { return unknown };
+        if channel.payer != op.account {
             return Err(IssuerError::WrongKey);
         }
+        // By the step's own epoch, so that all issuers come to the same one.
+        let expires = if taking == Taking::Certified { op.epoch.plus(1) } else { now.plus(1) };
+        let has_ended = channel.closed || channel.expires <= expires;
         // Ending it again would fill the journal of every issuer at no cost.
-        if channel.closed || channel.expires <= now.plus(1) {
+        if has_ended && taking != Taking::Certified {
             return Err(IssuerError::Closed);
         }
+        if has_ended || taking == Taking::Judge {
+            return Ok(());
+        }
 
-        channel.expires = now.plus(1);
+        channel.expires = expires;
         self.due.insert((channel.expires.plus(self.manifest.grace_epochs), id));
         Ok(())
     }
@@ -431,7 +516,8 @@ impl Issuer {
             self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = amount);
             return Ok(amount);
         }
-        if amount <= channel.redeemed || channel.closed {
+        let is_above = channel.ending.is_some_and(|ending| amount > ending);
+        if amount <= channel.redeemed || channel.closed || is_above {
             return Ok(channel.redeemed);
         }
         let mut part = self.part_of(receipt.channel)?;
@@ -463,6 +549,9 @@ impl Issuer {
     /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which. Forgets those that were
     /// closed long ago.
     pub fn expire(&mut self, now: Epoch) -> Vec<(ChannelId, NodeId, u64)> {
+        if self.is_one_of_many() {
+            return Vec::new();
+        }
         let later = self.due.split_off(&(now, ChannelId([0; 32])));
         let over = core::mem::replace(&mut self.due, later);
         over.into_iter().filter_map(|(_, id)| self.end_or_forget(id, now)).collect()

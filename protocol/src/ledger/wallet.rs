@@ -14,6 +14,9 @@ pub struct Wallet {
     signer: Signer,
     state: State,
     balance: Balance,
+    /// The least next slot, with its predecessor, that what we have signed and seen committed allows: issuers that are
+    /// behind must not make us sign a slot again.
+    floor: (u64, RecordId),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +40,7 @@ impl Wallet {
             signer,
             state: State::Unsynchronised { pending: None },
             balance: Balance::default(),
+            floor: (0, RecordId::NONE),
         }
     }
 
@@ -76,7 +80,14 @@ impl Wallet {
 
     /// Takes back a step from our own journal: it may have left before the stop.
     pub fn replay(&mut self, op: Verified<AccountOp>) {
+        self.raise(op.sequence, op.previous);
         self.state = State::Unsynchronised { pending: Some(op) };
+    }
+
+    fn raise(&mut self, next: u64, head: RecordId) {
+        if next > self.floor.0 {
+            self.floor = (next, head);
+        }
     }
 
     /// Signs the next step; `None` while another is under way or the head is unknown. The step must be on disk before
@@ -91,7 +102,8 @@ impl Wallet {
 
     /// Learns from our own journal that the step was certified before the stop.
     pub fn replay_certified(&mut self, op: RecordId) {
-        if self.pending().is_some_and(|pending| pending.id() == op) {
+        if let Some(pending) = self.pending().filter(|pending| pending.id() == op) {
+            self.raise(pending.sequence.saturating_add(1), op);
             self.state = State::Unsynchronised { pending: None };
         }
     }
@@ -104,6 +116,7 @@ impl Wallet {
             return;
         }
         self.balance = balance;
+        let (next, head) = if next < self.floor.0 { self.floor } else { (next, head) };
         let pending = match &self.state {
             State::Unsynchronised { pending } => pending.clone(),
             State::Pending(op) => Some(op.clone()),
@@ -121,7 +134,9 @@ impl Wallet {
         if let State::Pending(pending) = &self.state
             && pending.id() == op
         {
-            self.state = State::Idle { next: pending.sequence.saturating_add(1), head: op };
+            let next = pending.sequence.saturating_add(1);
+            self.raise(next, op);
+            self.state = State::Idle { next, head: op };
             self.take(balance);
         }
     }

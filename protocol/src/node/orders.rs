@@ -104,7 +104,9 @@ impl Node {
 
     /// Signs the order that waits longest, if the wallet is free.
     pub(super) fn sign_order(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let Some(issuer) = self.issuer().filter(|_| self.wallet.is_idle()) else { return };
+        if self.issuer().is_none() || !self.wallet.is_idle() {
+            return;
+        }
         let Some((id, order)) = self.orders.waiting.pop_front() else { return };
         let body = match order {
             Order::Pay { to, amount } => OpBody::Pay { to, amount },
@@ -122,7 +124,7 @@ impl Node {
         self.opening_terms = None;
         self.orders.signed = Some((op.id(), id));
         out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
-        self.send(issuer, Message::Step { op, terms: None }, out);
+        self.send_step(out);
     }
 
     /// Our step that opens no channel was committed.

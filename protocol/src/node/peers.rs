@@ -247,10 +247,17 @@ impl Node {
         self.peers.get(&peer).is_some_and(|peer| peer.admitted)
     }
 
-    /// Returns the issuer's node if it can be spoken to now: this node itself, or a connected peer.
+    /// Returns the issuers' nodes that can be spoken to now: this node itself, or connected peers.
+    pub(super) fn issuers(&self) -> Vec<NodeId> {
+        let nodes = self.config.manifest.issuers.iter().map(|issuer| issuer.node);
+        nodes.filter(|node| *node == self.me || self.is_connected(*node)).collect()
+    }
+
+    /// Returns an issuer that can be spoken to now, if a quorum of them can.
     pub(super) fn issuer(&self) -> Option<NodeId> {
-        let nodes = || self.config.manifest.issuers.iter().map(|issuer| issuer.node);
-        nodes().find(|node| *node == self.me).or_else(|| nodes().find(|node| self.is_connected(*node)))
+        let reachable = self.issuers();
+        let enough = reachable.len() >= self.config.manifest.quorum();
+        reachable.first().copied().filter(|_| enough)
     }
 
     pub(super) fn join(&mut self, secret: [u8; 16], out: &mut Vec<Effect>) {
@@ -259,6 +266,7 @@ impl Node {
             return;
         }
         self.joining = Some(secret);
+        self.refusing.clear();
         let issuers: Vec<NodeId> = self.config.manifest.issuers.iter().map(|issuer| issuer.node).collect();
         for node in issuers {
             if self.peers.contains_key(&node) {
@@ -292,13 +300,21 @@ impl Node {
             let asks = !self.has_greeted(peer);
             self.send(peer, Message::Hello { device, membership, advert: None, asks }, out);
         }
-        self.send(from, Message::AccountQuery, out);
+        self.query_account(out);
         // What this node serves was nobody's business before.
         self.advertise(now, out);
     }
 
     pub(super) fn on_join_refused(&mut self, from: NodeId, error: JoinError, out: &mut Vec<Effect>) {
-        if self.config.manifest.has_issuer_node(from) && self.joining.take().is_some() {
+        if !self.config.manifest.has_issuer_node(from) || self.joining.is_none() {
+            return;
+        }
+        self.refusing.insert(from);
+        // A ticket is known to the issuer that made it, and to no other.
+        let is_last = self.refusing.len() >= self.config.manifest.issuers.len();
+        if error != JoinError::UnknownTicket || is_last {
+            self.refusing.clear();
+            self.joining = None;
             out.push(Effect::Joined(Err(error)));
         }
     }

@@ -236,11 +236,10 @@ impl Node {
         if opening.recorded.len() > manifest.issuers.len() {
             return false;
         }
-        let confirms = |issuer: &crate::manifest::Issuer| {
-            let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, issuer.key);
+        manifest.agrees(|key| {
+            let signed = |recorded: &Verified<Recorded>| recorded.is_signed_by(Role::Issuer, key);
             opening.recorded.iter().any(|recorded| recorded.op == opening.op.id() && signed(recorded))
-        };
-        manifest.issuers.iter().filter(|issuer| confirms(issuer)).count() >= usize::from(manifest.quorum)
+        })
     }
 
     /// Returns our side of a channel, if it was opened on our own terms.

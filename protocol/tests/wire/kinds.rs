@@ -83,6 +83,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::withdrawal()).called("withdraw"),
         Kind::of(&samples::account_op(OpBody::Noop)).called("noop"),
         Kind::of(&samples::vote()),
+        Kind::of(&samples::close_vote()),
         Kind::of(&samples::recorded()),
         Kind::of(&samples::terms()),
         Kind::of(&samples::receipt()),

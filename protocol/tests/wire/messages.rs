@@ -5,12 +5,14 @@ use protocol::ids::{Digest, JobId};
 use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
 use protocol::keys::Scheme;
 use protocol::ledger::issuer::{Balance, IssuerError};
+use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
 use protocol::ledger::records::TermsError;
 use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
 use protocol::scheduler::Refusal;
+use protocol::signed::Role;
 use protocol::time::Time;
 
 use crate::enums::{first_word, variants};
@@ -66,6 +68,11 @@ fn notice() -> Notice<Wire> {
     Notice { number: 3, news }
 }
 
+fn certificate() -> Certificate<Wire> {
+    let votes = vec![samples::vote().signed()];
+    Certificate { op: samples::open_channel().signed(), terms: Some(samples::terms().signed()), votes }
+}
+
 /// Returns a message of every kind, in the order of their numbers.
 pub(crate) fn messages() -> Vec<Message<Wire>> {
     let (account, op) = (samples::id(&samples::account()), samples::open_channel().id());
@@ -116,6 +123,14 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
         Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+        Message::Voted { vote: samples::vote().signed(), balance: BALANCE },
+        Message::Recorded { recorded: samples::recorded().signed(), balance: BALANCE },
+        Message::Fact(Fact::Step(certificate())),
+        Message::Deposit(samples::deposit().signed()),
+        Message::CloseVoted(samples::close_vote().signed()),
+        Message::FactsQuery(7),
+        Message::Facts { first: 7, names: vec![op] },
+        Message::FactQuery(vec![op]),
     ]
 }
 
@@ -151,6 +166,14 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Text("bank account 1".to_owned()),
         Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
         Record::Noticed(notice()),
+        Record::Voted { op: samples::withdrawal().signed(), terms: None, epoch: EPOCH },
+        Record::Certified { certificate: certificate(), epoch: EPOCH },
+        Record::Endorsed {
+            deposit: samples::deposit().signed(),
+            proposer: samples::deposit().signer(Role::Issuer).expect("one"),
+        },
+        Record::Promised { channel: CHANNEL, amount: 414_000 },
+        Record::Ended(EndCertificate { votes: vec![samples::close_vote().signed()] }),
     ]
 }
 
@@ -204,6 +227,9 @@ fn no_message_is_read_in_another_network() {
             "noticed",
             "payout",
             "withdrawal",
+            "facts_query",
+            "facts",
+            "fact_query",
         ],
         "only what is bound to its connection carries no signature"
     );

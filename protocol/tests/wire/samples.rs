@@ -4,8 +4,8 @@ use protocol::advert::{self, Advert, Incentive, ModelOffer, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::Signer;
 use protocol::ledger::records::{
-    Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Source, Terms, Vote, text_digest,
+    Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt,
+    Recorded, RedeemAck, Rights, Source, Terms, Vote, text_digest,
 };
 use protocol::licence::{Licence, LicenceKind, Scope, open_licence};
 use protocol::manifest::Manifest;
@@ -60,6 +60,10 @@ pub(crate) fn account_op(body: OpBody) -> Verified<AccountOp> {
     let previous = RecordId([0x50; 32]);
     let op = AccountOp { account: id(&account()), sequence: 7, previous, epoch: EPOCH, body };
     sign(op, DOMAIN, Role::Owner, &account())
+}
+
+pub(crate) fn close_vote() -> Verified<CloseVote> {
+    by_issuer(CloseVote { channel: CHANNEL, amount: 414_000, epoch: EPOCH })
 }
 
 pub(crate) fn vote() -> Verified<Vote> {
