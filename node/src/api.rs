@@ -2,6 +2,7 @@
 //!
 //! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams.
 
+mod account;
 pub mod auth;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -125,9 +126,13 @@ fn router(api: Api) -> Router {
         .route("/ledger/receipts", get(node::receipts))
         .route("/ledger/receipts/{id}", get(node::receipt))
         .route("/ledger/verify", post(node::verify))
+        .route("/ledger/audit", post(node::audit))
         .route("/ledger/settle", post(node::settle))
         .route("/network/tickets", post(node::ticket))
         .route("/network/grants", post(node::grant))
+        .route("/account", get(account::show))
+        .route("/account/rotate", post(account::rotate))
+        .route("/account/devices", post(account::authorise))
         .route("/jobs", post(jobs::submit))
         .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/shutdown", post(node::shutdown))

@@ -6,6 +6,7 @@ pub mod client;
 pub mod signal;
 pub mod terminal;
 
+mod account;
 mod ledger;
 mod models;
 mod network;
@@ -104,6 +105,9 @@ enum Command {
     /// Show balance and receipts, and check them
     #[command(subcommand, after_help = "Example:\n  sharemesh ledger balance")]
     Ledger(ledger::LedgerCommand),
+    /// Make an account with a recovery phrase, replace its key, let other nodes act for it
+    #[command(subcommand, after_help = "Example:\n  sharemesh account new --data ./wallet")]
+    Account(account::AccountCommand),
     /// Invite others into your network
     #[command(subcommand, after_help = "Example:\n  sharemesh network ticket --credits 5")]
     Network(network::NetworkCommand),
@@ -185,6 +189,7 @@ async fn dispatch(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Peers => status::peers(global, terminal).await,
         Command::Providers(arguments) => status::providers(arguments, global, terminal).await,
         Command::Ledger(command) => ledger::run(command, global, terminal).await,
+        Command::Account(command) => account::run(command, global, terminal).await,
         Command::Network(command) => network::run(command, global, terminal).await,
         Command::Grant(arguments) => network::grant(arguments, global, terminal).await,
         Command::Demo(arguments) => crate::demo::run(*arguments, terminal).await,
@@ -288,6 +293,9 @@ mod tests {
             &["ledger", "settle"],
             &["network", "ticket", "--credits", "2"],
             &["network", "show"],
+            &["account", "show"],
+            &["account", "authorise", "ab", "--until", "3d", "--serve"],
+            &["account", "revoke", "ab"],
             &["grant", "ab", "1.5"],
             &["version"],
         ] {
@@ -329,6 +337,12 @@ mod tests {
             "sharemesh ledger verify",
             "sharemesh network ticket --credits 5",
             "sharemesh network show",
+            "sharemesh account new --data d --passphrase-file f",
+            "sharemesh account recover --phrase-file f --rotations 1",
+            "sharemesh account show",
+            "sharemesh account rotate --phrase-file f",
+            "sharemesh account authorise ab --until 30d --serve --spend --budget 5",
+            "sharemesh account revoke ab",
             "sharemesh grant ab 5",
             "sharemesh demo --json --keep why",
             "sharemesh worker --options {}",

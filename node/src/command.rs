@@ -1,11 +1,13 @@
 //! What the local API asks of the driver: one bounded queue of commands, each with the way back for its answer.
 
 use engine::frame::Generate;
+use protocol::ids::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    BalanceView, GrantView, JobView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
-    ServedModelView, SettleView, StatusView, TicketView, VerifyView,
+    AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, GrantView, JobView, PeerView,
+    ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketView,
+    VerifyView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -121,6 +123,31 @@ pub enum Command {
     },
     /// Closes idle channels and redeems now; answered when the issuer has, or after a deadline.
     Settle(Reply<SettleView>),
+    /// Computes a checkpoint again from what the issuer serves; answered when everything was compared.
+    Audit {
+        /// The epoch; none for the newest.
+        epoch: Option<u32>,
+        /// The way back.
+        reply: Reply<Box<AuditView>>,
+    },
+    /// Asks for the account's key and nodes.
+    Account(Reply<AccountView>),
+    /// Replaces the account's key; answered when the issuer has, or after a deadline.
+    Rotate {
+        /// Seed of the promised key.
+        seed: [u8; 32],
+        /// Promise of the key after it.
+        next: Digest,
+        /// The way back.
+        reply: Reply<AccountView>,
+    },
+    /// Lets another node act for the account, or no longer.
+    Authorise {
+        /// Which, and what.
+        body: AuthoriseBody,
+        /// The way back.
+        reply: Reply<DelegationView>,
+    },
     /// Ends the node as Ctrl-C does.
     Shutdown(Reply<()>),
 }

@@ -13,6 +13,7 @@ use crate::api;
 use crate::api::views::{NANO_PER_CREDIT, parse_credits};
 use crate::exit::Failure;
 use crate::models::{FAKE, Models, OnProgress, Price, ServedModel, cannot};
+use crate::vault::Secret;
 use crate::worker::WORKERS_MAX;
 
 /// The port of the mesh unless another is chosen: fixed, so that a ticket's addresses outlive a restart.
@@ -62,6 +63,10 @@ pub struct Config {
     pub budget_nano: u64,
     /// Whether the end of standard input ends the node.
     pub exit_with_parent: bool,
+    /// What opens the account's key file, where the data folder has one.
+    pub passphrase: Option<Secret>,
+    /// The right to act for an account whose wallet node is another; needed once, the data folder remembers.
+    pub device: Option<String>,
 }
 
 /// What a node may be told, each thing or not, as a file or flags have it.
@@ -98,6 +103,12 @@ pub struct Settings {
     /// See [`Config::exit_with_parent`].
     #[serde(skip)]
     pub exit_with_parent: bool,
+    /// See [`Config::passphrase`].
+    #[serde(skip)]
+    pub passphrase: Option<Secret>,
+    /// See [`Config::device`].
+    #[serde(skip)]
+    pub device: Option<String>,
     /// How the fake model behaves.
     #[serde(skip)]
     pub fake: Option<FakeOptions>,
@@ -133,6 +144,8 @@ impl Settings {
             budget: self.budget.or(base.budget),
             join: self.join.or(base.join),
             exit_with_parent: self.exit_with_parent || base.exit_with_parent,
+            passphrase: self.passphrase.or(base.passphrase),
+            device: self.device.or(base.device),
             fake: self.fake.or(base.fake),
         }
     }
@@ -175,6 +188,8 @@ impl Settings {
             threads: Some(self.threads.unwrap_or_else(threads)),
             budget_nano: budget,
             exit_with_parent: self.exit_with_parent,
+            passphrase: self.passphrase,
+            device: self.device,
         };
         for name in &self.serve {
             let model = served(name, &config, self.fake.clone(), models, progress)?;

@@ -4,6 +4,7 @@
 //! the job's stream and from there to the client, and the core hears of windows and ends only.
 
 mod answers;
+mod audit;
 mod body;
 mod durable;
 mod index;
@@ -95,7 +96,7 @@ struct Driver {
     joined: Option<Result<(), protocol::message::JoinError>>,
     /// Why the node must stop.
     fatal: Option<anyhow::Error>,
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 /// A model that this node serves, or tries to.
@@ -142,7 +143,8 @@ impl Driver {
             &records,
             Time(clock.now_ms()),
         )?;
-        let net = Net::new(net_config(&config, &identity)?)?;
+        let mut net = Net::new(net_config(&config, &identity)?)?;
+        net.subscribe(mesh::BOOKS_TOPIC);
         let workers = Workers::new(Program::current()?, worker::Limits::NODE);
         let (stream_sender, stream_events) = mpsc::channel(COMMANDS_MAX);
         let mut tick = interval(TICK);
@@ -177,7 +179,7 @@ impl Driver {
             waiting: answers::Waiting::default(),
             joined: None,
             fatal: None,
-            _folder: folder,
+            folder,
         };
         for model in driver.config.serve.clone() {
             driver.load(model)?;
@@ -300,6 +302,9 @@ impl Driver {
                 let message = Message::<protocol::message::Wire>::Advert(advert).to_bytes();
                 self.net.publish(&mesh::topic(model), message);
             }
+            Effect::Spread(message) => {
+                self.net.publish(mesh::BOOKS_TOPIC, Message::Books(message).to_bytes())
+            }
             Effect::Subscribe(model) => self.net.subscribe(&mesh::topic(model)),
             Effect::Lookup(model) => self.net.lookup(model.0),
             Effect::Provide(model) => self.provide(model),
@@ -419,7 +424,7 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
     node::Config {
         manifest: protocol::manifest::Manifest::clone(&identity.manifest),
         node: identity.node.clone(),
-        account: identity.account.clone(),
+        owner: identity.owner.clone(),
         issuer: identity.issuer.clone(),
         name: config.name.clone(),
         incentive: Incentive::Exchange,
@@ -472,6 +477,8 @@ mod tests {
             threads: Some(1),
             budget_nano: 1_000_000,
             exit_with_parent: false,
+            passphrase: None,
+            device: None,
         };
         let (_, commands) = mpsc::channel(1);
         Driver::open(config, commands, CancellationToken::new()).unwrap()

@@ -2,20 +2,24 @@
 
 use anyhow::{Context as _, Result};
 use protocol::encoding::{decode, encode};
-use protocol::ids::NodeId;
+use protocol::ids::{DomainId, NodeId};
 use protocol::keys::Signer;
 use protocol::manifest::{Manifest, verify_manifest};
+use protocol::node::{Delegation, Owner};
 use protocol::signed::{Signed, Verified};
 use protocol::ticket::Ticket;
 use protocol::time::Time;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::delegation;
 use crate::exit::{Failure, FailureKind};
 use crate::folder::{Access, DataFolder};
+use crate::vault::{self, Vault};
 
 const KEYS_FILE: &str = "keys";
 const NETWORK_FILE: &str = "network";
+const DEVICE_FILE: &str = "device";
 
 /// Bounds both files; they hold a few keys, a manifest and some addresses.
 const FILE_BYTES_MAX: usize = 16 * 1024;
@@ -27,8 +31,10 @@ pub struct Identity {
     pub secret: [u8; 32],
     /// Key of the node.
     pub node: Signer,
-    /// Key of the account.
-    pub account: Signer,
+    /// For whom it acts.
+    pub owner: Owner,
+    /// The account's key file, opened, where there is one.
+    pub vault: Option<Vault>,
     /// Key of the issuer, if this node is the network's.
     pub issuer: Option<Signer>,
     /// The network, signed by its root.
@@ -85,16 +91,54 @@ impl Identity {
         let manifest = verify_manifest(membership.manifest)
             .with_context(|| format!("{} is damaged", folder.path().join(NETWORK_FILE).display()))?;
         let is_issuer = manifest.has_issuer_key(issuer.public());
+        let vault = open_vault(folder, config)?;
+        let given = delegation_of(folder, config, node.public().into(), manifest.domain())?;
+        let owner = match (&vault, given) {
+            (Some(_), Some(_)) => {
+                let what = "this data folder has an account's key file, so its node is that account's: start the other account's device in a new folder";
+                return Err(Failure::usage(what).into());
+            }
+            (Some(vault), None) => vault.owner(),
+            (None, Some(given)) => given.into(),
+            (None, None) => Signer::from_seed(keys.account).into(),
+        };
         Ok(Self {
             secret: keys.node,
             node,
-            account: Signer::from_seed(keys.account),
+            owner,
+            vault,
             issuer: is_issuer.then_some(issuer),
             manifest,
             addresses: membership.addresses,
             ticket: membership.ticket,
         })
     }
+}
+
+fn open_vault(folder: &DataFolder, config: &Config) -> Result<Option<Vault>> {
+    let Some(text) = vault::read(folder.path())? else { return Ok(None) };
+    let passphrase = config.passphrase.as_ref().ok_or_else(|| {
+        Failure::usage("the account's key file is encrypted: give its passphrase with --passphrase-file")
+    })?;
+    Ok(Some(Vault::open(&text, passphrase)?))
+}
+
+/// Returns the delegation that this node was given, now or before.
+fn delegation_of(
+    folder: &DataFolder,
+    config: &Config,
+    node: NodeId,
+    domain: DomainId,
+) -> Result<Option<Delegation>> {
+    let text = match &config.device {
+        Some(text) => Some(text.clone()),
+        None => read(folder, DEVICE_FILE)?,
+    };
+    let given = text.as_deref().map(|text| delegation::from_text(text, node, domain)).transpose()?;
+    if let Some(text) = config.device.clone() {
+        create(folder, DEVICE_FILE, text)?;
+    }
+    Ok(given)
 }
 
 fn home(config: &Config, now: Time, issuer: &Signer, node: NodeId) -> Signed<Manifest> {

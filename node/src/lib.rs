@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`cli`] is what a user types and [`config`] what becomes of it, [`demo`] a whole network in
 //! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the [`driver`], which is the event loop around the
-//! protocol's node; [`identity`] is its keys and its network;
+//! protocol's node; [`identity`] is its keys and its network,
+//! [`vault`] an account's sealed keys, [`delegation`] the right to act for somebody else's account;
 //! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index; [`models`] finds weights
 //! and [`worker`] runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of
 //! failures.
@@ -16,6 +17,9 @@ pub mod command;
 
 pub mod driver;
 pub mod identity;
+
+pub mod delegation;
+pub mod vault;
 
 pub mod net;
 

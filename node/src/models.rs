@@ -207,7 +207,7 @@ impl Models {
     /// Finds a model whose file is here, by name or path; reads the file once if its digest is not known yet.
     pub fn resolve(&self, name: &str, progress: OnProgress<'_>) -> Result<ModelFile, Failure> {
         if let Some(entry) = catalogue::find(name) {
-            return self.resolve_entry(&entry, progress);
+            return self.resolve_entry(entry, progress);
         }
         if let Some(local) = self.local()?.into_iter().find(|local| local.name == name) {
             return self.resolve_path(&local.name, &local.path, progress);
@@ -222,12 +222,12 @@ impl Models {
     /// Fetches a model of the catalogue, or registers a file, so that [`Models::resolve`] finds it by name.
     pub async fn pull(&self, name: &str, progress: OnProgress<'_>) -> Result<ModelFile, Failure> {
         if let Some(entry) = catalogue::find(name) {
-            let path = self.path_of(&entry);
+            let path = self.path_of(entry);
             if !path.is_file() {
-                let digests = self.fetcher.fetch(&entry, &path, progress).await?;
+                let digests = self.fetcher.fetch(entry, &path, progress).await?;
                 self.remember(&path, &digests)?;
             }
-            return self.resolve_entry(&entry, progress);
+            return self.resolve_entry(entry, progress);
         }
         let path = Path::new(name);
         if !is_path(name) && !path.is_file() {
@@ -241,7 +241,7 @@ impl Models {
     /// Deletes the file of a catalogue's model, or forgets a registered file without touching it. Says what it did.
     pub fn remove(&self, name: &str) -> Result<String, Failure> {
         if let Some(entry) = catalogue::find(name) {
-            let path = self.path_of(&entry);
+            let path = self.path_of(entry);
             let folder = path.parent().unwrap_or(&self.cache);
             if !path.exists() {
                 return Err(Failure::new(
@@ -547,7 +547,7 @@ fn name_of(path: &Path) -> String {
 }
 
 fn unknown(name: &str) -> Failure {
-    let names: Vec<_> = catalogue::entries().into_iter().map(|entry| entry.name).collect();
+    let names: Vec<_> = catalogue::entries().iter().map(|entry| entry.name.as_str()).collect();
     Failure::new(
         FailureKind::UnknownModel,
         format!(
@@ -648,7 +648,7 @@ mod tests {
     fn a_damaged_file_of_the_catalogue_is_refused() {
         let (_folder, models) = models();
         let entry = catalogue::find("smollm2").expect("in the catalogue");
-        let path = models.path_of(&entry);
+        let path = models.path_of(entry);
         fs::create_dir_all(path.parent().expect("folder")).expect("writable");
         fs::write(&path, b"GGUF cut short").expect("writable");
 

@@ -1,5 +1,7 @@
 //! Checks a whole journal again: every signature, every chain of receipts, every sum.
 
+mod books;
+
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -7,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, DomainId, RecordId};
 use crate::keys::Scheme;
+use crate::ledger::account::SignedLineage;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paying::is_newer;
 use crate::ledger::records::{OpBody, Receipt, Terms, text_digest};
@@ -42,6 +45,9 @@ pub struct Audit {
     channels: BTreeMap<ChannelId, Channel>,
     books: Issuer,
     is_issuer: bool,
+    checkpoints: u64,
+    findings_seen: u64,
+    equivocations: u64,
     findings: Findings,
 }
 
@@ -64,6 +70,9 @@ impl Audit {
             channels: BTreeMap::new(),
             books,
             is_issuer: false,
+            checkpoints: 0,
+            findings_seen: 0,
+            equivocations: 0,
             findings: Findings::default(),
         }
     }
@@ -145,6 +154,16 @@ impl Audit {
             Record::Noticed(notice) => self.notice(notice),
             Record::WithdrawalPaid { step, reference } => self.withdrawal_paid(step, &reference),
             Record::Text(_) => {}
+            Record::Books(record) => self.of_books(record),
+            Record::Lineage(lineage) => self.lineage(lineage),
+            Record::Authorised { device, .. } => drop(self.verified(device)),
+            Record::Delegated { device, lineage } => {
+                self.verified(device);
+                if let Some(lineage) = lineage {
+                    self.lineage(lineage);
+                }
+            }
+            Record::Lent { opening, .. } => self.opening(opening),
         }
     }
 
@@ -170,6 +189,7 @@ impl Audit {
                 format!("{deposited} nano-credits deposited, {withdrawn} withdrawn, {accounts} accounts"),
             ));
         }
+        self.finish_books();
         self.findings
     }
 
@@ -205,7 +225,7 @@ impl Audit {
         };
         let licence = open_licence(opening.terms.model, self.domain);
         let belongs = open.terms == opening.terms.id()
-            && opening.op.is_signed_by(Role::Owner, opening.op.account.into())
+            && opening.op.signer(Role::Owner).is_some()
             && opening.terms.is_signed_by(Role::Node, opening.terms.payee.into());
         let is_committed = self.manifest.agrees(|key| {
             let by = |r: &&Verified<_>| Verified::is_signed_by(*r, Role::Issuer, key);
@@ -219,6 +239,13 @@ impl Audit {
         }
         let (id, cap) = (ChannelId::from(opening.op.id()), open.cap);
         self.channels.insert(id, Channel { opening, cap, head: None });
+    }
+
+    fn lineage(&mut self, lineage: SignedLineage) {
+        match lineage.verify(self.domain, Scheme::Strict) {
+            Ok(lineage) => self.signed(lineage.rotations()),
+            Err(error) => self.problem(format!("the keys of an account do not follow each other: {error}")),
+        }
     }
 
     fn receipt(&mut self, receipt: Signed<Receipt>) {

@@ -241,4 +241,7 @@ pub enum Failure {
     /// Its channel was closed under it.
     #[error("the payment channel of the job ended before the job did")]
     ChannelEnded,
+    /// This node may not open a channel for its account, and nobody did for it.
+    #[error("no payment channel could be opened for this node's account: {0}")]
+    WalletRefused(String),
 }

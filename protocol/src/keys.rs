@@ -83,6 +83,15 @@ impl Signer {
         }
     }
 
+    /// Returns the signer of another seed, of the same kind as this one.
+    #[must_use]
+    pub fn sibling(&self, seed: [u8; 32]) -> Self {
+        match &self.0 {
+            Kind::Ed25519(_) => Self::from_seed(seed),
+            Kind::Simulated(_) => Self::simulated(seed),
+        }
+    }
+
     /// Returns the signer that belongs to this one and `context`: the same each time, unlinkable without the secret.
     #[must_use]
     pub fn derive(&self, context: &[u8]) -> Self {
@@ -93,10 +102,7 @@ impl Signer {
         let mut hasher = blake3::Hasher::new_derive_key("sharemesh v1 derived signing key");
         hasher.update(secret).update(context);
         let seed = *hasher.finalize().as_bytes();
-        match &self.0 {
-            Kind::Ed25519(_) => Self::from_seed(seed),
-            Kind::Simulated(_) => Self::simulated(seed),
-        }
+        self.sibling(seed)
     }
 
     pub(crate) fn sign(&self, bytes: &[u8]) -> Signature {

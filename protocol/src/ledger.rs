@@ -7,6 +7,8 @@ pub mod money;
 
 pub mod records;
 
+pub mod account;
+
 pub mod issuer;
 
 pub mod quorum;
@@ -20,5 +22,15 @@ pub mod wallet;
 pub mod paying;
 
 pub mod paid;
+
+pub mod merkle;
+
+pub mod checkpoint;
+
+pub mod epoch_log;
+
+pub mod equivocation;
+
+pub mod finding;
 
 pub mod reconcile;

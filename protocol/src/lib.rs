@@ -40,6 +40,8 @@ pub mod job;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod ledger;
 
+pub mod books;
+
 pub mod message;
 
 pub mod record;

@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
+use crate::books::BooksMessage;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
-use crate::keys::Scheme;
+use crate::keys::{PublicKey, Scheme};
+use crate::ledger::account::{Lineage, SignedLineage};
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::quorum::Fact;
@@ -27,6 +30,9 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// Bounds one message: an advert or a list of heads, with room to spare.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// Most delegations of one account, and so in one message.
+pub const DEVICES_MAX: usize = 16;
+
 /// Most channel heads in one message.
 pub const HEADS_MAX: usize = 512;
 
@@ -34,6 +40,8 @@ pub const HEADS_MAX: usize = 512;
 pub trait Stage: Clone + Debug + PartialEq {
     /// A signed part at this stage.
     type Of<T: Signable>: Clone + Debug + PartialEq;
+    /// The keys of an account at this stage.
+    type Keys: Clone + Debug + PartialEq;
 }
 
 /// As received: nothing was checked.
@@ -46,10 +54,12 @@ pub struct Checked;
 
 impl Stage for Wire {
     type Of<T: Signable> = Signed<T>;
+    type Keys = SignedLineage;
 }
 
 impl Stage for Checked {
     type Of<T: Signable> = Verified<T>;
+    type Keys = Lineage;
 }
 
 /// One message. Those without a signature are bound to the connection they came on.
@@ -58,18 +68,21 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize, S::Of<CloseVote>: Serialize",
+        S::Of<Vote>: Serialize, S::Of<CloseVote>: Serialize, S::Of<Checkpoint>: Serialize, S::Keys: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
-        S::Of<Vote>: Deserialize<'de>, S::Of<CloseVote>: Deserialize<'de>"
+        S::Of<Vote>: Deserialize<'de>, S::Of<CloseVote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>,
+        S::Keys: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
     Hello {
         /// The owner's delegation to this node.
         device: S::Of<Device>,
+        /// Which key the owner's account has in force; none for an account that is a plain key.
+        lineage: Option<S::Keys>,
         /// Proof of admission; a node that has just arrived has none.
         membership: Option<S::Of<Membership>>,
         /// What it serves, if anything.
@@ -236,6 +249,37 @@ pub enum Message<S: Stage> {
         /// The operator's reference, once it is paid.
         paid: Option<alloc::string::String>,
     },
+    /// About the issuers' books: checkpoints, proofs, pages.
+    Books(BooksMessage<S>),
+    /// Which keys an account had: an issuer tells it whoever knows less of its own account.
+    Lineage(S::Keys),
+    /// Delegations of the sender's account: new ones for their node, and those that ended for everybody.
+    Devices {
+        /// The delegations.
+        devices: Vec<S::Of<Device>>,
+        /// Which key the account has in force.
+        lineage: Option<S::Keys>,
+    },
+    /// Asks the wallet node of the sender's account to open a channel that the sender will use.
+    Spend {
+        /// Names the request: the same one opens one channel.
+        request: u64,
+        /// The payee's terms.
+        terms: S::Of<Terms>,
+        /// Most base that the channel can ever pay, in nano-credits.
+        cap: u64,
+        /// Key with which the sender will sign its receipts.
+        payer_key: PublicKey,
+    },
+    /// The channel that was asked for is open.
+    Spent(Opening<S>),
+    /// The channel that was asked for is not opened.
+    SpendRefused {
+        /// The request.
+        request: u64,
+        /// Why.
+        refusal: SpendRefusal,
+    },
     /// One of several issuers votes for a step.
     Voted {
         /// Its vote.
@@ -331,6 +375,29 @@ pub struct Head {
     pub due: u64,
 }
 
+/// Why a wallet node opens no channel for another node of its account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum SpendRefusal {
+    /// The node is not authorised to spend.
+    #[error("its owner has not authorised this node to spend: see `sharemesh account authorise --spend`")]
+    NotAuthorised,
+    /// The node has used up what it may spend in this epoch.
+    #[error("this node may spend {left} more nano-credits in this epoch: its owner sets the limit")]
+    Budget {
+        /// Nano-credits left.
+        left: u64,
+    },
+    /// The account does not hold enough.
+    #[error("the account holds {available} nano-credits, which is not enough")]
+    NotEnough {
+        /// What it can spend.
+        available: u64,
+    },
+    /// The wallet node cannot open it now.
+    #[error("the wallet node of the account cannot open a channel now")]
+    Unavailable,
+}
+
 /// Why a node is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum JoinError {
@@ -384,8 +451,9 @@ impl Message<Wire> {
             part.map(|part| part.verify(domain, scheme)).transpose()
         }
         Ok(match self {
-            Self::Hello { device, membership, advert, asks } => Message::Hello {
+            Self::Hello { device, lineage, membership, advert, asks } => Message::Hello {
                 device: device.verify(domain, scheme)?,
+                lineage: lineage.map(|lineage| lineage.verify(domain, scheme)).transpose()?,
                 membership: maybe(membership, domain, scheme)?,
                 advert: maybe(advert, domain, scheme)?,
                 asks,
@@ -449,6 +517,20 @@ impl Message<Wire> {
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
+            Self::Books(message) => Message::Books(message.verify(domain, scheme)?),
+            Self::Lineage(lineage) => Message::Lineage(lineage.verify(domain, scheme)?),
+            Self::Devices { devices, .. } if devices.len() > DEVICES_MAX => {
+                return Err(SignedError::Bounds("devices"));
+            }
+            Self::Devices { devices, lineage } => Message::Devices {
+                devices: devices.into_iter().map(|d| d.verify(domain, scheme)).collect::<Result<_, _>>()?,
+                lineage: lineage.map(|lineage| lineage.verify(domain, scheme)).transpose()?,
+            },
+            Self::Spend { request, terms, cap, payer_key } => {
+                Message::Spend { request, terms: terms.verify(domain, scheme)?, cap, payer_key }
+            }
+            Self::Spent(opening) => Message::Spent(opening.verify(domain, scheme)?),
+            Self::SpendRefused { request, refusal } => Message::SpendRefused { request, refusal },
         })
     }
 }
@@ -458,8 +540,9 @@ impl Message<Checked> {
     #[must_use]
     pub fn to_wire(&self) -> Message<Wire> {
         match self {
-            Self::Hello { device, membership, advert, asks } => Message::Hello {
+            Self::Hello { device, lineage, membership, advert, asks } => Message::Hello {
                 device: device.signed(),
+                lineage: lineage.as_ref().map(Lineage::signed),
                 membership: membership.as_ref().map(Verified::signed),
                 advert: advert.as_ref().map(Verified::signed),
                 asks: *asks,
@@ -526,6 +609,20 @@ impl Message<Checked> {
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
+            Self::Books(message) => Message::Books(message.to_wire()),
+            Self::Lineage(lineage) => Message::Lineage(lineage.signed()),
+            Self::Devices { devices, lineage } => Message::Devices {
+                devices: devices.iter().map(Verified::signed).collect(),
+                lineage: lineage.as_ref().map(Lineage::signed),
+            },
+            Self::Spend { request, terms, cap, payer_key } => {
+                let (request, cap, payer_key) = (*request, *cap, *payer_key);
+                Message::Spend { request, terms: terms.signed(), cap, payer_key }
+            }
+            Self::Spent(opening) => Message::Spent(opening.signed()),
+            Self::SpendRefused { request, refusal } => {
+                Message::SpendRefused { request: *request, refusal: *refusal }
+            }
         }
     }
 }
@@ -572,6 +669,12 @@ impl<S: Stage> Message<S> {
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
             Self::Withdrawal { .. } => "withdrawal",
+            Self::Books(message) => message.name(),
+            Self::Lineage(_) => "lineage",
+            Self::Devices { .. } => "devices",
+            Self::Spend { .. } => "spend",
+            Self::Spent(_) => "spent",
+            Self::SpendRefused { .. } => "spend_refused",
         }
     }
 
@@ -603,6 +706,7 @@ impl<S: Stage> Message<S> {
             | Self::Redeem { .. }
             | Self::Redeemed(_)
             | Self::Close { .. }
+            | Self::Books(_)
             | Self::Voted { .. }
             | Self::Recorded { .. }
             | Self::Fact(_)
@@ -614,7 +718,12 @@ impl<S: Stage> Message<S> {
             | Self::Notice(_)
             | Self::Noticed(_)
             | Self::Payout { .. }
-            | Self::Withdrawal { .. } => None,
+            | Self::Withdrawal { .. }
+            | Self::Lineage(_)
+            | Self::Devices { .. }
+            | Self::Spend { .. }
+            | Self::Spent(_)
+            | Self::SpendRefused { .. } => None,
         }
     }
 }

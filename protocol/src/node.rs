@@ -4,8 +4,11 @@
 //! here: the requester's side in `requester`, the provider's in `provider`, the issuer's in `issuing`, and what
 //! keeps channels, peers and adverts in order in `channels`, `peers` and `adverts`.
 
+mod accounts;
 mod adverts;
+mod auditing;
 mod channels;
+mod checkpoints;
 mod committing;
 mod issuing;
 mod notices;
@@ -16,22 +19,26 @@ mod queries;
 mod quorum;
 mod replay;
 mod requester;
+mod spending;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
 mod tests;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
+use crate::books::BooksMessage;
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
+use crate::ledger::account::{Inception, Lineage};
 use crate::ledger::paid::Paid;
 use crate::ledger::quorum::{Acks, Answers, View, Views};
-use crate::ledger::records::{self, Epoch, Membership};
+use crate::ledger::records::{self, Epoch, Membership, Rights};
 use crate::ledger::wallet::Wallet;
 use crate::ledger::witness::Witness;
 use crate::manifest::Manifest;
@@ -43,9 +50,12 @@ use crate::scheduler::Scheduler;
 use crate::signed::{Role, Signable, Signed, Verified, sign};
 use crate::time::Time;
 
+pub use accounts::RotationView;
 pub use adverts::Heard;
+pub use auditing::{AuditState, AuditView};
+pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
-pub use queries::{ChannelView, PeerView};
+pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use replay::ReplayError;
 pub use requester::JobView;
 
@@ -56,8 +66,8 @@ pub struct Config {
     pub manifest: Manifest,
     /// Key of the node: its name on the mesh.
     pub node: Signer,
-    /// Key of the account for which it acts.
-    pub account: Signer,
+    /// For whom it acts.
+    pub owner: Owner,
     /// Key of the issuer, on the node that is one.
     pub issuer: Option<Signer>,
     /// What its owner calls it.
@@ -72,6 +82,54 @@ pub struct Config {
     pub version: String,
 }
 
+/// For whom a node acts, and by which right.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a node has one")]
+pub enum Owner {
+    /// The account that is this key. The key cannot be replaced.
+    Key(Signer),
+    /// An account with a next key, as its wallet node: the one node that signs its steps.
+    Wallet {
+        /// How the account begins.
+        inception: Inception,
+        /// Its key in force, as far as this node knows.
+        key: Signer,
+        /// The next key, when a rotation was under way.
+        next: Option<Signer>,
+    },
+    /// An account whose wallet node is another one, which has authorised this node.
+    Device(Box<Delegation>),
+}
+
+/// By which right a node acts for an account without holding its key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delegation {
+    /// The owner's word.
+    pub device: Verified<records::Device>,
+    /// The keys that the account had; none for an account that is a plain key.
+    pub lineage: Option<Lineage>,
+    /// The account's wallet node.
+    pub wallet: NodeId,
+}
+
+impl Owner {
+    /// Returns the account.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        match self {
+            Self::Key(signer) => signer.public().into(),
+            Self::Wallet { inception, .. } => inception.account(),
+            Self::Device(delegation) => delegation.device.account,
+        }
+    }
+}
+
+impl From<Signer> for Owner {
+    fn from(signer: Signer) -> Self {
+        Self::Key(signer)
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "inputs are handled one at a time, never kept")]
@@ -80,6 +138,8 @@ pub enum Input {
     Received(NodeId, Message<Checked>),
     /// An advert came by gossip.
     Heard(Verified<Advert>),
+    /// Something about the issuers' books came by gossip.
+    Spread(BooksMessage<Checked>),
     /// A message about a job did not reach a peer.
     SendFailed(NodeId, JobId),
     /// The owner wants a job done.
@@ -240,8 +300,28 @@ pub enum OwnerCommand {
     Settle,
     /// Looks for providers of a model.
     Discover(ModelId),
+    /// Computes the checkpoint of an epoch again, or the newest.
+    Audit(Option<Epoch>),
     /// Takes no more work; jobs in flight are finished.
     Stop,
+    /// Replaces the account's key by the promised one.
+    Rotate {
+        /// Seed of the promised key, which is on disk already.
+        seed: [u8; 32],
+        /// Promise of the key after it.
+        next: Digest,
+    },
+    /// Lets a node act for the account, or with no rights no longer.
+    Authorise {
+        /// The node.
+        node: NodeId,
+        /// What it may do.
+        rights: Rights,
+        /// Last epoch in which it may.
+        until: Epoch,
+        /// Nano-credits that it may have escrowed in an epoch.
+        budget: u64,
+    },
 }
 
 /// What is to be done.
@@ -255,6 +335,8 @@ pub enum Effect {
     Send(NodeId, Message<Wire>),
     /// Spread an advert to whoever is interested in a model.
     Publish(ModelId, Signed<Advert>),
+    /// Spread a message about the issuers' books to everybody.
+    Spread(BooksMessage<Wire>),
     /// Be interested in a model's adverts.
     Subscribe(ModelId),
     /// Ask the directory who might serve a model.
@@ -360,9 +442,13 @@ pub struct Node {
     balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
     paid: BTreeMap<ChannelId, Paid>,
+    /// Terms of the channels in `paid`.
+    agreed: BTreeMap<RecordId, provider::Agreed>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
+    checkpoints: checkpoints::Checkpoints,
+    auditing: Option<auditing::Auditing>,
     jobs: BTreeMap<JobId, requester::Job>,
     burst: requester::Burst,
     orders: orders::Orders,
@@ -374,6 +460,14 @@ pub struct Node {
     /// Subscribed, so that each is asked for once.
     subscribed: BTreeSet<ModelId>,
     issuing: Option<issuing::Issuing>,
+    /// What is out of date of other accounts.
+    outdated: accounts::Outdated,
+    /// A rotation that the owner wants, or why it was refused.
+    rotation: accounts::Rotation,
+    /// The nodes that this wallet node has authorised.
+    devices: BTreeMap<NodeId, accounts::Authorised>,
+    /// Channels for the account's other nodes.
+    spending: spending::Spending,
     advert_sequence: u64,
     stopping: bool,
     deadlines: Deadlines<Timer>,
@@ -390,9 +484,9 @@ impl Node {
     pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
         let domain = config.manifest.domain();
         let me = NodeId::from(config.node.public());
-        let wallet = Wallet::new(domain, config.account.clone());
+        let wallet = accounts::wallet(domain, &config.owner);
         let epoch = config.manifest.epoch(now);
-        let device = peers::delegate(&wallet, me, domain, epoch);
+        let device = accounts::delegation(&wallet, &config.owner, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             witness: Witness::new(config.manifest.clone(), signer),
             tickets: BTreeMap::new(),
@@ -400,6 +494,7 @@ impl Node {
             hurried: Time::default(),
             inboxes: notices::Inboxes::default(),
             references: BTreeMap::new(),
+            ends: checkpoints::EpochEnds::new(),
         });
         let mut node = Self {
             me,
@@ -419,7 +514,10 @@ impl Node {
             balance_is_old: false,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
+            agreed: BTreeMap::new(),
             ended: BTreeMap::new(),
+            checkpoints: checkpoints::Checkpoints::default(),
+            auditing: None,
             jobs: BTreeMap::new(),
             burst: requester::Burst::default(),
             orders: orders::Orders::default(),
@@ -429,16 +527,22 @@ impl Node {
             serving: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             issuing,
+            outdated: accounts::Outdated::default(),
+            rotation: accounts::Rotation::default(),
+            devices: BTreeMap::new(),
+            spending: spending::Spending::default(),
             advert_sequence: now.0,
             stopping: false,
             deadlines: Deadlines::default(),
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
         };
+        node.expect_checkpoints(records);
         for record in records {
             node.replay(record)?;
         }
         node.learn_own_account();
+        node.renew_device(now);
         node.paying.values_mut().for_each(|channel| channel.side.restarted());
         node.paid.values_mut().for_each(Paid::restarted);
         node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
@@ -448,9 +552,11 @@ impl Node {
 
     /// Takes one input and appends what follows from it to `out`, in order.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        self.end_epochs(now, out);
         match input {
             Input::Received(from, message) => self.on_received(from, message, now, out),
             Input::Heard(advert) => self.on_advert(advert, now, out),
+            Input::Spread(message) => self.on_spread(message, now, out),
             Input::SendFailed(to, job) => self.on_send_failed(to, job, now, out),
             Input::Submitted(job, spec) => self.on_submitted(job, spec, now, out),
             Input::Cancelled(job) => self.on_cancelled(job, now, out),
@@ -495,9 +601,9 @@ impl Node {
 
     fn on_message(&mut self, from: NodeId, message: Message<Checked>, now: Time, out: &mut Vec<Effect>) {
         match message {
-            Message::Hello { device, membership, advert, asks } => {
+            Message::Hello { device, lineage, membership, advert, asks } => {
                 let known = self.has_greeted(from);
-                self.on_hello(from, device, membership, advert, now, out);
+                self.on_hello(from, (device, lineage.as_ref()), membership, advert, now, out);
                 if asks && known {
                     self.greet(from, now, out);
                 }
@@ -552,6 +658,16 @@ impl Node {
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
             Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
+            Message::Books(message) => self.on_books(from, message, now, out),
+            Message::Lineage(lineage) => self.on_lineage(from, &lineage, now, out),
+            Message::Devices { devices, lineage } => {
+                self.on_devices(from, devices, lineage.as_ref(), now, out)
+            }
+            Message::Spend { request, terms, cap, payer_key } => {
+                self.on_spend(from, (request, payer_key), terms, cap, now, out);
+            }
+            Message::Spent(opening) => self.on_spent(opening, now, out),
+            Message::SpendRefused { request, refusal } => self.on_spend_refused(from, request, refusal, out),
         }
     }
 
@@ -569,7 +685,12 @@ impl Node {
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),
             OwnerCommand::Discover(model) => self.discover(model, out),
+            OwnerCommand::Audit(epoch) => self.audit(epoch, now, out),
             OwnerCommand::Stop => self.stop(now, out),
+            OwnerCommand::Rotate { seed, next } => self.want_rotation(seed, next, now, out),
+            OwnerCommand::Authorise { node, rights, until, budget } => {
+                self.authorise(node, rights, (until, budget), now, out);
+            }
         }
     }
 

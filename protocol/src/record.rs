@@ -4,13 +4,15 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
+use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{ChannelId, Digest, RecordId};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
+use crate::ledger::account::SignedLineage;
 use crate::ledger::quorum::{Certificate, EndCertificate};
 use crate::ledger::records::{
-    AccountOp, Deposit, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
+    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
 };
 use crate::message::{Notice, Opening, Wire};
 use crate::signed::Signed;
@@ -98,6 +100,33 @@ pub enum Record {
     },
     /// The issuer's news for us.
     Noticed(Notice<Wire>),
+    /// About the issuers' books: checkpoints, proofs, findings.
+    Books(BooksRecord),
+    /// The keys that our account had.
+    Lineage(SignedLineage),
+    /// Our account authorised a node, or ended that.
+    Authorised {
+        /// The delegation as it was signed first.
+        device: Signed<Device>,
+        /// Last epoch until which it is renewed.
+        until: Epoch,
+        /// Nano-credits that the node may have escrowed in an epoch.
+        budget: u64,
+    },
+    /// The owner's delegation to this node.
+    Delegated {
+        /// The delegation.
+        device: Signed<Device>,
+        /// The keys that the account had.
+        lineage: Option<SignedLineage>,
+    },
+    /// Our account opened a channel for another of its nodes.
+    Lent {
+        /// The request of that node; 0 when it was forgotten in a restart.
+        request: u64,
+        /// The channel.
+        opening: Opening<Wire>,
+    },
     /// As one of several issuers: we voted for a step, and its slot is locked to it.
     Voted {
         /// The step.

@@ -70,12 +70,13 @@ pub struct Signed<T> {
 
 /// A record whose every signature was checked over the exact bytes received.
 ///
-/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal).
+/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal). The bytes need
+/// not be kept: a canonical value has one encoding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified<T> {
     value: T,
     id: RecordId,
-    signed: Signed<T>,
+    attestations: Vec<Attestation>,
 }
 
 /// Why a record was not believed.
@@ -102,7 +103,7 @@ pub fn sign<T: Signable>(value: T, domain: DomainId, role: Role, signer: &Signer
     let signature = signer.sign(&signing_bytes::<T>(&body, domain, role));
     let attestations = Vec::from([Attestation { role, key: signer.public(), signature }]);
     let id = record_id::<T>(&body, domain);
-    Verified { value, id, signed: Signed { body, attestations, kind: PhantomData } }
+    Verified { value, id, attestations }
 }
 
 /// Returns the id that `value` has in network `domain`, signed or not.
@@ -124,14 +125,15 @@ impl<T: Signable> Signed<T> {
         if self.attestations.is_empty() || self.attestations.len() > T::ATTESTATIONS_MAX || !ordered {
             return Err(SignedError::Attestations);
         }
-        let verified = self.read(domain)?;
-        for attestation in &verified.signed.attestations {
-            let bytes = signing_bytes::<T>(&verified.signed.body, domain, attestation.role);
+        let value = self.read_value()?;
+        for attestation in &self.attestations {
+            let bytes = signing_bytes::<T>(&self.body, domain, attestation.role);
             if !scheme.verifies(attestation.key, &bytes, attestation.signature) {
                 return Err(SignedError::Signature(attestation.key));
             }
         }
-        Ok(verified)
+        let id = record_id::<T>(&self.body, domain);
+        Ok(Verified { value, id, attestations: self.attestations })
     }
 
     /// Takes a record out of our own journal, where it was written only after it had been verified.
@@ -139,14 +141,15 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// When it cannot be read: the journal was written by a different version or was damaged.
     pub fn read_back(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
-        self.read(domain)
+        let id = record_id::<T>(&self.body, domain);
+        Ok(Verified { value: self.read_value()?, id, attestations: self.attestations })
     }
 
     /// Returns the value, its id and the number of signatures, none of them checked: for showing our own journal.
     #[must_use]
     pub fn peek_in(&self, domain: DomainId) -> Option<(T, RecordId, usize)> {
-        let verified = self.clone().read(domain).ok()?;
-        Some((verified.value, verified.id, self.attestations.len()))
+        let value = self.read_value().ok()?;
+        Some((value, record_id::<T>(&self.body, domain), self.attestations.len()))
     }
 
     /// Returns how many signatures there are, checked or not.
@@ -155,11 +158,10 @@ impl<T: Signable> Signed<T> {
         self.attestations.len()
     }
 
-    fn read(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
+    fn read_value(&self) -> Result<T, SignedError> {
         let value: T = decode(&self.body, T::BYTES_MAX)?;
         value.check_bounds().map_err(SignedError::Bounds)?;
-        let id = record_id::<T>(&self.body, domain);
-        Ok(Verified { value, id, signed: self })
+        Ok(value)
     }
 }
 
@@ -171,38 +173,49 @@ impl<T: Signable> Verified<T> {
 
     /// Returns the record as it travels.
     pub fn signed(&self) -> Signed<T> {
-        self.signed.clone()
+        Signed { body: encode(&self.value), attestations: self.attestations.clone(), kind: PhantomData }
     }
 
     /// Returns the key that signed as `role`, if exactly one did.
     #[must_use]
     pub fn signer(&self, role: Role) -> Option<PublicKey> {
-        let mut keys = self.signed.attestations.iter().filter(|a| a.role == role).map(|a| a.key);
+        let mut keys = self.attestations.iter().filter(|a| a.role == role).map(|a| a.key);
         keys.next().filter(|_| keys.next().is_none())
+    }
+
+    /// Returns the keys that signed as `role`.
+    pub fn signers(&self, role: Role) -> impl Iterator<Item = PublicKey> + '_ {
+        self.attestations.iter().filter(move |a| a.role == role).map(|a| a.key)
+    }
+
+    /// Returns how many signed.
+    #[must_use]
+    pub const fn signature_count(&self) -> usize {
+        self.attestations.len()
     }
 
     /// Says whether `key` signed as `role`.
     #[must_use]
     pub fn is_signed_by(&self, role: Role, key: PublicKey) -> bool {
-        self.signed.attestations.iter().any(|a| a.role == role && a.key == key)
+        self.attestations.iter().any(|a| a.role == role && a.key == key)
     }
 
     /// Says whether exactly `signers` signed, and nobody else.
     #[must_use]
     pub fn is_signed_only_by(&self, signers: &[(Role, PublicKey)]) -> bool {
         let signed = signers.iter().all(|(role, key)| self.is_signed_by(*role, *key));
-        signed && self.signed.attestations.len() == signers.len()
+        signed && self.attestations.len() == signers.len()
     }
 
     /// Returns the same record with those signatures of `other`, if it is the same record, that `counts` lets through.
     #[must_use]
     pub fn with_signatures_of(mut self, other: &Self, counts: impl Fn(Role, PublicKey) -> bool) -> Self {
         if self.id == other.id {
-            let more = other.signed.attestations.iter().filter(|a| counts(a.role, a.key));
+            let more = other.attestations.iter().filter(|a| counts(a.role, a.key));
             let news: Vec<Attestation> =
                 more.filter(|a| !self.is_signed_by(a.role, a.key)).copied().collect();
-            self.signed.attestations.extend(news);
-            self.signed.attestations.sort_unstable();
+            self.attestations.extend(news);
+            self.attestations.sort_unstable();
         }
         self
     }
@@ -211,9 +224,9 @@ impl<T: Signable> Verified<T> {
     #[must_use]
     pub fn signed_also_by(mut self, domain: DomainId, role: Role, signer: &Signer) -> Self {
         if !self.is_signed_by(role, signer.public()) {
-            let signature = signer.sign(&signing_bytes::<T>(&self.signed.body, domain, role));
-            self.signed.attestations.push(Attestation { role, key: signer.public(), signature });
-            self.signed.attestations.sort_unstable();
+            let signature = signer.sign(&signing_bytes::<T>(&encode(&self.value), domain, role));
+            self.attestations.push(Attestation { role, key: signer.public(), signature });
+            self.attestations.sort_unstable();
         }
         self
     }

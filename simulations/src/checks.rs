@@ -6,9 +6,10 @@ use protocol::ids::RecordId;
 use protocol::ledger::issuer::Balance;
 use protocol::ledger::records::OpBody;
 use protocol::message::News;
-use protocol::node::{ChannelView, Node};
+use protocol::node::{ChannelView, Node, OwnLeaf};
 use protocol::price::{Price, Usage};
 use protocol::record::Record;
+use protocol::signed::Verified;
 use protocol::time::Time;
 
 use crate::world::{Outcome, World};
@@ -52,6 +53,7 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
         no_job_is_paid_twice(world),
         losses_are_bounded(world, price),
         nobody_honest_is_penalised(world),
+        checkpoints_hold(world),
     ]
     .concat()
 }
@@ -125,7 +127,9 @@ fn channels_are_closed(world: &World) -> Vec<String> {
     }
     for (issuer, books) in world.books() {
         for (channel, payer, payee) in world.opened_channels() {
-            if books.channel(channel).is_none_or(|(_, closed)| !closed) {
+            // A channel that a checkpoint stated as ended is forgotten when grace is over.
+            let may_be_forgotten = books.channel(channel).is_none() && forgets(world);
+            if !may_be_forgotten && books.channel(channel).is_none_or(|(_, closed)| !closed) {
                 findings
                     .push(format!("channel {channel:?} of {payer} to {payee} is open at issuer {issuer}"));
             }
@@ -138,6 +142,13 @@ fn channels_are_closed(world: &World) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Says whether so many epochs have ended that the issuer may have forgotten channels that ended in one of the first.
+fn forgets(world: &World) -> bool {
+    let Some(issuer) = world.node(0) else { return false };
+    let ended = issuer.books_view().newest.map_or(0, |newest| newest.epoch.0);
+    ended > issuer.manifest().grace_epochs
 }
 
 /// All that accounts hold is all that was deposited.
@@ -259,10 +270,15 @@ fn no_job_is_paid_twice(world: &World) -> Vec<String> {
 fn losses_are_bounded(world: &World, price: &Price) -> Vec<String> {
     let Some((_, books)) = world.books().next() else { return Vec::new() };
     let mut paid: BTreeMap<(usize, usize), (u64, u64)> = BTreeMap::new();
+    let mut forgotten = false;
     for (channel, payer, payee) in world.opened_channels() {
         let entry = paid.entry((payer, payee)).or_default();
         entry.0 += books.channel(channel).map_or(0, |(redeemed, _)| redeemed);
         entry.1 += 1;
+        forgotten |= books.channel(channel).is_none();
+    }
+    if forgotten && forgets(world) {
+        return Vec::new();
     }
     let mut findings = Vec::new();
     for ((payer, payee), (amount, channels)) in paid {
@@ -276,6 +292,35 @@ fn losses_are_bounded(world: &World, price: &Price) -> Vec<String> {
                 delivered.interrupted
             ));
         }
+    }
+    findings
+}
+
+/// Every node follows the issuer's checkpoints; its own account is proved in the newest one, and nothing was found wrong.
+fn checkpoints_hold(world: &World) -> Vec<String> {
+    let mut findings = Vec::new();
+    let issued = world.node(0).and_then(|issuer| issuer.books_view().newest.cloned());
+    let Some(issued) = issued else { return findings };
+    if let Err(error) = issued.check_totals() {
+        findings.push(format!("the checkpoint of epoch {}: {error}", issued.epoch.0));
+    }
+    for (place, host) in world.hosts.iter().enumerate() {
+        let Some(node) = &host.node else { continue };
+        let books = node.books_view();
+        let newest = books.newest.map(|newest| newest.epoch);
+        if books.newest.map(Verified::id) != Some(issued.id()) {
+            findings.push(format!(
+                "host {place} knows the checkpoint of {newest:?}, the issuer {:?}",
+                issued.epoch
+            ));
+        }
+        let holds = node.balance().as_of > 0;
+        let is_there = matches!(books.own, Some(OwnLeaf::Proved | OwnLeaf::Included));
+        if is_there != holds || (!is_there && books.own != Some(OwnLeaf::Absent)) {
+            findings.push(format!("the account of host {place} is {:?} in the checkpoint", books.own));
+        }
+        findings.extend(books.findings.iter().map(|finding| format!("host {place} found: {finding}")));
+        findings.extend(books.equivocations.iter().map(|proof| format!("host {place} holds {proof:?}")));
     }
     findings
 }

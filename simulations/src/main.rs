@@ -70,6 +70,9 @@ struct RunArgs {
     /// Payments and withdrawals in it.
     #[arg(long)]
     orders: Option<usize>,
+    /// Length of an epoch in virtual milliseconds.
+    #[arg(long)]
+    epoch_ms: Option<u64>,
     /// Prints all that happens to this host.
     #[arg(long)]
     watch: Option<usize>,
@@ -87,6 +90,7 @@ impl RunArgs {
             loss_permille: self.loss.unwrap_or(smoke.loss_permille),
             faults: self.faults.unwrap_or(smoke.faults),
             orders: self.orders.unwrap_or(smoke.orders),
+            epoch_ms: self.epoch_ms.unwrap_or(smoke.epoch_ms),
             ..smoke
         }
     }

@@ -35,8 +35,17 @@ const fn in_lib(name: &'static str, test: &'static str, fault: &'static str) -> 
     Mutant { target: Target::Lib, ..mutant(name, test, fault) }
 }
 
+const fn in_model(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { target: Target::Test("models"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 10] = [
+pub const MUTANTS: [Mutant; 22] = [
+    in_lib(
+        "merkle-sums-only-total",
+        "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
+        "a node of a tree commits to the total of its children only",
+    ),
     mutant(
         "merge-last-wins",
         "channel::a_payee_ends_with_the_same_receipt_in_whatever_order",
@@ -86,5 +95,60 @@ pub const MUTANTS: [Mutant; 10] = [
         "lenient-signatures",
         "keys::tests::a_key_of_small_order_verifies_nothing",
         "signatures are checked by the lenient equation",
+    ),
+    in_model(
+        "no-grace",
+        "ending::a_channel_ends_right_in_every_order_of_events",
+        "a channel ends with its last epoch, without grace",
+    ),
+    in_model(
+        "final-below-due",
+        "ending::a_channel_ends_right_in_every_order_of_events",
+        "the payee signs an end below what it earned",
+    ),
+    mutant(
+        "grant-unpaid",
+        "channel::a_payer_who_denies_what_was_delivered_has_no_more_for_it",
+        "a payee generates what no receipt covers",
+    ),
+    in_model(
+        "window-ahead-of-delivery",
+        "streaming::payment_keeps_up_with_a_stream_whatever_is_lost",
+        "a payer signs the largest window from the first token on",
+    ),
+    mutant(
+        "issuer-answers-before-disk",
+        "durable::an_issuer_still_knows_after_a_crash_what_it_has_answered",
+        "an issuer acknowledges what is not on its disk",
+    ),
+    mutant(
+        "final-before-disk",
+        "durable::a_payee_still_knows_after_a_crash_which_end_it_has_signed",
+        "a payee's signature under an end leaves before it is on its disk",
+    ),
+    mutant(
+        "replaced-key-signs",
+        "account::a_rotation_and_a_spend_never_share_a_slot_and_no_old_key_spends",
+        "a key that was replaced still signs steps",
+    ),
+    mutant(
+        "rotate-unpromised",
+        "account::a_rotation_and_a_spend_never_share_a_slot_and_no_old_key_spends",
+        "any key may take the place of the one in force",
+    ),
+    in_lib(
+        "old-delegation-counts",
+        "node::tests::accounts::a_higher_version_replaces_a_delegation_and_a_lower_one_brings_it_not_back",
+        "a delegation that was replaced still counts",
+    ),
+    in_lib(
+        "revoked-device-spends",
+        "node::tests::accounts::a_node_without_the_right_to_spend_gets_no_job_done_for_its_account",
+        "the rights of a delegation are not looked at",
+    ),
+    in_lib(
+        "spend-beyond-budget",
+        "node::tests::accounts::another_node_of_the_account_gets_channels_within_its_budget",
+        "a node may have any amount escrowed",
     ),
 ];

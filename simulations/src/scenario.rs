@@ -1,7 +1,7 @@
 //! Stories with an end that can be checked: a home network, its troubles, its healing, its settlement.
 
 use protocol::advert::{Incentive, ModelOffer, ProviderClass};
-use protocol::ids::{AccountId, Digest, JobId, ModelId};
+use protocol::ids::{Digest, JobId, ModelId};
 use protocol::job::{Constraints, Input, JobSpec, Sampling};
 use protocol::keys::Signer;
 use protocol::licence::open_licence;
@@ -103,7 +103,7 @@ impl Setting {
     #[must_use]
     pub fn reproduce(&self) -> String {
         format!(
-            "cargo run -p simulations -- run --seed {} --issuers {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {}",
+            "cargo run -p simulations -- run --seed {} --issuers {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {} --epoch-ms {}",
             self.seed,
             self.issuers,
             self.providers,
@@ -112,7 +112,8 @@ impl Setting {
             self.trouble_ms,
             self.loss_permille,
             self.faults,
-            self.orders
+            self.orders,
+            self.epoch_ms
         )
     }
 }
@@ -130,6 +131,8 @@ pub struct Report {
     pub jobs: (usize, usize, usize),
     /// Why jobs failed, with how many.
     pub failures: std::collections::BTreeMap<String, usize>,
+    /// Checkpoints that the issuer keeps at the end.
+    pub checkpoints: usize,
     /// Invariants that did not hold.
     pub findings: Vec<String>,
 }
@@ -188,7 +191,7 @@ impl Home {
         let config = |node: Signer, account: Signer, issuer: Option<Signer>| Config {
             manifest: manifest.clone(),
             node,
-            account,
+            owner: account.into(),
             issuer,
             name: String::new(),
             incentive: Incentive::Exchange,
@@ -348,7 +351,7 @@ fn order(home: &mut Home, prng: &mut Prng, ms: u64) {
     let place = |prng: &mut Prng| usize::try_from(1 + prng.below(hosts - 1)).unwrap_or(1);
     let (host, other) = (place(prng), place(prng));
     let amount = 1 + prng.below(NANO_PER_CREDIT / 20);
-    let to = AccountId::from(home.world.hosts[other].config.account.public());
+    let to = home.world.hosts[other].config.owner.account();
     let order = match prng.below(8) {
         0 => Order::Noop,
         1 | 2 => Order::Withdraw { amount, to: format!("account {host} at a bank") },
@@ -396,6 +399,7 @@ fn report(seed: u64, world: &World) -> Report {
         inputs: world.inputs,
         jobs: (world.jobs.len(), ended(true), ended(false)),
         failures,
+        checkpoints: world.node(0).map_or(0, |issuer| issuer.checkpoints().len()),
         findings: world.findings.clone(),
     }
 }

@@ -140,6 +140,8 @@ enum What {
         bytes: Vec<u8>,
     },
     Gossip(Box<Signed<Advert>>),
+    /// A message about the books, by gossip.
+    Spread(Vec<u8>),
     Wake,
     Apply(u32, Vec<Effect>),
     Engine(u32, JobId),
@@ -420,6 +422,11 @@ impl World {
                     self.handle(host, Input::Heard(advert), &[]);
                 }
             }
+            What::Spread(bytes) => {
+                if let Ok(Message::Books(message)) = Message::check(&bytes, self.domain, Scheme::Simulated) {
+                    self.handle(host, Input::Spread(message), &[]);
+                }
+            }
             What::Wake => {
                 if self.hosts[host].armed == Some(at) {
                     self.hosts[host].armed = None;
@@ -529,6 +536,7 @@ impl World {
                 }
                 Effect::Send(to, message) => self.send(host, to, &message),
                 Effect::Publish(model, advert) => self.publish(host, model, &advert),
+                Effect::Spread(message) => self.spread(host, &Message::Books(message).to_bytes()),
                 Effect::Subscribe(model) => {
                     self.hosts[host].subscribed.insert(model);
                 }
@@ -652,6 +660,14 @@ impl World {
         for host in interested {
             if let Some(delay) = self.network.carry() {
                 self.schedule(host, 2 * delay, What::Gossip(Box::new(advert.clone())));
+            }
+        }
+    }
+
+    fn spread(&mut self, from: usize, bytes: &[u8]) {
+        for host in (0..self.hosts.len()).filter(|host| *host != from) {
+            if let Some(delay) = self.network.carry() {
+                self.schedule(host, 2 * delay, What::Spread(bytes.to_vec()));
             }
         }
     }
@@ -1027,7 +1043,12 @@ impl World {
             OpBody::OpenChannel(open) => {
                 Some((op.id().into(), self.host_of(open.payer)?, self.host_of(open.payee)?))
             }
-            OpBody::Expire(_) | OpBody::Pay { .. } | OpBody::Withdraw { .. } | OpBody::Noop => None,
+            OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => None,
         });
         parties.collect()
     }

@@ -150,7 +150,7 @@ fn a_payee_that_was_away_when_its_channel_expired_gets_all_it_earned_within_grac
         home.world.fault_in(0, provider, Fault::Crash);
         home.world.command_in(10, consumer, OwnerCommand::Settle);
         let channel = opened(&home);
-        let account = home.world.hosts[provider].config.account.public().into();
+        let account = home.world.hosts[provider].config.owner.account();
 
         let expires = |home: &Home| home.world.steps().any(|op| matches!(op.body, OpBody::Expire(_)));
         for _ in 0..5 * epoch_ms / 5_000 {
@@ -185,7 +185,7 @@ fn a_payment_waits_for_its_turn_among_openings() {
     for seed in 0..50 {
         let mut home = Home::joined(&Setting { slots: 16, ..Setting::small(seed, 2) }, UNEVEN);
         let (consumer, paid) = (home.consumers[0], home.providers[1]);
-        let to = home.world.hosts[paid].config.account.public().into();
+        let to = home.world.hosts[paid].config.owner.account();
         let name = Digest::of(&seed.to_be_bytes());
         let order = Order::Pay { to, amount: 1_000 };
         home.world.command_in(seed % 60, consumer, OwnerCommand::Order(name, order));

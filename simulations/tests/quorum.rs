@@ -3,6 +3,7 @@
 use protocol::ids::JobId;
 use protocol::ledger::records::{AccountOp, Epoch, OpBody};
 use protocol::message::{Message, Wire};
+use protocol::node::Owner;
 use protocol::signed::{Role, sign};
 use simulations::checks;
 use simulations::network::Conditions;
@@ -86,7 +87,9 @@ fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
     let mut home = Home::joined(&setting, Conditions::CALM);
     let (honest, cheat) = (home.consumers[0], home.consumers[1]);
     home.world.hosts[cheat].adversary = true;
-    let signer = home.world.hosts[cheat].config.account.clone();
+    let Owner::Key(signer) = home.world.hosts[cheat].config.owner.clone() else {
+        unreachable!("a plain key")
+    };
     let first = home.submit(0, cheat, spec(MODEL, 400, 100, 100));
     assert!(home.world.run_until_so(15_000, |world| is_done(world, first)));
     let channel = home.world.opened_channels()[0].0;

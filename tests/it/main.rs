@@ -2,6 +2,8 @@
 
 // Always set here; said again because clippy lets helpers unwrap only below it.
 #[cfg(test)]
+mod account;
+#[cfg(test)]
 mod attacker;
 #[cfg(test)]
 mod cli;

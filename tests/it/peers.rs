@@ -274,7 +274,7 @@ impl Attacker {
         let node = self.node.public().into();
         let device = Device { account, node, rights, version: 1, expires: Epoch(u32::MAX) };
         let device = sign(device, self.domain, Role::Owner, &self.node).signed();
-        Message::Hello { device, membership, advert: None, asks: false }
+        Message::Hello { device, lineage: None, membership, advert: None, asks: false }
     }
 
     fn receipt(&self, channel: ChannelId, domain: DomainId) -> Signed<Receipt> {

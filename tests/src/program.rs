@@ -90,6 +90,8 @@ impl Program {
             .env("SHAREMESH_CACHE", &self.cache)
             .env_remove("SHAREMESH_DATA")
             .env_remove("SHAREMESH_API")
+            .env_remove("SHAREMESH_PASSPHRASE")
+            .env_remove("SHAREMESH_PHRASE")
             .env_remove("SHAREMESH_LOG")
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
     }

@@ -1,13 +1,15 @@
-//! `cargo xtask bench`: what the network adds to the engine, and how fast it gets over faults, each number beside its
-//! floor.
+//! `cargo xtask bench`: what the network adds to the engine, how fast it gets over faults, and what its ledger costs, each
+//! number beside its floor.
 //!
-//! In reading order: [`mesh`] and [`faults`] are the two benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
+//! In reading order: [`mesh`], [`faults`] and [`ledger`] are the benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
 //! what the first measures; [`cluster`] is the network of separate processes that both run on, [`release`] the program
 //! that is measured, [`samples`] how runs become numbers, and [`table`] how those are printed.
 
 mod mesh;
 
 mod faults;
+
+mod ledger;
 
 mod latency;
 
@@ -42,6 +44,8 @@ enum What {
     Mesh(mesh::Arguments),
     /// How long it takes to notice a fault and to get over it
     Faults(faults::Arguments),
+    /// What records cost to sign, check, merge and keep; with the floors of this machine
+    Ledger(ledger::Arguments),
     /// Runs the engine in this process for jobs on standard input
     #[command(hide = true)]
     Direct(decode::Arguments),
@@ -61,6 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         match &arguments.what {
             What::Mesh(arguments) => mesh::run(&program, arguments).await,
             What::Faults(arguments) => faults::run(&program, arguments).await,
+            What::Ledger(arguments) => ledger::run(&program, arguments).await,
             What::Direct(_) => Ok(()),
         }
     })?;

@@ -4,7 +4,7 @@
 //! process is started with; [`worker`] is the loop of that process and [`direct`] the same without a process;
 //! [`model`] is what the loop needs of a model, and [`fake`] a model for tests. A real one is loaded by `load`:
 //! [`gguf_check`] and `weights` read its file, `tokenizer` and `template` its words, [`device`] says where it
-//! runs, and `model::llama` computes it with `cache`; `generation`, `sampler` and `text` make the answer.
+//! runs, `pages` moves it where it is read fast, and `model::llama` computes it with `cache`; `generation`, `sampler` and `text` make the answer.
 
 pub mod frame;
 pub mod options;
@@ -26,6 +26,7 @@ mod tokenizer;
 
 mod cache;
 pub mod device;
+mod pages;
 
 mod generation;
 mod sampler;

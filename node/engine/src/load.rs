@@ -12,6 +12,7 @@ use crate::generation::PREFILL_TOKENS_MAX;
 use crate::model::llama::{Config, Llama};
 use crate::model::{Model, PreparedJob};
 use crate::options::{ModelSource, WorkerOptions};
+use crate::pages;
 use crate::tokenizer::GgufVocabulary;
 use crate::weights;
 
@@ -96,6 +97,7 @@ fn measure(model: &Llama) -> Result<(u64, u64)> {
     let mut session = model.open(&job)?;
     // The first pass also arranges the weights for the kernels.
     model.decode(&mut [(&mut session, 0)])?;
+    pages::gather();
     let begun = Instant::now();
     model.prefill(&mut session, &job.ids[1..])?;
     let read = Instant::now();

@@ -84,18 +84,12 @@ impl WorkerOptions {
     }
 
     /// Returns the environment that a worker process with these options must be started with, because the
-    /// tensor library reads its number of threads, and the allocator its page size, only from there.
+    /// tensor library reads its number of threads only from there.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let threads = self.threads.iter();
-        let threads = threads.flat_map(|threads| THREAD_VARIABLES.map(|name| (name, threads.to_string())));
-        let (name, value) = HUGE_PAGES;
-        threads.chain([(name, value.to_owned())]).collect()
+        threads.flat_map(|threads| THREAD_VARIABLES.map(|name| (name, threads.to_string()))).collect()
     }
 }
-
-/// Lets glibc ask for huge pages, with which decoding is a sixth faster: it reads all weights for each token.
-/// Other allocators do not look at it.
-const HUGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
 
 /// Where the tensor library and the thread pool under it look for their number of threads.
 const THREAD_VARIABLES: [&str; 2] = ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"];

@@ -6,8 +6,9 @@ use engine::frame::Prompt;
 use tokio::sync::mpsc;
 
 use super::views::{
-    BalanceView, CandidateView, GrantView, JobAccount, JobEvent, JobView, ProviderView, ReceiptDetailView,
-    ReceiptView, ReceiptsView, SettleView, SplitView, StatusView, TicketView, VerifyView,
+    AccountView, AuditView, BalanceView, CandidateView, DelegationView, GrantView, JobAccount, JobEvent,
+    JobView, ProviderView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatusView,
+    TicketView, VerifyView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -133,7 +134,17 @@ fn answer(command: Command) {
         Command::Grant { account, nano, reply } => {
             say(reply, GrantView { account, credits: nano.into(), ..GrantView::default() });
         }
+        Command::Audit { epoch, reply } => {
+            let epoch = u64::from(epoch.unwrap_or(3));
+            say(reply, Box::new(AuditView { ok: true, epoch, ..AuditView::default() }));
+        }
         Command::Settle(reply) => say(reply, SettleView::default()),
+        Command::Account(reply) | Command::Rotate { reply, .. } => {
+            say(reply, AccountView { account: "ab".to_owned(), ..AccountView::default() });
+        }
+        Command::Authorise { body, reply } => {
+            say(reply, DelegationView { node: body.node, ..DelegationView::default() });
+        }
         Command::Shutdown(reply) => say(reply, ()),
     }
 }

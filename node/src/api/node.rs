@@ -6,8 +6,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::views::{
-    BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
-    ServedModelView, SettleView, StatusView, TicketBody, TicketView, VerifyView,
+    AuditBody, AuditView, BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView,
+    ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketBody, TicketView,
+    VerifyView,
 };
 use super::{Api, Json, Query};
 use crate::command::Command;
@@ -104,6 +105,11 @@ pub(super) async fn receipt(State(api): State<Api>, Path(id): Path<String>) -> A
 
 pub(super) async fn verify(State(api): State<Api>) -> Answered<VerifyView> {
     api.commands.ask(Command::Verify).await.map(Answer)
+}
+
+pub(super) async fn audit(State(api): State<Api>, Json(body): Json<AuditBody>) -> Answered<AuditView> {
+    let epoch = body.epoch;
+    api.commands.ask(|reply| Command::Audit { epoch, reply }).await.map(|audit| Answer(*audit))
 }
 
 pub(super) async fn settle(State(api): State<Api>) -> Answered<SettleView> {

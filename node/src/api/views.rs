@@ -118,6 +118,9 @@ pub struct StatusView {
     pub warnings: Vec<String>,
     /// Counts of what peers did wrong, by name.
     pub offences: Vec<(String, u64)>,
+    /// What it knows of the issuers' books.
+    #[serde(default)]
+    pub books: BooksStateView,
     /// The directory of its data.
     pub data: String,
 }
@@ -634,6 +637,86 @@ pub struct CheckView {
     pub detail: String,
 }
 
+/// Which checkpoint to compute again: `POST ledger/audit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditBody {
+    /// Its epoch; the newest unless given.
+    pub epoch: Option<u32>,
+}
+
+/// What computing a checkpoint again from the leaves that the issuer serves came to: `POST ledger/audit`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// Whether everything agrees.
+    pub ok: bool,
+    /// Epoch of the checkpoint.
+    pub epoch: u64,
+    /// Id of the checkpoint.
+    pub checkpoint: String,
+    /// Issuers that signed it.
+    pub signatures: u32,
+    /// Credits that ever entered, by the checkpoint.
+    pub deposited: Money,
+    /// Credits that ever left, by the checkpoint.
+    pub withdrawn: Money,
+    /// Accounts, computed from their leaves.
+    pub accounts: TreeView,
+    /// Open channels, computed from their leaves.
+    pub channels: TreeView,
+    /// This node's account in it.
+    pub own: Option<OwnLeafView>,
+    /// Pages fetched.
+    pub pages: u32,
+    /// What differs, in words.
+    pub differences: Vec<String>,
+}
+
+/// A tree of a checkpoint, computed from its leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeView {
+    /// The root computed.
+    pub root: String,
+    /// The root that the checkpoint states.
+    pub stated: String,
+    /// Leaves.
+    pub count: u64,
+    /// What can be spent and withdrawn; of channels, what they hold out of it.
+    pub cash: Money,
+    /// What can be spent only; of channels, what they hold out of it.
+    pub earned: Money,
+    /// What accounts have in open channels.
+    pub held: Money,
+}
+
+/// This node's account in a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnLeafView {
+    /// What can be spent and withdrawn.
+    pub cash: Money,
+    /// What can be spent only.
+    pub earned: Money,
+    /// What open channels hold.
+    pub held: Money,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+/// What a node knows of the issuers' books.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BooksStateView {
+    /// Epoch of the newest checkpoint; none before the first.
+    pub checkpoint_epoch: Option<u64>,
+    /// Its id.
+    pub checkpoint: Option<String>,
+    /// What became of the proof of this node's account in it: `proved`, `included`, `absent`, `wrong`, or `waiting`.
+    pub own_leaf: String,
+    /// What cannot be with honest issuers: the kind, and in words.
+    pub findings: Vec<(String, String)>,
+    /// Proofs that somebody signed two records where one can stand.
+    pub equivocations: Vec<String>,
+}
+
 /// What closing and redeeming did: `POST ledger/settle`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettleView {
@@ -696,6 +779,108 @@ pub struct GrantView {
     pub budget_left: Money,
     /// Id of the deposit's record.
     pub record: String,
+}
+
+/// The account: `GET account`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Its id, which no rotation changes.
+    pub account: String,
+    /// Its key in force.
+    pub key: String,
+    /// Whether this node holds that key.
+    pub held: bool,
+    /// Whether the key is kept in an encrypted file.
+    pub encrypted: bool,
+    /// Whether the key can be replaced.
+    pub rotatable: bool,
+    /// How often it was.
+    pub rotations: u32,
+    /// Position of its next step, once an issuer has said.
+    pub sequence: Option<u64>,
+    /// The node that signs its steps.
+    pub wallet_node: String,
+    /// Whether that is this node.
+    pub is_wallet: bool,
+    /// Whether this node may serve for it.
+    pub serve: bool,
+    /// Whether this node may submit jobs that it pays.
+    pub spend: bool,
+    /// The epoch now.
+    pub epoch: u32,
+    /// Last epoch in which this node may, unless that is renewed.
+    pub expires_epoch: u32,
+    /// `none`, `pending`, or why the issuers refused it.
+    pub rotation: String,
+    /// Other nodes that may act for it, or may no longer.
+    pub devices: Vec<DeviceView>,
+}
+
+/// A node that was authorised, or revoked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceView {
+    /// The node.
+    pub node: String,
+    /// Whether it may serve.
+    pub serve: bool,
+    /// Whether it may submit jobs that the account pays.
+    pub spend: bool,
+    /// Counts the changes.
+    pub version: u32,
+    /// Last epoch in which it may.
+    pub until_epoch: u32,
+    /// What may be escrowed for it in an epoch.
+    pub budget: Money,
+}
+
+/// What `POST account/rotate` takes; the key is a secret.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateBody {
+    /// Seed of the promised key.
+    pub key: String,
+    /// Promise of the key after it.
+    pub next: String,
+}
+
+/// What `POST account/devices` takes; without rights it revokes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthoriseBody {
+    /// The node.
+    pub node: String,
+    /// Whether it may serve.
+    #[serde(default)]
+    pub serve: bool,
+    /// Whether it may submit jobs that the account pays.
+    #[serde(default)]
+    pub spend: bool,
+    /// Last epoch in which it may.
+    #[serde(default)]
+    pub until_epoch: Option<u32>,
+    /// For how many days it may, where no epoch is named.
+    #[serde(default)]
+    pub days: u32,
+    /// Nano-credits that may be escrowed for it in an epoch.
+    #[serde(default)]
+    pub budget_nano: u64,
+}
+
+/// What a node that was authorised must be given: `POST account/devices`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegationView {
+    /// The node.
+    pub node: String,
+    /// The account.
+    pub account: String,
+    /// Whether it may serve.
+    pub serve: bool,
+    /// Whether it may submit jobs that the account pays.
+    pub spend: bool,
+    /// Counts the changes.
+    pub version: u32,
+    /// For `sharemesh up --device` on that node; none when it was revoked.
+    pub delegation: Option<String>,
 }
 
 /// What `POST models` takes.

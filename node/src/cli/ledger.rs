@@ -5,7 +5,9 @@ use clap::Subcommand;
 use super::Global;
 use super::status::price;
 use super::terminal::{Terminal, facts, model, short, table};
-use crate::api::views::{BalanceView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, VerifyView};
+use crate::api::views::{
+    AuditBody, AuditView, BalanceView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, VerifyView,
+};
 use crate::exit::Failure;
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +34,13 @@ pub(super) enum LedgerCommand {
     /// Check every signature and every sum again
     #[command(after_help = "Example:\n  sharemesh ledger verify && echo sound")]
     Verify,
+    /// Compute a checkpoint again from what the issuer serves, and compare
+    #[command(after_help = "Examples:\n  sharemesh ledger audit\n  sharemesh ledger audit --epoch 20 --json")]
+    Audit {
+        /// The epoch whose checkpoint is computed; the newest unless given
+        #[arg(long, value_name = "N")]
+        epoch: Option<u32>,
+    },
     /// Close idle channels and redeem receipts now instead of within the minute
     #[command(after_help = "Example:\n  sharemesh ledger settle")]
     Settle,
@@ -63,6 +72,9 @@ pub(super) async fn run(command: LedgerCommand, global: &Global, terminal: &Term
             terminal.show(&detail, describe_detail)?;
         }
         LedgerCommand::Verify => return verify(&client.post("ledger/verify", &()).await?, terminal),
+        LedgerCommand::Audit { epoch } => {
+            return audit(&client.post("ledger/audit", &AuditBody { epoch }).await?, terminal);
+        }
         LedgerCommand::Settle => {
             let settled: SettleView = client.post("ledger/settle", &()).await?;
             terminal.show(&settled, |settled| {
@@ -113,6 +125,45 @@ fn verify(view: &VerifyView, terminal: &Terminal) -> anyhow::Result<()> {
         "the ledger does not hold: {problems}. Keep the data folder as it is and ask for help"
     ))
     .into())
+}
+
+fn audit(view: &AuditView, terminal: &Terminal) -> anyhow::Result<()> {
+    terminal.show(view, describe_audit)?;
+    if view.ok {
+        return Ok(());
+    }
+    Err(Failure::internal(format!(
+        "the checkpoint of epoch {} does not hold: {}. Keep the data folder as it is, and tell the other owners",
+        view.epoch,
+        view.differences.join("; ")
+    ))
+    .into())
+}
+
+fn describe_audit(view: &AuditView) -> String {
+    let tree = |tree: &crate::api::views::TreeView| {
+        let agrees = if tree.root == tree.stated { "root agrees" } else { "ROOT DIFFERS" };
+        format!("{} ({agrees}), cash {}, earned {}, held {}", tree.count, tree.cash, tree.earned, tree.held)
+    };
+    let mut text = facts(&[
+        ("checkpoint", format!("{} of epoch {}", view.checkpoint, view.epoch)),
+        ("signed by", format!("{} issuers", view.signatures)),
+        ("deposited", view.deposited.to_string()),
+        ("withdrawn", view.withdrawn.to_string()),
+        ("accounts", tree(&view.accounts)),
+        ("channels", tree(&view.channels)),
+        (
+            "own account",
+            view.own.as_ref().map_or("not in it".to_owned(), |own| {
+                format!("cash {}, earned {}, held {}, {} steps", own.cash, own.earned, own.held, own.steps)
+            }),
+        ),
+        ("pages", view.pages.to_string()),
+    ]);
+    for difference in &view.differences {
+        text += &format!("DIFFERS  {difference}\n");
+    }
+    text
 }
 
 fn describe_balance(balance: &BalanceView) -> String {

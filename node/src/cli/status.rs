@@ -102,6 +102,12 @@ fn describe(status: &StatusView) -> String {
             price(&model.price)
         );
     }
+    if let Some(epoch) = status.books.checkpoint_epoch {
+        text += &format!("checkpoint of epoch {epoch}: own account {}\n", status.books.own_leaf);
+    }
+    for proof in &status.books.equivocations {
+        text += &format!("EQUIVOCATION: {proof}\n");
+    }
     for (what, count) in status.offences.iter().filter(|(_, count)| *count > 0) {
         text += &format!("refused from peers: {count} x {what}\n");
     }

@@ -12,6 +12,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::account::Passphrase;
 use super::terminal::{Terminal, facts};
 use super::{Global, models, signal};
 use crate::api::auth::{NodeFile, Token};
@@ -22,7 +23,7 @@ use crate::config::{Config, Settings};
 use crate::exit::{Failure, FailureKind};
 use crate::folder::FolderError;
 use crate::models::{Models, catalogue};
-use crate::{VERSION, driver};
+use crate::{VERSION, driver, vault};
 
 /// How long the end of a node may take: jobs are handed back, the journal is written, workers end.
 const END_MAX: Duration = Duration::from_secs(15);
@@ -53,6 +54,11 @@ pub(super) struct UpArgs {
     /// Join the network of this ticket; needed once, the data folder remembers
     #[arg(long, value_name = "TICKET")]
     join: Option<String>,
+    /// Act for the account whose owner gave this delegation; needed once, the data folder remembers
+    #[arg(long, value_name = "DELEGATION")]
+    device: Option<String>,
+    #[command(flatten)]
+    passphrase: Passphrase,
     /// What to call this node [default: the machine's name]
     #[arg(long)]
     name: Option<String>,
@@ -117,7 +123,11 @@ struct Announcement {
 pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<()> {
     log_to_stderr(&arguments.log, terminal)?;
     let data = global.data()?;
-    let settings = settings_of(arguments, global)?.over(Settings::read(&data)?);
+    let passphrase = match vault::read(&data)? {
+        Some(_) => Some(arguments.passphrase.for_existing()?),
+        None => None,
+    };
+    let settings = Settings { passphrase, ..settings_of(arguments, global)? }.over(Settings::read(&data)?);
     let models = Models::open()?;
     let config = resolve(settings, &data, &models, terminal).await?;
     let stop = CancellationToken::new();
@@ -220,6 +230,8 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         budget: arguments.budget,
         join: arguments.join,
         exit_with_parent: arguments.exit_with_parent,
+        passphrase: None,
+        device: arguments.device,
         fake,
     })
 }

@@ -1,5 +1,6 @@
 //! Answers to what the API asks: what the node knows, in the words of the API.
 
+mod account;
 mod jobs;
 mod ledger;
 mod mesh;
@@ -9,7 +10,7 @@ use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{GrantView, JobEvent, ProviderView, TicketView};
+use crate::api::views::{AuditView, GrantView, JobEvent, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
 
@@ -36,6 +37,8 @@ pub(super) struct Waiting {
     submissions: Vec<Submission>,
     discoveries: Vec<Discovery>,
     pub(super) settling: Vec<Settling>,
+    pub(super) auditing: Option<Reply<Box<AuditView>>>,
+    rotating: Vec<account::Rotating>,
     pub(super) promises: Vec<Promise>,
 }
 
@@ -111,6 +114,10 @@ impl Driver {
                 Err(failure) => answer(reply, Err(failure)),
             },
             Command::Settle(reply) => self.settle(reply),
+            Command::Audit { epoch, reply } => self.audit(epoch, reply),
+            Command::Account(reply) => answer(reply, Ok(self.account_view())),
+            Command::Rotate { seed, next, reply } => self.on_rotate(seed, next, reply),
+            Command::Authorise { body, reply } => self.on_authorise(&body, reply),
             Command::Shutdown(reply) => {
                 answer(reply, Ok(()));
                 self.shutdown.cancel();
@@ -138,6 +145,8 @@ impl Driver {
             }
         }
         self.answer_settling();
+        self.answer_audit();
+        self.answer_rotating();
         self.answer_promises();
     }
 
@@ -205,8 +214,8 @@ impl Driver {
         match name.parse() {
             Ok(id) => Vec::from([id]),
             Err(_) => {
-                let name = crate::models::catalogue::find(name).map_or(name.to_owned(), |entry| entry.name);
-                self.node.models_named(&name, self.now())
+                let name = crate::models::catalogue::find(name).map_or(name, |entry| &entry.name);
+                self.node.models_named(name, self.now())
             }
         }
     }

@@ -211,6 +211,9 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Redeem { .. }
         | Message::Redeemed(_)
         | Message::Close { .. }
+        | Message::Lineage(_)
+        | Message::Devices { .. }
+        | Message::Spent(_)
         | Message::Notice(_)
         | Message::Noticed(_)
         | Message::Payout { .. }
@@ -240,7 +243,10 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Finished { .. }
         | Message::Failed { .. }
         | Message::Cancel { .. }
-        | Message::Heads(_) => false,
+        | Message::Heads(_)
+        | Message::Spend { .. }
+        | Message::SpendRefused { .. } => false,
+        Message::Books(message) => message.states_fact(),
     }
 }
 

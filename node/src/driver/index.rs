@@ -245,10 +245,16 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::PaidOut { .. }
         | Record::Closed(_)
         | Record::Expired(_)
+        | Record::Books(_)
         | Record::Taken(_)
         | Record::Text(_)
         | Record::WithdrawalPaid { .. }
         | Record::Noticed(_)
+        | Record::Lineage(_)
+        | Record::Authorised { .. }
+        | Record::Delegated { .. }
+        // The channel is another node's, which keeps its receipts.
+        | Record::Lent { .. }
         | Record::Voted { .. }
         | Record::Certified { .. }
         | Record::Endorsed { .. }

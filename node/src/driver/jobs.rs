@@ -576,7 +576,9 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::IssuerUnreachable => {
             Failure::new(FailureKind::Unavailable, format!("{message}: is its node up?"))
         }
-        JobFailure::IssuerRefused(_) => Failure::new(FailureKind::Forbidden, message),
+        JobFailure::IssuerRefused(_) | JobFailure::WalletRefused(_) => {
+            Failure::new(FailureKind::Forbidden, message)
+        }
         JobFailure::PromptTooLong { .. } => {
             Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it"))
         }

@@ -65,6 +65,9 @@ impl Contacts {
     }
 }
 
+/// Name of the topic on which checkpoints and proofs against their signers are spread: every node listens to it.
+pub(super) const BOOKS_TOPIC: &str = "checkpoints";
+
 /// Returns the name of the topic on which a model's adverts are spread.
 pub(super) fn topic(model: ModelId) -> String {
     format!("model/{model}")
@@ -176,6 +179,13 @@ impl Driver {
                 Heard::Ignored => Ok(None),
                 Heard::Refused(offence) => Err(offence.into()),
             },
+            Ok(Message::Books(message)) => {
+                let passes_on = self.node.passes_on(&message, self.now());
+                self.net.judge(id, if passes_on { Verdict::Accept } else { Verdict::Ignore });
+                // What is not passed on may still contradict what is known.
+                self.inputs.push_back(Input::Spread(message));
+                return;
+            }
             Ok(_) => Err(Offence::Undecodable),
             Err(error) => Err(error.into()),
         };

@@ -1,9 +1,9 @@
 //! Tickets and grants that were asked for: answered once what the core wrote about them is on the disk.
 
-use protocol::ids::Digest;
+use protocol::ids::{Digest, NodeId};
 use protocol::record::Record;
 
-use crate::api::views::{GrantView, TicketView};
+use crate::api::views::{DelegationView, GrantView, TicketView};
 use crate::command::Reply;
 use crate::exit::{Failure, FailureKind};
 use crate::journal::Position;
@@ -24,6 +24,8 @@ pub(super) struct Promise {
 pub(super) enum Answer {
     Ticket(Reply<TicketView>, TicketView),
     Grant(Reply<GrantView>, GrantView),
+    /// A node that was authorised: what it must be given is read when that is durable.
+    Device(Reply<DelegationView>, NodeId),
 }
 
 impl Promise {
@@ -33,11 +35,12 @@ impl Promise {
 }
 
 impl Answer {
-    fn keep(self) {
+    fn keep(self, driver: &Driver) {
         // Whoever asked may have gone.
         match self {
             Self::Ticket(reply, view) => _ = reply.send(Ok(view)),
             Self::Grant(reply, view) => _ = reply.send(Ok(view)),
+            Self::Device(reply, node) => _ = reply.send(driver.delegation_view(node)),
         }
     }
 
@@ -50,6 +53,9 @@ impl Answer {
             Self::Grant(reply, _) => {
                 let words = "the issuer could not book the grant: its budget has changed, look at `sharemesh balance`";
                 _ = reply.send(Err(Failure::new(FailureKind::NoCredits, words)));
+            }
+            Self::Device(reply, _) => {
+                _ = reply.send(Err(Failure::internal("the node could not be authorised: see the log")));
             }
         }
     }
@@ -65,6 +71,8 @@ impl Driver {
             Some(*fingerprint)
         } else if let Record::Deposited(deposit) = record {
             deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
+        } else if let Record::Authorised { device, .. } = record {
+            device.peek_in(self.node.domain()).map(|(device, ..)| Digest(device.node.0))
         } else {
             None
         };
@@ -79,7 +87,7 @@ impl Driver {
         for promise in std::mem::take(&mut self.waiting.promises) {
             match promise.at {
                 None => promise.answer.refuse(),
-                Some(at) if at <= self.durable.position() => promise.answer.keep(),
+                Some(at) if at <= self.durable.position() => promise.answer.keep(self),
                 Some(_) => self.waiting.promises.push(promise),
             }
         }

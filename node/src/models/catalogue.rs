@@ -1,5 +1,7 @@
 //! The built-in catalogue: which models there are by name, where each comes from and what its file must be.
 
+use std::sync::LazyLock;
+
 use serde::Deserialize;
 
 use super::Price;
@@ -79,18 +81,24 @@ struct Prices {
     output_credits_per_million: String,
 }
 
-/// Returns all models of the catalogue.
+/// Returns all models of the catalogue, which is read once: every request names one.
 #[must_use]
-pub fn entries() -> Vec<Entry> {
-    let file: File = toml::from_str(CATALOGUE).expect("the catalogue is checked by a test");
-    file.model.into_iter().map(entry).collect()
+pub fn entries() -> &'static [Entry] {
+    static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+        let file: File = toml::from_str(CATALOGUE).expect("the catalogue is checked by a test");
+        file.model.into_iter().map(entry).collect()
+    });
+    &ENTRIES
 }
 
 /// Finds a model by its name or another name for it.
 #[must_use]
-pub fn find(name: &str) -> Option<Entry> {
-    let name = name.to_ascii_lowercase();
-    entries().into_iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
+pub fn find(name: &str) -> Option<&'static Entry> {
+    let is_named = |entry: &&Entry| {
+        entry.name.eq_ignore_ascii_case(name)
+            || entry.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(name))
+    };
+    entries().iter().find(is_named)
 }
 
 fn entry(model: Model) -> Entry {

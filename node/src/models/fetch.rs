@@ -404,7 +404,7 @@ mod tests {
             let python = folder.path().join("python3");
             fs::write(&python, script).expect("writable");
             fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("ours");
-            let mut entry = catalogue::find("smollm2").expect("in the catalogue");
+            let mut entry = catalogue::find("smollm2").expect("in the catalogue").clone();
             entry.source.member = "a/model.gguf".to_owned();
             entry.sha256 = {
                 use sha2::Digest as _;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, ChannelId, Digest, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
+use crate::ledger::account::Inception;
 use crate::ledger::money::BPS;
 use crate::manifest::{Manifest, PROVIDER_FLOOR_BPS_MIN};
 use crate::price::{Price, Usage};
@@ -128,6 +129,10 @@ pub enum OpBody {
     },
     /// Fills a position and does nothing else.
     Noop,
+    /// Shows how an account with a next key begins; its first step.
+    Inception(Inception),
+    /// Replaces the key by the promised one, which signs this step; says which key comes after it.
+    Rotate(Inception),
 }
 
 /// Most bytes of the text that says where a withdrawal is paid to, and of the reference with which it was.

@@ -1,17 +1,26 @@
 //! The wallet: signs the steps of our account, one at a time, in order.
 
+use alloc::vec::Vec;
+
 use crate::ids::{AccountId, DomainId, RecordId};
-use crate::keys::Signer;
+use crate::keys::{PublicKey, Signer};
+use crate::ledger::account::{Inception, KeyError, Lineage};
 use crate::ledger::issuer::Balance;
 use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::signed::{Role, Verified, sign};
+
+/// Most keys held: the one in force, and the next one while a rotation is under way.
+const KEYS_MAX: usize = 2;
 
 /// Our account as its owner sees it.
 #[derive(Debug, Clone)]
 pub struct Wallet {
     domain: DomainId,
     account: AccountId,
-    signer: Signer,
+    /// The keys that this node holds, at most [`KEYS_MAX`]; none on a node that only acts for the account.
+    keys: Vec<Signer>,
+    /// The account's keys as far as is known; none for an account that is a plain key.
+    lineage: Option<Lineage>,
     state: State,
     balance: Balance,
     /// The least next slot, with its predecessor, that what we have signed and seen committed allows: issuers that are
@@ -30,18 +39,19 @@ enum State {
 }
 
 impl Wallet {
-    /// Returns the wallet of `signer`'s account, which must first learn its head from an issuer.
+    /// Returns the wallet of the account that is `signer`'s key itself, which must first learn its head from an issuer.
     #[must_use]
     pub fn new(domain: DomainId, signer: Signer) -> Self {
         let account = signer.public().into();
-        Self {
-            domain,
-            account,
-            signer,
-            state: State::Unsynchronised { pending: None },
-            balance: Balance::default(),
-            floor: (0, RecordId::NONE),
-        }
+        Self::of(domain, account, Vec::from([signer]), None)
+    }
+
+    /// Returns the wallet of an account with a next key, with the keys of it that are held here: none on a node that
+    /// only acts for it.
+    #[must_use]
+    pub fn of(domain: DomainId, account: AccountId, keys: Vec<Signer>, lineage: Option<Lineage>) -> Self {
+        let (state, balance) = (State::Unsynchronised { pending: None }, Balance::default());
+        Self { domain, account, keys, lineage, state, balance, floor: (0, RecordId::NONE) }
     }
 
     /// Returns the account.
@@ -50,10 +60,53 @@ impl Wallet {
         self.account
     }
 
-    /// Returns the key of the account.
+    /// Returns the account's keys as far as is known; nothing for an account that is a plain key.
     #[must_use]
-    pub const fn signer(&self) -> &Signer {
-        &self.signer
+    pub const fn lineage(&self) -> Option<&Lineage> {
+        self.lineage.as_ref()
+    }
+
+    /// Returns the key that signs for the account: the one in force, or the newest held while that is not known yet.
+    #[must_use]
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signer_in_force().or_else(|| self.keys.last())
+    }
+
+    fn signer_in_force(&self) -> Option<&Signer> {
+        let key = self.lineage.as_ref().map_or_else(|| PublicKey::from(self.account), Lineage::key);
+        self.keys.iter().find(|signer| signer.public() == key)
+    }
+
+    /// Says whether the key in force is held here, so that steps can be signed at all.
+    #[must_use]
+    pub fn holds_key(&self) -> bool {
+        self.signer_in_force().is_some()
+    }
+
+    /// Takes up the key with which a rotation will be signed.
+    pub fn hold(&mut self, signer: Signer) {
+        if self.keys.iter().all(|held| held.public() != signer.public()) {
+            let in_force = self.signer_in_force().map(Signer::public);
+            self.keys.retain(|held| Some(held.public()) == in_force);
+            self.keys.push(signer);
+            debug_assert!(self.keys.len() <= KEYS_MAX, "the key in force and the next one");
+        }
+    }
+
+    /// Learns which keys the account had; says whether that was news.
+    pub fn learn_lineage(&mut self, lineage: &Lineage) -> bool {
+        let news = self.lineage.as_ref().is_some_and(|known| lineage.extends(known));
+        if news {
+            self.lineage = Some(lineage.clone());
+        }
+        news
+    }
+
+    /// Says whether the account must still show the issuers how it began.
+    #[must_use]
+    pub fn is_to_begin(&self) -> Option<Inception> {
+        let State::Idle { next: 0, .. } = self.state else { return None };
+        self.lineage.as_ref().filter(|_| self.holds_key()).map(Lineage::inception)
     }
 
     /// Returns what the issuer last said that the account holds.
@@ -62,10 +115,20 @@ impl Wallet {
         self.balance
     }
 
-    /// Says whether a new step can be signed now.
+    /// Says whether nothing is under way and the head is known.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle { .. })
+    }
+
+    /// Returns the position of the next step, once it is known.
+    #[must_use]
+    pub fn next(&self) -> Option<u64> {
+        match &self.state {
+            State::Idle { next, .. } => Some(*next),
+            State::Pending(op) => Some(op.sequence),
+            State::Unsynchronised { .. } => None,
+        }
     }
 
     /// Returns the step that was signed and not yet certified: it is sent again until it is.
@@ -78,8 +141,12 @@ impl Wallet {
         }
     }
 
-    /// Takes back a step from our own journal: it may have left before the stop.
+    /// Takes back a step from our own journal: it may have left before the stop. One of another account changes nothing:
+    /// this node acted for that one before.
     pub fn replay(&mut self, op: Verified<AccountOp>) {
+        if op.account != self.account {
+            return;
+        }
         self.raise(op.sequence, op.previous);
         self.state = State::Unsynchronised { pending: Some(op) };
     }
@@ -90,12 +157,21 @@ impl Wallet {
         }
     }
 
-    /// Signs the next step; `None` while another is under way or the head is unknown. The step must be on disk before
-    /// it leaves.
+    /// Signs the next step; `None` while another is under way, the head is unknown, or the key is not held here. The step
+    /// must be on disk before it leaves.
     pub fn sign(&mut self, body: OpBody, epoch: Epoch) -> Option<Verified<AccountOp>> {
         let State::Idle { next, head } = self.state else { return None };
+        let signer = match &body {
+            OpBody::Rotate(to) => self.keys.iter().find(|signer| signer.public() == to.key)?,
+            OpBody::OpenChannel(_)
+            | OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_) => self.signer_in_force()?,
+        };
         let op = AccountOp { account: self.account, sequence: next, previous: head, epoch, body };
-        let op = sign(op, self.domain, Role::Owner, &self.signer);
+        let op = sign(op, self.domain, Role::Owner, signer);
         self.state = State::Pending(op.clone());
         Some(op)
     }
@@ -134,11 +210,25 @@ impl Wallet {
         if let State::Pending(pending) = &self.state
             && pending.id() == op
         {
+            let pending = pending.clone();
             let next = pending.sequence.saturating_add(1);
             self.raise(next, op);
             self.state = State::Idle { next, head: op };
             self.take(balance);
+            // A rotation that the issuers took was promised.
+            let _: Result<(), KeyError> = self.rotate(&pending);
         }
+    }
+
+    fn rotate(&mut self, op: &Verified<AccountOp>) -> Result<(), KeyError> {
+        let Some(lineage) = self.lineage.as_mut().filter(|_| matches!(op.body, OpBody::Rotate(_))) else {
+            return Ok(());
+        };
+        lineage.rotate(op)?;
+
+        let key = lineage.key();
+        self.keys.retain(|signer| signer.public() == key);
+        Ok(())
     }
 
     fn take(&mut self, balance: Balance) {

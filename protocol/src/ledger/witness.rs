@@ -117,7 +117,8 @@ impl Witness {
         epoch: Epoch,
     ) -> Result<Said<Verified<CloseVote>>, IssuerError> {
         let channel = closing.channel;
-        let was_promised = self.books.promised(channel).is_some();
+        let has_ended = self.books.channel(channel).is_some_and(|(_, closed)| closed);
+        let was_promised = has_ended || self.books.promised(channel).is_some();
         let amount = self.books.promise_end(closing)?;
         let record = Record::Promised { channel, amount };
         Ok((self.promised(channel, amount, epoch), (!was_promised).then_some(record)))
@@ -306,7 +307,12 @@ impl Witness {
             | Record::Taken(_)
             | Record::Text(_)
             | Record::WithdrawalPaid { .. }
-            | Record::Noticed(_) => {}
+            | Record::Noticed(_)
+            | Record::Books(_)
+            | Record::Lineage(_)
+            | Record::Authorised { .. }
+            | Record::Delegated { .. }
+            | Record::Lent { .. } => {}
         }
         Ok(())
     }

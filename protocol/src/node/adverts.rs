@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use crate::advert::Advert;
 use crate::ids::{ModelId, NodeId};
+use crate::ledger::records::Device;
 use crate::message::Message;
 use crate::router::ADVERT_LIFE_MS_MAX;
 use crate::signed::{Role, Verified};
@@ -99,6 +100,11 @@ impl Node {
         }
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
         let connected = |node| self.peers.get(&node).is_some_and(super::peers::Peer::is_admitted);
+        // Of a peer it is known for whom it acts, and whether it may serve for that account.
+        let contradicts = |peer: &Verified<Device>| peer.account != advert.account || !peer.rights.serve;
+        if self.peers.get(&node).and_then(super::peers::Peer::device).is_some_and(contradicts) {
+            return;
+        }
         if self.router.learn(advert, connected, now) {
             if self.is_connected(node) {
                 self.on_candidate(&models, now);
@@ -155,7 +161,7 @@ impl Node {
     /// Returns what this node serves now, signed; `None` when it serves nothing.
     pub(super) fn advert(&mut self, now: Time) -> Option<Verified<Advert>> {
         let ready = || self.served.values().filter(|(offer, _)| self.scheduler.is_ready(offer.model));
-        if self.stopping || !self.is_admitted() || ready().next().is_none() {
+        if self.stopping || !self.is_admitted() || !self.device.rights.serve || ready().next().is_none() {
             return None;
         }
         let models = ready().map(|(offer, _)| {

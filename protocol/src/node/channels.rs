@@ -64,7 +64,6 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Option<RecordId> {
-        self.issuer()?;
         let epoch = self.epoch(now);
         if let Err(later) = self.burst.note(terms.payee, terms.model, now) {
             self.reopen_at(later);
@@ -74,15 +73,40 @@ impl Node {
         let expires = epoch.plus(VALIDITY_EPOCHS_MAX).min(terms.valid_to);
         let open =
             OpenChannel { payee: terms.payee, terms: terms.id(), cap, expires, payer: self.me, payer_key };
-        let op = self.wallet.sign(OpBody::OpenChannel(open), epoch)?;
-        out.push(Effect::Record(Record::Step { op: op.signed(), terms: Some(terms.signed()) }));
-        self.opening_terms = Some(terms.clone());
-        self.send_step(out);
-        Some(op.id())
+        self.sign_step(OpBody::OpenChannel(open), Some(terms), now, out)
     }
 
-    fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
-        self.config.account.derive(&[b"payer".as_slice(), &terms.id().0].concat())
+    /// Signs the account's next step; it leaves once it is on disk. An account that has not begun begins first: then
+    /// there is none, and whoever wants the step is asked again.
+    pub(super) fn sign_step(
+        &mut self,
+        body: OpBody,
+        terms: Option<&Verified<Terms>>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Option<RecordId> {
+        self.issuer()?;
+        if !matches!(body, OpBody::Inception(_)) && self.begins(now, out) {
+            return None;
+        }
+        let op = self.wallet.sign(body, self.epoch(now))?;
+        out.push(Effect::Record(Record::Step { op: op.signed(), terms: terms.map(Verified::signed) }));
+        self.opening_terms = terms.cloned();
+        let id = op.id();
+        self.send_step(out);
+        Some(id)
+    }
+
+    /// Signs how the account begins, if the issuers have not seen that yet; says whether it did.
+    pub(super) fn begins(&mut self, now: Time, out: &mut Vec<Effect>) -> bool {
+        let inception = self.wallet.is_to_begin().map(OpBody::Inception);
+        inception.is_some_and(|body| self.sign_step(body, None, now, out).is_some())
+    }
+
+    /// Returns the session key with which we pay on these terms: this node's own, so that it outlives every key of the
+    /// account.
+    pub(super) fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
+        self.config.node.derive(&[b"payer".as_slice(), &terms.id().0].concat())
     }
 
     /// Takes up the paying side of a channel that is committed.
@@ -93,6 +117,9 @@ impl Node {
             return false;
         }
         let signer = self.payer_signer(&opening.terms);
+        if open.payer != self.me || signer.public() != open.payer_key {
+            return false;
+        }
         let side = Paying::new(channel, opening.terms.clone(), open.cap, signer);
         let expires = open.expires;
         let opened = PayingChannel {
@@ -149,8 +176,9 @@ impl Node {
         let Some(paying) = self.paying.get(&channel) else { return };
         let terms = paying.side.terms.clone();
         let (provider, model) = (terms.payee, terms.model);
+        let may_sign = self.wallet.is_idle() && self.wallet.holds_key();
         let is_covered = self.open_channel_with(provider, model, worst, None, now).is_some();
-        if !self.wallet.is_idle() || is_covered || self.has_waiting(provider, model) {
+        if !may_sign || is_covered || self.has_waiting(provider, model) {
             return;
         }
         let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
@@ -260,6 +288,8 @@ impl Node {
         self.scheduler.expire_holds(now);
         self.forget_expired(now);
         self.renew_delegations(now, out);
+        self.renew_devices(now, out);
+        self.ask_wallet_again(now, out);
         self.greet_silent(now, out);
         self.close_idle(now, IDLE_MS, out);
         self.give_up_silent(now, out);
@@ -269,6 +299,8 @@ impl Node {
         self.review_serving(now, out);
         self.redeem(now, out);
         self.expire_channels(now, out);
+        self.ask_newest(now, out);
+        self.review_audit(now, out);
     }
 
     /// Forgets the channels that the issuer has ended, even if its word of it was lost.
@@ -364,11 +396,11 @@ impl Node {
             waited && !channel.given_up && channel.side.is_closing() && channel.expires > epoch.plus(1)
         };
         let Some(channel) = self.paying.values_mut().find(is_over) else { return };
-        let Some(op) = self.wallet.sign(OpBody::Expire(channel.side.channel), epoch) else { return };
-        channel.given_up = true;
-        self.opening_terms = None;
-        out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
-        self.send_step(out);
+        let id = channel.side.channel;
+        let signed = self.sign_step(OpBody::Expire(id), None, now, out);
+        if let Some(channel) = self.paying.get_mut(&id) {
+            channel.given_up = signed.is_some();
+        }
     }
 
     /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
@@ -457,8 +489,10 @@ impl Node {
             self.send_heads(from, out);
             return;
         };
-        if !known && !cfg!(mutant = "final-before-disk") {
-            out.push(Effect::Record(Record::Final(both.signed())));
+        if !known {
+            let line = Record::Final(both.signed());
+            let early = cfg!(mutant = "final-before-disk");
+            out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
         }
         for issuer in self.issuers() {
             self.send(issuer, Message::Close { closing: both.clone(), opening: None }, out);
@@ -538,7 +572,7 @@ mod tests {
         let config = Config {
             manifest: Manifest { admission: Admission::Open, ..manifest },
             node: signer(4),
-            account: signer(3),
+            owner: signer(3).into(),
             issuer: None,
             name: "consumer".into(),
             incentive: Incentive::Exchange,
@@ -571,7 +605,7 @@ mod tests {
             cap,
             expires: Epoch(7),
             payer: node.id(),
-            payer_key: signer(70).public(),
+            payer_key: node.payer_signer(&terms).public(),
         });
         let account = node.account();
         let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
@@ -628,7 +662,7 @@ mod tests {
         let device = sign(device, node.domain(), Role::Owner, &signer(40));
         let mut out = Vec::new();
         node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
-        let hello = Message::Hello { device, membership: None, advert: None, asks: false };
+        let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
         node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
     }
 

@@ -123,8 +123,17 @@ impl Node {
         self.wallet.recorded(op.id(), balance);
         let terms = self.opening_terms.take();
         let answers = core::mem::take(&mut self.answers);
-        if let (OpBody::OpenChannel(_), Some(terms)) = (&op.body, terms) {
+        if matches!(op.body, OpBody::Rotate(_)) {
+            self.on_rotated(now, out);
+        }
+        if let (OpBody::OpenChannel(open), Some(terms)) = (&op.body, terms) {
+            let payer = open.payer;
             let opening = Opening { op, terms, recorded: answers.recordings() };
+            if payer != self.me {
+                self.lend(payer, opening, out);
+                self.resume_openings(now, out);
+                return;
+            }
             out.push(Effect::Record(Record::Paying(opening.signed())));
             let (id, channel) = (opening.op.id(), ChannelId::from(opening.op.id()));
             if self.adopt_paying(opening, now) {
@@ -162,6 +171,8 @@ impl Node {
         self.wallet.refused(op, balance);
         self.opening_terms = None;
         self.answers = Answers::default();
+        self.on_rotation_refused(error);
+        self.refuse_lending(op, error, out);
         let failure = if let IssuerError::NotEnough { needed, available } = error {
             Failure::NotEnoughCredits { needed, available }
         } else {
@@ -169,7 +180,7 @@ impl Node {
         };
         self.on_opening_refused(op, failure, out);
         self.on_order_refused(op, error, out);
-        if matches!(error, IssuerError::WrongSequence { .. }) {
+        if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
             self.query_account(out);
         }
         self.resume_openings(now, out);
@@ -203,6 +214,10 @@ impl Node {
         self.views.learn(key, view);
         if self.learn_supported() {
             self.balance_is_old = false;
+        }
+        if !self.has_many_issuers() {
+            let epoch = self.epoch(now);
+            self.checkpoints.told(view.balance, view.next, epoch);
         }
         self.resend_step(from, out);
         self.resume_openings(now, out);

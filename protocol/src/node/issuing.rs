@@ -19,6 +19,7 @@ use crate::signed::{Role, Verified};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
+use super::checkpoints::EpochEnds;
 use super::notices::Inboxes;
 use super::{Effect, Node, Offence};
 
@@ -34,6 +35,7 @@ pub(super) struct Issuing {
     pub(super) inboxes: Inboxes,
     /// The operator's references of the withdrawals that were paid.
     pub(super) references: BTreeMap<RecordId, String>,
+    pub(super) ends: EpochEnds,
     /// How far we have followed the other issuers.
     pub(super) cursors: BTreeMap<NodeId, Cursor>,
     /// When we last asked them out of turn.
@@ -225,6 +227,8 @@ impl Node {
         let Some(issuing) = &self.issuing else { return };
         let (next, head) = issuing.books.next_slot(account);
         let balance = issuing.books.balance(account);
+        // Before the state: what is next can be signed only with the key in force.
+        self.tell_lineage(node, account, out);
         self.send(node, Message::AccountState { account, next, head, balance }, out);
     }
 
@@ -237,7 +241,7 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let epoch = self.epoch(now);
-        if self.account_of(from) != Some(op.account) {
+        if self.account_of(from) != Some(op.account) || !self.may_spend(from) {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
@@ -253,6 +257,9 @@ impl Node {
         };
         let balance = issuing.books.balance(op.account);
         if let Err(error) = taken {
+            if !matches!(error, IssuerError::WrongSequence { next } if op.sequence < next) {
+                issuing.ends.refused(op);
+            }
             if let Some(peer) = self.peers.get_mut(&from) {
                 peer.refused = Some((op.id(), error));
             }
@@ -260,14 +267,16 @@ impl Node {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));
             }
             self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);
+            self.on_second_step(op, out);
             return;
         }
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
         let vote = issuing.sign(vote);
         let recorded = issuing.recorded(op, epoch);
         if !known {
+            issuing.ends.took(op);
             let terms = terms.map(Verified::signed);
-            out.push(Effect::Record(Record::Stepped { op: op.signed(), terms, epoch }));
+            out.push(durable(Record::Stepped { op: op.signed(), terms, epoch }));
             self.tell_concerned(op, &recorded, out);
         }
         self.send(from, Message::Stepped { vote, recorded, balance }, out);
@@ -306,7 +315,7 @@ impl Node {
             Err(IssuerError::UnknownChannel) => {}
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
             Ok(amount) if amount > before => {
-                out.push(Effect::Record(Record::PaidOut { receipt: receipt.signed(), amount }));
+                out.push(durable(Record::PaidOut { receipt: receipt.signed(), amount }));
                 self.acknowledge(receipt.channel, now, out);
             }
             Ok(_) => self.answer(from, receipt.channel, now, out),
@@ -349,7 +358,7 @@ impl Node {
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
             Ok(_) if closed => self.answer(from, closing.channel, now, out),
             Ok(_) => {
-                out.push(Effect::Record(Record::Closed(closing.signed())));
+                out.push(durable(Record::Closed(closing.signed())));
                 self.acknowledge(closing.channel, now, out);
             }
         }
@@ -403,4 +412,9 @@ impl Node {
             self.acknowledge(channel, now, out);
         }
     }
+}
+
+/// Returns the effect that puts a line on disk before anything after it leaves.
+fn durable(line: Record) -> Effect {
+    if cfg!(mutant = "issuer-answers-before-disk") { Effect::Note(line) } else { Effect::Record(line) }
 }

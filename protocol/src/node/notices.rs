@@ -68,7 +68,11 @@ impl Inboxes {
                 self.file(Receiver::Node(payee), Notice { number: self.told, news });
                 Some(payee)
             }
-            OpBody::OpenChannel(_) | OpBody::Withdraw { .. } | OpBody::Noop => None,
+            OpBody::OpenChannel(_)
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => None,
         }
     }
 
@@ -156,7 +160,11 @@ impl Node {
                     OpBody::Expire(channel) => {
                         self.paid.get(channel).is_none_or(|paid| paid.payer_account == op.account)
                     }
-                    OpBody::OpenChannel(_) | OpBody::Withdraw { .. } | OpBody::Noop => false,
+                    OpBody::OpenChannel(_)
+                    | OpBody::Withdraw { .. }
+                    | OpBody::Noop
+                    | OpBody::Inception(_)
+                    | OpBody::Rotate(_) => false,
                 };
                 is_recorded && concerns
             }
@@ -190,7 +198,12 @@ impl Notice<Checked> {
         match &self.news {
             News::Step { op, .. } => match &op.body {
                 OpBody::Expire(channel) => Some(*channel),
-                OpBody::OpenChannel(_) | OpBody::Pay { .. } | OpBody::Withdraw { .. } | OpBody::Noop => None,
+                OpBody::OpenChannel(_)
+                | OpBody::Pay { .. }
+                | OpBody::Withdraw { .. }
+                | OpBody::Noop
+                | OpBody::Inception(_)
+                | OpBody::Rotate(_) => None,
             },
             News::Deposit(_) => None,
         }

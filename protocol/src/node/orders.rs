@@ -53,6 +53,9 @@ pub enum OrderError {
     /// Nothing was signed: the text is empty or too long.
     #[error("where to pay must be said in 1 to {PAYOUT_BYTES_MAX} bytes")]
     Text,
+    /// Nothing was signed: another node holds the key.
+    #[error("this node does not hold the account's key: order it at the account's wallet node")]
+    NoKey,
     /// The issuer refused it; nothing has changed.
     #[error("{0}")]
     Refused(IssuerError),
@@ -89,6 +92,9 @@ impl Node {
             Order::Withdraw { to, .. } if !(1..=PAYOUT_BYTES_MAX).contains(&to.len()) => {
                 Some(OrderError::Text)
             }
+            _ if self.is_device() || self.wallet.is_idle() && !self.wallet.holds_key() => {
+                Some(OrderError::NoKey)
+            }
             _ if self.issuer().is_none() => Some(OrderError::Unreachable),
             _ if self.orders.waiting.len() >= ORDERS_MAX => Some(OrderError::Busy),
             Order::Pay { .. } | Order::Withdraw { .. } | Order::Noop => None,
@@ -104,7 +110,10 @@ impl Node {
 
     /// Signs the order that waits longest, if the wallet is free.
     pub(super) fn sign_order(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if self.issuer().is_none() || !self.wallet.is_idle() {
+        if self.issuer().is_none() || !self.wallet.is_idle() || !self.wallet.holds_key() {
+            return;
+        }
+        if self.orders.waiting.is_empty() || self.begins(now, out) {
             return;
         }
         let Some((id, order)) = self.orders.waiting.pop_front() else { return };

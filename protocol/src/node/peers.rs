@@ -3,14 +3,14 @@
 use alloc::vec::Vec;
 
 use crate::advert::Advert;
-use crate::ids::{AccountId, DomainId, ModelId, NodeId, RecordId};
+use crate::ids::{AccountId, ModelId, NodeId, RecordId};
+use crate::ledger::account::Lineage;
 use crate::ledger::issuer::IssuerError;
-use crate::ledger::records::{Deposit, Device, Epoch, Membership, Rights, VALIDITY_EPOCHS_MAX};
-use crate::ledger::wallet::Wallet;
+use crate::ledger::records::{Deposit, Device, Membership};
 use crate::manifest::Admission;
 use crate::message::{Checked, HEADS_MAX, Head, JoinError, Message};
 use crate::record::Record;
-use crate::signed::{Role, Verified, sign};
+use crate::signed::{Role, Verified};
 use crate::time::Time;
 
 use super::adverts::Said;
@@ -18,7 +18,7 @@ use super::channels::RECONCILE_MS;
 use super::{Effect, Node, Offence};
 
 /// Epochs before its end at which a delegation is signed again, so that it outlives every channel opened meanwhile.
-const RENEW_EPOCHS: u32 = 3;
+pub(super) const RENEW_EPOCHS: u32 = 3;
 
 /// Answers to the receipts that a peer shows in [`RECONCILE_MS`]: each looks at every channel and may send hundreds of
 /// receipts; a greeting and a few endings at once need no more.
@@ -44,18 +44,6 @@ pub(super) struct Peer {
     pub(super) said: Option<Said>,
 }
 
-/// Signs, as its owner, that `node` acts for the account of `wallet`.
-pub(super) fn delegate(wallet: &Wallet, node: NodeId, domain: DomainId, epoch: Epoch) -> Verified<Device> {
-    let delegation = Device {
-        account: wallet.account(),
-        node,
-        rights: Rights { serve: true, spend: true },
-        version: 1,
-        expires: epoch.plus(VALIDITY_EPOCHS_MAX),
-    };
-    sign(delegation, domain, Role::Owner, wallet.signer())
-}
-
 impl Peer {
     pub(super) fn account(&self) -> Option<AccountId> {
         self.device.as_ref().map(|device| device.account)
@@ -63,6 +51,20 @@ impl Peer {
 
     pub(super) const fn is_admitted(&self) -> bool {
         self.admitted
+    }
+
+    pub(super) const fn device(&self) -> Option<&Verified<Device>> {
+        self.device.as_ref()
+    }
+
+    /// What its owner said has ended: it must greet again with something newer.
+    pub(super) fn dismiss(&mut self) {
+        self.device = None;
+        self.admitted = false;
+    }
+
+    pub(super) fn replace_device(&mut self, device: Verified<Device>) {
+        self.device = Some(device);
     }
 }
 
@@ -90,34 +92,31 @@ impl Node {
         let epoch = self.epoch(now);
         for peer in self.peers.values_mut() {
             if peer.device.as_ref().is_some_and(|device| device.expires < epoch) {
-                peer.device = None;
-                peer.admitted = false;
+                peer.dismiss();
             }
         }
         if self.renew_device(now) {
-            let greeted: Vec<NodeId> = self.peers.keys().copied().collect();
-            for peer in greeted {
-                self.greet(peer, now, out);
-            }
+            self.greet_all(now, out);
         }
     }
 
-    /// Signs the delegation of this node again if it ends soon; says whether it did.
-    fn renew_device(&mut self, now: Time) -> bool {
-        let epoch = self.epoch(now);
-        let ends_soon = self.device.expires < epoch.plus(RENEW_EPOCHS);
-        if ends_soon {
-            self.device = delegate(&self.wallet, self.me, self.domain, epoch);
+    pub(super) fn greet_all(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let connected: Vec<NodeId> = self.peers.keys().copied().collect();
+        for peer in connected {
+            self.greet(peer, now, out);
         }
-        ends_soon
     }
 
     pub(super) fn greet(&mut self, peer: NodeId, now: Time, out: &mut Vec<Effect>) {
         self.renew_device(now);
+        // A delegation that has ended would count as an offence; its owner gives a new one.
+        if self.device.expires < self.epoch(now) {
+            return;
+        }
         let advert = self.advert(now);
         let (device, membership) = (self.device.clone(), self.membership.clone());
-        let asks = !self.has_greeted(peer);
-        self.send(peer, Message::Hello { device, membership, advert, asks }, out);
+        let (lineage, asks) = (self.shown_lineage(), !self.has_greeted(peer));
+        self.send(peer, Message::Hello { device, lineage, membership, advert, asks }, out);
     }
 
     /// Says whether a connected peer has told for whom it acts.
@@ -149,6 +148,8 @@ impl Node {
         let peer = self.peers.get_mut(&from)?;
         let introduces =
             matches!(message, Message::Hello { .. } | Message::Joined { .. } | Message::JoinRefused(_));
+        // An issuer tells it whoever greets with less than it knows.
+        let introduces = introduces || matches!(message, Message::Lineage(_));
         // Who joins for which account is in the greeting.
         let joins = matches!(message, Message::Join { .. }) && peer.device.is_some();
         if introduces || joins || peer.admitted {
@@ -165,23 +166,21 @@ impl Node {
     pub(super) fn on_hello(
         &mut self,
         from: NodeId,
-        device: Verified<Device>,
+        (device, lineage): (Verified<Device>, Option<&Lineage>),
         membership: Option<Verified<Membership>>,
         advert: Option<Verified<Advert>>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let delegated = device.node == from
-            && device.is_signed_by(Role::Owner, device.account.into())
-            && device.expires >= self.epoch(now);
-        if !delegated {
-            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        if !self.is_delegated(from, &device, lineage, now, out) {
             return;
         }
         let admitted = self.is_member(from, membership.as_ref());
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        // One connection speaks for one account.
+        // One connection speaks for one account; a node that was killed and started for another one, before anybody has
+        // noticed, is asked to greet again.
         if peer.account().is_some_and(|account| account != device.account) {
+            peer.dismiss();
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
@@ -206,6 +205,10 @@ impl Node {
         let models: Vec<ModelId> = known.into_iter().flatten().collect();
         self.on_candidate(&models, now);
         self.send_heads(from, out);
+        if self.config.manifest.has_issuer_node(from) && self.is_admitted() && !self.has_many_issuers() {
+            self.send(from, Message::Books(crate::books::BooksMessage::Query(None)), out);
+        }
+        self.send_devices(from, out);
         for message in early {
             self.on_message(from, message, now, out);
         }
@@ -297,8 +300,8 @@ impl Node {
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         for peer in peers {
             let (device, membership) = (self.device.clone(), self.membership.clone());
-            let asks = !self.has_greeted(peer);
-            self.send(peer, Message::Hello { device, membership, advert: None, asks }, out);
+            let (lineage, asks) = (self.shown_lineage(), !self.has_greeted(peer));
+            self.send(peer, Message::Hello { device, lineage, membership, advert: None, asks }, out);
         }
         self.query_account(out);
         // What this node serves was nobody's business before.

@@ -1,10 +1,12 @@
 //! The provider's side of a job: offer, admit, run, be paid as it goes.
 
 use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
+use crate::keys::Signer;
 use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{Accepted, OpBody, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX};
@@ -33,6 +35,9 @@ const UNPAID_MS: u64 = 20_000;
 /// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
 /// on its way to arrive, and for one to be sent again.
 const UNCOVERED_MS: u64 = 12_000;
+
+/// Terms of ours on which channels were opened, and the key with which we sign receipts on them.
+pub(super) type Agreed = (Arc<Verified<Terms>>, Arc<Signer>);
 
 /// A job that our engine runs.
 #[derive(Debug)]
@@ -94,7 +99,7 @@ impl Node {
 
     /// Returns our conditions for an account that wants a model.
     fn terms(&self, model: ModelId, payer_account: AccountId, now: Time) -> Option<Verified<Terms>> {
-        let (offer, _) = self.served.get(&model)?;
+        let (offer, _) = self.served.get(&model).filter(|_| self.device.rights.serve)?;
         let payee_account = self.wallet.account();
         let context = [b"payee".as_slice(), &payer_account.0, &model.0].concat();
         Some(self.sign(Terms {
@@ -177,7 +182,8 @@ impl Node {
             Some(channel) => {
                 let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
                 let is_over = paid.expires < self.epoch(now);
-                if paid.payer != from || paid.terms.model != spec.model || is_over {
+                let may_spend = self.may_spend(from) || cfg!(mutant = "revoked-device-spends");
+                if paid.payer != from || !may_spend || paid.terms.model != spec.model || is_over {
                     return Err(Refusal::BadChannel);
                 }
                 if paid.is_disputed() {
@@ -207,6 +213,7 @@ impl Node {
         }
         let valid = self.is_committed(&opening)
             && self.account_of(from) == Some(opening.op.account)
+            && self.may_spend(from)
             && matches!(&opening.op.body, OpBody::OpenChannel(open)
                 if open.payer == from && open.expires >= self.epoch(now));
         if valid && !self.has_room_for_channel_of(opening.op.account) {
@@ -243,7 +250,7 @@ impl Node {
     }
 
     /// Returns our side of a channel, if it was opened on our own terms.
-    pub(super) fn paid_side(&self, opening: &Opening<Checked>) -> Option<Paid> {
+    pub(super) fn paid_side(&mut self, opening: &Opening<Checked>) -> Option<Paid> {
         let OpBody::OpenChannel(open) = &opening.op.body else { return None };
         let terms = &opening.terms;
         let ours = open.payee == self.me
@@ -251,12 +258,30 @@ impl Node {
             && terms.payee == self.me
             && terms.payer_account == opening.op.account
             && terms.is_signed_by(Role::Node, self.me.into());
+        if !ours {
+            return None;
+        }
+        let (terms, signer) = self.agreed(terms)?;
+        let payer = (open.payer, opening.op.account, open.payer_key);
+        Some(Paid::new(opening.op.id().into(), terms, payer, open.cap, signer).until(open.expires))
+    }
+
+    /// Returns terms of ours and the key with which we sign receipts on them, if they name it: both once for all channels.
+    fn agreed(&mut self, terms: &Verified<Terms>) -> Option<Agreed> {
+        if let Some(agreed) = self.agreed.get(&terms.id()) {
+            return Some(agreed.clone());
+        }
         let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
         let signer = self.config.node.derive(&context);
-        let payer = (open.payer, opening.op.account, open.payer_key);
-        (ours && signer.public() == terms.payee_key).then(|| {
-            Paid::new(opening.op.id().into(), terms.clone(), payer, open.cap, signer).until(open.expires)
-        })
+        if signer.public() != terms.payee_key {
+            return None;
+        }
+        if self.agreed.len() > self.paid.len() {
+            self.agreed.retain(|_, (terms, _)| Arc::strong_count(terms) > 1);
+        }
+        let agreed = (Arc::new(terms.clone()), Arc::new(signer));
+        self.agreed.insert(terms.id(), agreed.clone());
+        Some(agreed)
     }
 
     pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {

@@ -3,13 +3,16 @@
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, ModelOffer};
-use crate::ids::{AccountId, ChannelId, DomainId, ModelId, NodeId, RecordId};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, ModelId, NodeId, RecordId};
+use crate::keys::PublicKey;
+use crate::ledger::account::Lineage;
 use crate::ledger::issuer::{Balance, Issuer};
+use crate::ledger::records::{Epoch, Rights};
 use crate::manifest::Manifest;
 use crate::signed::Verified;
 use crate::time::Time;
 
-use super::{Node, peers};
+use super::{Delegation, Node, RotationView, peers};
 
 /// A channel as its owner sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +50,88 @@ pub struct PeerView {
     pub admitted: bool,
 }
 
+/// The account as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountView {
+    /// The account.
+    pub account: AccountId,
+    /// Key in force, as far as is known.
+    pub key: PublicKey,
+    /// Says whether this node holds that key.
+    pub held: bool,
+    /// Says whether the key can be replaced.
+    pub rotatable: bool,
+    /// How often it was.
+    pub rotations: usize,
+    /// Position of the next step, once an issuer has said.
+    pub sequence: Option<u64>,
+    /// The wallet node.
+    pub wallet: NodeId,
+    /// What this node may do for the account.
+    pub rights: Rights,
+    /// Until when it may, unless that is renewed.
+    pub expires: Epoch,
+    /// The rotation that is under way, or was refused.
+    pub rotation: RotationView,
+    /// The nodes that this node has authorised, and those it has revoked lately.
+    pub devices: Vec<DeviceView>,
+}
+
+/// A node that may act for the account, or may no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceView {
+    /// The node.
+    pub node: NodeId,
+    /// What it may do.
+    pub rights: Rights,
+    /// Counts the changes.
+    pub version: u32,
+    /// Last epoch in which it may.
+    pub until: Epoch,
+    /// Nano-credits that it may have escrowed in an epoch.
+    pub budget: u64,
+}
+
 impl Node {
+    /// Returns the account with its key and its nodes.
+    #[must_use]
+    pub fn account_view(&self) -> AccountView {
+        let lineage = self.wallet.lineage();
+        let device = |device: &super::accounts::Authorised| DeviceView {
+            node: device.device.node,
+            rights: device.device.rights,
+            version: device.device.version,
+            until: device.until,
+            budget: device.budget,
+        };
+        AccountView {
+            account: self.wallet.account(),
+            key: lineage.map_or_else(|| self.wallet.account().into(), Lineage::key),
+            held: self.wallet.holds_key(),
+            rotatable: lineage.is_some(),
+            rotations: lineage.map_or(0, Lineage::rotations),
+            sequence: self.wallet.next(),
+            wallet: self.wallet_node(),
+            rights: self.device.rights,
+            expires: self.device.expires,
+            rotation: self.rotation.view(),
+            devices: self.devices.values().map(device).collect(),
+        }
+    }
+
+    /// Returns the promise of the account's next key, if it has one.
+    #[must_use]
+    pub fn next_key(&self) -> Option<Digest> {
+        self.wallet.lineage().map(Lineage::next)
+    }
+
+    /// Returns what an owner gives to a node that it has authorised, so that it can begin.
+    #[must_use]
+    pub fn delegation_of(&self, node: NodeId) -> Option<Delegation> {
+        let device = self.devices.get(&node)?.device.clone();
+        Some(Delegation { device, lineage: self.wallet.lineage().cloned(), wallet: self.me })
+    }
+
     /// Returns this node's name.
     #[must_use]
     pub const fn id(&self) -> NodeId {
@@ -155,9 +239,11 @@ impl Node {
         paying.chain(paid).collect()
     }
 
-    /// Returns the nodes that we pay on open channels: with them a payer stays in touch, so that what it owes arrives.
+    /// Returns the nodes that we pay on open channels: with them a payer stays in touch, so that what it owes arrives. And
+    /// the wallet node of our account, if that is another.
     pub fn payees(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.paying.values().map(|channel| channel.side.terms.payee)
+        let wallet = self.is_device().then(|| self.wallet_node());
+        self.paying.values().map(|channel| channel.side.terms.payee).chain(wallet)
     }
 
     /// Returns how many jobs the engine runs for others and for the owner.

@@ -89,6 +89,10 @@ impl Node {
             }
             Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
             Record::Noticed(notice) => self.apply_notice(&notice.read_back(domain)?),
+            Record::Lineage(_)
+            | Record::Authorised { .. }
+            | Record::Delegated { .. }
+            | Record::Lent { .. } => self.replay_account(record.clone())?,
             Record::Ticket { .. }
             | Record::Admitted { .. }
             | Record::Deposited(_)
@@ -101,6 +105,7 @@ impl Node {
             | Record::Endorsed { .. }
             | Record::Promised { .. }
             | Record::Ended(_) => self.replay_issuing(record.clone())?,
+            Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())
     }
@@ -140,6 +145,7 @@ impl Node {
                     let recorded = issuing.recorded(&op, epoch);
                     issuing.inboxes.file_step(&op, &recorded, &issuing.witness.books);
                 }
+                issuing.ends.took(&op);
             }
             Record::PaidOut { receipt, amount } => {
                 issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
@@ -158,10 +164,32 @@ impl Node {
             | Record::Job(_)
             | Record::Final(_)
             | Record::Redeemed(_)
+            | Record::Books(_)
             | Record::Taken(_)
             | Record::Text(_)
             | Record::WithdrawalPaid { .. }
-            | Record::Noticed(_) => {}
+            | Record::Noticed(_)
+            | Record::Lineage(_)
+            | Record::Authorised { .. }
+            | Record::Delegated { .. }
+            | Record::Lent { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn replay_account(&mut self, record: Record) -> Result<(), ReplayError> {
+        let domain = self.domain;
+        if let Record::Lineage(lineage) = record {
+            self.wallet.learn_lineage(&lineage.read_back(domain)?);
+        } else if let Record::Authorised { device, until, budget } = record {
+            self.replay_authorised(device.read_back(domain)?, until, budget);
+        } else if let Record::Delegated { device, lineage } = record {
+            let lineage = lineage.map(|lineage| lineage.read_back(domain)).transpose()?;
+            self.take_delegation(device.read_back(domain)?, lineage.as_ref());
+        } else if let Record::Lent { request, opening } = record {
+            let opening = opening.read_back(domain)?;
+            self.wallet.replay_certified(opening.op.id());
+            self.spending.replay_lent(request, opening);
         }
         Ok(())
     }

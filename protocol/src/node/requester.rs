@@ -22,6 +22,7 @@ use crate::ledger::records::Terms;
 use crate::message::Message;
 use crate::price::Price;
 use crate::router::{Considered, Gate};
+use crate::scheduler::Refusal;
 use crate::signed::Verified;
 use crate::time::Time;
 
@@ -84,8 +85,8 @@ pub(super) struct Job {
 enum Phase {
     /// No usable provider is known yet.
     Finding,
-    /// Providers were asked for terms.
-    Asking { waiting: BTreeSet<NodeId>, offers: Vec<Verified<Terms>> },
+    /// Providers were asked for terms; once it is `late`, the first offer is taken.
+    Asking { waiting: BTreeSet<NodeId>, offers: Vec<Verified<Terms>>, late: bool },
     /// Terms were chosen; a channel is needed.
     Opening { terms: Verified<Terms>, op: Option<RecordId>, queried: bool },
     /// A provider has the job.
@@ -183,7 +184,7 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
             }
             Phase::AtHome { .. } => out.push(Effect::Abort(id)),
-            Phase::Asking { waiting, offers } => {
+            Phase::Asking { waiting, offers, late: _ } => {
                 let holding = waiting.iter().copied().chain(offers.iter().map(|terms| terms.payee));
                 for provider in holding.collect::<Vec<_>>() {
                     self.send(provider, Message::Cancel { job: id }, out);
@@ -198,7 +199,7 @@ impl Node {
         let Some(job) = self.jobs.get(&id) else { return };
         match &job.phase {
             Phase::Finding => self.seek(id, now, out),
-            Phase::Asking { .. } => self.choose(id, now, out),
+            Phase::Asking { .. } => self.on_asking_due(id, now, out),
             Phase::Opening { .. } => self.fail(id, Failure::IssuerUnreachable, out),
             Phase::Placed(placed) if placed.accepted.is_none() && placed.tokens == 0 => {
                 let provider = placed.provider;
@@ -258,6 +259,10 @@ impl Job {
             provider.gate = self.rejected.get(&provider.provider).copied().or(provider.gate);
         }
         considered
+    }
+
+    fn is_refused_as_busy(&self) -> bool {
+        self.rejected.values().any(|gate| matches!(gate, Gate::Refused(Refusal::Busy { .. })))
     }
 
     /// Says whether waiting may help: nobody has been asked yet, or a provider is being dialled.

@@ -1,5 +1,8 @@
 //! One node and what it is told: rules that need no network to be seen.
 
+mod accounts;
+mod books;
+
 use alloc::vec;
 
 use super::*;
@@ -14,6 +17,7 @@ use crate::message::Opening;
 use crate::model::Modality;
 use crate::price::{Price, Usage};
 use crate::router::Gate;
+use crate::scheduler::Refusal;
 
 const START: Time = Time(1_800_000_000_000);
 const MODEL: ModelId = ModelId([7; 32]);
@@ -44,13 +48,49 @@ fn offers_of_a_cancelled_job_are_given_back() {
 }
 
 #[test]
+fn a_provider_that_offers_late_is_taken_if_there_is_no_other() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    let due = node.told(START.plus_ms(250), Input::Wake);
+    let offered =
+        node.hears(START.plus_ms(900), &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+
+    assert_eq!((failures(&due), failures(&offered)), (vec![], vec![]));
+    assert_eq!(node.node.jobs().count(), 1);
+    node.told(START.plus_ms(2_000), Input::Wake);
+    assert_eq!(node.node.jobs().count(), 1, "it waits for its channel now");
+}
+
+#[test]
+fn a_provider_that_never_answers_is_given_up() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+
+    node.told(START.plus_ms(250), Input::Wake);
+    let out = node.told(START.plus_ms(2_000), Input::Wake);
+
+    let failed = failures(&out);
+    let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+    assert_eq!(considered[0].gate, Some(Gate::NoAnswer));
+}
+
+#[test]
 fn a_message_of_a_peer_that_is_gone_brings_no_peer_back() {
     let mut node = consumer();
     node.greeted_by(START, &ISSUER, None);
     node.told(START, Input::PeerDown(ISSUER.id()));
 
     let device = ISSUER.device(Epoch(1));
-    node.hears(START, &ISSUER, Message::Hello { device, membership: None, advert: None, asks: true });
+    node.hears(
+        START,
+        &ISSUER,
+        Message::Hello { device, lineage: None, membership: None, advert: None, asks: true },
+    );
 
     assert_eq!(node.node.peers().count(), 0);
     assert!(!node.node.reaches_issuer());
@@ -258,6 +298,34 @@ fn a_provider_that_is_being_dialled_is_waited_for() {
 }
 
 #[test]
+fn a_full_provider_is_told_of_at_once_and_others_are_looked_for_meanwhile() {
+    let (free, full) = (Price::default(), Refusal::Busy { retry_ms: 500 });
+    for is_placed in [false, true] {
+        let mut node = consumer();
+        node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, free)));
+        let refused = |node: &mut Told, tag: u8| {
+            node.told(START, Input::Submitted(job(tag), spec()));
+            if is_placed {
+                let out = node.hears(START, &PROVIDER, Message::Offer { job: job(tag), terms: terms(free) });
+                assert_eq!(sent(&out), ["submit"]);
+            }
+            node.hears(START, &PROVIDER, Message::Refused { job: job(tag), refusal: full })
+        };
+
+        let first = refused(&mut node, 1);
+        let second = refused(&mut node, 2);
+
+        let looked_for = |out: &[Effect]| out.contains(&Effect::Lookup(MODEL));
+        assert!(looked_for(&first) && !looked_for(&second), "{first:?} {second:?}");
+        for out in [first, second] {
+            let failed = failures(&out);
+            let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
+            assert_eq!(considered[0].gate, Some(Gate::Refused(full)));
+        }
+    }
+}
+
+#[test]
 fn adverts_do_not_postpone_the_end_of_a_search() {
     let mut node = consumer();
     node.told(START, Input::Submitted(job(1), spec()));
@@ -315,11 +383,14 @@ fn one_connection_speaks_for_one_account() {
     node.greeted_by(START, &CONSUMER, None);
 
     let device = Somebody(CONSUMER.0, 77).device(Epoch(1));
-    let out =
-        node.hears(START, &CONSUMER, Message::Hello { device, membership: None, advert: None, asks: false });
+    let out = node.hears(
+        START,
+        &CONSUMER,
+        Message::Hello { device, lineage: None, membership: None, advert: None, asks: false },
+    );
 
     assert_eq!(out, [Effect::Penalise(CONSUMER.id(), Offence::WrongSigner)]);
-    assert!(node.node.peers().all(|peer| peer.account == Some(CONSUMER.account())));
+    assert!(node.node.peers().all(|peer| peer.account.is_none()));
 }
 
 #[test]
@@ -383,7 +454,7 @@ impl Told {
     fn greeted_by(&mut self, now: Time, peer: &Somebody, advert: Option<Verified<Advert>>) -> Vec<Effect> {
         self.told(now, Input::PeerUp(peer.id()));
         let device = peer.device(manifest().epoch(now).plus(records::VALIDITY_EPOCHS_MAX));
-        self.hears(now, peer, Message::Hello { device, membership: None, advert, asks: false })
+        self.hears(now, peer, Message::Hello { device, lineage: None, membership: None, advert, asks: false })
     }
 
     /// As provider: has the consumer ask, open a channel and show it.
@@ -451,7 +522,7 @@ fn node(seeds: Somebody, issuer: Option<Signer>) -> Told {
     let config = Config {
         manifest: manifest(),
         node: seeds.node(),
-        account: signer(seeds.1),
+        owner: signer(seeds.1).into(),
         issuer,
         name: String::new(),
         incentive: Incentive::Exchange,

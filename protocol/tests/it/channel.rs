@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use protocol::advert::Incentive;
 use protocol::ids::{ChannelId, JobId, NodeId};
 use protocol::job::{Finish, JobRecord};
-use protocol::ledger::paid::{Grant, Paid};
+use protocol::ledger::paid::{Grant, Paid, PaidError};
 use protocol::ledger::paying::{Paying, WINDOW_MIN};
 use protocol::ledger::records::{Epoch, Final, Receipt};
 use protocol::price::Usage;
@@ -281,10 +281,12 @@ proptest! {
         paid.prepared(job(1), 100);
         let used = usage(1, 100, tokens);
         let amount = cost(&usage(1, 100, tokens + ahead));
-        paid.receive(&receipt(1, amount, used), domain()).expect("the payer's, below the cap");
-        let final_of = |amount| {
-            sign(Final { channel: CHANNEL, amount, receipt: None }, domain(), Role::Payer, &payer_signer(1))
+        let newest = receipt(1, amount, used);
+        paid.receive(&newest, domain()).expect("the payer's, below the cap");
+        let end = |amount, receipt| {
+            sign(Final { channel: CHANNEL, amount, receipt }, domain(), Role::Payer, &payer_signer(1))
         };
+        let final_of = |amount| end(amount, Some(newest.id()));
         prop_assert!(paid.close(&final_of(amount), domain()).is_err(), "closed while a job runs");
 
         paid.end(&record(1, used, Finish::Stop));
@@ -294,6 +296,10 @@ proptest! {
         prop_assert_eq!(paid.due(), due);
         if less > 0 {
             prop_assert!(paid.close(&final_of(due.saturating_sub(less)), domain()).is_err());
+        }
+        let others = [None, Some(receipt(2, amount, used).id())];
+        for other in others {
+            prop_assert_eq!(paid.close(&end(due, other), domain()), Err(PaidError::OtherReceipt));
         }
         prop_assert!(paid.close(&final_of(due), domain()).is_ok());
         prop_assert!(!paid.fits(&usage(0, 0, 0)), "serves on a closed channel");
@@ -333,4 +339,17 @@ fn a_payer_without_the_payees_signature_asks_for_it_until_it_comes() {
     assert_eq!(payer.unacknowledged().map(Verified::id), Some(both.id()));
     assert!(payer.adopt(&both));
     assert!(payer.unacknowledged().is_none() && payer.is_cosigned());
+}
+
+#[test]
+fn a_payer_that_is_shown_a_newer_receipt_ends_the_channel_after_that_one() {
+    let mut payer = paying();
+    let ended_early = payer.close(domain()).expect("no job is open");
+    assert_eq!(ended_early.receipt, None);
+
+    let forgotten =
+        receipt(1, 5_000, usage(1, 0, 64)).signed_also_by(domain(), Role::Payee, &payee_signer(2));
+    assert!(payer.adopt(&forgotten));
+    assert!(!payer.is_closing());
+    assert_eq!(payer.close(domain()).expect("no job is open").receipt, Some(forgotten.id()));
 }

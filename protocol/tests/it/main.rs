@@ -2,8 +2,11 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
 
+mod account;
 mod channel;
+mod checkpoint;
 mod common;
+mod durable;
 mod issuer;
 mod money;
 mod provider;

@@ -2,10 +2,13 @@
 
 use proptest::prelude::*;
 use protocol::advert::Incentive;
+use protocol::ids::RecordId;
 use protocol::ledger::money::{QUANTUM, shares, waiting, with_markup};
+use protocol::ledger::records::{Markup, Terms, TermsError};
+use protocol::licence::open_licence;
 use protocol::price::{Price, Usage};
 
-use crate::common::{many_cases, terms, usage};
+use crate::common::{MODEL, account, domain, manifest, many_cases, terms, usage};
 
 fn amounts() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(prop_oneof![0..30_000_u64, 0..(1_u64 << 50)], 1..8).prop_map(|mut amounts| {
@@ -77,4 +80,34 @@ proptest! {
         jobs.reverse();
         prop_assert_eq!(price.cost(&sum(&jobs)).unwrap(), whole);
     }
+}
+
+#[test]
+fn terms_that_divide_otherwise_than_the_network_does_are_refused() {
+    let check = |change: fn(&mut Terms)| {
+        let mut terms = Terms::clone(&terms(2, 1, Incentive::Exchange, 0));
+        change(&mut terms);
+        terms.check(&manifest(), open_licence(MODEL, domain()))
+    };
+
+    assert_eq!(check(|_| ()), Ok(()));
+    assert_eq!(check(|terms| terms.split[0].bps -= 1), Err(TermsError::Sum));
+    assert_eq!(check(|terms| move_bps(terms, 2_201)), Err(TermsError::Floor));
+    assert_eq!(check(|terms| move_bps(terms, 1)), Err(TermsError::Shares));
+    assert_eq!(check(|terms| terms.split[1].account = account(9)), Err(TermsError::Shares));
+    assert_eq!(check(|terms| terms.split[2].account = account(9)), Err(TermsError::Shares));
+    assert_eq!(check(|terms| terms.split[0].account = account(9)), Err(TermsError::Payee));
+    assert_eq!(check(|terms| terms.markup = Some(markup(3_000))), Ok(()));
+    assert_eq!(check(|terms| terms.markup = Some(markup(3_001))), Err(TermsError::Markup));
+    assert_eq!(check(|terms| terms.licence = RecordId::NONE), Err(TermsError::Licence));
+}
+
+/// Moves a part of the provider's share, which stands first, to the pool, which stands second.
+fn move_bps(terms: &mut Terms, bps: u16) {
+    terms.split[0].bps -= bps;
+    terms.split[1].bps += bps;
+}
+
+fn markup(bps: u16) -> Markup {
+    Markup { builder: account(9), bps }
 }

@@ -11,30 +11,31 @@ use protocol::licence::open_licence;
 use protocol::message::{Message, Opening, Wire};
 use protocol::model::Modality;
 use protocol::node::{Config, Effect, EngineEvent, Input, Node};
+use protocol::record::Record;
 use protocol::scheduler::Refusal;
 use protocol::signed::{Role, Signed, Verified, sign};
 use protocol::time::Time;
 
 use crate::common::{MODEL, PRICE, digest, domain, manifest, payer_signer, signer};
 
-const NOW: Time = Time(1_000);
+pub(crate) const NOW: Time = Time(1_000);
 
-const ISSUER: u8 = 200;
+pub(crate) const ISSUER: u8 = 200;
 
-const PROVIDER: u8 = 2;
+pub(crate) const PROVIDER: u8 = 2;
 
-const PAYER: u8 = 1;
+pub(crate) const PAYER: u8 = 1;
 
-fn id(tag: u8) -> NodeId {
+pub(crate) fn id(tag: u8) -> NodeId {
     signer(tag).public().into()
 }
 
-fn receive(node: &mut Node, from: u8, message: &Message<Wire>) -> Vec<Effect> {
+pub(crate) fn receive(node: &mut Node, from: u8, message: &Message<Wire>) -> Vec<Effect> {
     let checked = Message::check(&message.to_bytes(), domain(), Scheme::Simulated).expect("well formed");
     handle(node, Input::Received(id(from), checked))
 }
 
-fn handle(node: &mut Node, input: Input) -> Vec<Effect> {
+pub(crate) fn handle(node: &mut Node, input: Input) -> Vec<Effect> {
     let mut effects = Vec::new();
     node.handle(NOW, input, &mut effects);
     effects
@@ -57,7 +58,7 @@ fn offer(domain: DomainId) -> ModelOffer {
     }
 }
 
-fn membership(tag: u8) -> Signed<Membership> {
+pub(crate) fn membership(tag: u8) -> Signed<Membership> {
     let account = signer(tag + 50).public().into();
     sign(Membership { node: id(tag), account, epoch: Epoch(0) }, domain(), Role::Issuer, &signer(ISSUER))
         .signed()
@@ -65,10 +66,15 @@ fn membership(tag: u8) -> Signed<Membership> {
 
 /// Returns a provider that is a member, serves the model and knows the payer.
 fn provider() -> Node {
+    provider_after(&[])
+}
+
+/// Returns it started again from a journal with these lines more.
+pub(crate) fn provider_after(lines: &[Record]) -> Node {
     let config = Config {
         manifest: manifest(),
         node: signer(PROVIDER),
-        account: signer(PROVIDER + 50),
+        owner: signer(PROVIDER + 50).into(),
         issuer: None,
         incentive: Incentive::Rewards,
         class: ProviderClass::Community,
@@ -76,31 +82,38 @@ fn provider() -> Node {
         version: String::new(),
         name: String::new(),
     };
-    let joined = protocol::record::Record::Joined { membership: membership(PROVIDER), deposit: None };
-    let mut node = Node::new(config, 1, &[joined], NOW).expect("an empty journal");
+    let joined = Record::Joined { membership: membership(PROVIDER), deposit: None };
+    let journal = [&[joined], lines].concat();
+    let mut node = Node::new(config, 1, &journal, NOW).expect("a whole journal");
     let device =
         Hardware { kind: "cpu".to_owned(), name: String::new(), memory_bytes: 1, backend: String::new() };
     handle(&mut node, Input::Engine(EngineEvent::Ready { offer: offer(domain()), device }));
-    handle(&mut node, Input::PeerUp(id(PAYER)));
+    greet(&mut node, PAYER);
+    node
+}
+
+/// Lets a member greet a node.
+pub(crate) fn greet(node: &mut Node, from: u8) {
+    handle(node, Input::PeerUp(id(from)));
     let delegation = Device {
-        account: signer(PAYER + 50).public().into(),
-        node: id(PAYER),
+        account: signer(from + 50).public().into(),
+        node: id(from),
         rights: Rights { serve: true, spend: true },
         version: 1,
         expires: Epoch(7),
     };
     let hello = Message::Hello {
-        device: sign(delegation, domain(), Role::Owner, &signer(PAYER + 50)).signed(),
-        membership: Some(membership(PAYER)),
+        device: sign(delegation, domain(), Role::Owner, &signer(from + 50)).signed(),
+        lineage: None,
+        membership: Some(membership(from)),
         advert: None,
         asks: false,
     };
-    receive(&mut node, PAYER, &hello);
-    node
+    receive(node, from, &hello);
 }
 
 /// Asks for terms, as an honest payer would.
-fn terms(node: &mut Node) -> Signed<Terms> {
+pub(crate) fn terms(node: &mut Node) -> Signed<Terms> {
     let account = signer(PAYER + 50).public().into();
     let effects = receive(node, PAYER, &Message::Ask { job: job(0), model: MODEL, account });
     let offer = effects.into_iter().find_map(|effect| match effect {
@@ -114,7 +127,7 @@ fn job(tag: u8) -> JobId {
     JobId([tag; 16])
 }
 
-fn opening(terms: Signed<Terms>, recorded_by: &[Signer]) -> (ChannelId, Opening<Wire>) {
+pub(crate) fn opening(terms: Signed<Terms>, recorded_by: &[Signer]) -> (ChannelId, Opening<Wire>) {
     let read: Verified<Terms> = terms.clone().verify(domain(), Scheme::Simulated).expect("the provider's");
     let open = OpenChannel {
         payee: id(PROVIDER),
@@ -155,15 +168,20 @@ fn spec() -> JobSpec {
     }
 }
 
-fn submit(node: &mut Node, tag: u8, channel: ChannelId, opening: Option<Opening<Wire>>) -> Vec<Effect> {
+pub(crate) fn submit(
+    node: &mut Node,
+    tag: u8,
+    channel: ChannelId,
+    opening: Option<Opening<Wire>>,
+) -> Vec<Effect> {
     receive(node, PAYER, &Message::Submit { job: job(tag), spec: spec(), channel: Some(channel), opening })
 }
 
-fn runs(effects: &[Effect]) -> bool {
+pub(crate) fn runs(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Run { .. }))
 }
 
-fn refuses(effects: &[Effect]) -> bool {
+pub(crate) fn refuses(effects: &[Effect]) -> bool {
     let refused = |effect: &Effect| {
         matches!(effect, Effect::Send(_, Message::Refused { refusal: Refusal::BadChannel, .. }))
     };
@@ -212,7 +230,6 @@ fn a_closed_channel_shown_again_is_not_served_on() {
     let (channel, opening) = opening(terms, &[signer(ISSUER)]);
     assert!(runs(&submit(&mut node, 1, channel, Some(opening.clone()))));
 
-    handle(&mut node, Input::PeerUp(id(201)));
     let ack = RedeemAck { channel, amount: 0, closed: true, epoch: Epoch(0) };
     let ack = sign(ack, domain(), Role::Issuer, &signer(ISSUER)).signed();
     greet_issuer(&mut node);
@@ -223,7 +240,8 @@ fn a_closed_channel_shown_again_is_not_served_on() {
     assert!(refuses(&effects) && !runs(&effects), "{effects:?}");
 }
 
-fn greet_issuer(node: &mut Node) {
+pub(crate) fn greet_issuer(node: &mut Node) {
+    handle(node, Input::PeerUp(id(201)));
     let delegation = Device {
         account: signer(201).public().into(),
         node: id(201),
@@ -232,7 +250,11 @@ fn greet_issuer(node: &mut Node) {
         expires: Epoch(7),
     };
     let device = sign(delegation, domain(), Role::Owner, &signer(201)).signed();
-    receive(node, 201, &Message::Hello { device, membership: None, advert: None, asks: false });
+    receive(
+        node,
+        201,
+        &Message::Hello { device, lineage: None, membership: None, advert: None, asks: false },
+    );
 }
 
 #[test]

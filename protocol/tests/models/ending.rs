@@ -150,7 +150,8 @@ impl Ending {
     }
 
     fn proposal(&self, amount: u64) -> Verified<Final> {
-        let closing = Final { channel: self.channel(), amount, receipt: None };
+        let closing =
+            Final { channel: self.channel(), amount, receipt: self.receipts.last().map(Verified::id) };
         sign(closing, domain(), Role::Payer, &payer_signer(PAYER))
     }
 

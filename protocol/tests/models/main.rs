@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "the properties share more than the models need")]
 mod common;
 
+mod checkpoint;
 mod ending;
 mod seen;
 mod streaming;

@@ -3,12 +3,15 @@
 use std::fmt::{Debug, Write as _};
 
 use protocol::advert::{Incentive, ProviderClass};
+use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves};
 use protocol::job::{Finish, Sort};
+use protocol::ledger::equivocation::Equivocation;
+use protocol::ledger::finding::Finding;
 use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{OpBody, SplitRole, TermsError};
 use protocol::licence::{LicenceKind, Scope};
 use protocol::manifest::Admission;
-use protocol::message::{JoinError, Message, Wire};
+use protocol::message::{JoinError, Message, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::record::Record;
 use protocol::scheduler::Refusal;
@@ -41,10 +44,16 @@ pub(crate) fn table() -> String {
         }
     };
     list("Admission", variants::<Admission>());
+    list("BooksMessage", variants::<BooksMessage<Wire>>());
+    list("BooksRecord", variants::<BooksRecord>());
+    list("Equivocation", variants::<Equivocation<Wire>>());
+    list("Finding", variants::<Finding>());
     list("Finish", variants::<Finish>());
     list("Incentive", variants::<Incentive>());
     list("IssuerError", variants::<IssuerError>());
     list("JoinError", variants::<JoinError>());
+    list("LeafKind", variants::<LeafKind>());
+    list("Leaves", variants::<Leaves>());
     list("LicenceKind", variants::<LicenceKind>());
     list("Message", variants::<Message<Wire>>());
     list("Modality", variants::<Modality>());
@@ -55,6 +64,7 @@ pub(crate) fn table() -> String {
     list("Role", variants::<Role>());
     list("Scope", variants::<Scope>());
     list("Sort", variants::<Sort>());
+    list("SpendRefusal", variants::<SpendRefusal>());
     list("SplitRole", variants::<SplitRole>());
     list("TermsError", variants::<TermsError>());
     table

@@ -25,6 +25,8 @@ pub(crate) struct Kind {
     /// Network it is signed in.
     pub(crate) domain: DomainId,
     pub(crate) id: RecordId,
+    /// Most signatures that such a record may carry.
+    pub(crate) signatures_max: usize,
     /// What is signed.
     pub(crate) body: Vec<u8>,
     /// The record as it travels.
@@ -43,6 +45,7 @@ impl Kind {
             name: T::TAG.to_owned(),
             domain,
             id: sample.id(),
+            signatures_max: T::ATTESTATIONS_MAX,
             body: encode(&**sample),
             bytes: encode(&sample.signed()),
             read: |bytes, domain| {
@@ -82,6 +85,8 @@ pub(crate) fn kinds() -> Vec<Kind> {
             .called("pay"),
         Kind::of(&samples::withdrawal()).called("withdraw"),
         Kind::of(&samples::account_op(OpBody::Noop)).called("noop"),
+        Kind::of(&samples::account_op(OpBody::Inception(samples::inception()))).called("inception"),
+        Kind::of(&samples::rotation()).called("rotate"),
         Kind::of(&samples::vote()),
         Kind::of(&samples::close_vote()),
         Kind::of(&samples::recorded()),
@@ -92,6 +97,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::accepted()),
         Kind::of(&samples::advert()),
         Kind::of(&samples::licence()),
+        Kind::of(&samples::checkpoint()),
     ]
 }
 

@@ -1,13 +1,16 @@
 //! One message of every kind, and one line of a journal of every kind.
 
+use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves, PageName};
 use protocol::encoding::{decode, encode};
 use protocol::ids::{Digest, JobId};
 use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
 use protocol::keys::Scheme;
+use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::issuer::{Balance, IssuerError};
+use protocol::ledger::merkle::Tree;
 use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
 use protocol::ledger::records::TermsError;
-use protocol::message::{Head, JoinError, Message, News, Notice, Opening, Wire};
+use protocol::message::{Head, JoinError, Message, News, Notice, Opening, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
@@ -79,6 +82,7 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
     vec![
         Message::Hello {
             device: samples::device().signed(),
+            lineage: Some(samples::lineage().signed()),
             membership: Some(samples::membership().signed()),
             advert: Some(samples::advert().signed()),
             asks: true,
@@ -123,6 +127,20 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
         Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+        Message::Books(BooksMessage::Checkpoint(samples::checkpoint().signed())),
+        Message::Lineage(samples::lineage().signed()),
+        Message::Devices {
+            devices: vec![samples::device().signed()],
+            lineage: Some(samples::lineage().signed()),
+        },
+        Message::Spend {
+            request: 21,
+            terms: samples::terms().signed(),
+            cap: 1_000_000,
+            payer_key: samples::signer(4).public(),
+        },
+        Message::Spent(opening()),
+        Message::SpendRefused { request: 21, refusal: SpendRefusal::Budget { left: 5 } },
         Message::Voted { vote: samples::vote().signed(), balance: BALANCE },
         Message::Recorded { recorded: samples::recorded().signed(), balance: BALANCE },
         Message::Fact(Fact::Step(certificate())),
@@ -132,6 +150,41 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Facts { first: 7, names: vec![op] },
         Message::FactQuery(vec![op]),
     ]
+}
+
+/// Returns what is said of the issuers' books, in the order of the numbers.
+pub(crate) fn books() -> Vec<BooksMessage<Wire>> {
+    let checkpoint = samples::checkpoint().id();
+    let tree = Tree::new(vec![samples::account_leaf()]).expect("one");
+    let proof = tree.prove(samples::account_leaf().account.0).map(|proof| (proof, 17));
+    let name = PageName { checkpoint, kind: LeafKind::Accounts, after: Some([2; 32]) };
+    vec![
+        BooksMessage::Checkpoint(samples::checkpoint().signed()),
+        BooksMessage::Query(Some(checkpoint)),
+        BooksMessage::LeafQuery,
+        BooksMessage::Leaf { checkpoint, proof },
+        BooksMessage::Equivocation(equivocation()),
+        BooksMessage::PageQuery(name),
+        BooksMessage::Page(name, Leaves::Accounts(vec![samples::account_leaf()], None)),
+    ]
+}
+
+fn equivocation() -> Equivocation<Wire> {
+    let proof = Equivocation::of_checkpoints(samples::checkpoint(), samples::other_checkpoint());
+    proof.expect("one epoch, one signer").signed()
+}
+
+#[test]
+fn everything_that_is_said_of_books_is_listed_and_read_back() {
+    let books = books();
+    let names: Vec<_> = books.iter().map(first_word).collect();
+    assert_eq!(names, variants::<BooksMessage<Wire>>());
+
+    for message in books {
+        let message = Message::Books(message);
+        let read = Message::check(&message.to_bytes(), DOMAIN, Scheme::Strict);
+        assert_eq!(read.expect("well formed").to_wire(), message);
+    }
 }
 
 /// Returns a journal line of every kind, in the order of their numbers.
@@ -166,6 +219,11 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Text("bank account 1".to_owned()),
         Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
         Record::Noticed(notice()),
+        Record::Books(BooksRecord::Equivocation(equivocation())),
+        Record::Lineage(samples::lineage().signed()),
+        Record::Authorised { device: samples::device().signed(), until: EPOCH.plus(30), budget: 5_000_000 },
+        Record::Delegated { device: samples::device().signed(), lineage: Some(samples::lineage().signed()) },
+        Record::Lent { request: 21, opening: opening() },
         Record::Voted { op: samples::withdrawal().signed(), terms: None, epoch: EPOCH },
         Record::Certified { certificate: certificate(), epoch: EPOCH },
         Record::Endorsed {
@@ -227,6 +285,7 @@ fn no_message_is_read_in_another_network() {
             "noticed",
             "payout",
             "withdrawal",
+            "spend_refused",
             "facts_query",
             "facts",
             "fact_query",

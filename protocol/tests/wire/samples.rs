@@ -3,6 +3,9 @@
 use protocol::advert::{self, Advert, Incentive, ModelOffer, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::Signer;
+use protocol::ledger::account::{Inception, Lineage, promise};
+use protocol::ledger::checkpoint::{AccountLeaf, ChannelLeaf, Checkpoint};
+use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::{
     Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt,
     Recorded, RedeemAck, Rights, Source, Terms, Vote, text_digest,
@@ -53,6 +56,24 @@ pub(crate) fn open_channel() -> Verified<AccountOp> {
 
 pub(crate) fn withdrawal() -> Verified<AccountOp> {
     account_op(OpBody::Withdraw { amount: 9_000, payout: text_digest("bank account 1") })
+}
+
+pub(crate) fn inception() -> Inception {
+    Inception { key: account().public(), next: promise(signer(7).public()) }
+}
+
+/// The account that begins so, after one rotation.
+pub(crate) fn lineage() -> Lineage {
+    let mut lineage = Lineage::new(inception());
+    lineage.rotate(&rotation()).expect("promised");
+    lineage
+}
+
+pub(crate) fn rotation() -> Verified<AccountOp> {
+    let to = Inception { key: signer(7).public(), next: promise(signer(8).public()) };
+    let (account, previous) = (inception().account(), RecordId([0x50; 32]));
+    let op = AccountOp { account, sequence: 7, previous, epoch: EPOCH, body: OpBody::Rotate(to) };
+    sign(op, DOMAIN, Role::Owner, &signer(7))
 }
 
 /// The account's seventh step, with this body.
@@ -151,6 +172,31 @@ pub(crate) fn advert() -> Verified<Advert> {
         valid_to: Time(1_700_000_090_000),
     };
     sign(advert, DOMAIN, Role::Node, &node())
+}
+
+pub(crate) fn checkpoint() -> Verified<Checkpoint> {
+    checkpoint_of(5_000)
+}
+
+/// Another checkpoint of the same epoch: the two convict whoever signed them.
+pub(crate) fn other_checkpoint() -> Verified<Checkpoint> {
+    checkpoint_of(5_001)
+}
+
+fn checkpoint_of(deposited: u128) -> Verified<Checkpoint> {
+    by_issuer(Checkpoint {
+        epoch: EPOCH,
+        previous: RecordId([0x51; 32]),
+        accounts: Tree::new(vec![account_leaf()]).expect("one").root(),
+        channels: Tree::<ChannelLeaf>::new(Vec::new()).expect("none").root(),
+        deposited,
+        withdrawn: 7,
+    })
+}
+
+pub(crate) fn account_leaf() -> AccountLeaf {
+    let (account, head) = (id(&account()), open_channel().id());
+    AccountLeaf { account, cash: 4_000, earned: 993, held: 0, steps: 8, head }
 }
 
 fn by_issuer<T: Signable>(value: T) -> Verified<T> {

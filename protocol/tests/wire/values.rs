@@ -8,6 +8,9 @@ use protocol::advert::{Advert, Device as Hardware, Incentive, ModelOffer, Provid
 use protocol::encoding::{decode, encode};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::{PublicKey, Scheme, Signer};
+use protocol::ledger::account::Inception;
+use protocol::ledger::checkpoint::Checkpoint;
+use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::records::{
     Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Markup, Membership, OpBody, OpenChannel,
     Receipt, Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms, Vote,
@@ -85,6 +88,10 @@ fn deposit() -> impl Strategy<Value = Deposit> {
     })
 }
 
+fn inception() -> impl Strategy<Value = Inception> {
+    (bytes32(), bytes32()).prop_map(|(key, next)| Inception { key: PublicKey(key), next: Digest(next) })
+}
+
 fn account_op() -> impl Strategy<Value = AccountOp> {
     let body = prop_oneof![
         bytes32().prop_map(|channel| OpBody::Expire(ChannelId(channel))),
@@ -102,6 +109,8 @@ fn account_op() -> impl Strategy<Value = AccountOp> {
         (bytes32(), any::<u64>())
             .prop_map(|(payout, amount)| OpBody::Withdraw { amount, payout: Digest(payout) }),
         Just(OpBody::Noop),
+        inception().prop_map(OpBody::Inception),
+        inception().prop_map(OpBody::Rotate),
     ];
     (bytes32(), bytes32(), any::<(u64, u32)>(), body).prop_map(
         |(account, previous, (sequence, epoch), body)| AccountOp {
@@ -250,6 +259,27 @@ fn licence() -> impl Strategy<Value = Licence> {
     })
 }
 
+fn checkpoint() -> impl Strategy<Value = Checkpoint> {
+    let sums = || any::<(u128, u128, u128)>().prop_map(|(cash, earned, held)| Sums { cash, earned, held });
+    let root = || {
+        (bytes32(), 0..1_000_000_u64, sums()).prop_map(|(hash, count, sums)| SumRoot {
+            hash: Digest(hash),
+            count,
+            sums,
+        })
+    };
+    (any::<u32>(), bytes32(), root(), root(), any::<(u128, u128)>()).prop_map(
+        |(epoch, previous, accounts, channels, (deposited, withdrawn))| Checkpoint {
+            epoch: Epoch(epoch),
+            previous: RecordId(previous),
+            accounts,
+            channels,
+            deposited,
+            withdrawn,
+        },
+    )
+}
+
 fn manifest() -> impl Strategy<Value = Manifest> {
     ("[a-z]{0,30}", any::<u64>(), bytes32(), any::<u64>()).prop_map(|(name, created, node, budget)| {
         Manifest { grant_budget: budget, ..Manifest::home(name, Time(created), &strict(), NodeId(node)) }
@@ -357,6 +387,7 @@ every_type! {
     an_advert_has_one_meaning: advert();
     a_licence_has_one_meaning: licence();
     a_manifest_has_one_meaning: manifest();
+    a_checkpoint_has_one_meaning: checkpoint();
 }
 
 /// Messages and lines that are whole, to be damaged.

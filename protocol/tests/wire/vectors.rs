@@ -12,7 +12,7 @@ use protocol::record::Record;
 
 use crate::enums::{first_word, table};
 use crate::kinds::kinds;
-use crate::messages::{lines, messages};
+use crate::messages::{books, lines, messages};
 
 /// Tells the test to write what it would compare.
 const WRITE: &str = "SHAREMESH_WRITE_VECTORS";
@@ -49,6 +49,8 @@ fn made() -> BTreeMap<String, String> {
     }
     let messages = messages().into_iter().map(|message| line(message.name(), &encode(&message))).collect();
     files.insert("messages.hex".to_owned(), messages);
+    let books = books().into_iter().map(|message| line(message.name(), &encode(&message))).collect();
+    files.insert("books.hex".to_owned(), books);
     let lines = lines().iter().map(|record: &Record| line(&first_word(record), &encode(record))).collect();
     files.insert("journal.hex".to_owned(), lines);
     files.insert("enums.txt".to_owned(), table());

@@ -47,7 +47,13 @@ pub(crate) const CONFINED: [Confined; 9] = [
     Confined {
         words: &["for_simulation", "::Simulated", "::simulated("],
         unless: None,
-        homes: &["protocol/src/keys.rs", "protocol/src/signed.rs", "protocol/tests/", "simulations/"],
+        homes: &[
+            "protocol/src/keys.rs",
+            "protocol/src/keys/tests.rs",
+            "protocol/src/signed.rs",
+            "protocol/tests/",
+            "simulations/",
+        ],
         why: "what anybody can sign must not reach a real node",
     },
     Confined {
@@ -110,7 +116,7 @@ pub(crate) fn missing_opening(path: &str, text: &str) -> Option<String> {
 /// Says if a module of `protocol` is not named in the architecture, by its path below `src`.
 pub(crate) fn unmapped_module(path: &str, architecture: &str) -> Option<String> {
     let module = path.strip_prefix("protocol/src/")?;
-    let tests = module.ends_with("/tests.rs");
+    let tests = module.ends_with("/tests.rs") || module.contains("/tests/");
     let named = tests || module == "lib.rs" || architecture.contains(&format!("`{module}`"));
     (!named).then(|| format!("{path}: docs/ARCHITECTURE.md does not name `{module}`"))
 }

@@ -60,7 +60,8 @@ pub(super) async fn measure_starts(program: &Path, runs: usize) -> Result<(Sprea
     Ok((first.spread(), again.spread()))
 }
 
-fn memory_mb(pid: u32, field: &str) -> Result<f64> {
+/// Returns a line of `/proc/PID/status` in MB of a million bytes.
+pub(super) fn memory_mb(pid: u32, field: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .context("memory can be measured on Linux only")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));

@@ -43,6 +43,7 @@ impl Driver {
         if manifest.issuers.len() == 1 && self.identity.issuer.is_none() {
             warnings.push("this network has one issuer, which is trusted with all deposits".to_owned());
         }
+        warnings.extend(self.node.books_view().findings.iter().map(ToString::to_string));
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.config.name.clone(),
@@ -69,6 +70,7 @@ impl Driver {
             nearby: self.nearby(),
             warnings,
             offences: self.offences.names(),
+            books: self.books_state(),
             data: self.config.data.display().to_string(),
         }
     }

@@ -61,7 +61,8 @@ impl Issuer {
             Err(
                 IssuerError::WrongSequence { .. }
                 | IssuerError::NotEnough { .. }
-                | IssuerError::NotEnoughCash { .. },
+                | IssuerError::NotEnoughCash { .. }
+                | IssuerError::UnknownAccount,
             ) => Err(IssuerError::Behind),
             taken => taken.map(|()| true),
         }

@@ -7,13 +7,17 @@ use crate::job::Failure;
 use crate::ledger::records::Terms;
 use crate::licence::open_licence;
 use crate::message::Message;
-use crate::router::Gate;
+use crate::router::{Considered, Gate};
 use crate::scheduler::Refusal;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
 
 use super::{OPEN_MS, Phase};
 use crate::node::{Effect, Node, Offence, Timer};
+
+/// How much longer a first offer is waited for when none came in time and nobody else can be asked: lines with long ways
+/// and machines with much to do are slow, not gone.
+const LATE_MS: u64 = 1_750;
 
 impl Node {
     pub(in crate::node) fn on_offer(
@@ -24,13 +28,14 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        let serves = self.serves_for(from) == Some(terms.payee_account);
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let Phase::Asking { waiting, offers } = &mut job.phase else { return };
+        let Phase::Asking { waiting, offers, late } = &mut job.phase else { return };
         if !waiting.remove(&from) {
             return;
         }
         let ours = terms.payer_account == self.wallet.account() && terms.model == job.spec.model;
-        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into());
+        let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into()) && serves;
         let licence = open_licence(job.spec.model, self.domain);
         let worst = terms.price.cost(&job.spec.worst_usage());
         let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
@@ -49,7 +54,7 @@ impl Node {
         } else {
             job.rejected.insert(from, Gate::Price);
         }
-        if waiting.is_empty() {
+        if waiting.is_empty() || (*late && !offers.is_empty()) {
             self.choose(id, now, out);
         }
     }
@@ -127,10 +132,25 @@ impl Node {
         }
     }
 
+    /// Takes the best of the offers, or waits on for a first one if there is nobody else to ask.
+    pub(super) fn on_asking_due(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Phase::Asking { waiting, offers, late } = &mut job.phase else { return };
+        let is_open = |c: &Considered| {
+            c.gate.is_none() && !waiting.contains(&c.provider) && !job.rejected.contains_key(&c.provider)
+        };
+        if *late || !offers.is_empty() || job.considered.iter().any(is_open) {
+            self.choose(id, now, out);
+            return;
+        }
+        *late = true;
+        self.deadlines.set(Timer::Job(id), now.plus_ms(LATE_MS));
+    }
+
     /// Takes the best of the offers that came.
     pub(super) fn choose(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let Phase::Asking { waiting, offers } = &mut job.phase else { return };
+        let Phase::Asking { waiting, offers, .. } = &mut job.phase else { return };
         for silent in core::mem::take(waiting) {
             job.rejected.insert(silent, Gate::NoAnswer);
         }

@@ -45,7 +45,7 @@ impl Job {
     /// Says whether the job waits for a channel to this payee, or may well do so in a moment.
     fn may_wait_for(&self, payee: NodeId) -> bool {
         match &self.phase {
-            Phase::Asking { waiting, offers } => {
+            Phase::Asking { waiting, offers, late: _ } => {
                 waiting.contains(&payee) || offers.iter().any(|terms| terms.payee == payee)
             }
             Phase::Finding | Phase::Opening { .. } | Phase::Placed(_) | Phase::AtHome { .. } => {

@@ -6,7 +6,6 @@ use crate::ids::{JobId, ModelId, NodeId};
 use crate::job::Failure;
 use crate::message::Message;
 use crate::router::Gate;
-use crate::scheduler::Refusal;
 use crate::time::Time;
 
 use super::{ASK_MS, ASKED_MAX, FIND_MS, GATHER_MS, Job, Phase, SEARCH_MS};
@@ -23,31 +22,19 @@ impl Node {
         crate::router::sort(&mut ranked, job.spec.constraints.sort);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
         let (model, worst) = (job.spec.model, job.spec.worst_usage());
-        let is_saturated = self.is_saturated(id, model);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
         let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
         let Some(best) = usable.first().copied() else {
-            let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
-            match job.find_until {
-                None if !is_late && !is_saturated => {
-                    let until = now.plus_ms(FIND_MS);
-                    job.find_until = Some(until);
-                    job.phase = Phase::Finding;
-                    self.deadlines.set(Timer::Job(id), until);
-                    self.dial_stale(id, out);
-                    self.discover(model, out);
-                }
-                Some(until) if now < until && job.is_hopeful() => {
-                    job.phase = Phase::Finding;
-                    self.deadlines.set(Timer::Job(id), until);
-                }
-                None | Some(_) => self.fail(id, Failure::NoProvider(Vec::new()), out),
-            }
+            self.look_further(id, now, out);
             return;
         };
         if now.since_ms(job.submitted) >= SEARCH_MS {
             self.fail(id, Failure::NoProvider(Vec::new()), out);
+            return;
+        }
+        if let Some(failure) = self.may_not_spend() {
+            self.fail(id, failure, out);
             return;
         }
         // A channel on older terms may be dearer than what its provider asks now.
@@ -56,7 +43,8 @@ impl Node {
             return;
         }
         let asked: Vec<NodeId> = usable.into_iter().take(ASKED_MAX).collect();
-        let asking = Phase::Asking { waiting: asked.iter().copied().collect(), offers: Vec::new() };
+        let asking =
+            Phase::Asking { waiting: asked.iter().copied().collect(), offers: Vec::new(), late: false };
         if let Some(job) = self.jobs.get_mut(&id) {
             job.phase = asking;
         }
@@ -67,12 +55,34 @@ impl Node {
         }
     }
 
-    /// Says whether a job was refused for want of a slot by providers of a model whose adverts we hear anyway: looking
-    /// for others would find nobody new, and whoever asked wants to know at once.
-    pub(super) fn is_saturated(&self, id: JobId, model: ModelId) -> bool {
-        let busy = |gate: &Gate| matches!(gate, Gate::Refused(Refusal::Busy { .. }));
-        self.subscribed.contains(&model)
-            && self.jobs.get(&id).is_some_and(|job| job.rejected.values().any(busy))
+    /// No usable provider is known: looks for others, waits for those who are sought, or gives up. A job that was refused
+    /// for want of a slot does not wait: whoever asked wants to know at once, and who asks again may find others.
+    fn look_further(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let model = job.spec.model;
+        let is_late = now.since_ms(job.submitted) >= SEARCH_MS;
+        let is_saturated = job.is_refused_as_busy();
+        match job.find_until {
+            None if !is_late && !is_saturated => {
+                let until = now.plus_ms(FIND_MS);
+                job.find_until = Some(until);
+                job.phase = Phase::Finding;
+                self.deadlines.set(Timer::Job(id), until);
+                self.dial_stale(id, out);
+                self.discover(model, out);
+            }
+            Some(until) if now < until && job.is_hopeful() => {
+                job.phase = Phase::Finding;
+                self.deadlines.set(Timer::Job(id), until);
+            }
+            None | Some(_) => {
+                // Those whose adverts we hear anyway need not be looked for.
+                if is_saturated && !self.subscribed.contains(&model) {
+                    self.discover(model, out);
+                }
+                self.fail(id, Failure::NoProvider(Vec::new()), out);
+            }
+        }
     }
 
     /// Known providers that are merely not connected are dialled at once; the directory may know more.

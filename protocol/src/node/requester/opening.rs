@@ -45,12 +45,20 @@ impl Node {
             self.query_account_if_unknown(out);
             return;
         }
+        if let Some(failure) = self.cannot_spend() {
+            self.fail(id, failure, out);
+            return;
+        }
         let Some((least, _)) = least.filter(|(_, needed)| *needed <= available) else {
             let needed = least.map_or(u64::MAX, |(_, needed)| needed);
             self.fail(id, Failure::NotEnoughCredits { needed, available }, out);
             return;
         };
         let cap = self.cap_for_burst(id, &terms, least);
+        if self.is_device() {
+            self.ask_wallet(&terms, cap, now, out);
+            return;
+        }
         if let Some(op) = self.sign_opening(&terms, cap, now, out)
             && let Some(Phase::Opening { op: signed, .. }) = self.jobs.get_mut(&id).map(|job| &mut job.phase)
         {
@@ -60,6 +68,8 @@ impl Node {
 
     /// The wallet is free again, or a channel was opened: jobs that wait for one may go on.
     pub(in crate::node) fn resume_openings(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.rotate_if_wanted(now, out);
+        self.lend_next(now, out);
         self.sign_order(now, out);
         let waiting = |job: &Job| matches!(job.phase, Phase::Opening { op: None, .. });
         let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| waiting(job)).map(|(id, _)| *id).collect();
@@ -80,6 +90,20 @@ impl Node {
             |job: &Job| matches!(&job.phase, Phase::Opening { op: Some(signed), .. } if *signed == op);
         if let Some(id) = self.jobs.iter().find(|(_, job)| waits(job)).map(|(id, _)| *id) {
             self.place(id, channel, now, out);
+        }
+    }
+
+    /// Says whether a job waits for a channel that is not signed yet.
+    pub(in crate::node) fn has_openings_waiting(&self) -> bool {
+        self.jobs.values().any(|job| matches!(job.phase, Phase::Opening { op: None, .. }))
+    }
+
+    /// Ends the jobs that wait for a channel which nobody will open.
+    pub(in crate::node) fn fail_openings(&mut self, failure: &Failure, out: &mut Vec<Effect>) {
+        let waiting = |job: &Job| matches!(job.phase, Phase::Opening { op: None, .. });
+        let jobs: Vec<JobId> = self.jobs.iter().filter(|(_, job)| waiting(job)).map(|(id, _)| *id).collect();
+        for id in jobs {
+            self.fail(id, failure.clone(), out);
         }
     }
 

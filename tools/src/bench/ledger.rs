@@ -1,0 +1,137 @@
+//! `cargo xtask bench ledger`: what records cost to sign, check, merge and keep, beside what the machine can do at best.
+
+mod rates;
+mod records;
+mod reopen;
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use self::rates::{Journal, Opens, Rates};
+use self::reopen::Reopen;
+use super::table::{Machine, Table, target};
+
+/// How much to measure.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Prints one JSON object in place of the table
+    #[arg(long)]
+    json: bool,
+    /// A tenth of everything: to see that it works, not for numbers that are quoted
+    #[arg(long)]
+    quick: bool,
+}
+
+/// The result; its first keys are what others rely on.
+#[derive(Debug, Serialize)]
+struct Report {
+    verify_per_s: f64,
+    verify_ratio: f64,
+    journal_ratio: f64,
+    opens_per_s: Opens,
+    reopen_ms: f64,
+    reopen_rss_mb: f64,
+    bytes_per_channel: f64,
+    rates: Rates,
+    journal: Journal,
+    reopen: Reopen,
+    machine: Machine,
+}
+
+/// Measures and prints.
+pub(super) async fn run(program: &Path, arguments: &Arguments) -> Result<()> {
+    let part = if arguments.quick { 10 } else { 1 };
+    let report = measure(program, part).await?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.table().print();
+    }
+    Ok(())
+}
+
+async fn measure(program: &Path, part: usize) -> Result<Report> {
+    let machine = Machine::here();
+    super::say("receipts, on one core");
+    let rates = rates::measure(20_000 / part)?;
+    super::say("the journal");
+    let journal = rates::measure_journal(400 / part).await?;
+    super::say("an issuer");
+    let opens_per_s = rates::measure_opens(32 / part.min(8)).await?;
+    let channels = 100_000 / part;
+    super::say(&format!("a provider with {channels} channels (making them takes a while)"));
+    let reopen = reopen::measure(program, channels, 5).await?;
+    Ok(Report {
+        verify_per_s: rates.verified_per_s,
+        verify_ratio: rates.verify_ratio,
+        journal_ratio: journal.ratio,
+        opens_per_s,
+        reopen_ms: reopen.api_ms.p50,
+        reopen_rss_mb: reopen.rss_mb,
+        bytes_per_channel: reopen.journal_bytes_per_channel + reopen.index_bytes_per_channel,
+        rates,
+        journal,
+        reopen,
+        machine,
+    })
+}
+
+impl Report {
+    fn table(&self) -> Table {
+        let mut table = Table::new(&self.machine);
+        self.add_rates(&mut table);
+        self.add_journal(&mut table);
+        self.add_reopen(&mut table);
+        table
+    }
+
+    fn add_rates(&self, table: &mut Table) {
+        let rates = &self.rates;
+        let per_s = |rate: f64| format!("{rate:.0} / s");
+        let runs = rates.receipts;
+        table.number(
+            "floor: ed25519 `verify_strict` of as many bytes",
+            &per_s(rates.bare_verify_per_s),
+            runs,
+            "",
+        );
+        table.number("floor: ed25519 `sign` of as many bytes", &per_s(rates.bare_sign_per_s), runs, "");
+        table.number("receipts signed", &per_s(rates.signed_per_s), runs, "");
+        let goal = target(">= 0.80 of the floor / 2", rates.verify_ratio >= 0.8);
+        table.number("receipts checked, two signatures each", &per_s(rates.verified_per_s), runs, "");
+        table.number("  by the floor for two", &format!("{:.3}", rates.verify_ratio), runs, &goal);
+        table.number("receipts merged by the payer", &per_s(rates.merged_per_s), runs, "");
+    }
+
+    fn add_journal(&self, table: &mut Table) {
+        let Journal { batch, raw_ms, stored_ms, stored_per_s, ratio, .. } = &self.journal;
+        table.times(&format!("floor: append and fdatasync of {batch} receipts"), raw_ms, "");
+        table.times("receipts stored, as many in a batch", stored_ms, "");
+        let runs = stored_ms.runs;
+        table.number("  that is", &format!("{stored_per_s:.0} / s"), runs, "");
+        table.number("  floor by it", &format!("{ratio:.3}"), runs, &target(">= 0.90", *ratio >= 0.9));
+        let opens = &self.opens_per_s;
+        table.number(
+            "channels opened by one issuer, n = 1",
+            &format!("{:.0} / s", opens.n1),
+            opens.opened,
+            "",
+        );
+    }
+
+    fn add_reopen(&self, table: &mut Table) {
+        let Reopen { channels, api_ms, rss_mb, journal_bytes_per_channel, index_bytes_per_channel, .. } =
+            &self.reopen;
+        let what = format!("start with {channels} channels until the API answers");
+        table.times(&what, api_ms, &target("<= 1 s", api_ms.p50 <= 1_000.0));
+        let goal = target("<= 150 MB", *rss_mb <= 150.0);
+        table.number("  resident then", &format!("{rss_mb:.0} MB"), api_ms.runs, &goal);
+        let bytes = journal_bytes_per_channel + index_bytes_per_channel;
+        let goal = target("<= 4,000", bytes <= 4_000.0);
+        table.number("bytes of a channel on disk", &format!("{bytes:.0}"), *channels, &goal);
+        let parts = format!("{journal_bytes_per_channel:.0} + {index_bytes_per_channel:.0}");
+        table.number("  journal + index", &parts, *channels, "");
+    }
+}
