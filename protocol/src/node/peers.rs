@@ -185,10 +185,11 @@ impl Node {
             return;
         }
         peer.device = Some(device);
-        peer.admitted = admitted;
+        // A greeting from before it joined may come after the one from then.
+        peer.admitted |= admitted;
         // It may have been started again, with another clock: its words are compared from here on.
         peer.said = None;
-        if !admitted {
+        if !peer.admitted {
             let is_join = |message: &mut Message<Checked>| matches!(message, Message::Join { .. });
             let joins: Vec<_> = peer.early.extract_if(.., is_join).collect();
             for message in joins {
