@@ -39,8 +39,12 @@ const fn in_model(name: &'static str, test: &'static str, fault: &'static str) -
     Mutant { target: Target::Test("models"), ..mutant(name, test, fault) }
 }
 
+const fn among_issuers(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { target: Target::Test("issuers"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 22] = [
+pub const MUTANTS: [Mutant; 26] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -150,5 +154,25 @@ pub const MUTANTS: [Mutant; 22] = [
         "spend-beyond-budget",
         "node::tests::accounts::another_node_of_the_account_gets_channels_within_its_budget",
         "a node may have any amount escrowed",
+    ),
+    among_issuers(
+        "quorum-of-two",
+        "slots::no_slot_has_two_steps_whoever_crashes_and_whatever_one_issuer_says",
+        "two issuers of four are a quorum",
+    ),
+    among_issuers(
+        "vote-before-disk",
+        "slots::no_slot_has_two_steps_whoever_crashes_and_whatever_one_issuer_says",
+        "an issuer's vote leaves before the lock of the slot is on its disk",
+    ),
+    among_issuers(
+        "close-without-quorum",
+        "closing::only_a_quorum_ends_a_channel_and_no_acknowledged_redemption_is_lost",
+        "one issuer's vote ends a channel",
+    ),
+    among_issuers(
+        "serve-at-votes",
+        "answers::votes_alone_commit_nothing_and_three_recordings_do",
+        "an opening counts as committed when it is voted for",
     ),
 ];

@@ -148,7 +148,8 @@ impl EndCertificate<Checked> {
         let is_same =
             |vote: &&Verified<CloseVote>| vote.channel == first.channel && vote.amount == first.amount;
         let by = |key| self.votes.iter().filter(is_same).any(|vote| vote.is_signed_by(Role::Issuer, key));
-        if manifest.agrees(by) { Ok((first.channel, first.amount)) } else { Err(IssuerError::NoQuorum) }
+        let enough = manifest.agrees(by) || cfg!(mutant = "close-without-quorum");
+        if enough { Ok((first.channel, first.amount)) } else { Err(IssuerError::NoQuorum) }
     }
 }
 

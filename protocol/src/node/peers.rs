@@ -304,7 +304,12 @@ impl Node {
             let (lineage, asks) = (self.shown_lineage(), !self.has_greeted(peer));
             self.send(peer, Message::Hello { device, lineage, membership, advert: None, asks }, out);
         }
-        self.query_account(out);
+        self.send(from, Message::AccountQuery, out);
+        for issuer in self.issuers() {
+            if issuer != from {
+                self.send(issuer, Message::AccountQuery, out);
+            }
+        }
         // What this node serves was nobody's business before.
         self.advertise(now, out);
     }
