@@ -312,6 +312,8 @@ pub fn run(setting: &Setting, watched: Option<usize>) -> Report {
     home.world.watched = watched;
     if setting.issuers > 1 {
         home.slows(1, 300);
+        // A liar may keep to itself what it alone holds: let the deposits for its tickets reach the others first.
+        home.world.run_for(15_000);
         home.lies(setting.issuers - 1);
     }
     let mut workload = home.prng.child();

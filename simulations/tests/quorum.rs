@@ -1,11 +1,14 @@
 //! Networks with four issuers: one may be down, slow or lying, and money stays whole.
 
 use protocol::ids::JobId;
+use protocol::keys::Signer;
+use protocol::ledger::account::{Inception, promise};
 use protocol::ledger::records::{AccountOp, Epoch, OpBody};
 use protocol::message::{Message, Wire};
-use protocol::node::Owner;
+use protocol::node::{Config, Owner, OwnerCommand};
 use protocol::signed::{Role, sign};
 use simulations::checks;
+use simulations::devices::Speed;
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
 use simulations::world::{Fault, Outcome, World};
@@ -116,4 +119,54 @@ fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
     let job = home.submit(0, honest, spec(MODEL, 400, 300, 100));
     assert!(home.world.run_until_so(15_000, |world| is_done(world, job)));
     assert!(home.world.books().all(|(_, books)| books.is_conserved()));
+}
+
+/// The key of an account after so many rotations.
+fn key(rotations: u8) -> Signer {
+    Signer::simulated([200 + rotations; 32])
+}
+
+fn begins(rotations: u8) -> Inception {
+    Inception { key: key(rotations).public(), next: promise(key(rotations + 1).public()) }
+}
+
+fn wallet(rotations: u8, next: Option<Signer>) -> Owner {
+    Owner::Wallet { inception: begins(0), key: key(rotations), next }
+}
+
+/// Adds a machine that consumes for an account with a next key.
+fn add(home: &mut Home) -> usize {
+    let (node, owner) = (Signer::simulated([90; 32]), wallet(0, None));
+    let config = Config { node, owner, ..home.world.hosts[home.consumers[0]].config.clone() };
+    let (secret, amount) = ([90; 16], 1_000_000_000);
+    home.world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount });
+    home.deposited += u128::from(amount);
+    home.world.run_for(1_000);
+    let place = home.world.add(config, Speed { prefill: 2_000, decode: 60 }, None, Some(secret));
+    home.world.run_for(15_000);
+    place
+}
+
+#[test]
+fn an_account_replaces_its_key_while_an_issuer_is_down_and_spends_with_the_new_one() {
+    let mut home = home();
+    let owner = add(&mut home);
+    let account = begins(0).account();
+    home.world.fault_in(0, 2, Fault::Crash);
+    home.world.hosts[owner].config.owner = wallet(0, Some(key(1)));
+    home.world.command_in(0, owner, OwnerCommand::Rotate { seed: [201; 32], next: begins(1).next });
+    home.world.run_for(3_000);
+
+    let job = home.submit(0, owner, spec(MODEL, 400, 300, 100));
+    assert!(
+        home.world.run_until_so(15_000, |world| is_done(world, job)),
+        "{:?}",
+        home.world.jobs[&job].outcome
+    );
+    settles(&mut home);
+    let keys = |place: usize| {
+        let books = home.world.node(place).and_then(protocol::node::Node::books).expect("an issuer");
+        books.lineage(account).map(|lineage| (lineage.rotations(), lineage.key()))
+    };
+    assert_eq!([0, 1, 2, 3].map(keys), [Some((1, key(1).public())); 4]);
 }

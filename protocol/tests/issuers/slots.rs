@@ -109,7 +109,7 @@ impl Model for Slots {
                 books().all(|books| books.is_conserved() && books.deposited() == u128::from(DEPOSIT))
             }),
             Property::sometimes("a step is committed", |_, state: &State| {
-                state.recorded.iter().any(|by| *by == [true; HONEST])
+                state.recorded.contains(&[true; HONEST])
             }),
         ]
     }
