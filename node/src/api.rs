@@ -9,6 +9,7 @@ pub(crate) mod fake;
 mod jobs;
 mod node;
 mod sse;
+mod transfers;
 pub mod views;
 
 use std::net::SocketAddr;
@@ -128,6 +129,14 @@ fn router(api: Api) -> Router {
         .route("/ledger/verify", post(node::verify))
         .route("/ledger/audit", post(node::audit))
         .route("/ledger/settle", post(node::settle))
+        .route("/ledger/channels", get(transfers::channels))
+        .route("/ledger/statement", get(transfers::statement))
+        .route("/ledger/entries/{id}", get(transfers::entry))
+        .route("/account/fees", get(transfers::fees))
+        .route("/account/payments", post(transfers::pay))
+        .route("/account/withdrawals", get(transfers::withdrawals).post(transfers::withdraw))
+        .route("/network/deposits", post(transfers::deposit))
+        .route("/network/withdrawals/{id}/paid", post(transfers::mark_paid))
         .route("/network/tickets", post(node::ticket))
         .route("/network/grants", post(node::grant))
         .route("/account", get(account::show))

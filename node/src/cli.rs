@@ -12,6 +12,7 @@ mod models;
 mod network;
 pub(crate) mod run;
 mod status;
+mod transfers;
 mod up;
 mod worker;
 
@@ -113,6 +114,12 @@ enum Command {
     Network(network::NetworkCommand),
     /// Give credits out of your home network's budget to an account
     Grant(network::GrantArgs),
+    /// Pay an account out of your cash
+    Pay(transfers::PayArgs),
+    /// As the issuer's operator: book credits that were paid for outside
+    Deposit(transfers::DepositArgs),
+    /// Take cash out of the network, and see what became of it
+    Withdraw(transfers::WithdrawArgs),
     /// Build a network of three processes on this machine and run one real job in it
     Demo(Box<crate::demo::DemoArgs>),
     /// Serve a model to the node that started this process
@@ -192,6 +199,9 @@ async fn dispatch(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Account(command) => account::run(command, global, terminal).await,
         Command::Network(command) => network::run(command, global, terminal).await,
         Command::Grant(arguments) => network::grant(arguments, global, terminal).await,
+        Command::Pay(arguments) => transfers::pay(arguments, global, terminal).await,
+        Command::Deposit(arguments) => transfers::deposit(arguments, global, terminal).await,
+        Command::Withdraw(arguments) => transfers::withdraw(arguments, global, terminal).await,
         Command::Demo(arguments) => crate::demo::run(*arguments, terminal).await,
         Command::Worker(_) => unreachable!("workers run without a runtime"),
         Command::Version => Ok(version(terminal)?),
@@ -274,6 +284,8 @@ mod tests {
         assert_eq!(command(&folder, &["run", "echo", "x", "--temperature", "9"]).await.0, 2);
         assert_eq!(command(&folder, &["ledger", "show", "ab"]).await.0, 1);
         assert_eq!(command(&folder, &["grant", "ab", "many"]).await.0, 2);
+        assert_eq!(command(&folder, &["pay", "ab", "0"]).await.0, 2);
+        assert_eq!(command(&folder, &["withdraw", "1"]).await.0, 2);
         assert_eq!(command(&nowhere, &["status"]).await.0, 3);
         assert_eq!(command(&folder, &["status", "--api", "127.0.0.1:1"]).await.0, 3);
     }
@@ -297,6 +309,14 @@ mod tests {
             &["account", "authorise", "ab", "--until", "3d", "--serve"],
             &["account", "revoke", "ab"],
             &["grant", "ab", "1.5"],
+            &["pay", "ab", "1.5"],
+            &["deposit", "ab", "1.5", "--reference", "transfer 1"],
+            &["withdraw", "2", "--to", "a bank", "--yes"],
+            &["withdraw", "ls"],
+            &["withdraw", "paid", "ab", "--reference", "transfer 2"],
+            &["ledger", "channels"],
+            &["ledger", "statement", "--from", "0", "--to", "2026-11-21"],
+            &["ledger", "show", "0e"],
             &["version"],
         ] {
             let (code, _, messages) = command(&folder, words).await;
@@ -344,6 +364,15 @@ mod tests {
             "sharemesh account authorise ab --until 30d --serve --spend --budget 5",
             "sharemesh account revoke ab",
             "sharemesh grant ab 5",
+            "sharemesh pay ab 0.5",
+            "sharemesh deposit ab 5 --reference r",
+            "sharemesh withdraw 5 --to t --yes",
+            "sharemesh withdraw ls",
+            "sharemesh withdraw paid ab --reference r",
+            "sharemesh ledger channels",
+            "sharemesh ledger statement --from 1 --to 2 --csv",
+            "sharemesh ledger export f",
+            "sharemesh ledger import f",
             "sharemesh demo --json --keep why",
             "sharemesh worker --options {}",
             "sharemesh version",

@@ -5,9 +5,9 @@ use protocol::ids::Digest;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
-    AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, GrantView, JobView, PeerView,
-    ProviderView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketView,
-    VerifyView,
+    AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, DepositView, EntryView, FeesView,
+    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
+    ServedModelView, SettleView, StatementView, StatusView, TicketView, VerifyView, WithdrawalView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -120,6 +120,66 @@ pub enum Command {
         nano: u64,
         /// The way back.
         reply: Reply<GrantView>,
+    },
+    /// Asks what steps cost.
+    Fees(Reply<FeesView>),
+    /// Pays an account; answered when the issuer has taken it.
+    Pay {
+        /// The account's id.
+        account: String,
+        /// How much.
+        nano: u64,
+        /// The way back.
+        reply: Reply<PayView>,
+    },
+    /// Takes cash out of the network; answered when the issuer has taken it.
+    Withdraw {
+        /// How much.
+        nano: u64,
+        /// Where the operator shall pay it.
+        to: String,
+        /// The way back.
+        reply: Reply<WithdrawalView>,
+    },
+    /// Asks for the account's withdrawals, and at an issuer for everybody's.
+    Withdrawals(Reply<Vec<WithdrawalView>>),
+    /// Notes that a withdrawal was paid out; only an issuer can.
+    MarkPaid {
+        /// The withdrawal's id or its beginning.
+        id: String,
+        /// The operator's reference.
+        reference: String,
+        /// The way back.
+        reply: Reply<WithdrawalView>,
+    },
+    /// Books credits that were paid for outside; only an issuer can.
+    Deposit {
+        /// The account's id.
+        account: String,
+        /// How much.
+        nano: u64,
+        /// Names the payment outside.
+        reference: String,
+        /// The way back.
+        reply: Reply<DepositView>,
+    },
+    /// Asks for the channels, ended ones included.
+    Channels(Reply<Vec<LedgerChannelView>>),
+    /// Asks what moved on the account.
+    Statement {
+        /// First epoch, or a day as in 2026-11-21.
+        from: Option<String>,
+        /// Last epoch, or a day.
+        to: Option<String>,
+        /// The way back.
+        reply: Reply<StatementView>,
+    },
+    /// Asks for anything that has an id and is no receipt.
+    Entry {
+        /// Its id or the unambiguous beginning of it.
+        id: String,
+        /// The way back.
+        reply: Reply<EntryView>,
     },
     /// Closes idle channels and redeems now; answered when the issuer has, or after a deadline.
     Settle(Reply<SettleView>),

@@ -11,6 +11,7 @@ mod index;
 mod jobs;
 mod mesh;
 mod offences;
+mod orders;
 mod promises;
 mod prompts;
 mod settle;
@@ -316,7 +317,7 @@ impl Driver {
             Effect::Detach(job) => self.detach(job),
             Effect::Tell(job, event) => self.tell(job, event),
             Effect::Joined(result) => self.on_joined(result),
-            Effect::Ordered(order, result) => tracing::info!(%order, ?result, "Carried out an order"),
+            Effect::Ordered(name, result) => self.on_ordered(name, result),
             Effect::Penalise(peer, offence) => self.penalise(peer, offence.into()),
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use protocol::encoding::{decode, encode};
-use protocol::ids::{DomainId, NodeId};
+use protocol::ids::{AccountId, DomainId, NodeId};
 use protocol::keys::Signer;
 use protocol::manifest::{Manifest, verify_manifest};
 use protocol::node::{Delegation, Owner};
@@ -20,6 +20,9 @@ use crate::vault::{self, Vault};
 const KEYS_FILE: &str = "keys";
 const NETWORK_FILE: &str = "network";
 const DEVICE_FILE: &str = "device";
+
+/// The files without which a node is not who it was.
+pub const KEY_FILES: [&str; 3] = [KEYS_FILE, vault::FILE, DEVICE_FILE];
 
 /// Bounds both files; they hold a few keys, a manifest and some addresses.
 const FILE_BYTES_MAX: usize = 16 * 1024;
@@ -113,6 +116,64 @@ impl Identity {
             ticket: membership.ticket,
         })
     }
+}
+
+/// Whose data folder it is, without its secrets.
+#[derive(Debug)]
+pub struct Belongs {
+    /// The node.
+    pub node: NodeId,
+    /// Its account.
+    pub account: AccountId,
+    /// The network, signed by its root.
+    pub manifest: Verified<Manifest>,
+    /// Where its issuers were reachable when it was joined.
+    pub addresses: Vec<String>,
+}
+
+impl Belongs {
+    /// Reads whose folder it is; it must have been used.
+    pub fn of(folder: &DataFolder) -> Result<Self> {
+        let (keys, membership) =
+            (read::<Keys>(folder, KEYS_FILE)?, read::<Membership>(folder, NETWORK_FILE)?);
+        let (Some(keys), Some(membership)) = (keys, membership) else {
+            let words = format!("no node has run in {}", folder.path().display());
+            return Err(Failure::new(FailureKind::NotFound, words).into());
+        };
+        let node = NodeId::from(Signer::from_seed(keys.node).public());
+        let manifest = verify_manifest(membership.manifest)?;
+        Ok(Self {
+            node,
+            account: account_of(folder, &keys, node, manifest.domain())?,
+            manifest,
+            addresses: membership.addresses,
+        })
+    }
+}
+
+/// Returns the account for which a folder's node acts.
+fn account_of(folder: &DataFolder, keys: &Keys, node: NodeId, domain: DomainId) -> Result<AccountId> {
+    if let Some(text) = vault::read(folder.path())? {
+        return Ok(vault::account_of(&text)?);
+    }
+    if let Some(text) = read::<String>(folder, DEVICE_FILE)? {
+        return Ok(delegation::from_text(&text, node, domain)?.device.account);
+    }
+    Ok(Signer::from_seed(keys.account).public().into())
+}
+
+/// Returns the node whose keys are in a folder.
+pub fn node_of(folder: &DataFolder) -> Result<Option<NodeId>> {
+    Ok(read::<Keys>(folder, KEYS_FILE)?.map(|keys| Signer::from_seed(keys.node).public().into()))
+}
+
+/// Writes down the network of a node that is rebuilt; it was admitted, so it needs no ticket.
+pub fn restore_network(
+    folder: &DataFolder,
+    manifest: Signed<Manifest>,
+    addresses: Vec<String>,
+) -> Result<()> {
+    create(folder, NETWORK_FILE, Membership { manifest, addresses, ticket: None }).map(drop)
 }
 
 fn open_vault(folder: &DataFolder, config: &Config) -> Result<Option<Vault>> {

@@ -4,7 +4,7 @@
 //! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the [`driver`], which is the event loop around the
 //! protocol's node; [`identity`] is its keys and its network,
 //! [`vault`] an account's sealed keys, [`delegation`] the right to act for somebody else's account;
-//! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index; [`models`] finds weights
+//! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index, [`transport`] both in a file; [`models`] finds weights
 //! and [`worker`] runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of
 //! failures.
 
@@ -26,6 +26,7 @@ pub mod net;
 pub mod folder;
 pub mod journal;
 pub mod store;
+pub mod transport;
 
 pub mod models;
 pub mod worker;

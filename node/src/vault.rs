@@ -114,6 +114,31 @@ struct Sealed {
     sealed_keys: String,
 }
 
+impl Sealed {
+    fn read(text: &str) -> Result<Self, Failure> {
+        let sealed: Self = serde_json::from_str(text).map_err(|_| damaged())?;
+        if sealed.version != VERSION || sealed.kdf != "argon2id" {
+            return Err(Failure::internal(format!("{FILE} was written by a newer version: use that one")));
+        }
+        Ok(sealed)
+    }
+
+    fn inception(&self) -> Result<Inception, Failure> {
+        let key = bytes::<32>(&self.first_key).ok_or_else(damaged)?;
+        let next = bytes::<32>(&self.next_promise).ok_or_else(damaged)?;
+        Ok(Inception { key: PublicKey(key), next: protocol::ids::Digest(next) })
+    }
+}
+
+fn damaged() -> Failure {
+    Failure::internal(format!("{FILE} is damaged: restore it, or use the recovery phrase"))
+}
+
+/// Returns whose keys are in the file; that takes no passphrase.
+pub fn account_of(text: &str) -> Result<AccountId, Failure> {
+    Ok(Sealed::read(text)?.inception()?.account())
+}
+
 /// An account's keys, opened.
 pub struct Vault {
     inception: Inception,
@@ -147,21 +172,14 @@ impl Vault {
 
     /// Opens what is in the file.
     pub fn open(text: &str, passphrase: &Secret) -> Result<Self, Failure> {
-        let damaged =
-            || Failure::internal(format!("{FILE} is damaged: restore it, or use the recovery phrase"));
-        let sealed: Sealed = serde_json::from_str(text).map_err(|_| damaged())?;
-        if sealed.version != VERSION || sealed.kdf != "argon2id" {
-            return Err(Failure::internal(format!("{FILE} was written by a newer version: use that one")));
-        }
+        let sealed = Sealed::read(text)?;
+        let inception = sealed.inception()?;
         let cost = (sealed.memory_kib, sealed.passes, sealed.lanes);
         if cost.0 > COST_MAX.0 || cost.1 > COST_MAX.1 || cost.2 > COST_MAX.2 {
             return Err(damaged());
         }
         let salt = bytes::<16>(&sealed.salt).ok_or_else(damaged)?;
         let nonce = bytes::<24>(&sealed.nonce).ok_or_else(damaged)?;
-        let first = bytes::<32>(&sealed.first_key).ok_or_else(damaged)?;
-        let next = bytes::<32>(&sealed.next_promise).ok_or_else(damaged)?;
-        let inception = Inception { key: PublicKey(first), next: protocol::ids::Digest(next) };
         let text = HEXLOWER.decode(sealed.sealed_keys.as_bytes()).map_err(|_| damaged())?;
         let key = stretch(passphrase, &salt, cost)?;
         let payload = Payload { msg: &text, aad: &inception.account().0 };

@@ -55,3 +55,5 @@ pub mod scheduler;
 pub mod node;
 
 pub mod audit;
+
+pub mod statement;

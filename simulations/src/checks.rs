@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::ids::RecordId;
+use protocol::ids::{AccountId, RecordId};
 use protocol::ledger::issuer::Balance;
 use protocol::ledger::records::OpBody;
 use protocol::message::News;
@@ -10,6 +10,7 @@ use protocol::node::{ChannelView, Node, OwnLeaf};
 use protocol::price::{Price, Usage};
 use protocol::record::Record;
 use protocol::signed::Verified;
+use protocol::statement::Statement;
 use protocol::time::Time;
 
 use crate::world::{Outcome, World};
@@ -50,6 +51,7 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
         balances_are_known(world),
         payments_are_noted(world),
         withdrawals_are_known(world),
+        statements_explain_balances(world),
         no_job_is_paid_twice(world),
         losses_are_bounded(world, price),
         nobody_honest_is_penalised(world),
@@ -237,6 +239,26 @@ fn payment(world: &World, line: Record) -> Option<RecordId> {
     let News::Step { op, .. } = notice.news else { return None };
     let (op, id, _) = op.peek_in(world.domain())?;
     matches!(op.body, OpBody::Pay { .. }).then_some(id)
+}
+
+/// The lines of the journals of an account's nodes add up to what the issuer's books say of it.
+fn statements_explain_balances(world: &World) -> Vec<String> {
+    let mut sums: BTreeMap<AccountId, i128> = BTreeMap::new();
+    for (place, host) in world.hosts.iter().enumerate().filter(|(place, _)| *place != 0) {
+        let Some(node) = &host.node else { continue };
+        let mut statement = Statement::new(node.manifest(), node.id(), node.account());
+        world.records(place).for_each(|record| statement.take(&record));
+        let lines = statement.finish();
+        let sum = lines.iter().fold(0, |sum, line| sum + i128::from(line.credit) - i128::from(line.debit));
+        *sums.entry(node.account()).or_default() += sum;
+    }
+    let differs = |(account, sum): (AccountId, i128)| {
+        let Balance { cash, earned, held, .. } = world.booked(account);
+        let booked = i128::from(cash) + i128::from(earned) + i128::from(held);
+        (sum != booked)
+            .then(|| format!("the statements of account {account} add up to {sum}, it has {booked}"))
+    };
+    sums.into_iter().filter_map(differs).collect()
 }
 
 /// The issuer's operator knows where to pay every withdrawal.

@@ -15,6 +15,8 @@ mod house;
 #[cfg(test)]
 mod job;
 #[cfg(test)]
+mod ledger;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod restart;

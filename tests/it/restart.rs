@@ -203,6 +203,17 @@ async fn a_job_whose_worker_hangs_before_its_first_token_is_done_by_another_prov
 async fn halt_worker(provider: &Peer) -> u32 {
     let pid = provider.status().await.models[0].worker_pid.unwrap();
     assert!(std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
+    // The signal is only on its way: a thread that computes may go on for a moment.
+    until("every thread of the worker is stopped", async || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?;
+        let states = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("stat")));
+        let states: Vec<String> = states.flatten().collect();
+        match states.iter().all(|state| state.contains(") T ")) {
+            true => Ok(()),
+            false => Err(format!("{states:?}")),
+        }
+    })
+    .await;
     pid
 }
 

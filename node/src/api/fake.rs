@@ -6,9 +6,10 @@ use engine::frame::Prompt;
 use tokio::sync::mpsc;
 
 use super::views::{
-    AccountView, AuditView, BalanceView, CandidateView, DelegationView, GrantView, JobAccount, JobEvent,
-    JobView, ProviderView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatusView,
-    TicketView, VerifyView,
+    AccountView, AuditView, BalanceView, CandidateView, DelegationView, DepositView, EntryView, FeesView,
+    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, ReceiptDetailView,
+    ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView, StatusView, TicketView,
+    VerifyView, WithdrawalView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -133,6 +134,32 @@ fn answer(command: Command) {
         }
         Command::Grant { account, nano, reply } => {
             say(reply, GrantView { account, credits: nano.into(), ..GrantView::default() });
+        }
+        Command::Fees(reply) => say(reply, FeesView { withdraw: 5.into(), ..FeesView::default() }),
+        Command::Pay { account, nano, reply } => {
+            say(reply, PayView { account, amount: nano.into(), ..PayView::default() });
+        }
+        Command::Withdraw { nano, to, reply } => {
+            say(reply, WithdrawalView { to: Some(to), amount: nano.into(), ..WithdrawalView::default() });
+        }
+        Command::Withdrawals(reply) => say(reply, vec![WithdrawalView::default()]),
+        Command::MarkPaid { id, reference, reply } => {
+            say(reply, WithdrawalView { id, reference: Some(reference), ..WithdrawalView::default() });
+        }
+        Command::Deposit { account, nano, reference, reply } => {
+            say(reply, DepositView { account, amount: nano.into(), reference, ..DepositView::default() });
+        }
+        Command::Channels(reply) => say(reply, vec![LedgerChannelView::default()]),
+        Command::Statement { reply, .. } => {
+            say(reply, StatementView { lines: vec![StatementLine::default()], ..StatementView::default() });
+        }
+        Command::Entry { id, reply } => {
+            let found = if id == "0e" {
+                Ok(EntryView { id, ..EntryView::default() })
+            } else {
+                Err(Failure::new(FailureKind::NotFound, format!("nothing begins with {id}")))
+            };
+            let _ = reply.send(found);
         }
         Command::Audit { epoch, reply } => {
             let epoch = u64::from(epoch.unwrap_or(3));

@@ -2,11 +2,15 @@
 //!
 //! Ids are lowercase hexadecimal. Money is [`Money`]. Times are Unix milliseconds, durations say their unit.
 
+mod transfers;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
+
+pub use transfers::*;
 
 /// Nano-credits in a credit.
 pub const NANO_PER_CREDIT: u64 = 1_000_000_000;

@@ -1,14 +1,21 @@
 //! `sharemesh ledger`: what the node's own store says of money.
 
+mod statement;
+mod transport;
+
+use std::path::PathBuf;
+
 use clap::Subcommand;
 
 use super::Global;
+use super::client::Client;
 use super::status::price;
 use super::terminal::{Terminal, facts, model, short, table};
 use crate::api::views::{
-    AuditBody, AuditView, BalanceView, ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, VerifyView,
+    AuditBody, AuditView, BalanceView, EntryView, LedgerChannelView, ReceiptDetailView, ReceiptView,
+    ReceiptsView, SettleView, StatementView, VerifyView,
 };
-use crate::exit::Failure;
+use crate::exit::{Failure, FailureKind};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LedgerCommand {
@@ -25,11 +32,41 @@ pub(super) enum LedgerCommand {
         #[arg(long, value_name = "ID")]
         before: Option<String>,
     },
-    /// Show one receipt with its terms, split and jobs
-    #[command(after_help = "Example:\n  sharemesh ledger show 3f9a    (the beginning of an id is enough)")]
+    /// Show the channels with their room: open, closing and ended ones
+    #[command(after_help = "Example:\n  sharemesh ledger channels --json")]
+    Channels,
+    /// Show what moved on the account; every line names the record that shows it
+    #[command(after_help = STATEMENT_EXAMPLES)]
+    Statement {
+        /// First epoch, or a day such as 2026-11-21 [default: the first]
+        #[arg(long, value_name = "EPOCH")]
+        from: Option<String>,
+        /// Last epoch, or a day [default: the present]
+        #[arg(long, value_name = "EPOCH")]
+        to: Option<String>,
+        /// Print comma-separated values with whole ids
+        #[arg(long)]
+        csv: bool,
+    },
+    /// Show a receipt with its terms, split and jobs, or a step, a deposit, a channel or a job
+    #[command(
+        after_help = "Example:\n  sharemesh ledger show 3f9a    (the beginning of an id is enough, except of a job's)"
+    )]
     Show {
-        /// The receipt's id, or its beginning
+        /// The id, or its beginning
         id: String,
+    },
+    /// Write the whole ledger of the stopped node to a file
+    #[command(after_help = transport::EXPORT_EXAMPLES)]
+    Export {
+        /// The file; one that was written before is continued
+        file: PathBuf,
+    },
+    /// Rebuild a ledger from a file in an empty data folder
+    #[command(after_help = transport::IMPORT_EXAMPLES)]
+    Import {
+        /// The file
+        file: PathBuf,
     },
     /// Check every signature and every sum again
     #[command(after_help = "Example:\n  sharemesh ledger verify && echo sound")]
@@ -47,8 +84,16 @@ pub(super) enum LedgerCommand {
 }
 
 pub(super) async fn run(command: LedgerCommand, global: &Global, terminal: &Terminal) -> anyhow::Result<()> {
+    // A ledger is moved while no node uses it.
+    if let LedgerCommand::Export { file } = &command {
+        return transport::export(file, global, terminal);
+    }
+    if let LedgerCommand::Import { file } = &command {
+        return transport::import(file, global, terminal);
+    }
     let client = global.client()?;
     match command {
+        LedgerCommand::Export { .. } | LedgerCommand::Import { .. } => {}
         LedgerCommand::Balance => {
             let balance: BalanceView = client.get("ledger/balance").await?;
             terminal.show(&balance, describe_balance)?;
@@ -68,8 +113,21 @@ pub(super) async fn run(command: LedgerCommand, global: &Global, terminal: &Term
         }
         LedgerCommand::Show { id } => {
             check_id(&id)?;
-            let detail: ReceiptDetailView = client.get(&format!("ledger/receipts/{id}")).await?;
-            terminal.show(&detail, describe_detail)?;
+            return show(&client, &id, terminal).await;
+        }
+        LedgerCommand::Channels => {
+            let channels: Vec<LedgerChannelView> = client.get("ledger/channels").await?;
+            if channels.is_empty() {
+                terminal.message("No channels yet.");
+            }
+            terminal.show(&channels, |channels| statement::describe_channels(channels))?;
+        }
+        LedgerCommand::Statement { from, to, csv } => {
+            let period = [("from", from.as_deref()), ("to", to.as_deref())];
+            let query: Vec<_> = period.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
+            let view: StatementView = client.get_with("ledger/statement", &query).await?;
+            let words = if csv { statement::csv } else { statement::describe_statement };
+            terminal.show(&view, words)?;
         }
         LedgerCommand::Verify => return verify(&client.post("ledger/verify", &()).await?, terminal),
         LedgerCommand::Audit { epoch } => {
@@ -88,8 +146,28 @@ pub(super) async fn run(command: LedgerCommand, global: &Global, terminal: &Term
     Ok(())
 }
 
+const STATEMENT_EXAMPLES: &str = "\
+Examples:
+  sharemesh ledger statement
+  sharemesh ledger statement --from 2026-11-01 --to 2026-11-30 --csv > november.csv
+
+Each line names a deposit, a step or a receipt: `sharemesh ledger show ID` follows it, and from a receipt its jobs.";
+
+/// Shows a receipt, or whatever else has such an id.
+async fn show(client: &Client, id: &str, terminal: &Terminal) -> anyhow::Result<()> {
+    let receipt: Result<ReceiptDetailView, Failure> = client.get(&format!("ledger/receipts/{id}")).await;
+    match receipt {
+        Ok(detail) => Ok(terminal.show(&detail, describe_detail)?),
+        Err(failure) if failure.kind == FailureKind::NotFound => {
+            let entry: EntryView = client.get(&format!("ledger/entries/{id}")).await?;
+            Ok(terminal.show(&entry, statement::describe_entry)?)
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
 /// Refuses what would otherwise become part of an address.
-fn check_id(id: &str) -> Result<(), Failure> {
+pub(super) fn check_id(id: &str) -> Result<(), Failure> {
     if (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
     }

@@ -4,6 +4,8 @@ mod account;
 mod jobs;
 mod ledger;
 mod mesh;
+mod money;
+mod statement;
 
 use protocol::ids::{Digest, JobId, ModelId};
 use protocol::node::{Input, OwnerCommand};
@@ -17,6 +19,7 @@ use crate::exit::{Failure, FailureKind};
 use super::Driver;
 use super::jobs::cancelled;
 use super::mesh::{name_key, ticket_addresses};
+use super::orders::Orders;
 use super::promises::{Answer, Promise};
 use super::settle::Settling;
 
@@ -40,6 +43,7 @@ pub(super) struct Waiting {
     pub(super) auditing: Option<Reply<Box<AuditView>>>,
     rotating: Vec<account::Rotating>,
     pub(super) promises: Vec<Promise>,
+    pub(super) orders: Orders,
 }
 
 /// A job whose model nobody has been heard of yet.
@@ -113,6 +117,17 @@ impl Driver {
                 Ok((names, view)) => self.promise(names, Answer::Grant(reply, view)),
                 Err(failure) => answer(reply, Err(failure)),
             },
+            Command::Fees(reply) => answer(reply, Ok(self.fees())),
+            Command::Pay { account, nano, reply } => self.on_pay(&account, nano, reply),
+            Command::Withdraw { nano, to, reply } => self.on_withdraw(nano, to, reply),
+            Command::Withdrawals(reply) => answer(reply, Ok(self.withdrawals())),
+            Command::MarkPaid { id, reference, reply } => self.on_mark_paid(&id, reference, reply),
+            Command::Deposit { account, nano, reference, reply } => {
+                self.on_deposit(&account, nano, reference, reply);
+            }
+            Command::Channels(reply) => self.on_channels(reply),
+            Command::Statement { from, to, reply } => self.on_statement((from, to), reply),
+            Command::Entry { id, reply } => self.on_entry(id, reply),
             Command::Settle(reply) => self.settle(reply),
             Command::Audit { epoch, reply } => self.audit(epoch, reply),
             Command::Account(reply) => answer(reply, Ok(self.account_view())),
@@ -148,6 +163,7 @@ impl Driver {
         self.answer_audit();
         self.answer_rotating();
         self.answer_promises();
+        self.answer_orders();
     }
 
     fn promise(&mut self, names: Digest, answer: Answer) {

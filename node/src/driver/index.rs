@@ -317,6 +317,16 @@ impl Asker {
         self.get(Tree::Channels, &channel.0)
     }
 
+    /// Returns the channels that were ever opened.
+    pub(super) fn channels(&self) -> Result<Vec<(ChannelId, ChannelEntry)>, StoreError> {
+        let scan = Scan { prefix: &[], order: Order::Ascending, limit: crate::store::SCAN_MAX, cursor: None };
+        let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let id = ChannelId(key.try_into().ok()?);
+            Some((id, protocol::encoding::decode(&value, VALUE_MAX).ok()?))
+        };
+        Ok(self.reader.scan(Tree::Channels, scan)?.into_iter().filter_map(read).collect())
+    }
+
     pub(super) fn redeemed(&self, channel: ChannelId) -> Result<Option<RedeemedEntry>, StoreError> {
         self.get(Tree::Meta, &key(REDEEMED, &channel.0))
     }

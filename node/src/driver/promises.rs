@@ -3,7 +3,7 @@
 use protocol::ids::{Digest, NodeId};
 use protocol::record::Record;
 
-use crate::api::views::{DelegationView, GrantView, TicketView};
+use crate::api::views::{DelegationView, DepositView, GrantView, TicketView, WithdrawalView};
 use crate::command::Reply;
 use crate::exit::{Failure, FailureKind};
 use crate::journal::Position;
@@ -24,6 +24,8 @@ pub(super) struct Promise {
 pub(super) enum Answer {
     Ticket(Reply<TicketView>, TicketView),
     Grant(Reply<GrantView>, GrantView),
+    Deposit(Reply<DepositView>, DepositView),
+    Paid(Reply<WithdrawalView>, WithdrawalView),
     /// A node that was authorised: what it must be given is read when that is durable.
     Device(Reply<DelegationView>, NodeId),
 }
@@ -40,6 +42,8 @@ impl Answer {
         match self {
             Self::Ticket(reply, view) => _ = reply.send(Ok(view)),
             Self::Grant(reply, view) => _ = reply.send(Ok(view)),
+            Self::Deposit(reply, view) => _ = reply.send(Ok(view)),
+            Self::Paid(reply, view) => _ = reply.send(Ok(view)),
             Self::Device(reply, node) => _ = reply.send(driver.delegation_view(node)),
         }
     }
@@ -53,6 +57,15 @@ impl Answer {
             Self::Grant(reply, _) => {
                 let words = "the issuer could not book the grant: its budget has changed, look at `sharemesh balance`";
                 _ = reply.send(Err(Failure::new(FailureKind::NoCredits, words)));
+            }
+            Self::Deposit(reply, _) => {
+                let words =
+                    "the issuer could not book the deposit: its books are full, or the reference is taken";
+                _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
+            }
+            Self::Paid(reply, _) => {
+                let words = "the withdrawal could not be marked: it was, in the meantime";
+                _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
             }
             Self::Device(reply, _) => {
                 _ = reply.send(Err(Failure::internal("the node could not be authorised: see the log")));
@@ -71,6 +84,8 @@ impl Driver {
             Some(*fingerprint)
         } else if let Record::Deposited(deposit) = record {
             deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
+        } else if let Record::WithdrawalPaid { step, .. } = record {
+            Some(Digest(step.0))
         } else if let Record::Authorised { device, .. } = record {
             device.peek_in(self.node.domain()).map(|(device, ..)| Digest(device.node.0))
         } else {

@@ -200,6 +200,13 @@ impl Paid {
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
+    /// Returns the base that is committed to no job: the cap less what is owed and the worst case of every job in flight.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        let all = self.flights.values().fold(self.owed(), |sum, flight| sum.plus(&flight.worst));
+        self.cost(&all).map_or(0, |cost| self.cap.saturating_sub(cost.max(self.paid())))
+    }
+
     /// Says whether a job was interrupted and the payer has not signed and paid for what we count since: another job
     /// would begin with two different sums.
     #[must_use]

@@ -44,7 +44,7 @@ pub(super) struct PayingChannel {
     /// It takes no more jobs, and is closed as soon as nothing is open on it.
     pub(super) to_close: bool,
     /// Last epoch in which it takes jobs.
-    expires: Epoch,
+    pub(super) expires: Epoch,
     /// Since which epoch we have waited for the payee to agree to its end.
     closing_since: Option<Epoch>,
     /// We have told the issuer that it ends without the payee's word.

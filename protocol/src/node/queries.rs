@@ -37,6 +37,12 @@ pub struct ChannelView {
     pub busy: bool,
     /// Says whether it is being closed.
     pub closing: bool,
+    /// Base that is committed to no job.
+    pub room: u64,
+    /// Base that the issuer has paid out, as far as we know.
+    pub redeemed: u64,
+    /// Last epoch in which it takes jobs.
+    pub expires: Epoch,
 }
 
 /// A connected peer.
@@ -212,18 +218,24 @@ impl Node {
     /// Returns the open channels.
     #[must_use]
     pub fn channels(&self) -> Vec<ChannelView> {
-        let paying = self.paying.values().map(|channel| &channel.side).map(|side| ChannelView {
-            channel: side.channel,
-            partner: side.terms.payee,
-            paying: true,
-            model: side.terms.model,
-            cap: side.cap(),
-            paid: side.paid(),
-            unredeemed: 0,
-            head: side.head().map_or(RecordId::NONE, Verified::id),
-            busy: side.is_busy(),
-            closing: side.is_closing(),
-        });
+        let paying =
+            self.paying.values().map(|channel| (&channel.side, channel.expires)).map(|(side, expires)| {
+                ChannelView {
+                    channel: side.channel,
+                    partner: side.terms.payee,
+                    paying: true,
+                    model: side.terms.model,
+                    cap: side.cap(),
+                    paid: side.paid(),
+                    unredeemed: 0,
+                    head: side.head().map_or(RecordId::NONE, Verified::id),
+                    busy: side.is_busy(),
+                    closing: side.is_closing(),
+                    room: side.room(),
+                    redeemed: side.due().min(side.paid()),
+                    expires,
+                }
+            });
         let paid = self.paid.values().map(|side| ChannelView {
             channel: side.channel,
             partner: side.payer,
@@ -235,6 +247,9 @@ impl Node {
             head: side.head_id(),
             busy: side.is_busy(),
             closing: side.is_closing(),
+            room: side.room(),
+            redeemed: side.amount_redeemed(),
+            expires: side.expires,
         });
         paying.chain(paid).collect()
     }

@@ -11,4 +11,5 @@ mod issuer;
 mod money;
 mod provider;
 mod reconcile;
+mod terms;
 mod wallet;

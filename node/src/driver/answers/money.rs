@@ -1,0 +1,164 @@
+//! What an issuer's operator does by hand, and what became of withdrawals.
+
+use protocol::ids::{Digest, RecordId};
+use protocol::ledger::records::text_digest;
+use protocol::node::{Input, OwnerCommand};
+
+use crate::api::views::{DepositView, FeesView, WithdrawalView};
+use crate::command::Reply;
+use crate::driver::Driver;
+use crate::driver::promises::Answer;
+use crate::exit::{Failure, FailureKind};
+
+use super::{answer, not_issuer};
+
+impl Driver {
+    pub(super) fn fees(&self) -> FeesView {
+        let manifest = self.node.manifest();
+        FeesView {
+            open: manifest.open_fee.into(),
+            pay: manifest.pay_fee.into(),
+            withdraw: manifest.withdraw_fee.into(),
+        }
+    }
+
+    pub(super) fn on_deposit(
+        &mut self,
+        account: &str,
+        nano: u64,
+        reference: String,
+        reply: Reply<DepositView>,
+    ) {
+        match self.deposit(account, nano, reference) {
+            Ok((_, view)) if !view.booked => answer(reply, Ok(view)),
+            Ok((names, view)) => self.promise(names, Answer::Deposit(reply, view)),
+            Err(failure) => answer(reply, Err(failure)),
+        }
+    }
+
+    /// Books a deposit; returns the name under which it will be written, and what to answer then.
+    fn deposit(
+        &mut self,
+        account: &str,
+        nano: u64,
+        reference: String,
+    ) -> Result<(Digest, DepositView), Failure> {
+        let books = self.node.books().ok_or_else(not_issuer)?;
+        let to =
+            account.parse().map_err(|error: protocol::ids::IdError| Failure::usage(error.to_string()))?;
+        let name = text_digest(&reference);
+        let available = books.balance(to).available();
+        let view = DepositView {
+            account: account.to_owned(),
+            amount: nano.into(),
+            reference,
+            booked: false,
+            available: available.into(),
+        };
+        match books.deposit_of(name) {
+            Some(booked) if booked == (to, nano) => return Ok((name, view)),
+            Some((booked, amount)) => {
+                let amount = crate::api::views::Money::from_nano(amount);
+                let words = format!(
+                    "the reference `{}` was booked before, with {amount} for {booked}: a payment counts once, so give \
+                     this one its own reference",
+                    view.reference
+                );
+                return Err(Failure::new(FailureKind::Refused, words));
+            }
+            None => {}
+        }
+        let available =
+            available.checked_add(nano).ok_or_else(|| Failure::usage("the amount is too large"))?;
+        self.inputs.push_back(Input::Owner(OwnerCommand::Deposit {
+            reference: name,
+            account: to,
+            amount: nano,
+        }));
+        Ok((name, DepositView { booked: true, available: available.into(), ..view }))
+    }
+
+    /// Returns our own withdrawals, or at an issuer everybody's.
+    pub(super) fn withdrawals(&self) -> Vec<WithdrawalView> {
+        let Some(books) = self.node.books() else {
+            let own = self.node.withdrawals();
+            return own.map(|(id, own)| self.own_withdrawal(id, own)).collect();
+        };
+        books.withdrawals().map(|(id, _)| self.asked_withdrawal(id)).collect()
+    }
+
+    fn own_withdrawal(&self, id: RecordId, own: &protocol::node::OwnWithdrawal) -> WithdrawalView {
+        WithdrawalView {
+            id: id.to_string(),
+            account: self.node.account().to_string(),
+            amount: own.amount.into(),
+            to: own.to.clone(),
+            state: state(own.paid.is_some()),
+            reference: own.paid.clone(),
+        }
+    }
+
+    /// As issuer: returns a withdrawal that somebody asked for.
+    fn asked_withdrawal(&self, id: RecordId) -> WithdrawalView {
+        let Some(request) = self.node.books().and_then(|books| books.withdrawal(id)) else {
+            return WithdrawalView::default();
+        };
+        WithdrawalView {
+            id: id.to_string(),
+            account: request.account.to_string(),
+            amount: request.amount.into(),
+            to: self.node.payout_text(request.payout).map(str::to_owned),
+            state: state(request.paid.is_some()),
+            reference: self.node.payout_reference(id).map(str::to_owned),
+        }
+    }
+
+    pub(super) fn on_mark_paid(&mut self, id: &str, reference: String, reply: Reply<WithdrawalView>) {
+        match self.mark_paid(id, reference) {
+            Ok((_, view, true)) => answer(reply, Ok(view)),
+            Ok((step, view, false)) => self.promise(Digest(step.0), Answer::Paid(reply, view)),
+            Err(failure) => answer(reply, Err(failure)),
+        }
+    }
+
+    /// Marks a withdrawal as paid; returns whether it was so before.
+    fn mark_paid(
+        &mut self,
+        id: &str,
+        reference: String,
+    ) -> Result<(RecordId, WithdrawalView, bool), Failure> {
+        let books = self.node.books().ok_or_else(not_issuer)?;
+        let found: Vec<RecordId> = books
+            .withdrawals()
+            .map(|(step, _)| step)
+            .filter(|step| step.to_string().starts_with(id))
+            .collect();
+        let step = match found.as_slice() {
+            [step] => *step,
+            [] => {
+                return Err(Failure::new(FailureKind::NotFound, format!("no withdrawal begins with `{id}`")));
+            }
+            _ => {
+                return Err(Failure::usage(format!(
+                    "several withdrawals begin with `{id}`: give more of the id"
+                )));
+            }
+        };
+        let view = self.asked_withdrawal(step);
+        match &view.reference {
+            Some(before) if *before == reference => return Ok((step, view, true)),
+            Some(before) => {
+                let words =
+                    format!("withdrawal {step} was marked as paid before, with the reference `{before}`");
+                return Err(Failure::new(FailureKind::Refused, words));
+            }
+            None => {}
+        }
+        self.inputs.push_back(Input::Owner(OwnerCommand::MarkPaid { step, reference: reference.clone() }));
+        Ok((step, WithdrawalView { state: state(true), reference: Some(reference), ..view }, false))
+    }
+}
+
+fn state(is_paid: bool) -> String {
+    if is_paid { "paid" } else { "requested" }.to_owned()
+}

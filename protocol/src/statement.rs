@@ -1,0 +1,273 @@
+//! What moved on an account, line by line, out of its node's own journal.
+//!
+//! Money moves when the issuer books it: deposits, steps, payouts of channels. The lines of all time add up to what the
+//! account has and holds; if it has several nodes, those of all of them do, because each node has its own jobs.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
+use crate::ledger::money::{BPS, QUANTUM, waiting};
+use crate::ledger::records::{AccountOp, Deposit, Epoch, OpBody, RedeemAck, SplitRole, Terms};
+use crate::message::{News, Notice, Opening, Wire};
+use crate::record::Record;
+use crate::signed::{Signable, Signed};
+
+/// One movement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Epoch in which the issuer booked it.
+    pub epoch: Epoch,
+    /// What it was.
+    pub kind: Kind,
+    /// Nano-credits that came in.
+    pub credit: u64,
+    /// Nano-credits that went out, with fees.
+    pub debit: u64,
+    /// The other account, if there is one.
+    pub partner: Option<AccountId>,
+    /// The record that shows it: a deposit, a step, a receipt.
+    pub record: Option<RecordId>,
+    /// The channel on which it was paid.
+    pub channel: Option<ChannelId>,
+}
+
+/// What a movement was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Credits entered.
+    Deposit,
+    /// Somebody paid us beside channels.
+    Received,
+    /// We paid somebody beside channels.
+    Paid,
+    /// Cash left the network.
+    Withdrawn,
+    /// The fee of a channel that was opened, or of a step that did nothing.
+    Fee,
+    /// Work that we bought on a channel.
+    Bought,
+    /// Work that we sold on a channel.
+    Sold,
+}
+
+impl Kind {
+    /// Returns the word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deposit => "deposit",
+            Self::Received => "received",
+            Self::Paid => "paid",
+            Self::Withdrawn => "withdrawn",
+            Self::Fee => "fee",
+            Self::Bought => "bought",
+            Self::Sold => "sold",
+        }
+    }
+}
+
+/// The fees of a network.
+#[derive(Debug, Clone, Copy)]
+struct Fees {
+    open: u64,
+    pay: u64,
+    withdraw: u64,
+}
+
+/// Makes a statement: takes a journal's records in order.
+#[derive(Debug)]
+pub struct Statement {
+    domain: DomainId,
+    me: NodeId,
+    account: AccountId,
+    fees: Fees,
+    lines: Vec<Line>,
+    channels: BTreeMap<ChannelId, Channel>,
+    /// Our step that waits for the issuer's word.
+    pending: Option<(RecordId, AccountOp)>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    paying: bool,
+    terms: Terms,
+    payer: AccountId,
+    /// Newest receipt.
+    head: Option<RecordId>,
+    /// What the issuer has moved so far.
+    moved: u64,
+}
+
+impl Statement {
+    /// Begins a statement of an account whose node is `me`.
+    #[must_use]
+    pub fn new(manifest: &crate::manifest::Manifest, me: NodeId, account: AccountId) -> Self {
+        let fees = Fees { open: manifest.open_fee, pay: manifest.pay_fee, withdraw: manifest.withdraw_fee };
+        Self {
+            domain: manifest.domain(),
+            me,
+            account,
+            fees,
+            lines: Vec::new(),
+            channels: BTreeMap::new(),
+            pending: None,
+        }
+    }
+
+    /// Takes the next record.
+    pub fn take(&mut self, record: &Record) {
+        match record {
+            Record::Joined { deposit, .. } => {
+                if let Some((deposit, id)) = deposit.as_ref().and_then(|deposit| self.read(deposit)) {
+                    self.deposit(&deposit, id);
+                }
+            }
+            Record::Noticed(notice) => self.notice(notice),
+            Record::Step { op, .. } => self.pending = self.read(op).map(|(op, id)| (id, op)),
+            Record::Taken(recorded) => {
+                let Some((recorded, _)) = self.read(recorded) else { return };
+                if let Some((id, op)) = self.pending.take_if(|(id, _)| *id == recorded.op) {
+                    self.step(id, &op, recorded.epoch);
+                }
+            }
+            Record::Paying(opening) => self.opening(opening, true),
+            Record::Paid(opening) => self.opening(opening, false),
+            Record::Receipt(receipt) => {
+                let Some((receipt, id)) = self.read(receipt) else { return };
+                if let Some(channel) = self.channels.get_mut(&receipt.channel) {
+                    channel.head = Some(id);
+                }
+            }
+            Record::Redeemed(ack) => {
+                if let Some((ack, _)) = self.read(ack) {
+                    self.redeemed(&ack);
+                }
+            }
+            Record::Job(_)
+            | Record::Final(_)
+            | Record::Ticket { .. }
+            | Record::Admitted { .. }
+            | Record::Deposited(_)
+            | Record::Stepped { .. }
+            | Record::PaidOut { .. }
+            | Record::Closed(_)
+            | Record::Expired(_)
+            | Record::Text(_)
+            | Record::WithdrawalPaid { .. }
+            | Record::Books(_)
+            | Record::Lineage(_)
+            | Record::Authorised { .. }
+            | Record::Delegated { .. }
+            // It is in the statement of the node that uses the channel.
+            | Record::Lent { .. } => {}
+        }
+    }
+
+    /// Returns the lines, oldest first.
+    #[must_use]
+    pub fn finish(self) -> Vec<Line> {
+        self.lines
+    }
+
+    fn read<T: Signable>(&self, record: &Signed<T>) -> Option<(T, RecordId)> {
+        record.peek_in(self.domain).map(|(value, id, _)| (value, id))
+    }
+
+    fn line(&mut self, epoch: Epoch, kind: Kind, (credit, debit): (u64, u64)) -> Option<&mut Line> {
+        self.lines.push(Line { epoch, kind, credit, debit, partner: None, record: None, channel: None });
+        self.lines.last_mut()
+    }
+
+    fn deposit(&mut self, deposit: &Deposit, id: RecordId) {
+        if let Some(line) = self.line(deposit.epoch, Kind::Deposit, (deposit.amount, 0)) {
+            line.record = Some(id);
+        }
+    }
+
+    fn notice(&mut self, notice: &Notice<Wire>) {
+        match &notice.news {
+            News::Deposit(deposit) => {
+                if let Some((deposit, id)) = self.read(deposit) {
+                    self.deposit(&deposit, id);
+                }
+            }
+            News::Step { op, recorded } => {
+                let (Some((op, id)), Some((recorded, _))) = (self.read(op), self.read(recorded)) else {
+                    return;
+                };
+                let OpBody::Pay { to, amount } = op.body else { return };
+                if to != self.account {
+                    return;
+                }
+                if let Some(line) = self.line(recorded.epoch, Kind::Received, (amount, 0)) {
+                    (line.partner, line.record) = (Some(op.account), Some(id));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, id: RecordId, op: &AccountOp, epoch: Epoch) {
+        let (kind, debit, partner) = match &op.body {
+            OpBody::Pay { to, amount } => (Kind::Paid, amount.saturating_add(self.fees.pay), Some(*to)),
+            OpBody::Withdraw { amount, .. } => {
+                (Kind::Withdrawn, amount.saturating_add(self.fees.withdraw), None)
+            }
+            OpBody::Noop => (Kind::Fee, self.fees.pay, None),
+            OpBody::OpenChannel(_) | OpBody::Expire(_) | OpBody::Inception(_) | OpBody::Rotate(_) => return,
+        };
+        if let Some(line) = self.line(epoch, kind, (0, debit)) {
+            (line.partner, line.record) = (partner, Some(id));
+        }
+    }
+
+    fn opening(&mut self, opening: &Opening<Wire>, paying: bool) {
+        let (Some((op, id)), Some((terms, _))) = (self.read(&opening.op), self.read(&opening.terms)) else {
+            return;
+        };
+        let channel = ChannelId::from(id);
+        if paying && let Some(line) = self.line(op.epoch, Kind::Fee, (0, self.fees.open)) {
+            (line.record, line.channel) = (Some(id), Some(channel));
+        }
+        // A node may sell to itself: the money goes round, and what it pays is what counts first.
+        self.channels.entry(channel).or_insert(Channel {
+            paying,
+            payer: op.account,
+            terms,
+            head: None,
+            moved: 0,
+        });
+    }
+
+    fn redeemed(&mut self, ack: &RedeemAck) {
+        let me = self.me;
+        let Some(channel) = self.channels.get_mut(&ack.channel) else { return };
+        let all = if channel.paying { spent(&channel.terms, ack) } else { earned(&channel.terms, ack) };
+        let news = all.saturating_sub(channel.moved);
+        channel.moved = channel.moved.max(all);
+        let (paying, head) = (channel.paying, channel.head);
+        let partner = if paying { channel.terms.payee_account } else { channel.payer };
+        if news == 0 || (!paying && channel.terms.payee != me) {
+            return;
+        }
+        let (kind, amounts) = if paying { (Kind::Bought, (0, news)) } else { (Kind::Sold, (news, 0)) };
+        if let Some(line) = self.line(ack.epoch, kind, amounts) {
+            (line.partner, line.record, line.channel) = (Some(partner), head, Some(ack.channel));
+        }
+    }
+}
+
+/// Returns what has left the payer when so much was redeemed: full quanta with the markup on them, the rest at the end.
+fn spent(terms: &Terms, ack: &RedeemAck) -> u64 {
+    let bps = terms.markup.map_or(0, |markup| u64::from(markup.bps)).saturating_add(BPS);
+    let rest = if ack.closed { waiting(ack.amount) } else { 0 };
+    (ack.amount / QUANTUM).saturating_mul(bps).saturating_add(rest)
+}
+
+/// Returns what has come to the payee when so much was redeemed: its share of full quanta, the rest at the end.
+fn earned(terms: &Terms, ack: &RedeemAck) -> u64 {
+    let lines = terms.split.iter().filter(|line| line.role == SplitRole::Provider);
+    let bps = lines.fold(0, |sum: u64, line| sum.saturating_add(u64::from(line.bps)));
+    let rest = if ack.closed { waiting(ack.amount) } else { 0 };
+    (ack.amount / QUANTUM).saturating_mul(bps).saturating_add(rest)
+}
