@@ -106,7 +106,12 @@ impl Audit {
             Record::Kept { opening, receipt } => self.kept(opening, receipt),
             Record::Admitted { membership, deposit, .. } => {
                 self.by_issuer(membership);
-                self.deposit(deposit);
+                if self.books.is_one_of_many() {
+                    // It counts when a quorum has signed it.
+                    self.by_issuer_maybe(deposit);
+                } else {
+                    self.deposit(deposit);
+                }
             }
             Record::Deposited(deposit) => self.deposit(Some(deposit)),
             Record::Stepped { op, terms, epoch } => {
@@ -127,6 +132,31 @@ impl Audit {
             Record::Expired(epoch) => {
                 self.books.expire(epoch);
                 self.conserved();
+            }
+            Record::Voted { op, terms, epoch } => {
+                self.is_issuer = true;
+                let terms = terms.and_then(|terms| self.verified(terms));
+                let locked = self.verified(op).map(|op| self.books.lock(&op, terms.as_ref(), epoch));
+                self.book("a vote", locked);
+            }
+            Record::Certified { certificate, epoch } => {
+                self.signed(certificate.votes.len().saturating_add(1));
+                let certificate = certificate.verify(self.domain, Scheme::Strict);
+                let Ok(certificate) = certificate else {
+                    return self.problem("a certificate is not signed as it should be".to_string());
+                };
+                let taken = self.books.certify(&certificate, epoch).map(drop);
+                self.book("a certified step", Some(taken));
+            }
+            Record::Endorsed { deposit, .. } => self.by_issuer(deposit),
+            Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
+            Record::Concluded(certificate) => {
+                self.signed(certificate.votes.len());
+                let Ok(certificate) = certificate.verify(self.domain, Scheme::Strict) else {
+                    return self.problem("the end of a channel is not signed as it should be".to_string());
+                };
+                let ended = self.books.end_by(&certificate).map(drop);
+                self.book("a channel's end", Some(ended));
             }
             Record::Taken(recorded) => self.by_issuer(recorded),
             Record::Noticed(notice) => self.notice(notice),
@@ -205,11 +235,10 @@ impl Audit {
         let belongs = open.terms == opening.terms.id()
             && opening.op.signer(Role::Owner).is_some()
             && opening.terms.is_signed_by(Role::Node, opening.terms.payee.into());
-        let committed = self.manifest.issuers.iter().filter(|issuer| {
-            let by = |r: &&Verified<_>| Verified::is_signed_by(*r, Role::Issuer, issuer.key);
+        let is_committed = self.manifest.agrees(|key| {
+            let by = |r: &&Verified<_>| Verified::is_signed_by(*r, Role::Issuer, key);
             opening.recorded.iter().filter(by).any(|recorded| recorded.op == opening.op.id())
         });
-        let is_committed = committed.count() >= usize::from(self.manifest.quorum);
         if let Err(error) = Terms::check(&opening.terms, &self.manifest, licence) {
             self.problem(format!("channel {}: {error}", opening.op.id()));
         }
@@ -263,7 +292,10 @@ impl Audit {
     fn deposit(&mut self, deposit: Option<Signed<crate::ledger::records::Deposit>>) {
         self.is_issuer = true;
         if let Some(deposit) = deposit {
-            let booked = self.verified(deposit).map(|deposit| self.books.deposit(&deposit));
+            let many = self.books.is_one_of_many();
+            let booked = self.verified(deposit).map(|deposit| {
+                if many { self.books.enter(&deposit).map(drop) } else { self.books.deposit(&deposit) }
+            });
             self.book("a deposit", booked);
         }
     }

@@ -11,6 +11,12 @@ pub mod account;
 
 pub mod issuer;
 
+pub mod quorum;
+
+pub mod facts;
+
+pub mod witness;
+
 pub mod wallet;
 
 pub mod paying;

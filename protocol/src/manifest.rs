@@ -103,6 +103,14 @@ impl Signable for Manifest {
         let check = |holds: bool, field| if holds { Ok(()) } else { Err(field) };
         check(self.name.len() <= NAME_BYTES_MAX, "name")?;
         check((1..=ISSUERS_MAX).contains(&issuers), "issuers")?;
+        let mut keys: Vec<PublicKey> = self.issuers.iter().map(|issuer| issuer.key).collect();
+        let mut nodes: Vec<NodeId> = self.issuers.iter().map(|issuer| issuer.node).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        nodes.sort_unstable();
+        nodes.dedup();
+        // Whoever were named twice would count twice.
+        check(keys.len() == issuers && nodes.len() == issuers, "issuers")?;
         check(issuers % 3 == 1 && usize::from(self.quorum) == issuers - (issuers - 1) / 3, "quorum")?;
         check(self.epoch_ms >= 1000, "epoch_ms")?;
         check(self.grace_epochs >= 1, "grace_epochs")?;
@@ -160,6 +168,29 @@ impl Manifest {
     #[must_use]
     pub fn pool(&self, class: Modality) -> AccountId {
         self.pools.iter().find(|pool| pool.class == class).map_or(self.network, |pool| pool.account)
+    }
+
+    /// Returns how many issuers may fail, in whatever way, without harm to anybody.
+    #[must_use]
+    pub const fn faults_max(&self) -> usize {
+        self.issuers.len().saturating_sub(1) / 3
+    }
+
+    /// Returns how many issuers must agree.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        if cfg!(mutant = "quorum-of-two") { self.issuers.len() / 2 } else { usize::from(self.quorum) }
+    }
+
+    /// Says whether a quorum of issuers is among those whose keys satisfy `says`.
+    pub fn agrees(&self, says: impl Fn(PublicKey) -> bool) -> bool {
+        self.issuers.iter().filter(|issuer| says(issuer.key)).count() >= self.quorum().max(1)
+    }
+
+    /// Returns the issuer that runs on `node`.
+    #[must_use]
+    pub fn issuer_on(&self, node: NodeId) -> Option<&Issuer> {
+        self.issuers.iter().find(|issuer| issuer.node == node)
     }
 
     /// Says whether `key` is an issuer's.

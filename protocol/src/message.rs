@@ -16,8 +16,10 @@ use crate::ledger::account::{Lineage, SignedLineage};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, Booked, IssuerError};
 use crate::ledger::paying::Allowances;
+use crate::ledger::quorum::Fact;
 use crate::ledger::records::{
-    Accepted, AccountOp, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck, Terms, Vote,
+    Accepted, AccountOp, CloseVote, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
+    Vote,
 };
 use crate::manifest::Manifest;
 use crate::scheduler::Refusal;
@@ -67,12 +69,13 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize, S::Of<Checkpoint>: Serialize, S::Keys: Serialize",
+        S::Of<Vote>: Serialize, S::Of<CloseVote>: Serialize, S::Of<Checkpoint>: Serialize, S::Keys: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
-        S::Of<Vote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>, S::Keys: Deserialize<'de>"
+        S::Of<Vote>: Deserialize<'de>, S::Of<CloseVote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>,
+        S::Keys: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -311,6 +314,37 @@ pub enum Message<S: Stage> {
     /// From a node that lost its disk to whoever it meets: return what you hold of my channels after this one, as their
     /// other side or as a mirror.
     Recover(ChannelId),
+    /// One of several issuers votes for a step.
+    Voted {
+        /// Its vote.
+        vote: S::Of<Vote>,
+        /// What the account holds now.
+        balance: Balance,
+    },
+    /// One of several issuers has a certified step on its disk.
+    Recorded {
+        /// Its word.
+        recorded: S::Of<Recorded>,
+        /// What the account holds now.
+        balance: Balance,
+    },
+    /// Something that proves itself: from an owner its certified step, from an issuer what another one misses.
+    Fact(Fact<S>),
+    /// From issuer to issuer: a deposit with the signatures so far.
+    Deposit(S::Of<Deposit>),
+    /// From issuer to issuer: a vote for the end of a channel.
+    CloseVoted(S::Of<CloseVote>),
+    /// From issuer to issuer: asks for the names of the facts taken, from this number on.
+    FactsQuery(u64),
+    /// From issuer to issuer: names of the facts taken.
+    Facts {
+        /// Number of the first one.
+        first: u64,
+        /// The names, in the order in which the facts were taken.
+        names: Vec<RecordId>,
+    },
+    /// From issuer to issuer: asks for facts by their names.
+    FactQuery(Vec<RecordId>),
 }
 
 /// Most channels in one message of an issuer.
@@ -565,6 +599,16 @@ impl Message<Wire> {
                 closing: closing.verify(domain, scheme)?,
                 opening: opening.map(|opening| opening.verify(domain, scheme)).transpose()?,
             },
+            Self::Voted { vote, balance } => Message::Voted { vote: vote.verify(domain, scheme)?, balance },
+            Self::Recorded { recorded, balance } => {
+                Message::Recorded { recorded: recorded.verify(domain, scheme)?, balance }
+            }
+            Self::Fact(fact) => Message::Fact(fact.verify(domain, scheme)?),
+            Self::Deposit(deposit) => Message::Deposit(deposit.verify(domain, scheme)?),
+            Self::CloseVoted(vote) => Message::CloseVoted(vote.verify(domain, scheme)?),
+            Self::FactsQuery(since) => Message::FactsQuery(since),
+            Self::Facts { first, names } => Message::Facts { first, names },
+            Self::FactQuery(names) => Message::FactQuery(names),
             Self::Notice(notice) => Message::Notice(notice.verify(domain, scheme)?),
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
@@ -688,6 +732,16 @@ impl Message<Checked> {
             Self::Close { closing, opening } => {
                 Message::Close { closing: closing.signed(), opening: opening.as_ref().map(Opening::signed) }
             }
+            Self::Voted { vote, balance } => Message::Voted { vote: vote.signed(), balance: *balance },
+            Self::Recorded { recorded, balance } => {
+                Message::Recorded { recorded: recorded.signed(), balance: *balance }
+            }
+            Self::Fact(fact) => Message::Fact(fact.signed()),
+            Self::Deposit(deposit) => Message::Deposit(deposit.signed()),
+            Self::CloseVoted(vote) => Message::CloseVoted(vote.signed()),
+            Self::FactsQuery(since) => Message::FactsQuery(*since),
+            Self::Facts { first, names } => Message::Facts { first: *first, names: names.clone() },
+            Self::FactQuery(names) => Message::FactQuery(names.clone()),
             Self::Notice(notice) => Message::Notice(notice.signed()),
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
@@ -755,6 +809,14 @@ impl<S: Stage> Message<S> {
             Self::Redeem { .. } => "redeem",
             Self::Redeemed(_) => "redeemed",
             Self::Close { .. } => "close",
+            Self::Voted { .. } => "voted",
+            Self::Recorded { .. } => "recorded",
+            Self::Fact(_) => "fact",
+            Self::Deposit(_) => "deposit",
+            Self::CloseVoted(_) => "close_voted",
+            Self::FactsQuery(_) => "facts_query",
+            Self::Facts { .. } => "facts",
+            Self::FactQuery(_) => "fact_query",
             Self::Notice(_) => "notice",
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
@@ -808,6 +870,14 @@ impl<S: Stage> Message<S> {
             | Self::Redeemed(_)
             | Self::Close { .. }
             | Self::Books(_)
+            | Self::Voted { .. }
+            | Self::Recorded { .. }
+            | Self::Fact(_)
+            | Self::Deposit(_)
+            | Self::CloseVoted(_)
+            | Self::FactsQuery(_)
+            | Self::Facts { .. }
+            | Self::FactQuery(_)
             | Self::Notice(_)
             | Self::Noticed(_)
             | Self::Payout { .. }

@@ -10,6 +10,7 @@ mod adverts;
 mod auditing;
 mod channels;
 mod checkpoints;
+mod committing;
 mod issuing;
 mod mirrors;
 mod notices;
@@ -17,6 +18,7 @@ mod orders;
 mod peers;
 mod provider;
 mod queries;
+mod quorum;
 mod recovery;
 mod replay;
 mod requester;
@@ -37,10 +39,12 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId,
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::account::{Inception, Lineage};
-use crate::ledger::issuer::{Booked, Issuer};
+use crate::ledger::issuer::Booked;
 use crate::ledger::paid::Paid;
+use crate::ledger::quorum::{Acks, Answers, View, Views};
 use crate::ledger::records::{self, Epoch, Membership, Rights};
 use crate::ledger::wallet::Wallet;
+use crate::ledger::witness::Witness;
 use crate::manifest::Manifest;
 use crate::message::{Checked, JoinError, Message, Wire};
 use crate::prng::Prng;
@@ -449,6 +453,14 @@ pub struct Node {
     wallet: Wallet,
     /// Terms of the channel that the wallet's pending step opens.
     opening_terms: Option<Verified<records::Terms>>,
+    /// What issuers have answered to the wallet's pending step.
+    answers: Answers,
+    /// What issuers last said of our account.
+    views: Views,
+    /// What issuers have acknowledged of our channels.
+    acks: BTreeMap<ChannelId, Acks>,
+    /// Issuers that do not know the ticket with which we are joining.
+    refusing: BTreeSet<NodeId>,
     /// The issuer has moved credits since it last told us what our account holds.
     balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
@@ -506,11 +518,12 @@ impl Node {
         let epoch = config.manifest.epoch(now);
         let device = accounts::delegation(&wallet, &config.owner, me, domain, epoch);
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
-            books: Issuer::new(config.manifest.clone()),
+            witness: Witness::new(config.manifest.clone(), signer),
             tickets: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            hurried: Time::default(),
             inboxes: notices::Inboxes::default(),
             references: BTreeMap::new(),
-            signer,
             ends: checkpoints::EpochEnds::new(),
         });
         let mut node = Self {
@@ -524,6 +537,10 @@ impl Node {
             router: Router::default(),
             wallet,
             opening_terms: None,
+            answers: Answers::default(),
+            views: Views::default(),
+            acks: BTreeMap::new(),
+            refusing: BTreeSet::new(),
             balance_is_old: false,
             paying: BTreeMap::new(),
             paid: BTreeMap::new(),
@@ -638,7 +655,7 @@ impl Node {
             Message::Refused { job, refusal } => self.on_refused(from, job, refusal, now, out),
             Message::AccountQuery => self.on_account_query(from, out),
             Message::AccountState { account, next, head, balance } => {
-                self.on_account_state(from, account, (next, head), balance, now, out);
+                self.on_account_state(from, account, View { next, head, balance }, now, out);
             }
             Message::Step { op, terms } => self.on_step(from, &op, terms.as_ref(), now, out),
             Message::Stepped { vote, recorded, balance } => {
@@ -677,6 +694,14 @@ impl Node {
             | Message::Recover(_) => self.on_mirror_message(from, message, now, out),
             Message::ChannelsQuery(after) => self.on_channels_query(from, after, now, out),
             Message::Channels { channels, last } => self.on_channels(from, &channels, last, now, out),
+            Message::Voted { vote, balance } => self.on_voted(from, vote, balance, out),
+            Message::Recorded { recorded, balance } => self.on_recorded(from, recorded, balance, now, out),
+            Message::Fact(fact) => self.on_fact(from, &fact, now, out),
+            Message::Deposit(deposit) => self.on_deposit(from, &deposit, now, out),
+            Message::CloseVoted(vote) => self.on_close_voted(from, &vote, now, out),
+            Message::FactsQuery(since) => self.on_facts_query(from, since, out),
+            Message::Facts { first, names } => self.on_facts(from, first, &names, out),
+            Message::FactQuery(names) => self.on_fact_query(from, &names, out),
             Message::Notice(notice) => self.on_notice(from, &notice, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),

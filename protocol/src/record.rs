@@ -8,7 +8,9 @@ use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, RecordId};
 use crate::job::JobRecord;
+use crate::keys::PublicKey;
 use crate::ledger::account::SignedLineage;
+use crate::ledger::quorum::{Certificate, EndCertificate};
 use crate::ledger::records::{
     AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
 };
@@ -148,6 +150,38 @@ pub enum Record {
     /// All that others hold of this node's channels is in the journal before this line; the issuers have named every one
     /// that was opened before this epoch.
     Recovered(Epoch),
+    /// As one of several issuers: we voted for a step, and its slot is locked to it.
+    Voted {
+        /// The step.
+        op: Signed<AccountOp>,
+        /// The terms it names.
+        terms: Option<Signed<Terms>>,
+        /// Epoch in which it was judged.
+        epoch: Epoch,
+    },
+    /// As one of several issuers: a step of an account was taken that a quorum had voted for.
+    Certified {
+        /// The step with its votes.
+        certificate: Certificate<Wire>,
+        /// Epoch in which it was taken.
+        epoch: Epoch,
+    },
+    /// As one of several issuers: we signed a deposit out of the budget.
+    Endorsed {
+        /// The deposit, as it was proposed.
+        deposit: Signed<Deposit>,
+        /// Who proposed it.
+        proposer: PublicKey,
+    },
+    /// As one of several issuers: we let a channel end with this amount, and redeem nothing beyond.
+    Promised {
+        /// The channel.
+        channel: ChannelId,
+        /// Base paid in all.
+        amount: u64,
+    },
+    /// As one of several issuers: a channel ended as a quorum had promised.
+    Concluded(EndCertificate<Wire>),
 }
 
 impl Record {

@@ -207,6 +207,19 @@ impl<T: Signable> Verified<T> {
         signed && self.attestations.len() == signers.len()
     }
 
+    /// Returns the same record with those signatures of `other`, if it is the same record, that `counts` lets through.
+    #[must_use]
+    pub fn with_signatures_of(mut self, other: &Self, counts: impl Fn(Role, PublicKey) -> bool) -> Self {
+        if self.id == other.id {
+            let more = other.attestations.iter().filter(|a| counts(a.role, a.key));
+            let news: Vec<Attestation> =
+                more.filter(|a| !self.is_signed_by(a.role, a.key)).copied().collect();
+            self.attestations.extend(news);
+            self.attestations.sort_unstable();
+        }
+        self
+    }
+
     /// Returns the same record with our signature added; signing twice changes nothing.
     #[must_use]
     pub fn signed_also_by(mut self, domain: DomainId, role: Role, signer: &Signer) -> Self {

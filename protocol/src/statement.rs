@@ -159,6 +159,11 @@ impl Statement {
             | Record::Lineage(_)
             | Record::Authorised { .. }
             | Record::Delegated { .. }
+            | Record::Voted { .. }
+            | Record::Certified { .. }
+            | Record::Endorsed { .. }
+            | Record::Promised { .. }
+            | Record::Concluded(_)
             // It is in the statement of the node that uses the channel.
             | Record::Lent { .. }
             // As mirror, for others.

@@ -47,6 +47,7 @@ pub fn when_settled(world: &World, deposited: u128, price: &Price) -> Vec<String
     [
         channels_are_closed(world),
         deposits_are_there(world, deposited),
+        issuers_agree(world),
         balances_are_known(world),
         payments_are_noted(world),
         withdrawals_are_known(world),
@@ -126,16 +127,21 @@ fn channels_are_closed(world: &World) -> Vec<String> {
             findings.push(format!("host {place} still has {view:?}"));
         }
     }
-    let Some(books) = world.node(0).and_then(Node::books) else { return findings };
-    for (channel, payer, payee) in world.opened_channels() {
-        // A channel that a checkpoint stated as ended is forgotten when grace is over.
-        let may_be_forgotten = books.channel(channel).is_none() && forgets(world);
-        if !may_be_forgotten && books.channel(channel).is_none_or(|(_, closed)| !closed) {
-            findings.push(format!("channel {channel:?} of {payer} to {payee} is open at the issuer"));
+    for (issuer, books) in world.books() {
+        for (channel, payer, payee) in world.opened_channels() {
+            // A channel that a checkpoint stated as ended is forgotten when grace is over.
+            let may_be_forgotten = books.channel(channel).is_none() && forgets(world);
+            if !may_be_forgotten && books.channel(channel).is_none_or(|(_, closed)| !closed) {
+                findings
+                    .push(format!("channel {channel:?} of {payer} to {payee} is open at issuer {issuer}"));
+            }
         }
-    }
-    for (account, balance) in books.balances().filter(|(_, balance)| balance.held != 0) {
-        findings.push(format!("account {account:?} still has {} nano-credits held", balance.held));
+        for (account, balance) in books.balances().filter(|(_, balance)| balance.held != 0) {
+            findings.push(format!(
+                "account {account:?} still has {} nano-credits held at issuer {issuer}",
+                balance.held
+            ));
+        }
     }
     findings
 }
@@ -149,28 +155,51 @@ fn forgets(world: &World) -> bool {
 
 /// All that accounts hold is all that was deposited.
 fn deposits_are_there(world: &World, deposited: u128) -> Vec<String> {
-    let Some(books) = world.node(0).and_then(Node::books) else { return vec!["no issuer".to_owned()] };
     let sum =
         |balance: Balance| u128::from(balance.cash) + u128::from(balance.earned) + u128::from(balance.held);
-    let held: u128 = books.balances().map(|(_, balance)| sum(balance)).sum();
-    if held + books.withdrawn() == deposited && books.deposited() == deposited {
-        Vec::new()
-    } else {
-        vec![format!(
-            "{held} nano-credits are held, {} withdrawn, {} booked, {deposited} were deposited",
-            books.withdrawn(),
-            books.deposited()
-        )]
+    let mut findings = Vec::new();
+    for (issuer, books) in world.books() {
+        let held: u128 = books.balances().map(|(_, balance)| sum(balance)).sum();
+        if held + books.withdrawn() != deposited || books.deposited() != deposited {
+            findings.push(format!(
+                "issuer {issuer}: {held} nano-credits are held, {} withdrawn, {} booked, {deposited} deposited",
+                books.withdrawn(),
+                books.deposited()
+            ));
+        }
     }
+    if world.books().next().is_none() { vec!["no issuer".to_owned()] } else { findings }
+}
+
+/// Honest issuers hold the same of every account, as far as it can be spent.
+fn issuers_agree(world: &World) -> Vec<String> {
+    let Some((first, books)) = world.books().next() else { return Vec::new() };
+    let mut findings = Vec::new();
+    for (account, balance) in books.balances() {
+        for (other, theirs) in world.books().map(|(place, books)| (place, books.balance(account))) {
+            if (balance.available(), balance.held) != (theirs.available(), theirs.held) {
+                findings.push(format!(
+                    "issuer {first} books {balance:?} for {account:?}, issuer {other} {theirs:?}"
+                ));
+            }
+        }
+    }
+    findings
 }
 
 /// Every node knows what the issuer's books say of its account.
 fn balances_are_known(world: &World) -> Vec<String> {
     let mut findings = Vec::new();
     for (place, host) in world.hosts.iter().enumerate() {
-        let Some(node) = host.node.as_ref().filter(|_| place != 0) else { continue };
-        let booked = world.booked(node.account());
-        if (Balance { as_of: 0, ..node.balance() }) != (Balance { as_of: 0, ..booked }) {
+        let Some(node) = host.node.as_ref().filter(|_| place >= world.issuers()) else { continue };
+        let (known, booked) = (node.balance(), world.booked(node.account()));
+        // Out of which bucket a hold came may differ between issuers; what can be spent may not.
+        let same = if world.issuers() == 1 {
+            (Balance { as_of: 0, ..known }) == (Balance { as_of: 0, ..booked })
+        } else {
+            (known.available(), known.held) == (booked.available(), booked.held)
+        };
+        if !same {
             findings.push(format!(
                 "host {place} believes to hold {:?}, the books say {booked:?}",
                 node.balance()
@@ -182,6 +211,10 @@ fn balances_are_known(world: &World) -> Vec<String> {
 
 /// Whoever was paid has the payment in its journal, once; and nobody has one that was not made.
 fn payments_are_noted(world: &World) -> Vec<String> {
+    // Among several issuers, accounts hear of payments by their balance only.
+    if world.issuers() > 1 {
+        return Vec::new();
+    }
     let mut made = BTreeMap::new();
     for op in world.steps() {
         if let OpBody::Pay { to, .. } = op.body {
@@ -210,6 +243,10 @@ fn payment(world: &World, line: Record) -> Option<RecordId> {
 
 /// The lines of the journals of an account's nodes add up to what the issuer's books say of it.
 fn statements_explain_balances(world: &World) -> Vec<String> {
+    // What several issuers book is not told to those whom it concerns yet.
+    if world.node(0).is_some_and(|node| node.manifest().issuers.len() > 1) {
+        return Vec::new();
+    }
     let mut sums: BTreeMap<AccountId, i128> = BTreeMap::new();
     for (place, host) in world.hosts.iter().enumerate().filter(|(place, _)| *place != 0) {
         let Some(node) = &host.node else { continue };
@@ -257,7 +294,7 @@ fn no_job_is_paid_twice(world: &World) -> Vec<String> {
 
 /// Nobody loses more than one window and a prompt to a partner for each job in which the two were cut apart.
 fn losses_are_bounded(world: &World, price: &Price) -> Vec<String> {
-    let Some(books) = world.node(0).and_then(Node::books) else { return Vec::new() };
+    let Some((_, books)) = world.books().next() else { return Vec::new() };
     let mut paid: BTreeMap<(usize, usize), (u64, u64)> = BTreeMap::new();
     let mut forgotten = false;
     for (channel, payer, payee) in world.opened_channels() {
@@ -318,7 +355,7 @@ fn checkpoints_hold(world: &World) -> Vec<String> {
 fn nobody_honest_is_penalised(world: &World) -> Vec<String> {
     let mut findings = Vec::new();
     for (place, host) in world.hosts.iter().enumerate().filter(|(_, host)| !host.adversary) {
-        for (by, offence) in &host.penalties {
+        for (by, offence) in host.penalties.iter().filter(|(by, _)| !world.hosts[*by].lies) {
             findings.push(format!("host {by} penalised host {place}, which is honest: {offence:?}"));
         }
     }

@@ -4,6 +4,8 @@ pub mod network;
 
 pub mod devices;
 
+pub mod liar;
+
 pub mod world;
 
 pub mod checks;

@@ -10,6 +10,9 @@ use simulations::scenario::{Report, Setting, run};
 /// Seeds of the smoke test: fixed, so that a change that breaks one is seen at once.
 const SMOKE_SEEDS: [u64; 5] = [1, 2, 3, 4, 5];
 
+/// Seeds of the smoke test with four issuers.
+const QUORUM_SEEDS: [u64; 2] = [6, 7];
+
 #[derive(Parser)]
 #[command(about = "Thousands of protocol nodes in virtual time, from one seed")]
 struct Cli {
@@ -19,7 +22,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs five fixed seeds, each twice, and checks that all that must hold holds.
+    /// Runs seven fixed seeds, two of them with four issuers, each twice, and checks that all that must hold holds.
     Smoke {
         /// Prints the reports as JSON.
         #[arg(long)]
@@ -43,6 +46,9 @@ struct RunArgs {
     /// Decides everything that is left to chance.
     #[arg(long)]
     seed: u64,
+    /// Issuers: 1, 4, 7 and so on.
+    #[arg(long)]
+    issuers: Option<usize>,
     /// Machines that serve.
     #[arg(long)]
     providers: Option<usize>,
@@ -76,6 +82,7 @@ impl RunArgs {
     fn setting(&self) -> Setting {
         let smoke = Setting::smoke(self.seed);
         Setting {
+            issuers: self.issuers.unwrap_or(smoke.issuers),
             providers: self.providers.unwrap_or(smoke.providers),
             consumers: self.consumers.unwrap_or(smoke.consumers),
             jobs: self.jobs.unwrap_or(smoke.jobs),
@@ -105,8 +112,8 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn smoke(out: &mut impl std::io::Write, json: bool) -> anyhow::Result<bool> {
     let mut reports = Vec::new();
-    for seed in SMOKE_SEEDS {
-        let setting = Setting::smoke(seed);
+    let settings = SMOKE_SEEDS.map(Setting::smoke).into_iter().chain(QUORUM_SEEDS.map(Setting::four_issuers));
+    for setting in settings {
         let mut report = run(&setting, None);
         if run(&setting, None).trace != report.trace {
             report.findings.push("the same seed ran in two ways".to_owned());

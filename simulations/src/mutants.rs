@@ -39,8 +39,12 @@ const fn in_model(name: &'static str, test: &'static str, fault: &'static str) -
     Mutant { target: Target::Test("models"), ..mutant(name, test, fault) }
 }
 
+const fn among_issuers(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { target: Target::Test("issuers"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 24] = [
+pub const MUTANTS: [Mutant; 28] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -160,5 +164,25 @@ pub const MUTANTS: [Mutant; 24] = [
         "serve-below-redeemed",
         "ledger::paid::tests::a_channel_takes_no_job_while_the_receipt_of_what_was_paid_out_is_lacking",
         "a payee works again for what was paid out to it before it lost its disk",
+    ),
+    among_issuers(
+        "quorum-of-two",
+        "slots::no_slot_has_two_steps_whoever_crashes_and_whatever_one_issuer_says",
+        "two issuers of four are a quorum",
+    ),
+    among_issuers(
+        "vote-before-disk",
+        "slots::no_slot_has_two_steps_whoever_crashes_and_whatever_one_issuer_says",
+        "an issuer's vote leaves before the lock of the slot is on its disk",
+    ),
+    among_issuers(
+        "close-without-quorum",
+        "closing::only_a_quorum_ends_a_channel_and_no_acknowledged_redemption_is_lost",
+        "one issuer's vote ends a channel",
+    ),
+    among_issuers(
+        "serve-at-votes",
+        "answers::votes_alone_commit_nothing_and_three_recordings_do",
+        "an opening counts as committed when it is voted for",
     ),
 ];

@@ -25,6 +25,8 @@ impl Conditions {
 pub struct Network {
     /// How messages are treated now.
     pub conditions: Conditions,
+    /// Milliseconds that every message from or to a host takes longer.
+    pub slow_ms: BTreeMap<usize, u64>,
     links: BTreeMap<(usize, usize), u64>,
     /// Those that reach only each other.
     apart: BTreeSet<usize>,
@@ -40,7 +42,14 @@ impl Network {
     /// Returns a network without connections.
     #[must_use]
     pub const fn new(conditions: Conditions, prng: Prng) -> Self {
-        Self { conditions, links: BTreeMap::new(), apart: BTreeSet::new(), last: 0, prng }
+        Self {
+            conditions,
+            slow_ms: BTreeMap::new(),
+            links: BTreeMap::new(),
+            apart: BTreeSet::new(),
+            last: 0,
+            prng,
+        }
     }
 
     /// Returns the connection between two hosts.
@@ -85,6 +94,12 @@ impl Network {
         let lost = self.prng.below(1000) < self.conditions.loss_permille;
         let delay = self.delay();
         (!lost).then_some(delay)
+    }
+
+    /// Returns by how much everything between two hosts takes longer.
+    #[must_use]
+    pub fn slowness(&self, a: usize, b: usize) -> u64 {
+        [a, b].iter().filter_map(|host| self.slow_ms.get(host)).sum()
     }
 
     /// Returns how long something takes that is not lost.

@@ -5,7 +5,7 @@ use protocol::ids::{Digest, JobId, ModelId};
 use protocol::job::{Constraints, Input, JobSpec, Sampling};
 use protocol::keys::Signer;
 use protocol::licence::open_licence;
-use protocol::manifest::Manifest;
+use protocol::manifest::{Issuer, Manifest};
 use protocol::model::Modality;
 use protocol::node::{Config, Order, OwnerCommand};
 use protocol::price::{NANO_PER_CREDIT, Price};
@@ -34,6 +34,8 @@ const START: Time = Time(1_800_000_000_000);
 pub struct Setting {
     /// Decides everything that is left to chance.
     pub seed: u64,
+    /// Issuers: 1, 4, 7 and so on.
+    pub issuers: usize,
     /// Machines that serve.
     pub providers: usize,
     /// Machines that ask.
@@ -62,6 +64,7 @@ impl Setting {
     pub const fn smoke(seed: u64) -> Self {
         Self {
             seed,
+            issuers: 1,
             providers: 4,
             consumers: 8,
             jobs: 40,
@@ -90,12 +93,19 @@ impl Setting {
         }
     }
 
+    /// The setting of the smoke test for a network with four issuers.
+    #[must_use]
+    pub const fn four_issuers(seed: u64) -> Self {
+        Self { issuers: 4, providers: 3, consumers: 5, jobs: 30, ..Self::smoke(seed) }
+    }
+
     /// Returns a line that runs this setting again.
     #[must_use]
     pub fn reproduce(&self) -> String {
         format!(
-            "cargo run -p simulations -- run --seed {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {} --epoch-ms {}",
+            "cargo run -p simulations -- run --seed {} --issuers {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {} --epoch-ms {}",
             self.seed,
+            self.issuers,
             self.providers,
             self.consumers,
             self.jobs,
@@ -163,11 +173,19 @@ impl Home {
             seed.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&prng.next_u64().to_be_bytes()));
             Signer::simulated(seed)
         };
-        let (issuer, node) = (signer(&mut prng), signer(&mut prng));
+        let keys: Vec<(Signer, Signer)> =
+            (0..setting.issuers).map(|_| (signer(&mut prng), signer(&mut prng))).collect();
+        let issuers: Vec<Issuer> = keys
+            .iter()
+            .map(|(issuer, node)| Issuer { key: issuer.public(), node: node.public().into() })
+            .collect();
+        let quorum = issuers.len() - (issuers.len() - 1) / 3;
         let manifest = Manifest {
             epoch_ms: setting.epoch_ms,
-            ..Manifest::home("simulated".to_owned(), START, &issuer, node.public().into())
+            quorum: u8::try_from(quorum).unwrap_or(u8::MAX),
+            ..Manifest::home("simulated".to_owned(), START, &keys[0].0, issuers[0].node)
         };
+        let manifest = Manifest { issuers, ..manifest };
         let domain = manifest.domain();
         let mut world = World::new(START, domain, conditions, &mut prng);
         let config = |node: Signer, account: Signer, issuer: Option<Signer>| Config {
@@ -182,14 +200,17 @@ impl Home {
             version: "simulated".to_owned(),
         };
         let speed = Speed { prefill: 2_000, decode: 60 };
-        let account = signer(&mut prng);
-        world.add(config(node, account, Some(issuer)), speed, None, None);
+        for (issuer, node) in keys {
+            let account = signer(&mut prng);
+            world.add(config(node, account, Some(issuer)), speed, None, None);
+        }
         let mut deposited = 0;
         let mut places = (Vec::new(), Vec::new());
         for place in 1..=setting.providers + setting.consumers {
             let serves = place <= setting.providers;
+            let maker = place % setting.issuers;
             let secret = (u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64())).to_be_bytes();
-            world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount: setting.credits });
+            world.command_in(0, maker, OwnerCommand::MakeTicket { secret, amount: setting.credits });
             deposited += u128::from(setting.credits);
             let decode = 40 + prng.below(60);
             let offer = serves.then(|| offer(domain, decode, setting.slots));
@@ -199,6 +220,17 @@ impl Home {
             if serves { places.0.push(place) } else { places.1.push(place) }
         }
         Self { world, providers: places.0, consumers: places.1, deposited, prng, jobs: 0 }
+    }
+
+    /// Makes every message from or to `host` take so many milliseconds longer.
+    pub fn slows(&mut self, host: usize, ms: u64) {
+        self.world.network.slow_ms.insert(host, ms);
+    }
+
+    /// Makes an issuer lie from now on.
+    pub fn lies(&mut self, issuer: usize) {
+        self.world.hosts[issuer].lies = true;
+        self.world.hosts[issuer].adversary = true;
     }
 
     /// Submits a job at `consumer` in `ms`; returns its name.
@@ -278,6 +310,12 @@ pub fn spec(model: ModelId, bytes: u64, max_tokens: u32, length: u8) -> JobSpec 
 pub fn run(setting: &Setting, watched: Option<usize>) -> Report {
     let mut home = Home::joined(setting, Conditions { latency_ms: 5, jitter_ms: 40, loss_permille: 0 });
     home.world.watched = watched;
+    if setting.issuers > 1 {
+        home.slows(1, 300);
+        // A liar may keep to itself what it alone holds: let the deposits for its tickets reach the others first.
+        home.world.run_for(15_000);
+        home.lies(setting.issuers - 1);
+    }
     let mut workload = home.prng.child();
     let mut churn = home.prng.child();
     home.world.network.conditions.loss_permille = setting.loss_permille;

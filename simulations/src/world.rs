@@ -7,8 +7,9 @@ use protocol::advert::{Advert, Device as Hardware, ModelOffer};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Failure, Finish, JobAccount, JobEvent, JobSpec};
 use protocol::keys::Scheme;
+use protocol::ledger::issuer::Issuer;
 use protocol::ledger::records::{AccountOp, OpBody};
-use protocol::message::{Message, Wire};
+use protocol::message::{Checked, Message, Wire};
 use protocol::node::{
     Config, Effect, EngineEvent, EngineFault, Input, Node, Offence, OrderError, OwnerCommand,
 };
@@ -20,6 +21,7 @@ use protocol::time::Time;
 
 use crate::checks;
 use crate::devices::{Device, Speed, Step, digest_of};
+use crate::liar;
 use crate::network::{Conditions, Network};
 
 /// How long a shell waits for a stream that is silent before it calls it lost.
@@ -51,6 +53,8 @@ pub struct Host {
     pub secret: Option<[u8; 16]>,
     /// Said by nobody honest: what others think of it does not count.
     pub adversary: bool,
+    /// An issuer that says what suits whoever asks, whatever its books say.
+    pub lies: bool,
     /// Offences it was charged with, by whom.
     pub penalties: Vec<(usize, Offence)>,
     /// What others gave back after it lost its disk: who, which channel, and the base paid on it.
@@ -299,6 +303,7 @@ impl World {
             offer,
             secret,
             adversary: false,
+            lies: false,
             penalties: Vec::new(),
             restored: Vec::new(),
             recovered: None,
@@ -391,10 +396,22 @@ impl World {
         self.hosts[host].node.as_ref()
     }
 
-    /// Returns what an account holds by the books of the issuer at host 0.
+    /// Returns how many of the first hosts are issuers.
+    #[must_use]
+    pub fn issuers(&self) -> usize {
+        self.hosts.first().map_or(0, |host| host.config.manifest.issuers.len())
+    }
+
+    /// Returns the books of every issuer that runs and is honest, with its place.
+    pub fn books(&self) -> impl Iterator<Item = (usize, &Issuer)> {
+        let honest = (0..self.issuers()).filter(|place| !self.hosts[*place].lies);
+        honest.filter_map(|place| Some((place, self.node(place)?.books()?)))
+    }
+
+    /// Returns what an account holds by the books of the first honest issuer that runs.
     #[must_use]
     pub fn booked(&self, account: AccountId) -> protocol::ledger::issuer::Balance {
-        self.node(0).and_then(Node::books).map(|books| books.balance(account)).unwrap_or_default()
+        self.books().next().map(|(_, books)| books.balance(account)).unwrap_or_default()
     }
 
     fn schedule(&mut self, host: usize, ms: u64, what: What) {
@@ -610,6 +627,7 @@ impl World {
         };
         match carried {
             Some((link, delay)) => {
+                let delay = delay + self.network.slowness(from, to);
                 let bytes = message.to_bytes();
                 if let Message::Keep(entries) = message {
                     self.copies += entries.len() as u64;
@@ -642,6 +660,9 @@ impl World {
                 if message.to_wire().to_bytes() != bytes {
                     self.findings.push(format!("{}: a message has two encodings: {message:?}", self.now));
                 }
+                if self.hosts[host].lies && self.lie(host, from, &message) {
+                    return;
+                }
                 let from = self.hosts[from].id;
                 self.handle(host, Input::Received(from, message), bytes);
             }
@@ -652,6 +673,15 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Answers as a lying issuer; says whether that was all the answer.
+    fn lie(&mut self, host: usize, from: usize, message: &Message<Checked>) -> bool {
+        let Some(signer) = self.hosts[host].config.issuer.clone() else { return false };
+        let to = self.hosts[from].id;
+        let Some(lie) = liar::answer(&signer, self.domain, message) else { return false };
+        self.send(host, to, &lie.to_wire());
+        true
     }
 
     fn publish(&mut self, from: usize, model: ModelId, advert: &Signed<Advert>) {
@@ -872,8 +902,13 @@ impl World {
 
     fn keep(&mut self, host: usize) {
         self.schedule(host, KEEP_MS, What::Keep);
-        if host != 0 && self.hosts[host].node.is_some() && self.network.link(host, 0).is_none() {
-            self.dial(host, 0);
+        if self.hosts[host].node.is_none() {
+            return;
+        }
+        for issuer in 0..self.issuers() {
+            if issuer != host && self.network.link(host, issuer).is_none() {
+                self.dial(host, issuer);
+            }
         }
     }
 
@@ -1038,10 +1073,17 @@ impl World {
         self.hosts[host].journal.iter().filter_map(|(_, line)| Record::from_bytes(line).ok())
     }
 
-    /// Returns every step that the issuer at host 0 ever took.
+    /// Returns every step that the first honest issuer ever took.
     pub fn steps(&self) -> impl Iterator<Item = Verified<AccountOp>> + '_ {
-        self.records(0).filter_map(|record| {
-            let Record::Stepped { op, .. } = record else { return None };
+        let first = self.books().next().map_or(0, |(place, _)| place);
+        self.records(first).filter_map(|record| {
+            let op = if let Record::Certified { certificate, .. } = record {
+                certificate.op
+            } else if let Record::Stepped { op, .. } = record {
+                op
+            } else {
+                return None;
+            };
             op.read_back(self.domain).ok()
         })
     }
@@ -1052,7 +1094,7 @@ impl World {
         self.domain
     }
 
-    /// Returns every channel that the issuer at host 0 ever opened, with its payer's and its payee's place.
+    /// Returns every channel that the first honest issuer ever opened, with its payer's and its payee's place.
     #[must_use]
     pub fn opened_channels(&self) -> Vec<(ChannelId, usize, usize)> {
         let parties = self.steps().filter_map(|op| match &op.body {

@@ -219,8 +219,16 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Payout { .. }
         | Message::Withdrawal { .. }
         | Message::RedeemedKept(_)
-        | Message::Channels { .. } => true,
-        Message::Hello { .. }
+        | Message::Channels { .. }
+        | Message::Voted { .. }
+        | Message::Recorded { .. }
+        | Message::Fact(_)
+        | Message::Deposit(_)
+        | Message::CloseVoted(_)
+        | Message::Facts { .. } => true,
+        Message::FactsQuery(_)
+        | Message::FactQuery(_)
+        | Message::Hello { .. }
         | Message::Join { .. }
         | Message::JoinRefused(_)
         | Message::Advert(_)

@@ -259,7 +259,12 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Over(_)
         | Record::Recovering
         | Record::Ended { .. }
-        | Record::Recovered(_) => Vec::new(),
+        | Record::Recovered(_)
+        | Record::Voted { .. }
+        | Record::Certified { .. }
+        | Record::Endorsed { .. }
+        | Record::Promised { .. }
+        | Record::Concluded(_) => Vec::new(),
     }
 }
 

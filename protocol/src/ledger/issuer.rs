@@ -1,5 +1,7 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
+mod closing;
+mod slots;
 mod snapshot;
 mod transfers;
 
@@ -102,6 +104,8 @@ struct Account {
     balance: Balance,
     next: u64,
     head: Option<RecordId>,
+    /// The step for which we voted in the next slot; no other gets our vote.
+    lock: Option<RecordId>,
     channels: u32,
     /// Its keys, once an account with a next key has begun; boxed, because plain accounts have none.
     lineage: Option<Box<Lineage>>,
@@ -116,8 +120,12 @@ struct Channel {
     terms: Terms,
     cap: u64,
     held: Held,
+    /// What it held when it was opened.
+    opened: Held,
     redeemed: u64,
     expires: Epoch,
+    /// The amount with which we voted to let it end: nothing beyond is redeemed.
+    ending: Option<u64>,
     closed: bool,
     /// Last epoch in which its end is remembered, once a checkpoint states it.
     kept_to: Option<Epoch>,
@@ -218,6 +226,26 @@ pub enum IssuerError {
     /// The account holds nothing and never did.
     #[error("this account has never held anything, so there is nothing to guard yet")]
     UnknownAccount,
+    /// Another step has our vote.
+    #[error("the account has signed another step for the same position")]
+    SlotLocked,
+    /// Too few issuers signed.
+    #[error("this is not signed by a quorum of issuers")]
+    NoQuorum,
+    /// This issuer has not yet heard of something that the others know.
+    #[error("this issuer is behind the others; it will catch up")]
+    Behind,
+}
+
+/// What is done with a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    /// Judge it, and change nothing.
+    Judge,
+    /// Judge it and carry it out: the only issuer's way.
+    AtOnce,
+    /// Carry it out: a quorum has judged it.
+    Certified,
 }
 
 impl From<KeyError> for IssuerError {
@@ -363,47 +391,77 @@ impl Issuer {
         terms: Option<&Verified<Terms>>,
         now: Epoch,
     ) -> Result<(), IssuerError> {
+        self.take(op, terms, now, Taking::AtOnce)
+    }
+
+    fn take(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
         let (next, head) = self.next_slot(op.account);
         if op.id() == head {
             return Ok(());
         }
-        check_signer(op, self.lineage(op.account))?;
-        if op.sequence != next || op.previous != head {
+        let follows = op.sequence == next && op.previous == head;
+        // Which key may sign a step that comes later is not known yet.
+        if !(self.is_one_of_many() && op.sequence > next) {
+            check_signer(op, self.lineage(op.account))?;
+        }
+        if !follows {
             return Err(IssuerError::WrongSequence { next });
         }
-        if op.epoch.0.abs_diff(now.0) > 1 {
+        if op.epoch.0.abs_diff(now.0) > 1 && taking != Taking::Certified {
             return Err(IssuerError::WrongEpoch);
         }
         match &op.body {
-            OpBody::OpenChannel(open) => self.open(op, open, terms.ok_or(IssuerError::WrongTerms)?, now)?,
-            OpBody::Expire(channel) => self.expire_soon(op.account, *channel, now)?,
-            OpBody::Pay { to, amount } => self.pay(op.account, *to, *amount)?,
-            OpBody::Withdraw { amount, payout } => {
-                self.withdraw(op.id(), (op.account, *amount), *payout, now)?;
+            OpBody::OpenChannel(open) => {
+                self.open(op, open, terms.ok_or(IssuerError::WrongTerms)?, now, taking)?;
             }
-            OpBody::Noop => self.fill_slot(op.account)?,
-            OpBody::Inception(inception) => self.begin(op.account, *inception)?,
-            OpBody::Rotate(_) => self.rotate(op)?,
+            OpBody::Expire(channel) => self.expire_soon(op, *channel, now, taking)?,
+            OpBody::Pay { to, amount } => self.pay(op.account, *to, *amount, taking)?,
+            OpBody::Withdraw { amount, payout } => {
+                let epoch = if taking == Taking::Certified { op.epoch } else { now };
+                self.withdraw(op.id(), (op.account, *amount), (*payout, epoch), taking)?;
+            }
+            OpBody::Noop => self.fill_slot(op.account, taking)?,
+            OpBody::Inception(inception) => self.begin(op.account, *inception, taking)?,
+            OpBody::Rotate(_) => self.rotate(op, taking)?,
+        }
+        if taking == Taking::Judge {
+            return Ok(());
         }
         let account = self.accounts.entry(op.account).or_default();
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
+        account.lock = None;
         account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
     }
 
     /// Takes note of how an account with a next key begins. It must be known by something that it was given: steps are
     /// free, and books grow by them.
-    fn begin(&mut self, account: AccountId, inception: Inception) -> Result<(), IssuerError> {
+    fn begin(&mut self, account: AccountId, inception: Inception, taking: Taking) -> Result<(), IssuerError> {
         let account = self.accounts.get_mut(&account).ok_or(IssuerError::UnknownAccount)?;
+        if taking == Taking::Judge {
+            return Ok(());
+        }
 
         account.lineage = Some(Box::new(Lineage::new(inception)));
         Ok(())
     }
 
-    fn rotate(&mut self, op: &Verified<AccountOp>) -> Result<(), IssuerError> {
+    fn rotate(&mut self, op: &Verified<AccountOp>, taking: Taking) -> Result<(), IssuerError> {
         let lineage = self.accounts.get_mut(&op.account).and_then(|account| account.lineage.as_mut());
-        Ok(lineage.ok_or(IssuerError::CannotRotate)?.rotate(op)?)
+        let lineage = lineage.ok_or(IssuerError::CannotRotate)?;
+        if taking == Taking::Judge {
+            // Whether the key is the promised one was checked with the signature.
+            return Ok(());
+        }
+
+        Ok(lineage.rotate(op)?)
     }
 
     fn open(
@@ -412,18 +470,15 @@ impl Issuer {
         open: &OpenChannel,
         terms: &Verified<Terms>,
         now: Epoch,
+        taking: Taking,
     ) -> Result<(), IssuerError> {
-        let fits = open.terms == terms.id() && open.payee == terms.payee && terms.payer_account == op.account;
-        if !fits || terms.valid_to < now {
-            return Err(IssuerError::WrongTerms);
-        }
-        if !terms.is_signed_by(Role::Node, terms.payee.into()) {
-            return Err(IssuerError::WrongKey);
-        }
-        terms.check(&self.manifest, open_licence(terms.model, self.domain)).map_err(IssuerError::BadTerms)?;
-        if open.expires < now || open.expires > now.plus(VALIDITY_EPOCHS_MAX) || open.expires > terms.valid_to
-        {
-            return Err(IssuerError::WrongExpiry);
+        if taking == Taking::Certified {
+            // A vote is for the step, which names its terms by their id: these may be any.
+            if open.terms != terms.id() {
+                return Err(IssuerError::WrongTerms);
+            }
+        } else {
+            self.judge_opening(op, open, terms, now)?;
         }
         let markup_bps = terms.markup.map_or(0, |markup| markup.bps);
         let hold = with_markup(open.cap, markup_bps)?;
@@ -432,7 +487,7 @@ impl Issuer {
         if needed > account.balance.available() && !cfg!(mutant = "open-without-funds") {
             return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
         }
-        if account.channels as usize >= CHANNELS_PER_ACCOUNT_MAX || self.channels.len() >= CHANNELS_MAX {
+        if self.channels.len() >= CHANNELS_MAX {
             return Err(IssuerError::Full);
         }
         let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
@@ -445,6 +500,9 @@ impl Issuer {
         let network =
             if op.account == self.manifest.network { left } else { self.balance(self.manifest.network) };
         let network_cash = network.cash.checked_add(fee).ok_or(IssuerError::Overflow)?;
+        if taking == Taking::Judge {
+            return Ok(());
+        }
 
         let payer = self.accounts.entry(op.account).or_default();
         payer.balance = Balance { held: held_sum, ..left };
@@ -463,8 +521,10 @@ impl Issuer {
                 terms: Terms::clone(terms),
                 cap: open.cap,
                 held,
+                opened: held,
                 redeemed: 0,
                 expires: open.expires,
+                ending: None,
                 closed: false,
                 kept_to: None,
             },
@@ -472,17 +532,55 @@ impl Issuer {
         Ok(())
     }
 
-    fn expire_soon(&mut self, payer: AccountId, id: ChannelId, now: Epoch) -> Result<(), IssuerError> {
-        let channel = self.channels.get_mut(&id).ok_or(IssuerError::UnknownChannel)?;
-        if channel.payer != payer {
+    /// Judges what only holds at the moment of opening, once.
+    fn judge_opening(
+        &self,
+        op: &Verified<AccountOp>,
+        open: &OpenChannel,
+        terms: &Verified<Terms>,
+        now: Epoch,
+    ) -> Result<(), IssuerError> {
+        let fits = open.terms == terms.id() && open.payee == terms.payee && terms.payer_account == op.account;
+        if !fits || terms.valid_to < now {
+            return Err(IssuerError::WrongTerms);
+        }
+        if !terms.is_signed_by(Role::Node, terms.payee.into()) {
             return Err(IssuerError::WrongKey);
         }
+        terms.check(&self.manifest, open_licence(terms.model, self.domain)).map_err(IssuerError::BadTerms)?;
+        if open.expires < now || open.expires > now.plus(VALIDITY_EPOCHS_MAX) || open.expires > terms.valid_to
+        {
+            return Err(IssuerError::WrongExpiry);
+        }
+        let channels = self.accounts.get(&op.account).map_or(0, |account| account.channels);
+        if channels as usize >= CHANNELS_PER_ACCOUNT_MAX { Err(IssuerError::Full) } else { Ok(()) }
+    }
+
+    fn expire_soon(
+        &mut self,
+        op: &Verified<AccountOp>,
+        id: ChannelId,
+        now: Epoch,
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
+        // A quorum knows the channel; it may have ended and be forgotten here by now.
+        let unknown = if taking == Taking::Certified { Ok(()) } else { Err(IssuerError::UnknownChannel) };
+        let Some(channel) = self.channels.get_mut(&id) else { return unknown };
+        if channel.payer != op.account {
+            return Err(IssuerError::WrongKey);
+        }
+        // By the step's own epoch, so that all issuers come to the same one.
+        let expires = if taking == Taking::Certified { op.epoch.plus(1) } else { now.plus(1) };
+        let has_ended = channel.closed || channel.expires <= expires;
         // Ending it again would fill the journal of every issuer at no cost.
-        if channel.closed || channel.expires <= now.plus(1) {
+        if has_ended && taking != Taking::Certified {
             return Err(IssuerError::Closed);
         }
+        if has_ended || taking == Taking::Judge {
+            return Ok(());
+        }
 
-        channel.expires = now.plus(1);
+        channel.expires = expires;
         self.due.insert((channel.expires.plus(self.manifest.grace_epochs), id));
         Ok(())
     }
@@ -505,7 +603,8 @@ impl Issuer {
             self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = amount);
             return Ok(amount);
         }
-        if amount <= channel.redeemed || channel.closed {
+        let is_above = channel.ending.is_some_and(|ending| amount > ending);
+        if amount <= channel.redeemed || channel.closed || is_above {
             return Ok(channel.redeemed);
         }
         let mut part = self.part_of(receipt.channel)?;
@@ -548,6 +647,9 @@ impl Issuer {
     /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which. Forgets those that were
     /// closed long ago.
     pub fn expire(&mut self, now: Epoch) -> Vec<(ChannelId, NodeId, u64)> {
+        if self.is_one_of_many() {
+            return Vec::new();
+        }
         let later = self.due.split_off(&(now, ChannelId([0; 32])));
         let over = core::mem::replace(&mut self.due, later);
         over.into_iter().filter_map(|(_, id)| self.end_or_forget(id, now)).collect()

@@ -186,6 +186,17 @@ pub struct Recorded {
     pub epoch: Epoch,
 }
 
+/// An issuer's word that it lets a channel end with exactly this amount, and pays out nothing beyond from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseVote {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Base paid in all.
+    pub amount: u64,
+    /// Epoch of the vote.
+    pub epoch: Epoch,
+}
+
 /// A payee's conditions for one channel; signed by its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -310,12 +321,19 @@ macro_rules! signable {
 signable! {
     Device = "device",
     Membership = "membership",
-    Deposit = "deposit",
     AccountOp = "account-op",
     Vote = "vote",
     Recorded = "recorded",
+    CloseVote = "close-vote",
     RedeemAck = "redeem-ack",
     Accepted = "accepted",
+}
+
+impl Signable for Deposit {
+    const TAG: &'static str = "deposit";
+    const BYTES_MAX: usize = 512;
+    /// Those of a quorum of issuers.
+    const ATTESTATIONS_MAX: usize = crate::manifest::ISSUERS_MAX;
 }
 
 impl Signable for Receipt {

@@ -23,6 +23,9 @@ pub struct Wallet {
     lineage: Option<Lineage>,
     state: State,
     balance: Balance,
+    /// The least next slot, with its predecessor, that what we have signed and seen committed allows: issuers that are
+    /// behind must not make us sign a slot again.
+    floor: (u64, RecordId),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +51,7 @@ impl Wallet {
     #[must_use]
     pub fn of(domain: DomainId, account: AccountId, keys: Vec<Signer>, lineage: Option<Lineage>) -> Self {
         let (state, balance) = (State::Unsynchronised { pending: None }, Balance::default());
-        Self { domain, account, keys, lineage, state, balance }
+        Self { domain, account, keys, lineage, state, balance, floor: (0, RecordId::NONE) }
     }
 
     /// Returns the account.
@@ -144,7 +147,14 @@ impl Wallet {
         if op.account != self.account {
             return;
         }
+        self.raise(op.sequence, op.previous);
         self.state = State::Unsynchronised { pending: Some(op) };
+    }
+
+    fn raise(&mut self, next: u64, head: RecordId) {
+        if next > self.floor.0 {
+            self.floor = (next, head);
+        }
     }
 
     /// Signs the next step; `None` while another is under way, the head is unknown, or the key is not held here. The step
@@ -168,7 +178,8 @@ impl Wallet {
 
     /// Learns from our own journal that the step was certified before the stop.
     pub fn replay_certified(&mut self, op: RecordId) {
-        if self.pending().is_some_and(|pending| pending.id() == op) {
+        if let Some(pending) = self.pending().filter(|pending| pending.id() == op) {
+            self.raise(pending.sequence.saturating_add(1), op);
             self.state = State::Unsynchronised { pending: None };
         }
     }
@@ -181,6 +192,7 @@ impl Wallet {
             return;
         }
         self.balance = balance;
+        let (next, head) = if next < self.floor.0 { self.floor } else { (next, head) };
         let pending = match &self.state {
             State::Unsynchronised { pending } => pending.clone(),
             State::Pending(op) => Some(op.clone()),
@@ -199,7 +211,9 @@ impl Wallet {
             && pending.id() == op
         {
             let pending = pending.clone();
-            self.state = State::Idle { next: pending.sequence.saturating_add(1), head: op };
+            let next = pending.sequence.saturating_add(1);
+            self.raise(next, op);
+            self.state = State::Idle { next, head: op };
             self.take(balance);
             // A rotation that the issuers took was promised.
             let _: Result<(), KeyError> = self.rotate(&pending);

@@ -3,13 +3,13 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, ChannelId, ModelId, NodeId, RecordId};
-use crate::job::Failure;
-use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ids::{ChannelId, ModelId, NodeId, RecordId};
+use crate::keys::PublicKey;
 use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
+use crate::ledger::quorum::Acks;
 use crate::ledger::records::{
-    Epoch, Final, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Terms, VALIDITY_EPOCHS_MAX, Vote,
+    Epoch, Final, OpBody, OpenChannel, Receipt, RedeemAck, Terms, VALIDITY_EPOCHS_MAX,
 };
 use crate::message::{Checked, HEADS_MAX, Head, Heads, Message, Opening};
 use crate::price::Usage;
@@ -97,7 +97,7 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Option<RecordId> {
-        let issuer = self.issuer().filter(|_| self.recovery.is_none())?;
+        self.issuer().filter(|_| self.recovery.is_none())?;
         if !matches!(body, OpBody::Inception(_)) && self.begins(now, out) {
             return None;
         }
@@ -105,7 +105,7 @@ impl Node {
         out.push(Effect::Record(Record::Step { op: op.signed(), terms: terms.map(Verified::signed) }));
         self.opening_terms = terms.cloned();
         let id = op.id();
-        self.send(issuer, Message::Step { op, terms: terms.cloned() }, out);
+        self.send_step(out);
         Some(id)
     }
 
@@ -119,48 +119,6 @@ impl Node {
     /// account.
     pub(super) fn payer_signer(&self, terms: &Verified<Terms>) -> crate::keys::Signer {
         self.config.node.derive(&[b"payer".as_slice(), &terms.id().0].concat())
-    }
-
-    pub(super) fn on_stepped(
-        &mut self,
-        from: NodeId,
-        vote: &Verified<Vote>,
-        recorded: Verified<Recorded>,
-        balance: Balance,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        let issuer = self.config.manifest.issuers.iter().find(|issuer| issuer.node == from);
-        let signed = issuer.is_some_and(|issuer| {
-            vote.is_signed_by(Role::Issuer, issuer.key) && recorded.is_signed_by(Role::Issuer, issuer.key)
-        });
-        if !signed || vote.op != recorded.op {
-            out.push(Effect::Penalise(from, Offence::WrongSigner));
-            return;
-        }
-        let Some(op) = self.wallet.pending().filter(|op| op.id() == recorded.op).cloned() else { return };
-        self.wallet.recorded(op.id(), balance);
-        let terms = self.opening_terms.take();
-        if matches!(op.body, OpBody::Rotate(_)) {
-            self.on_rotated(now, out);
-            self.on_step_taken(&op, &recorded, out);
-        } else if let (OpBody::OpenChannel(open), Some(terms)) = (&op.body, terms) {
-            let payer = open.payer;
-            let opening = Opening { op, terms, recorded: Vec::from([recorded]) };
-            if payer != self.me {
-                self.lend(payer, opening, out);
-                self.resume_openings(now, out);
-                return;
-            }
-            out.push(Effect::Record(Record::Paying(opening.signed())));
-            let (id, channel) = (opening.op.id(), ChannelId::from(opening.op.id()));
-            if self.adopt_paying(opening, now) {
-                self.on_opened(id, channel, now, out);
-            }
-        } else {
-            self.on_step_taken(&op, &recorded, out);
-        }
-        self.resume_openings(now, out);
     }
 
     /// Takes up the paying side of a channel that is committed.
@@ -250,77 +208,6 @@ impl Node {
     /// than a quarter of what there is, nor less than one job.
     pub(super) fn cap_for(&self, worst: u64) -> u64 {
         worst.saturating_mul(4).min(self.wallet.balance().available() / 4).max(worst)
-    }
-
-    pub(super) fn on_step_refused(
-        &mut self,
-        from: NodeId,
-        op: RecordId,
-        error: IssuerError,
-        balance: Balance,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        if !self.config.manifest.has_issuer_node(from) {
-            return;
-        }
-        if self.wallet.pending().is_none_or(|pending| pending.id() != op) {
-            return;
-        }
-        self.wallet.refused(op, balance);
-        self.opening_terms = None;
-        self.on_rotation_refused(error);
-        self.refuse_lending(op, error, out);
-        let failure = if let IssuerError::NotEnough { needed, available } = error {
-            Failure::NotEnoughCredits { needed, available }
-        } else {
-            Failure::IssuerRefused(alloc::format!("{error}"))
-        };
-        self.on_opening_refused(op, failure, out);
-        self.on_order_refused(op, error, out);
-        if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
-            self.query_account(out);
-        }
-        self.resume_openings(now, out);
-    }
-
-    pub(super) fn query_account(&mut self, out: &mut Vec<Effect>) {
-        if let Some(issuer) = self.issuer() {
-            self.send(issuer, Message::AccountQuery, out);
-        }
-    }
-
-    pub(super) fn query_account_if_unknown(&mut self, out: &mut Vec<Effect>) {
-        if self.wallet.pending().is_none() {
-            self.query_account(out);
-        }
-    }
-
-    pub(super) fn on_account_state(
-        &mut self,
-        from: NodeId,
-        account: AccountId,
-        slot: (u64, RecordId),
-        balance: Balance,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        let ours = account == self.wallet.account();
-        if !ours || !(from == self.me || self.config.manifest.has_issuer_node(from)) {
-            return;
-        }
-        self.wallet.learn(slot.0, slot.1, balance);
-        self.balance_is_old = false;
-        let epoch = self.epoch(now);
-        self.checkpoints.told(balance, slot.0, epoch);
-        self.resend_step(from, out);
-        self.resume_openings(now, out);
-    }
-
-    fn resend_step(&mut self, issuer: NodeId, out: &mut Vec<Effect>) {
-        let Some(op) = self.wallet.pending().cloned() else { return };
-        let terms = self.opening_terms.clone();
-        self.send(issuer, Message::Step { op, terms }, out);
     }
 
     /// Sends the next receipt of a channel if one is due.
@@ -458,14 +345,17 @@ impl Node {
         let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
         self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
         self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
+        let (paid, paying) = (&self.paid, &self.paying);
+        self.acks.retain(|channel, _| paid.contains_key(channel) || paying.contains_key(channel));
     }
 
     /// Sends again whatever its receiver has not acknowledged.
     fn resend(&mut self, out: &mut Vec<Effect>) {
-        if let Some(issuer) = self.issuer() {
+        let unknown = self.balance_is_old || !self.wallet.is_idle();
+        for issuer in self.issuers() {
             if self.wallet.pending().is_some() {
                 self.resend_step(issuer, out);
-            } else if (self.balance_is_old || !self.wallet.is_idle()) && self.is_admitted() {
+            } else if unknown && self.is_admitted() {
                 self.send(issuer, Message::AccountQuery, out);
             }
         }
@@ -477,10 +367,16 @@ impl Node {
                 messages.push((payee, Message::Pay { receipt: receipt.clone(), allowances }));
             }
         }
-        let issuer = self.issuer();
+        let issuers = self.issuers_with_keys();
+        let open_at = |channel: &ChannelId, acks: &BTreeMap<ChannelId, Acks>| -> Vec<NodeId> {
+            let is_closed = |key| acks.get(channel).is_some_and(|acks| acks.is_closed_by(key));
+            issuers.iter().filter(|(key, _)| !is_closed(*key)).map(|(_, node)| *node).collect()
+        };
         for paid in self.paid.values() {
-            if let (Some(closing), Some(issuer)) = (paid.closing(), issuer) {
-                messages.push((issuer, Message::Close { closing: closing.clone(), opening: None }));
+            if let Some(closing) = paid.closing() {
+                let asked = Message::Close { closing: closing.clone(), opening: None };
+                let at = open_at(&paid.channel, &self.acks);
+                messages.extend(at.into_iter().map(|issuer| (issuer, asked.clone())));
             }
         }
         for channel in self.paying.values() {
@@ -488,7 +384,8 @@ impl Node {
                 let (closing, opening) = (closing.clone(), channel.unconfirmed());
                 // The payee may have ended the channel already, and the issuer's word of it was lost.
                 let asked = Message::Close { closing: closing.clone(), opening: None };
-                messages.extend(issuer.map(|issuer| (issuer, asked)));
+                let at = open_at(&channel.side.channel, &self.acks);
+                messages.extend(at.into_iter().map(|issuer| (issuer, asked.clone())));
                 messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
             }
         }
@@ -577,21 +474,29 @@ impl Node {
     }
 
     pub(super) fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
-        let Some(issuer) = self.issuer() else { return };
-        let due = self.paid.values().filter(|paid| paid.unredeemed() > amount && !paid.is_closing());
-        let receipts: Vec<_> = due.filter_map(|paid| Some((paid.head()?.clone(), paid.earned()))).collect();
-        for (receipt, amount) in receipts {
-            self.send(issuer, Message::Redeem { receipt, amount }, out);
+        let mut messages = Vec::new();
+        for (key, issuer) in self.issuers_with_keys() {
+            for paid in self.paid.values().filter(|paid| !paid.is_closing()) {
+                let known = self.acks.get(&paid.channel).map_or(0, |acks| acks.by(key));
+                let is_due = paid.earned().saturating_sub(known) > amount;
+                if let Some(receipt) = paid.head().filter(|_| is_due) {
+                    let redeem = Message::Redeem { receipt: receipt.clone(), amount: paid.earned() };
+                    messages.push((issuer, redeem));
+                }
+            }
+        }
+        for (issuer, message) in messages {
+            self.send(issuer, message, out);
         }
     }
 
     /// Redeems what a channel has earned, however little.
     pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
-        let Some(issuer) = self.issuer() else { return };
         let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
         let due = paid.and_then(|paid| Some((paid.head()?.clone(), paid.earned())));
-        if let Some((receipt, amount)) = due {
-            self.send(issuer, Message::Redeem { receipt, amount }, out);
+        let Some((receipt, amount)) = due else { return };
+        for issuer in self.issuers() {
+            self.send(issuer, Message::Redeem { receipt: receipt.clone(), amount }, out);
         }
     }
 
@@ -627,36 +532,47 @@ impl Node {
             let early = cfg!(mutant = "final-before-disk");
             out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
         }
-        if let Some(issuer) = self.issuer() {
-            self.send(issuer, Message::Close { closing: both, opening: None }, out);
+        for issuer in self.issuers() {
+            self.send(issuer, Message::Close { closing: both.clone(), opening: None }, out);
         }
     }
 
     pub(super) fn on_redeemed(&mut self, from: NodeId, ack: &Verified<RedeemAck>, out: &mut Vec<Effect>) {
-        let issuer = self.config.manifest.issuers.iter().find(|issuer| issuer.node == from);
-        if !issuer.is_some_and(|issuer| ack.is_signed_by(Role::Issuer, issuer.key)) {
+        let Some(key) = self.issuer_key(from).filter(|key| ack.is_signed_by(Role::Issuer, *key)) else {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
-        }
+        };
         let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
-        let known = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed));
-        if known.is_some_and(|known| ack.closed || ack.amount > known) {
+        let Some(known) = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed)) else {
+            return;
+        };
+        let said = self.acks.get(&ack.channel).cloned().unwrap_or_default();
+        let is_news = ack.amount > said.by(key) || (ack.closed && !said.is_closed_by(key));
+        if is_news && (self.has_many_issuers() || ack.closed || ack.amount > known) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
-            self.apply_ack(ack);
+            self.apply_ack(key, ack);
             self.balance_is_old = true;
         }
     }
 
-    pub(super) fn apply_ack(&mut self, ack: &RedeemAck) {
-        if ack.closed {
+    /// Takes an issuer's word on one of our channels: it counts as far as enough others say the same.
+    pub(super) fn apply_ack(&mut self, key: PublicKey, ack: &RedeemAck) {
+        let manifest = &self.config.manifest;
+        if !self.paid.contains_key(&ack.channel) && !self.paying.contains_key(&ack.channel) {
+            return;
+        }
+        let acks = self.acks.entry(ack.channel).or_default();
+        acks.learn(key, ack.amount, ack.closed);
+        if acks.is_closed(manifest) {
+            self.acks.remove(&ack.channel);
             self.paying.remove(&ack.channel);
             if let Some(paid) = self.paid.remove(&ack.channel) {
                 self.ended.insert(ack.channel, (paid.expires, paid.payer_account));
             }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
-            paid.redeemed(ack.amount);
+            paid.redeemed(acks.safe(manifest));
         } else if let Some(paying) = self.paying.get_mut(&ack.channel) {
-            paying.side.concede(ack.amount);
+            paying.side.concede(acks.vouched(manifest));
         }
     }
 
@@ -673,7 +589,9 @@ impl Node {
 mod tests {
     use super::*;
     use crate::advert::{Incentive, ProviderClass};
+    use crate::ids::AccountId;
     use crate::keys::Signer;
+    use crate::ledger::issuer::Balance;
     use crate::ledger::records::AccountOp;
     use crate::manifest::{Admission, Manifest};
     use crate::model::Modality;

@@ -15,7 +15,7 @@ use crate::ledger::merkle::Proof;
 use crate::ledger::records::{AccountOp, Epoch};
 use crate::message::{Checked, Message};
 use crate::record::Record;
-use crate::signed::{Role, Verified, sign};
+use crate::signed::{Role, Verified};
 use crate::time::Time;
 
 use super::{Effect, Node, Offence};
@@ -261,17 +261,17 @@ impl Node {
     pub(super) fn end_epochs(&mut self, now: Time, out: &mut Vec<Effect>) {
         let Some(over) = self.epoch(now).0.checked_sub(1).map(Epoch) else { return };
         let known = self.checkpoints.newest().is_some_and(|newest| newest.epoch >= over);
-        if self.issuing.is_none() || known || self.config.manifest.issuers.len() != 1 {
+        if self.issuing.is_none() || known || self.has_many_issuers() {
             return;
         }
         self.expire_channels(now, out);
         let previous = self.checkpoints.newest().map_or(RecordId::NONE, Verified::id);
-        let domain = self.domain;
         let Some(issuing) = &mut self.issuing else { return };
-        let Some(checkpoint) = close_books(&mut issuing.ends, &mut issuing.books, over, previous) else {
+        let Some(checkpoint) = close_books(&mut issuing.ends, &mut issuing.witness.books, over, previous)
+        else {
             return;
         };
-        let checkpoint = sign(checkpoint, domain, Role::Issuer, &issuing.signer);
+        let checkpoint = issuing.sign(checkpoint);
         out.push(Effect::Record(Record::Books(BooksRecord::Checkpoint(checkpoint.signed()))));
         self.checkpoints.keep(checkpoint.clone());
         self.spread(BooksMessage::Checkpoint(checkpoint), out);
@@ -377,9 +377,14 @@ impl Node {
         self.ask_books(out);
     }
 
+    /// Returns the issuer that makes checkpoints, if it can be spoken to: several issuers make none.
+    fn checkpoint_maker(&self) -> Option<NodeId> {
+        self.issuer().filter(|_| self.is_admitted() && !self.has_many_issuers())
+    }
+
     /// Asks for whatever is missing of the books: the newest checkpoint, one between, the proof of our account.
     pub(super) fn ask_books(&mut self, out: &mut Vec<Effect>) {
-        let Some(issuer) = self.issuer().filter(|_| self.is_admitted()) else { return };
+        let Some(issuer) = self.checkpoint_maker() else { return };
         if let Some(missing) = self.checkpoints.missing() {
             let asked = self.checkpoints.gap.filter(|(id, _)| *id == missing).map_or(0, |(_, asked)| asked);
             if asked < ASKED_MAX && issuer != self.me {
@@ -397,9 +402,7 @@ impl Node {
     /// Asks an issuer for its newest checkpoint when the one that is known is old: gossip may have been lost.
     pub(super) fn ask_newest(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.checkpoints.reconciled();
-        let Some(issuer) = self.issuer().filter(|issuer| *issuer != self.me && self.is_admitted()) else {
-            return;
-        };
+        let Some(issuer) = self.checkpoint_maker().filter(|issuer| *issuer != self.me) else { return };
         let epoch = self.epoch(now);
         let is_old = self.checkpoints.newest().is_none_or(|newest| newest.epoch.plus(1) < epoch);
         if is_old && epoch > Epoch(0) {
@@ -534,7 +537,7 @@ impl Node {
 
     fn replay_own_checkpoint(&mut self, checkpoint: &Verified<Checkpoint>) {
         let Some(issuing) = &mut self.issuing else { return };
-        if !checkpoint.is_signed_by(Role::Issuer, issuing.signer.public()) {
+        if !checkpoint.is_signed_by(Role::Issuer, issuing.key()) {
             return;
         }
         // Trees are computed for the epochs that are kept only: a journal of years would take its length in trees.
@@ -543,7 +546,8 @@ impl Node {
             issuing.books.end_epoch(checkpoint.epoch);
             return;
         }
-        let again = close_books(&mut issuing.ends, &mut issuing.books, checkpoint.epoch, checkpoint.previous);
+        let again =
+            close_books(&mut issuing.ends, &mut issuing.witness.books, checkpoint.epoch, checkpoint.previous);
         let finding = Finding::Books { epoch: checkpoint.epoch };
         let findings = &mut self.checkpoints.findings;
         if again.as_ref() != Some(&**checkpoint)

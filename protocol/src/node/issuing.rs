@@ -5,16 +5,17 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::ids::{AccountId, ChannelId, Digest, DomainId, NodeId, RecordId};
-use crate::keys::Signer;
-use crate::ledger::issuer::{Issuer, IssuerError};
+use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
+use crate::ledger::facts::Cursor;
+use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{
     AccountOp, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms, Vote,
 };
+use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
 use crate::message::{JoinError, Message};
 use crate::record::Record;
-use crate::signed::{Role, Signable, Verified, sign};
+use crate::signed::{Role, Verified};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
@@ -28,14 +29,31 @@ const TICKETS_MAX: usize = 10_000;
 /// What a node keeps as an issuer.
 #[derive(Debug)]
 pub(super) struct Issuing {
-    pub(super) books: Issuer,
+    pub(super) witness: Witness,
     pub(super) tickets: BTreeMap<Digest, TicketState>,
     /// News for those whom a step concerns.
     pub(super) inboxes: Inboxes,
     /// The operator's references of the withdrawals that were paid.
     pub(super) references: BTreeMap<RecordId, String>,
-    pub(super) signer: Signer,
     pub(super) ends: EpochEnds,
+    /// How far we have followed the other issuers.
+    pub(super) cursors: BTreeMap<NodeId, Cursor>,
+    /// When we last asked them out of turn.
+    pub(super) hurried: Time,
+}
+
+impl core::ops::Deref for Issuing {
+    type Target = Witness;
+
+    fn deref(&self) -> &Witness {
+        &self.witness
+    }
+}
+
+impl core::ops::DerefMut for Issuing {
+    fn deref_mut(&mut self) -> &mut Witness {
+        &mut self.witness
+    }
 }
 
 /// A ticket that this issuer made.
@@ -55,18 +73,9 @@ pub(super) struct Admitted {
 }
 
 impl Issuing {
-    fn sign<T: Signable>(&self, record: T, domain: DomainId) -> Verified<T> {
-        sign(record, domain, Role::Issuer, &self.signer)
-    }
-
     /// Returns our word that a step was taken; the same whenever it is asked for.
-    pub(super) fn recorded(
-        &self,
-        op: &Verified<AccountOp>,
-        epoch: Epoch,
-        domain: DomainId,
-    ) -> Verified<Recorded> {
-        self.sign(Recorded { op: op.id(), epoch }, domain)
+    pub(super) fn recorded(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Verified<Recorded> {
+        self.sign(Recorded { op: op.id(), epoch })
     }
 }
 
@@ -91,9 +100,14 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let epoch = self.epoch(now);
+        let source = Source::Budget;
+        if self.has_many_issuers() {
+            // What exceeds our part of the budget is not proposed.
+            let _ = self.propose(Deposit { reference, account, amount, epoch, source }, out);
+            return;
+        }
         let within = self.issuing.as_ref().map(|issuing| issuing.books.check_budget(amount));
         if within == Some(Ok(())) {
-            let source = Source::Budget;
             self.book(Deposit { reference, account, amount, epoch, source }, out);
         }
     }
@@ -107,21 +121,24 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        // What several operators must have seen is not one operator's to book.
+        if self.has_many_issuers() {
+            return;
+        }
         let (epoch, source) = (self.epoch(now), Source::Outside);
         self.book(Deposit { reference, account, amount, epoch, source }, out);
     }
 
     fn book(&mut self, deposit: Deposit, out: &mut Vec<Effect>) {
-        let domain = self.domain;
         let Some(issuing) = &mut self.issuing else { return };
         if issuing.books.deposit_of(deposit.reference).is_some() {
             return;
         }
         let account = deposit.account;
-        let deposit = issuing.sign(deposit, domain);
+        let deposit = issuing.sign(deposit);
         if issuing.books.deposit(&deposit).is_ok() {
             out.push(Effect::Record(Record::Deposited(deposit.signed())));
-            issuing.inboxes.file_deposit(deposit, &issuing.books);
+            issuing.inboxes.file_deposit(deposit, &issuing.witness.books);
             self.tell_account(account, out);
         }
     }
@@ -141,7 +158,7 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Result<Admitted, JoinError> {
-        let (domain, epoch) = (self.domain, self.epoch(now));
+        let epoch = self.epoch(now);
         let account =
             self.peers.get(&from).and_then(|peer| peer.account()).ok_or(JoinError::UnknownTicket)?;
         let open = self.config.manifest.admission == Admission::Open;
@@ -155,18 +172,16 @@ impl Node {
             Some(TicketState::Unused(amount)) => *amount,
             // Whoever asks is admitted, and nothing need be kept of it.
             None if open => {
-                let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
+                let membership = issuing.sign(Membership { node: from, account, epoch });
                 return Ok(Admitted { membership, deposit: None });
             }
             None => return Err(JoinError::UnknownTicket),
         };
-        let membership = issuing.sign(Membership { node: from, account, epoch }, domain);
+        let membership = issuing.sign(Membership { node: from, account, epoch });
         let deposit = Deposit { reference: fingerprint, account, amount, epoch, source: Source::Budget };
-        let deposit = (amount > 0).then(|| issuing.sign(deposit, domain));
-        if let Some(deposit) = &deposit {
-            let booked = issuing.books.check_budget(amount).and_then(|()| issuing.books.deposit(deposit));
-            booked.map_err(JoinError::Deposit)?;
-        }
+        let deposit = (amount > 0).then(|| self.book_opening(deposit, out)).transpose();
+        let deposit = deposit.map_err(JoinError::Deposit)?;
+        let issuing = self.issuing.as_mut().ok_or(JoinError::NotIssuer)?;
         let admitted = Admitted { membership, deposit };
         issuing.tickets.insert(fingerprint, TicketState::Used(Box::new(admitted.clone())));
         out.push(Effect::Record(Record::Admitted {
@@ -177,6 +192,22 @@ impl Node {
         Ok(admitted)
     }
 
+    /// Books a ticket's credits; among several issuers, proposes them.
+    fn book_opening(
+        &mut self,
+        deposit: Deposit,
+        out: &mut Vec<Effect>,
+    ) -> Result<Verified<Deposit>, IssuerError> {
+        if self.has_many_issuers() {
+            return self.propose(deposit, out);
+        }
+        let issuing = self.issuing.as_mut().ok_or(IssuerError::NoQuorum)?;
+        let deposit = issuing.sign(deposit);
+        issuing.books.check_budget(deposit.amount)?;
+        issuing.books.deposit(&deposit)?;
+        Ok(deposit)
+    }
+
     pub(super) fn on_account_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
         if let Some(account) = self.account_of(from) {
             self.tell_state(from, account, out);
@@ -185,7 +216,7 @@ impl Node {
     }
 
     /// Tells an account what it holds, wherever it is connected.
-    fn tell_account(&mut self, account: AccountId, out: &mut Vec<Effect>) {
+    pub(super) fn tell_account(&mut self, account: AccountId, out: &mut Vec<Effect>) {
         for node in self.nodes_of(account) {
             self.tell_state(node, account, out);
             self.tell_news(node, out);
@@ -209,10 +240,13 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let (domain, epoch) = (self.domain, self.epoch(now));
+        let epoch = self.epoch(now);
         if self.account_of(from) != Some(op.account) || !self.may_spend(from) {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
+        }
+        if self.has_many_issuers() {
+            return self.vote_for(from, op, terms, now, out);
         }
         let Some(issuing) = &mut self.issuing else { return };
         let known = issuing.books.next_slot(op.account).1 == op.id();
@@ -237,8 +271,8 @@ impl Node {
             return;
         }
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
-        let vote = issuing.sign(vote, domain);
-        let recorded = issuing.recorded(op, epoch, domain);
+        let vote = issuing.sign(vote);
+        let recorded = issuing.recorded(op, epoch);
         if !known {
             issuing.ends.took(op);
             let terms = terms.map(Verified::signed);
@@ -256,7 +290,7 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let Some(issuing) = &mut self.issuing else { return };
-        if let Some(payee) = issuing.inboxes.file_step(op, recorded, &issuing.books) {
+        if let Some(payee) = issuing.inboxes.file_step(op, recorded, &issuing.witness.books) {
             self.tell_news(payee, out);
         }
         if let OpBody::Pay { to, .. } = op.body {
@@ -334,6 +368,9 @@ impl Node {
         if !self.is_party(from, closing.channel, out) {
             return;
         }
+        if self.has_many_issuers() {
+            return self.vote_for_end(from, closing, now, out);
+        }
         let Some(issuing) = &mut self.issuing else { return };
         let closed = issuing.books.channel(closing.channel).is_some_and(|(_, closed)| closed);
         match issuing.books.close(closing) {
@@ -351,7 +388,7 @@ impl Node {
     }
 
     /// Tells a party that asks what was paid out of a channel, and what it holds.
-    fn answer(&mut self, party: NodeId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn answer(&mut self, party: NodeId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
         if let Some(ack) = self.ack_of(channel, now) {
             self.send(party, Message::Redeemed(ack), out);
         }
@@ -361,14 +398,14 @@ impl Node {
     }
 
     fn ack_of(&self, channel: ChannelId, now: Time) -> Option<Verified<RedeemAck>> {
-        let (domain, epoch) = (self.domain, self.epoch(now));
+        let epoch = self.epoch(now);
         let issuing = self.issuing.as_ref()?;
         let (amount, closed) = issuing.books.channel(channel)?;
-        Some(issuing.sign(RedeemAck { channel, amount, closed, epoch }, domain))
+        Some(issuing.sign(RedeemAck { channel, amount, closed, epoch }))
     }
 
     /// Tells both sides what was paid out of a channel, and everybody who got a share what they hold.
-    fn acknowledge(&mut self, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn acknowledge(&mut self, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
         let Some(ack) = self.ack_of(channel, now) else { return };
         let Some(issuing) = &self.issuing else { return };
         let Some((payer, payee)) = issuing.books.parties(channel) else { return };
@@ -384,6 +421,9 @@ impl Node {
 
     /// As issuer: ends channels whose time is over.
     pub(super) fn expire_channels(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.has_many_issuers() {
+            return self.meet_issuers(now, out);
+        }
         let epoch = self.epoch(now);
         let Some(issuing) = &mut self.issuing else { return };
         let expired = issuing.books.expire(epoch);

@@ -111,7 +111,9 @@ impl Node {
     /// Signs the order that waits longest, if the wallet is free.
     pub(super) fn sign_order(&mut self, now: Time, out: &mut Vec<Effect>) {
         let may = self.wallet.is_idle() && self.wallet.holds_key() && self.recovery.is_none();
-        let Some(issuer) = self.issuer().filter(|_| may) else { return };
+        if self.issuer().is_none() || !may {
+            return;
+        }
         if self.orders.waiting.is_empty() || self.begins(now, out) {
             return;
         }
@@ -132,7 +134,7 @@ impl Node {
         self.opening_terms = None;
         self.orders.signed = Some((op.id(), id));
         out.push(Effect::Record(Record::Step { op: op.signed(), terms: None }));
-        self.send(issuer, Message::Step { op, terms: None }, out);
+        self.send_step(out);
     }
 
     /// Our step that opens no channel was committed.

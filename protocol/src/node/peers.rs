@@ -199,10 +199,11 @@ impl Node {
             return;
         }
         peer.device = Some(device);
-        peer.admitted = admitted;
+        // A greeting from before it joined may come after the one from then.
+        peer.admitted |= admitted;
         // It may have been started again, with another clock: its words are compared from here on.
         peer.said = None;
-        if !admitted {
+        if !peer.admitted {
             let is_join = |message: &mut Message<Checked>| matches!(message, Message::Join { .. });
             let joins: Vec<_> = peer.early.extract_if(.., is_join).collect();
             for message in joins {
@@ -222,7 +223,7 @@ impl Node {
             self.send_heads(from, out);
         }
         self.ask_for_missing(from, out);
-        if self.config.manifest.has_issuer_node(from) && self.is_admitted() {
+        if self.config.manifest.has_issuer_node(from) && self.is_admitted() && !self.has_many_issuers() {
             self.send(from, Message::Books(crate::books::BooksMessage::Query(None)), out);
         }
         self.send_devices(from, out);
@@ -267,10 +268,17 @@ impl Node {
         self.peers.get(&peer).is_some_and(|peer| peer.admitted)
     }
 
-    /// Returns the issuer's node if it can be spoken to now: this node itself, or a connected peer.
+    /// Returns the issuers' nodes that can be spoken to now: this node itself, or connected peers.
+    pub(super) fn issuers(&self) -> Vec<NodeId> {
+        let nodes = self.config.manifest.issuers.iter().map(|issuer| issuer.node);
+        nodes.filter(|node| *node == self.me || self.is_connected(*node)).collect()
+    }
+
+    /// Returns an issuer that can be spoken to now, if a quorum of them can.
     pub(super) fn issuer(&self) -> Option<NodeId> {
-        let nodes = || self.config.manifest.issuers.iter().map(|issuer| issuer.node);
-        nodes().find(|node| *node == self.me).or_else(|| nodes().find(|node| self.is_connected(*node)))
+        let reachable = self.issuers();
+        let enough = reachable.len() >= self.config.manifest.quorum();
+        reachable.first().copied().filter(|_| enough)
     }
 
     pub(super) fn join(&mut self, secret: [u8; 16], out: &mut Vec<Effect>) {
@@ -279,6 +287,7 @@ impl Node {
             return;
         }
         self.joining = Some(secret);
+        self.refusing.clear();
         let issuers: Vec<NodeId> = self.config.manifest.issuers.iter().map(|issuer| issuer.node).collect();
         for node in issuers {
             if self.peers.contains_key(&node) {
@@ -313,12 +322,25 @@ impl Node {
             self.send(peer, Message::Hello { device, lineage, membership, advert: None, asks }, out);
         }
         self.send(from, Message::AccountQuery, out);
+        for issuer in self.issuers() {
+            if issuer != from {
+                self.send(issuer, Message::AccountQuery, out);
+            }
+        }
         // What this node serves was nobody's business before.
         self.advertise(now, out);
     }
 
     pub(super) fn on_join_refused(&mut self, from: NodeId, error: JoinError, out: &mut Vec<Effect>) {
-        if self.config.manifest.has_issuer_node(from) && self.joining.take().is_some() {
+        if !self.config.manifest.has_issuer_node(from) || self.joining.is_none() {
+            return;
+        }
+        self.refusing.insert(from);
+        // A ticket is known to the issuer that made it, and to no other.
+        let is_last = self.refusing.len() >= self.config.manifest.issuers.len();
+        if error != JoinError::UnknownTicket || is_last {
+            self.refusing.clear();
+            self.joining = None;
             out.push(Effect::Joined(Err(error)));
         }
     }

@@ -6,9 +6,10 @@ use thiserror::Error;
 
 use crate::ids::ChannelId;
 use crate::ledger::issuer::IssuerError;
+use crate::ledger::quorum::View;
 use crate::ledger::records::{OpBody, text_digest};
 use crate::record::Record;
-use crate::signed::SignedError;
+use crate::signed::{Role, SignedError};
 use crate::time::Time;
 
 use super::Node;
@@ -74,7 +75,9 @@ impl Node {
             }
             Record::Redeemed(ack) => {
                 let ack = ack.read_back(domain)?;
-                self.apply_ack(&ack);
+                if let Some(key) = ack.signer(Role::Issuer) {
+                    self.apply_ack(key, &ack);
+                }
             }
             Record::Taken(recorded) => {
                 let recorded = recorded.read_back(domain)?;
@@ -113,7 +116,12 @@ impl Node {
             | Record::Stepped { .. }
             | Record::PaidOut { .. }
             | Record::Closed(_)
-            | Record::Expired(_) => self.replay_issuing(record.clone())?,
+            | Record::Expired(_)
+            | Record::Voted { .. }
+            | Record::Certified { .. }
+            | Record::Endorsed { .. }
+            | Record::Promised { .. }
+            | Record::Concluded(_) => self.replay_issuing(record.clone())?,
             Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())
@@ -129,23 +137,30 @@ impl Node {
             Record::Admitted { ticket, membership, deposit } => {
                 let membership = membership.read_back(domain)?;
                 let deposit = deposit.map(|deposit| deposit.read_back(domain)).transpose()?;
-                if let Some(deposit) = &deposit {
+                // Among several issuers it counts when a quorum has signed it.
+                if let Some(deposit) = deposit.as_ref().filter(|_| !issuing.books.is_one_of_many()) {
                     issuing.books.deposit(deposit)?;
                 }
                 issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
             }
-            Record::Deposited(deposit) => {
+            Record::Deposited(deposit) if !issuing.books.is_one_of_many() => {
                 let deposit = deposit.read_back(domain)?;
                 issuing.books.deposit(&deposit)?;
-                issuing.inboxes.file_deposit(deposit, &issuing.books);
+                issuing.inboxes.file_deposit(deposit, &issuing.witness.books);
             }
+            Record::Deposited(_)
+            | Record::Voted { .. }
+            | Record::Certified { .. }
+            | Record::Endorsed { .. }
+            | Record::Promised { .. }
+            | Record::Concluded(_) => issuing.witness.replay(record)?,
             Record::Stepped { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
                 let op = op.read_back(domain)?;
                 issuing.books.apply(&op, terms.as_ref(), epoch)?;
                 if matches!(op.body, OpBody::Pay { .. } | OpBody::Expire(_)) {
-                    let recorded = issuing.recorded(&op, epoch, domain);
-                    issuing.inboxes.file_step(&op, &recorded, &issuing.books);
+                    let recorded = issuing.recorded(&op, epoch);
+                    issuing.inboxes.file_step(&op, &recorded, &issuing.witness.books);
                 }
                 issuing.ends.took(&op);
             }
@@ -201,12 +216,13 @@ impl Node {
         Ok(())
     }
 
-    /// A node that is its own issuer needs nobody to tell it what its account holds.
+    /// A node that is an issuer needs nobody to tell it what its own books say of its account.
     pub(super) fn learn_own_account(&mut self) {
-        if let Some(issuing) = &self.issuing {
-            let account = self.wallet.account();
-            let (next, head) = issuing.books.next_slot(account);
-            self.wallet.learn(next, head, issuing.books.balance(account));
-        }
+        let Some(issuing) = &self.issuing else { return };
+        let account = self.wallet.account();
+        let (next, head) = issuing.books.next_slot(account);
+        let (key, balance) = (issuing.key(), issuing.books.balance(account));
+        self.views.learn(key, View { next, head, balance });
+        self.learn_supported();
     }
 }

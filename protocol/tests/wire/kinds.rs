@@ -88,6 +88,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::account_op(OpBody::Inception(samples::inception()))).called("inception"),
         Kind::of(&samples::rotation()).called("rotate"),
         Kind::of(&samples::vote()),
+        Kind::of(&samples::close_vote()),
         Kind::of(&samples::recorded()),
         Kind::of(&samples::terms()),
         Kind::of(&samples::receipt()),

@@ -8,12 +8,14 @@ use protocol::keys::Scheme;
 use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::issuer::{Balance, Booked, IssuerError};
 use protocol::ledger::merkle::Tree;
+use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
 use protocol::ledger::records::TermsError;
 use protocol::message::{Head, Heads, JoinError, Kept, Message, News, Notice, Opening, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
 use protocol::scheduler::Refusal;
+use protocol::signed::Role;
 use protocol::time::Time;
 
 use crate::enums::{first_word, variants};
@@ -89,6 +91,11 @@ fn notice() -> Notice<Wire> {
     Notice { number: 3, news }
 }
 
+fn certificate() -> Certificate<Wire> {
+    let votes = vec![samples::vote().signed()];
+    Certificate { op: samples::open_channel().signed(), terms: Some(samples::terms().signed()), votes }
+}
+
 /// Returns a message of every kind, in the order of their numbers.
 pub(crate) fn messages() -> Vec<Message<Wire>> {
     let (account, op) = (samples::id(&samples::account()), samples::open_channel().id());
@@ -160,6 +167,14 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::ChannelsQuery(CHANNEL),
         Message::Channels { channels: vec![booked()], last: true },
         Message::Recover(CHANNEL),
+        Message::Voted { vote: samples::vote().signed(), balance: BALANCE },
+        Message::Recorded { recorded: samples::recorded().signed(), balance: BALANCE },
+        Message::Fact(Fact::Step(certificate())),
+        Message::Deposit(samples::deposit().signed()),
+        Message::CloseVoted(samples::close_vote().signed()),
+        Message::FactsQuery(7),
+        Message::Facts { first: 7, names: vec![op] },
+        Message::FactQuery(vec![op]),
     ]
 }
 
@@ -240,6 +255,14 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Recovering,
         Record::Ended { channel: CHANNEL, expires: EPOCH, payer: booked().payer },
         Record::Recovered(EPOCH),
+        Record::Voted { op: samples::withdrawal().signed(), terms: None, epoch: EPOCH },
+        Record::Certified { certificate: certificate(), epoch: EPOCH },
+        Record::Endorsed {
+            deposit: samples::deposit().signed(),
+            proposer: samples::deposit().signer(Role::Issuer).expect("one"),
+        },
+        Record::Promised { channel: CHANNEL, amount: 414_000 },
+        Record::Concluded(EndCertificate { votes: vec![samples::close_vote().signed()] }),
     ]
 }
 
@@ -302,6 +325,9 @@ fn no_message_is_read_in_another_network() {
             "channels_query",
             "channels",
             "recover",
+            "facts_query",
+            "facts",
+            "fact_query",
         ],
         "only what is bound to its connection carries no signature"
     );

@@ -7,8 +7,8 @@ use protocol::ledger::account::{Inception, Lineage, promise};
 use protocol::ledger::checkpoint::{AccountLeaf, ChannelLeaf, Checkpoint};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::{
-    Accepted, AccountOp, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded,
-    RedeemAck, Rights, Source, Terms, Vote, text_digest,
+    Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt,
+    Recorded, RedeemAck, Rights, Source, Terms, Vote, text_digest,
 };
 use protocol::licence::{Licence, LicenceKind, Scope, open_licence};
 use protocol::manifest::Manifest;
@@ -81,6 +81,10 @@ pub(crate) fn account_op(body: OpBody) -> Verified<AccountOp> {
     let previous = RecordId([0x50; 32]);
     let op = AccountOp { account: id(&account()), sequence: 7, previous, epoch: EPOCH, body };
     sign(op, DOMAIN, Role::Owner, &account())
+}
+
+pub(crate) fn close_vote() -> Verified<CloseVote> {
+    by_issuer(CloseVote { channel: CHANNEL, amount: 414_000, epoch: EPOCH })
 }
 
 pub(crate) fn vote() -> Verified<Vote> {

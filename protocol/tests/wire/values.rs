@@ -12,8 +12,8 @@ use protocol::ledger::account::Inception;
 use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::records::{
-    Accepted, AccountOp, Deposit, Device, Epoch, Final, Markup, Membership, OpBody, OpenChannel, Receipt,
-    Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms, Vote,
+    Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Markup, Membership, OpBody, OpenChannel,
+    Receipt, Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms, Vote,
 };
 use protocol::licence::{Licence, LicenceKind, Scope};
 use protocol::manifest::Manifest;
@@ -121,6 +121,14 @@ fn account_op() -> impl Strategy<Value = AccountOp> {
             body,
         },
     )
+}
+
+fn close_vote() -> impl Strategy<Value = CloseVote> {
+    (bytes32(), any::<(u64, u32)>()).prop_map(|(channel, (amount, epoch))| CloseVote {
+        channel: ChannelId(channel),
+        amount,
+        epoch: Epoch(epoch),
+    })
 }
 
 fn vote() -> impl Strategy<Value = Vote> {
@@ -369,6 +377,7 @@ every_type! {
     a_deposit_has_one_meaning: deposit();
     an_account_op_has_one_meaning: account_op();
     a_vote_has_one_meaning: vote();
+    a_vote_for_an_end_has_one_meaning: close_vote();
     a_recorded_has_one_meaning: recorded();
     a_receipt_has_one_meaning: receipt();
     a_final_has_one_meaning: closing();

@@ -280,6 +280,7 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Admitted { deposit: Some(paid_in), .. }
         | Record::Deposited(paid_in) => deposit(paid_in),
         Record::Step { op, .. } | Record::Stepped { op, .. } => step(op),
+        Record::Certified { certificate, .. } => step(&certificate.op),
         Record::Paying(opening) | Record::Paid(opening) | Record::Lent { opening, .. } => step(&opening.op),
         Record::Noticed(notice) => match &notice.news {
             News::Deposit(paid_in) => deposit(paid_in),
@@ -306,7 +307,11 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Over(_)
         | Record::Recovering
         | Record::Ended { .. }
-        | Record::Recovered(_) => None,
+        | Record::Recovered(_)
+        | Record::Voted { .. }
+        | Record::Endorsed { .. }
+        | Record::Promised { .. }
+        | Record::Concluded(_) => None,
     };
     found.into_iter().collect()
 }

@@ -1,0 +1,83 @@
+//! Steps where several issuers must agree: a lock before the vote, a certificate before the step.
+
+use super::{Issuer, IssuerError, Taking};
+use crate::ids::{AccountId, RecordId};
+use crate::ledger::quorum::{Certificate, is_agreed};
+use crate::ledger::records::{AccountOp, Deposit, Epoch, Terms};
+use crate::message::Checked;
+use crate::signed::Verified;
+
+impl Issuer {
+    /// Says whether other issuers have a say in these books.
+    #[must_use]
+    pub fn is_one_of_many(&self) -> bool {
+        self.manifest.issuers.len() > 1
+    }
+
+    /// Locks an account's next slot to a step that all rules permit; locking it to the same step again changes nothing.
+    /// The lock must be on disk before the vote for it leaves.
+    ///
+    /// # Errors
+    /// Says which rule the step breaks, or that another step has the slot.
+    pub fn lock(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+    ) -> Result<(), IssuerError> {
+        match self.locked(op.account) {
+            Some(locked) if locked == op.id() => return Ok(()),
+            Some(_) if op.sequence == self.next_slot(op.account).0 => return Err(IssuerError::SlotLocked),
+            Some(_) | None => {}
+        }
+        self.take(op, terms, now, Taking::Judge)?;
+        if self.next_slot(op.account).1 == op.id() {
+            return Ok(());
+        }
+
+        self.accounts.entry(op.account).or_default().lock = Some(op.id());
+        Ok(())
+    }
+
+    /// Returns the step for which we voted in an account's next slot.
+    #[must_use]
+    pub fn locked(&self, account: AccountId) -> Option<RecordId> {
+        self.accounts.get(&account)?.lock
+    }
+
+    /// Carries out a step that a quorum has voted for, whatever we voted for ourselves; says whether it is new. Taking it
+    /// again changes nothing. It must be on disk before our word of it leaves.
+    ///
+    /// # Errors
+    /// [`IssuerError::Behind`] when steps or credits that came before it are missing here; otherwise what is wrong with
+    /// the certificate.
+    pub fn certify(&mut self, certificate: &Certificate<Checked>, now: Epoch) -> Result<bool, IssuerError> {
+        certificate.check(&self.manifest)?;
+        let op = &certificate.op;
+        if op.sequence < self.next_slot(op.account).0 {
+            return Ok(false);
+        }
+        match self.take(op, certificate.terms.as_ref(), now, Taking::Certified) {
+            Err(
+                IssuerError::WrongSequence { .. }
+                | IssuerError::NotEnough { .. }
+                | IssuerError::NotEnoughCash { .. }
+                | IssuerError::UnknownAccount,
+            ) => Err(IssuerError::Behind),
+            taken => taken.map(|()| true),
+        }
+    }
+
+    /// Books credits that a quorum of issuers says have entered; says whether they are new.
+    ///
+    /// # Errors
+    /// When there is no quorum, the amount exceeds 64 bits or the books are full.
+    pub fn enter(&mut self, deposit: &Verified<Deposit>) -> Result<bool, IssuerError> {
+        if !is_agreed(deposit, &self.manifest) {
+            return Err(IssuerError::NoQuorum);
+        }
+        let known = self.deposits.contains_key(&deposit.reference);
+        self.deposit(deposit)?;
+        Ok(!known)
+    }
+}

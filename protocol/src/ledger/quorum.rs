@@ -1,0 +1,370 @@
+//! What several issuers say together: certificates of steps, ends of channels, amounts that enough of them support.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ChannelId, DomainId, RecordId};
+use crate::keys::{PublicKey, Scheme};
+use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::records::{AccountOp, CloseVote, Deposit, Recorded, Terms, Vote};
+use crate::manifest::{ISSUERS_MAX, Manifest};
+use crate::message::{Checked, Stage, Wire};
+use crate::signed::{Role, Signable, Signed, SignedError, Verified};
+
+/// A step with the votes of a quorum: whoever holds it can prove that no other step takes its slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Terms>: Serialize, S::Of<Vote>: Serialize",
+    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>"
+))]
+pub struct Certificate<S: Stage> {
+    /// The step.
+    pub op: S::Of<AccountOp>,
+    /// The terms it names, if it opens a channel.
+    pub terms: Option<S::Of<Terms>>,
+    /// The votes.
+    pub votes: Vec<S::Of<Vote>>,
+}
+
+/// The votes of a quorum for one end of a channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<CloseVote>: Serialize",
+    deserialize = "S::Of<CloseVote>: Deserialize<'de>"
+))]
+pub struct EndCertificate<S: Stage> {
+    /// The votes.
+    pub votes: Vec<S::Of<CloseVote>>,
+}
+
+/// Something that proves itself: it may come from anybody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Terms>: Serialize, S::Of<Vote>: Serialize,
+        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize",
+    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>,
+        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>"
+))]
+pub enum Fact<S: Stage> {
+    /// Credits entered.
+    Deposit(S::Of<Deposit>),
+    /// An account made a step.
+    Step(Certificate<S>),
+    /// A channel ended.
+    End(EndCertificate<S>),
+}
+
+fn all<T: Signable>(
+    records: Vec<Signed<T>>,
+    read: &impl Fn(Signed<T>) -> Result<Verified<T>, SignedError>,
+) -> Result<Vec<Verified<T>>, SignedError> {
+    if records.len() > ISSUERS_MAX {
+        return Err(SignedError::Attestations);
+    }
+    records.into_iter().map(read).collect()
+}
+
+fn as_signed<T: Signable>(records: &[Verified<T>]) -> Vec<Signed<T>> {
+    records.iter().map(Verified::signed).collect()
+}
+
+impl Certificate<Wire> {
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// When one does not hold, or there are more votes than issuers can cast.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Certificate<Checked>, SignedError> {
+        let terms = self.terms.map(|terms| terms.verify(domain, scheme)).transpose()?;
+        let votes = all(self.votes, &|vote| vote.verify(domain, scheme))?;
+        Ok(Certificate { op: self.op.verify(domain, scheme)?, terms, votes })
+    }
+
+    /// Takes a certificate out of our own journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(self, domain: DomainId) -> Result<Certificate<Checked>, SignedError> {
+        let terms = self.terms.map(|terms| terms.read_back(domain)).transpose()?;
+        let votes = all(self.votes, &|vote| vote.read_back(domain))?;
+        Ok(Certificate { op: self.op.read_back(domain)?, terms, votes })
+    }
+}
+
+impl Certificate<Checked> {
+    /// Returns the certificate as it travels.
+    #[must_use]
+    pub fn signed(&self) -> Certificate<Wire> {
+        let terms = self.terms.as_ref().map(Verified::signed);
+        Certificate { op: self.op.signed(), terms, votes: as_signed(&self.votes) }
+    }
+
+    /// Checks that a quorum of the network's issuers voted for exactly this step. Which key may sign it only the books
+    /// know, and those who voted had them.
+    ///
+    /// # Errors
+    /// [`IssuerError::NoQuorum`] when too few did.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), IssuerError> {
+        let is_for = |vote: &Verified<Vote>| {
+            vote.op == self.op.id() && vote.account == self.op.account && vote.sequence == self.op.sequence
+        };
+        let by = |key| self.votes.iter().any(|vote| is_for(vote) && vote.is_signed_by(Role::Issuer, key));
+        if manifest.agrees(by) { Ok(()) } else { Err(IssuerError::NoQuorum) }
+    }
+}
+
+impl EndCertificate<Wire> {
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// When one does not hold, or there are more votes than issuers can cast.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<EndCertificate<Checked>, SignedError> {
+        Ok(EndCertificate { votes: all(self.votes, &|vote| vote.verify(domain, scheme))? })
+    }
+
+    /// Takes a certificate out of our own journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(self, domain: DomainId) -> Result<EndCertificate<Checked>, SignedError> {
+        Ok(EndCertificate { votes: all(self.votes, &|vote| vote.read_back(domain))? })
+    }
+}
+
+impl EndCertificate<Checked> {
+    /// Returns the certificate as it travels.
+    #[must_use]
+    pub fn signed(&self) -> EndCertificate<Wire> {
+        EndCertificate { votes: as_signed(&self.votes) }
+    }
+
+    /// Returns the channel and the amount with which a quorum of issuers lets it end.
+    ///
+    /// # Errors
+    /// When there is no quorum for one amount.
+    pub fn check(&self, manifest: &Manifest) -> Result<(ChannelId, u64), IssuerError> {
+        let first = self.votes.first().ok_or(IssuerError::NoQuorum)?;
+        let is_same =
+            |vote: &&Verified<CloseVote>| vote.channel == first.channel && vote.amount == first.amount;
+        let by = |key| self.votes.iter().filter(is_same).any(|vote| vote.is_signed_by(Role::Issuer, key));
+        let enough = manifest.agrees(by) || cfg!(mutant = "close-without-quorum");
+        if enough { Ok((first.channel, first.amount)) } else { Err(IssuerError::NoQuorum) }
+    }
+}
+
+impl Fact<Wire> {
+    /// Checks every signature.
+    ///
+    /// # Errors
+    /// When one does not hold.
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Fact<Checked>, SignedError> {
+        Ok(match self {
+            Self::Deposit(deposit) => Fact::Deposit(deposit.verify(domain, scheme)?),
+            Self::Step(certificate) => Fact::Step(certificate.verify(domain, scheme)?),
+            Self::End(certificate) => Fact::End(certificate.verify(domain, scheme)?),
+        })
+    }
+}
+
+impl Fact<Checked> {
+    /// Returns the fact as it travels.
+    #[must_use]
+    pub fn signed(&self) -> Fact<Wire> {
+        match self {
+            Self::Deposit(deposit) => Fact::Deposit(deposit.signed()),
+            Self::Step(certificate) => Fact::Step(certificate.signed()),
+            Self::End(certificate) => Fact::End(certificate.signed()),
+        }
+    }
+
+    /// Returns what the fact is called when it is asked for; the same whoever signed it.
+    #[must_use]
+    pub fn name(&self) -> RecordId {
+        match self {
+            Self::Deposit(deposit) => RecordId(deposit.reference.0),
+            Self::Step(certificate) => certificate.op.id(),
+            Self::End(certificate) => {
+                let channel = certificate.votes.first().map_or(ChannelId([0; 32]), |vote| vote.channel);
+                end_name(channel)
+            }
+        }
+    }
+}
+
+/// Returns what the end of a channel is called among facts; its opening has the channel's own name.
+#[must_use]
+pub fn end_name(channel: ChannelId) -> RecordId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"end\0").update(&channel.0);
+    RecordId(*hasher.finalize().as_bytes())
+}
+
+/// Returns whether a quorum of issuers signed a deposit.
+#[must_use]
+pub fn is_agreed(deposit: &Verified<Deposit>, manifest: &Manifest) -> bool {
+    manifest.agrees(|key| deposit.is_signed_by(Role::Issuer, key))
+}
+
+/// What issuers have answered to our pending step.
+#[derive(Debug, Clone, Default)]
+pub struct Answers {
+    votes: BTreeMap<PublicKey, Verified<Vote>>,
+    recorded: BTreeMap<PublicKey, Verified<Recorded>>,
+    refused: BTreeMap<PublicKey, IssuerError>,
+}
+
+impl Answers {
+    /// Takes an issuer's vote; says whether the votes are a quorum now and were not before.
+    pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>, manifest: &Manifest) -> bool {
+        let before = self.is_certified(manifest);
+        self.refused.remove(&key);
+        self.votes.insert(key, vote);
+        !before && self.is_certified(manifest)
+    }
+
+    /// Takes an issuer's recording.
+    pub fn recorded(&mut self, key: PublicKey, recorded: Verified<Recorded>) {
+        self.recorded.insert(key, recorded);
+    }
+
+    /// Takes an issuer's refusal; says whether a quorum has refused, so that the step can be abandoned.
+    pub fn refused(&mut self, key: PublicKey, error: IssuerError, manifest: &Manifest) -> bool {
+        self.refused.insert(key, error);
+        manifest.agrees(|key| self.refused.contains_key(&key))
+    }
+
+    /// Says whether a quorum has voted.
+    #[must_use]
+    pub fn is_certified(&self, manifest: &Manifest) -> bool {
+        manifest.agrees(|key| self.votes.contains_key(&key))
+    }
+
+    /// Says whether a quorum has recorded the certificate: the step can never be undone.
+    #[must_use]
+    pub fn is_committed(&self, manifest: &Manifest) -> bool {
+        let shown = |key| {
+            self.recorded.contains_key(&key)
+                || (cfg!(mutant = "serve-at-votes") && self.votes.contains_key(&key))
+        };
+        manifest.agrees(shown)
+    }
+
+    /// Returns the votes.
+    #[must_use]
+    pub fn votes(&self) -> Vec<Verified<Vote>> {
+        self.votes.values().cloned().collect()
+    }
+
+    /// Returns the recordings.
+    #[must_use]
+    pub fn recordings(&self) -> Vec<Verified<Recorded>> {
+        self.recorded.values().cloned().collect()
+    }
+
+    /// Says whether an issuer has recorded the step.
+    #[must_use]
+    pub fn has_recorded(&self, key: PublicKey) -> bool {
+        self.recorded.contains_key(&key)
+    }
+}
+
+/// What issuers last said of our account.
+#[derive(Debug, Clone, Default)]
+pub struct Views(BTreeMap<PublicKey, View>);
+
+/// What one issuer says of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Position of its next step.
+    pub next: u64,
+    /// Its last step.
+    pub head: RecordId,
+    /// What it holds.
+    pub balance: Balance,
+}
+
+impl Views {
+    /// Learns what an issuer says; what is older than what it said before changes nothing.
+    pub fn learn(&mut self, key: PublicKey, view: View) {
+        let known = self.0.get(&key);
+        if known.is_none_or(|known| view.balance.as_of >= known.balance.as_of)
+            || cfg!(mutant = "older-balance-counts")
+        {
+            self.0.insert(key, view);
+        }
+    }
+
+    /// Learns what an issuer says an account holds, and nothing of its steps.
+    pub fn learn_balance(&mut self, key: PublicKey, balance: Balance) {
+        if let Some(view) = self.0.get(&key).copied() {
+            self.learn(key, View { balance, ..view });
+        }
+    }
+
+    /// Returns what a quorum supports: the highest next slot that at least one honest issuer names, and the balance of
+    /// which a quorum says that at least as much can be spent. `None` until a quorum has answered.
+    #[must_use]
+    pub fn supported(&self, manifest: &Manifest) -> Option<View> {
+        if !manifest.agrees(|key| self.0.contains_key(&key)) {
+            return None;
+        }
+        let mut slots: Vec<&View> = self.0.values().collect();
+        slots.sort_unstable_by_key(|view| core::cmp::Reverse((view.next, view.head)));
+        let vouched = slots.get(manifest.faults_max())?;
+        let mut balances: Vec<Balance> = self.0.values().map(|view| view.balance).collect();
+        balances.sort_unstable_by_key(|balance| core::cmp::Reverse(balance.available()));
+        let supported = balances.get(manifest.quorum().max(1).saturating_sub(1))?;
+        // Each part only grows, and so does the sum: it orders what we know by age.
+        let as_of = self.0.values().fold(0, |sum: u64, view| sum.saturating_add(view.balance.as_of));
+        Some(View { next: vouched.next, head: vouched.head, balance: Balance { as_of, ..*supported } })
+    }
+}
+
+/// What issuers have acknowledged of a channel's redemption.
+#[derive(Debug, Clone, Default)]
+pub struct Acks(BTreeMap<PublicKey, (u64, bool)>);
+
+impl Acks {
+    /// Takes an issuer's word: the amount it has paid, and whether the channel is closed.
+    pub fn learn(&mut self, key: PublicKey, amount: u64, closed: bool) {
+        let known = self.0.entry(key).or_default();
+        *known = (known.0.max(amount), known.1 || closed);
+    }
+
+    /// Returns the amount that the issuer has paid, as far as it has said.
+    #[must_use]
+    pub fn by(&self, key: PublicKey) -> u64 {
+        self.0.get(&key).map_or(0, |(amount, _)| *amount)
+    }
+
+    /// Says whether the issuer has closed the channel, as far as it has said.
+    #[must_use]
+    pub fn is_closed_by(&self, key: PublicKey) -> bool {
+        self.0.get(&key).is_some_and(|(_, closed)| *closed)
+    }
+
+    /// Returns the amount that a quorum has paid: no failure of the rest can lose it.
+    #[must_use]
+    pub fn safe(&self, manifest: &Manifest) -> u64 {
+        self.highest(manifest.quorum().max(1).saturating_sub(1))
+    }
+
+    /// Returns the amount that at least one honest issuer has paid.
+    #[must_use]
+    pub fn vouched(&self, manifest: &Manifest) -> u64 {
+        self.highest(manifest.faults_max())
+    }
+
+    /// Says whether at least one honest issuer has closed the channel.
+    #[must_use]
+    pub fn is_closed(&self, manifest: &Manifest) -> bool {
+        self.0.values().filter(|(_, closed)| *closed).count() > manifest.faults_max()
+    }
+
+    fn highest(&self, place: usize) -> u64 {
+        let mut amounts: Vec<u64> = self.0.values().map(|(amount, _)| *amount).collect();
+        amounts.sort_unstable_by_key(|amount| core::cmp::Reverse(*amount));
+        amounts.get(place).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,245 @@
+//! As an owner: brings a step of our account to all issuers, and holds it to be done when a quorum says so.
+
+use alloc::vec::Vec;
+
+use crate::ids::{ChannelId, NodeId, RecordId};
+use crate::job::Failure;
+use crate::keys::PublicKey;
+use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::quorum::{Answers, Certificate, Fact, View};
+use crate::ledger::records::{OpBody, Recorded, Vote};
+use crate::message::{Message, Opening};
+use crate::record::Record;
+use crate::signed::{Role, Verified};
+use crate::time::Time;
+
+use super::{Effect, Node, Offence};
+
+impl Node {
+    /// Sends a step that was just signed to every issuer that can be spoken to.
+    pub(super) fn send_step(&mut self, out: &mut Vec<Effect>) {
+        self.answers = Answers::default();
+        for issuer in self.issuers() {
+            self.resend_step(issuer, out);
+        }
+    }
+
+    /// Sends an issuer what it has not answered of the pending step: its certificate if there is one, else itself.
+    pub(super) fn resend_step(&mut self, issuer: NodeId, out: &mut Vec<Effect>) {
+        let Some(op) = self.wallet.pending().cloned() else { return };
+        let manifest = &self.config.manifest;
+        if manifest.issuer_on(issuer).is_some_and(|issuer| self.answers.has_recorded(issuer.key)) {
+            return;
+        }
+        let terms = self.opening_terms.clone();
+        let message = if self.has_many_issuers() && self.answers.is_certified(manifest) {
+            Message::Fact(Fact::Step(Certificate { op, terms, votes: self.answers.votes() }))
+        } else {
+            Message::Step { op, terms }
+        };
+        self.send(issuer, message, out);
+    }
+
+    /// The only issuer votes and records at once.
+    pub(super) fn on_stepped(
+        &mut self,
+        from: NodeId,
+        vote: &Verified<Vote>,
+        recorded: Verified<Recorded>,
+        balance: Balance,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.issuer_key(from).filter(|key| vote.is_signed_by(Role::Issuer, *key)) else {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        };
+        if vote.op != recorded.op {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        if self.is_pending(vote.op) {
+            self.answers.voted(key, vote.clone(), &self.config.manifest);
+        }
+        self.on_recorded(from, recorded, balance, now, out);
+    }
+
+    pub(super) fn on_voted(
+        &mut self,
+        from: NodeId,
+        vote: Verified<Vote>,
+        balance: Balance,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.issuer_key(from).filter(|key| vote.is_signed_by(Role::Issuer, *key)) else {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        };
+        self.views.learn_balance(key, balance);
+        let Some(op) = self.wallet.pending().filter(|op| op.id() == vote.op) else { return };
+        if vote.account != op.account || vote.sequence != op.sequence {
+            out.push(Effect::Penalise(from, Offence::BadLedger));
+            return;
+        }
+        let was_certified = self.answers.is_certified(&self.config.manifest);
+        if self.answers.voted(key, vote, &self.config.manifest) {
+            for issuer in self.issuers() {
+                self.resend_step(issuer, out);
+            }
+        } else if was_certified {
+            // It was slower than the quorum, and may have been away when the certificate was sent.
+            self.resend_step(from, out);
+        }
+    }
+
+    pub(super) fn on_recorded(
+        &mut self,
+        from: NodeId,
+        recorded: Verified<Recorded>,
+        balance: Balance,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.issuer_key(from).filter(|key| recorded.is_signed_by(Role::Issuer, *key)) else {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        };
+        let Some(op) = self.wallet.pending().filter(|op| op.id() == recorded.op) else {
+            self.views.learn_balance(key, balance);
+            return;
+        };
+        let next = op.sequence.saturating_add(1);
+        self.views.learn(key, View { next, head: op.id(), balance });
+        self.answers.recorded(key, recorded);
+        if self.answers.is_committed(&self.config.manifest) {
+            self.commit(now, out);
+        }
+    }
+
+    /// The pending step is done.
+    fn commit(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let Some(op) = self.wallet.pending().cloned() else { return };
+        let balance = self.supported_balance();
+        self.wallet.recorded(op.id(), balance);
+        let terms = self.opening_terms.take();
+        let answers = core::mem::take(&mut self.answers);
+        if matches!(op.body, OpBody::Rotate(_)) {
+            self.on_rotated(now, out);
+        }
+        if let (OpBody::OpenChannel(open), Some(terms)) = (&op.body, terms) {
+            let payer = open.payer;
+            let opening = Opening { op, terms, recorded: answers.recordings() };
+            if payer != self.me {
+                self.lend(payer, opening, out);
+                self.resume_openings(now, out);
+                return;
+            }
+            out.push(Effect::Record(Record::Paying(opening.signed())));
+            let (id, channel) = (opening.op.id(), ChannelId::from(opening.op.id()));
+            if self.adopt_paying(opening, now) {
+                self.on_opened(id, channel, now, out);
+            }
+        } else if let Some(recorded) = answers.recordings().first() {
+            self.on_step_taken(&op, recorded, out);
+        }
+        self.resume_openings(now, out);
+    }
+
+    pub(super) fn on_step_refused(
+        &mut self,
+        from: NodeId,
+        op: RecordId,
+        error: IssuerError,
+        balance: Balance,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.issuer_key(from) else { return };
+        self.views.learn_balance(key, balance);
+        // An issuer that is behind is asked again when it has caught up.
+        if !self.is_pending(op) || error == IssuerError::Behind {
+            return;
+        }
+        if self.answers.refused(key, error, &self.config.manifest) {
+            self.abandon(op, error, now, out);
+        }
+    }
+
+    /// A quorum has refused the pending step: it can never be certified by issuers that keep to their word.
+    fn abandon(&mut self, op: RecordId, error: IssuerError, now: Time, out: &mut Vec<Effect>) {
+        let balance = self.supported_balance();
+        self.wallet.refused(op, balance);
+        self.opening_terms = None;
+        self.answers = Answers::default();
+        self.on_rotation_refused(error);
+        self.refuse_lending(op, error, out);
+        let failure = if let IssuerError::NotEnough { needed, available } = error {
+            Failure::NotEnoughCredits { needed, available }
+        } else {
+            Failure::IssuerRefused(alloc::format!("{error}"))
+        };
+        self.on_opening_refused(op, failure, out);
+        self.on_order_refused(op, error, out);
+        if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
+            self.query_account(out);
+        }
+        self.resume_openings(now, out);
+    }
+
+    fn is_pending(&self, op: RecordId) -> bool {
+        self.wallet.pending().is_some_and(|pending| pending.id() == op)
+    }
+
+    pub(super) fn query_account(&mut self, out: &mut Vec<Effect>) {
+        for issuer in self.issuers() {
+            self.send(issuer, Message::AccountQuery, out);
+        }
+    }
+
+    pub(super) fn query_account_if_unknown(&mut self, out: &mut Vec<Effect>) {
+        if self.wallet.pending().is_none() {
+            self.query_account(out);
+        }
+    }
+
+    pub(super) fn on_account_state(
+        &mut self,
+        from: NodeId,
+        account: crate::ids::AccountId,
+        view: View,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.issuer_key(from).filter(|_| account == self.wallet.account()) else { return };
+        self.views.learn(key, view);
+        if self.learn_supported() {
+            self.balance_is_old = false;
+        }
+        if !self.has_many_issuers() {
+            let epoch = self.epoch(now);
+            self.checkpoints.told(view.balance, view.next, epoch);
+        }
+        self.resend_step(from, out);
+        self.resume_openings(now, out);
+    }
+
+    /// Takes over what a quorum of issuers supports; says whether there is one.
+    pub(super) fn learn_supported(&mut self) -> bool {
+        let supported = self.views.supported(&self.config.manifest);
+        if let Some(View { next, head, balance }) = supported {
+            self.wallet.learn(next, head, balance);
+        }
+        supported.is_some()
+    }
+
+    fn supported_balance(&self) -> Balance {
+        let supported = self.views.supported(&self.config.manifest);
+        supported.map_or_else(|| self.wallet.balance(), |view| view.balance)
+    }
+
+    /// Returns the keys and nodes of the issuers that can be spoken to now.
+    pub(super) fn issuers_with_keys(&self) -> Vec<(PublicKey, NodeId)> {
+        let issuers = self.issuers().into_iter();
+        issuers.filter_map(|node| Some((self.issuer_key(node)?, node))).collect()
+    }
+}

@@ -1,0 +1,323 @@
+//! One issuer of several: votes, takes what a quorum agreed on, catches up with the others.
+
+use alloc::vec::Vec;
+
+use crate::ids::{NodeId, RecordId};
+use crate::keys::PublicKey;
+use crate::ledger::facts::WANTED_MAX;
+use crate::ledger::issuer::IssuerError;
+use crate::ledger::quorum::{EndCertificate, Fact, is_agreed};
+use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Terms};
+use crate::message::{Checked, Message};
+use crate::record::Record;
+use crate::signed::{Role, Verified};
+use crate::time::Time;
+
+use super::{Effect, Node, Offence};
+
+/// How often an issuer that is behind asks out of turn.
+const HURRY_MS: u64 = 1_000;
+
+impl Node {
+    /// Says whether the network has more than one issuer.
+    pub(super) const fn has_many_issuers(&self) -> bool {
+        self.config.manifest.issuers.len() > 1
+    }
+
+    /// Returns the key of the issuer that runs on `node`.
+    pub(super) fn issuer_key(&self, node: NodeId) -> Option<PublicKey> {
+        self.config.manifest.issuer_on(node).map(|issuer| issuer.key)
+    }
+
+    /// Says something to every other issuer that can be spoken to.
+    fn tell_issuers(&mut self, message: &Message<Checked>, out: &mut Vec<Effect>) {
+        for issuer in self.issuers() {
+            if issuer != self.me {
+                self.send(issuer, message.clone(), out);
+            }
+        }
+    }
+
+    fn record_said(record: Option<Record>, out: &mut Vec<Effect>) {
+        out.extend(record.map(Effect::Record));
+    }
+
+    /// Judges a step of an account; votes for it, or says why not.
+    pub(super) fn vote_for(
+        &mut self,
+        from: NodeId,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let epoch = self.epoch(now);
+        let refused = self.peers.get(&from).and_then(|peer| peer.refused);
+        let Some(issuing) = &mut self.issuing else { return };
+        let said = match refused.filter(|(refused, _)| *refused == op.id()) {
+            Some((_, error)) => Err(error),
+            None => issuing.vote(op, terms, epoch),
+        };
+        let balance = issuing.books.balance(op.account);
+        match said {
+            Ok((vote, record)) => {
+                Self::record_said(record, out);
+                self.send(from, Message::Voted { vote, balance }, out);
+            }
+            Err(error) => {
+                let is_behind = matches!(error, IssuerError::WrongSequence { next } if next < op.sequence);
+                let error = if is_behind { IssuerError::Behind } else { error };
+                self.refuse(from, op.id(), error, now, out);
+                self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);
+            }
+        }
+    }
+
+    fn refuse(&mut self, from: NodeId, op: RecordId, error: IssuerError, now: Time, out: &mut Vec<Effect>) {
+        if error == IssuerError::WrongKey {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        }
+        if error == IssuerError::Behind {
+            self.hurry(now, out);
+        } else if let Some(peer) = self.peers.get_mut(&from) {
+            peer.refused = Some((op, error));
+        }
+    }
+
+    /// Takes what proves itself: a certified step from its owner or an issuer, the rest from issuers only.
+    pub(super) fn on_fact(&mut self, from: NodeId, fact: &Fact<Checked>, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        let is_issuer = self.config.manifest.has_issuer_node(from);
+        let is_owner =
+            matches!(fact, Fact::Step(certificate) if self.account_of(from) == Some(certificate.op.account));
+        if !is_issuer && !is_owner {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        let Some(issuing) = self.issuing.as_mut().filter(|issuing| issuing.books.is_one_of_many()) else {
+            return;
+        };
+        let taken = match fact {
+            Fact::Deposit(deposit) => issuing.enter(deposit),
+            Fact::End(certificate) => issuing.end(certificate),
+            Fact::Step(certificate) => match issuing.certify(certificate, epoch) {
+                Ok((recorded, record)) => {
+                    let balance = issuing.books.balance(certificate.op.account);
+                    Self::record_said(record.clone(), out);
+                    if is_owner {
+                        self.send(from, Message::Recorded { recorded, balance }, out);
+                    }
+                    Ok(record.filter(|_| !is_owner))
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match taken {
+            Ok(None) => {}
+            Ok(Some(record)) => self.took(fact, record, now, out),
+            // It comes again with the next question.
+            Err(IssuerError::Behind | IssuerError::UnknownChannel) => self.hurry(now, out),
+            Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+        }
+    }
+
+    /// Writes down what was taken, and tells whom it concerns.
+    fn took(&mut self, fact: &Fact<Checked>, record: Record, now: Time, out: &mut Vec<Effect>) {
+        match fact {
+            Fact::Step(certificate) => self.tell_account(certificate.op.account, out),
+            Fact::Deposit(deposit) => {
+                out.push(Effect::Record(record));
+                self.tell_account(deposit.account, out);
+            }
+            Fact::End(certificate) => {
+                out.push(Effect::Record(record));
+                if let Some(vote) = certificate.votes.first() {
+                    self.acknowledge(vote.channel, now, out);
+                }
+            }
+        }
+    }
+
+    /// Proposes credits out of the budget to the other issuers.
+    pub(super) fn propose(
+        &mut self,
+        deposit: Deposit,
+        out: &mut Vec<Effect>,
+    ) -> Result<Verified<Deposit>, IssuerError> {
+        let issuing = self.issuing.as_mut().ok_or(IssuerError::NoQuorum)?;
+        let (deposit, record) = issuing.propose(deposit)?;
+        Self::record_said(record, out);
+        self.tell_issuers(&Message::Deposit(deposit.clone()), out);
+        Ok(deposit)
+    }
+
+    /// From an issuer: a deposit that it proposes, or ours with its signature.
+    pub(super) fn on_deposit(
+        &mut self,
+        from: NodeId,
+        deposit: &Verified<Deposit>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(key) = self.issuer_key(from) else {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        };
+        if is_agreed(deposit, &self.config.manifest) {
+            return self.on_fact(from, &Fact::Deposit(deposit.clone()), now, out);
+        }
+        let Some(issuing) = &mut self.issuing else { return };
+        if deposit.is_signed_by(Role::Issuer, issuing.key()) {
+            if let Some(agreed) = issuing.gather(deposit) {
+                let fact = Fact::Deposit(agreed);
+                self.on_fact(self.me, &fact, now, out);
+                self.tell_issuers(&Message::Fact(fact), out);
+            }
+            return;
+        }
+        // Beyond its part of the budget, or for a reference that is taken: it stays without our signature.
+        if let Ok((signed, record)) = issuing.endorse(deposit, key) {
+            Self::record_said(record, out);
+            self.send(from, Message::Deposit(signed), out);
+        }
+    }
+
+    /// Votes for the end of a channel that both sides have signed, and tells the other issuers.
+    pub(super) fn vote_for_end(
+        &mut self,
+        from: NodeId,
+        closing: &Verified<Final>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let epoch = self.epoch(now);
+        let channel = closing.channel;
+        let Some(issuing) = &mut self.issuing else { return };
+        if issuing.books.channel(channel).is_some_and(|(_, closed)| closed) {
+            return self.answer(from, channel, now, out);
+        }
+        match issuing.promise(closing, epoch) {
+            Ok((vote, record)) => {
+                Self::record_said(record, out);
+                self.tell_issuers(&Message::CloseVoted(vote.clone()), out);
+                self.heard_end(&vote, now, out);
+                self.answer(from, channel, now, out);
+            }
+            // The payer asks what became of its proposal, which only both signatures make an end.
+            Err(_) if closing.signer(Role::Payee).is_none() => self.answer(from, channel, now, out),
+            Err(IssuerError::WrongAmount) => self.acknowledge(channel, now, out),
+            Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+        }
+    }
+
+    /// From an issuer: its vote for the end of a channel.
+    pub(super) fn on_close_voted(
+        &mut self,
+        from: NodeId,
+        vote: &Verified<CloseVote>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.issuer_key(from).is_some_and(|key| vote.is_signed_by(Role::Issuer, key)) {
+            self.heard_end(vote, now, out);
+        } else {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+        }
+    }
+
+    fn heard_end(&mut self, vote: &Verified<CloseVote>, now: Time, out: &mut Vec<Effect>) {
+        let Some(issuing) = &mut self.issuing else { return };
+        if let Some(certificate) = issuing.hear(vote) {
+            self.end_by(&certificate, now, out);
+        }
+    }
+
+    fn end_by(&mut self, certificate: &EndCertificate<Checked>, now: Time, out: &mut Vec<Effect>) {
+        let Some(issuing) = &mut self.issuing else { return };
+        // What is missing here comes from the others, and the certificate with it.
+        if let Ok(Some(record)) = issuing.end(certificate) {
+            self.took(&Fact::End(certificate.clone()), record, now, out);
+        }
+    }
+
+    /// Asks the others for what we may have missed, repeats what they may have missed, ends what is over.
+    pub(super) fn meet_issuers(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        let Some(issuing) = &mut self.issuing else { return };
+        let mut messages: Vec<Message<Checked>> =
+            issuing.proposals().into_iter().take(WANTED_MAX).map(Message::Deposit).collect();
+        let promised = issuing.promise_expired(epoch);
+        for (vote, record) in promised {
+            Self::record_said(record, out);
+            self.heard_end(&vote, now, out);
+            messages.push(Message::CloseVoted(vote));
+        }
+        for message in messages {
+            self.tell_issuers(&message, out);
+        }
+        self.ask_for_facts(out);
+    }
+
+    /// Asks at once, because something that came before is missing here.
+    fn hurry(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let Some(issuing) = &mut self.issuing else { return };
+        // Every answer that cannot be taken would otherwise ask again, and its answers too.
+        if now.since_ms(issuing.hurried) < HURRY_MS {
+            return;
+        }
+        issuing.hurried = now;
+        let others = self.config.manifest.issuers.iter().map(|issuer| issuer.node);
+        for issuer in others.filter(|node| *node != self.me) {
+            issuing.cursors.entry(issuer).or_default().hurry();
+        }
+        self.ask_for_facts(out);
+    }
+
+    fn ask_for_facts(&mut self, out: &mut Vec<Effect>) {
+        for issuer in self.issuers() {
+            if issuer != self.me {
+                let Some(issuing) = &mut self.issuing else { return };
+                let next = issuing.cursors.entry(issuer).or_default().next;
+                self.send(issuer, Message::FactsQuery(next), out);
+            }
+        }
+    }
+
+    pub(super) fn on_facts_query(&mut self, from: NodeId, since: u64, out: &mut Vec<Effect>) {
+        let Some(issuing) = self.issuing.as_ref().filter(|_| self.config.manifest.has_issuer_node(from))
+        else {
+            return;
+        };
+        let (first, names) = issuing.facts.since(since);
+        self.send(from, Message::Facts { first, names }, out);
+    }
+
+    pub(super) fn on_facts(&mut self, from: NodeId, first: u64, names: &[RecordId], out: &mut Vec<Effect>) {
+        if !self.config.manifest.has_issuer_node(from) {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
+        }
+        let Some(issuing) = &mut self.issuing else { return };
+        let cursor = issuing.cursors.entry(from).or_default();
+        let before = cursor.next;
+        let wanted = cursor.listed(first, names, &issuing.witness.facts);
+        let next = cursor.next;
+        if !wanted.is_empty() {
+            self.send(from, Message::FactQuery(wanted), out);
+        } else if next > before {
+            self.send(from, Message::FactsQuery(next), out);
+        }
+    }
+
+    pub(super) fn on_fact_query(&mut self, from: NodeId, names: &[RecordId], out: &mut Vec<Effect>) {
+        let Some(issuing) = self.issuing.as_ref().filter(|_| self.config.manifest.has_issuer_node(from))
+        else {
+            return;
+        };
+        let facts: Vec<Fact<Checked>> =
+            names.iter().take(WANTED_MAX).filter_map(|name| issuing.facts.get(name).cloned()).collect();
+        for fact in facts {
+            self.send(from, Message::Fact(fact), out);
+        }
+    }
+}

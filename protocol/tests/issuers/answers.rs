@@ -1,0 +1,118 @@
+//! What an owner and a payee make of what issuers answer, one of whom may answer anything.
+
+use proptest::prelude::*;
+use protocol::ids::RecordId;
+use protocol::keys::PublicKey;
+use protocol::ledger::issuer::{Balance, IssuerError};
+use protocol::ledger::quorum::{Acks, Answers, View, Views};
+use protocol::ledger::records::{Epoch, Recorded, Vote};
+use protocol::signed::{Role, sign};
+
+use crate::network::{DEPOSIT, domain, issuer_signer, manifest, opening};
+
+fn key(place: usize) -> PublicKey {
+    issuer_signer(place).public()
+}
+
+fn votes(answers: &mut Answers, place: usize) -> bool {
+    let op = opening(DEPOSIT / 2);
+    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+    answers.voted(key(place), sign(vote, domain(), Role::Issuer, &issuer_signer(place)), &manifest())
+}
+
+fn records(answers: &mut Answers, place: usize) {
+    let recorded = Recorded { op: opening(DEPOSIT / 2).id(), epoch: Epoch(0) };
+    answers.recorded(key(place), sign(recorded, domain(), Role::Issuer, &issuer_signer(place)));
+}
+
+#[test]
+fn votes_alone_commit_nothing_and_three_recordings_do() {
+    let mut answers = Answers::default();
+    assert_eq!([0, 0, 1, 2, 3].map(|place| votes(&mut answers, place)), [false, false, false, true, false]);
+    assert!(answers.is_certified(&manifest()) && !answers.is_committed(&manifest()));
+
+    for place in [0, 1, 1] {
+        records(&mut answers, place);
+        assert!(!answers.is_committed(&manifest()));
+    }
+    records(&mut answers, 3);
+    assert!(answers.is_committed(&manifest()));
+    assert_eq!((answers.votes().len(), answers.recordings().len()), (4, 3));
+}
+
+#[test]
+fn a_step_is_abandoned_when_three_refuse_it_and_a_vote_takes_a_refusal_back() {
+    let mut answers = Answers::default();
+    let refuses = |place: usize, answers: &mut Answers| {
+        answers.refused(key(place), IssuerError::SlotLocked, &manifest())
+    };
+    assert!(!refuses(0, &mut answers) && !refuses(1, &mut answers) && !refuses(1, &mut answers));
+
+    votes(&mut answers, 1);
+    assert!(!refuses(2, &mut answers));
+    assert!(refuses(3, &mut answers));
+}
+
+/// What an issuer says: its next slot, and what can be spent.
+fn said() -> impl Strategy<Value = (u64, u64)> {
+    (prop_oneof![0..5_u64, any::<u64>()], prop_oneof![0..100_u64, any::<u64>()])
+}
+
+fn view((next, cash): (u64, u64), as_of: u64) -> View {
+    let balance = Balance { cash, earned: 0, held: 0, as_of };
+    View { next, head: RecordId::NONE, balance }
+}
+
+proptest! {
+    #[test]
+    fn a_liar_moves_neither_slot_nor_balance_beyond_what_honest_issuers_say(
+        honest in [said(), said(), said()],
+        lie in said(),
+        order in Just(vec![0, 1, 2, 3]).prop_shuffle(),
+    ) {
+        let mut views = Views::default();
+        for (count, place) in order.into_iter().enumerate() {
+            prop_assert_eq!(views.supported(&manifest()).is_some(), count >= 3);
+            views.learn(key(place), view(honest.get(place).copied().unwrap_or(lie), 1));
+        }
+
+        let supported = views.supported(&manifest()).expect("all have answered");
+        let mut slots = honest.map(|(next, _)| next);
+        slots.sort_unstable();
+        prop_assert!((slots[1]..=slots[2]).contains(&supported.next));
+        let mut amounts = honest.map(|(_, cash)| cash);
+        amounts.sort_unstable();
+        prop_assert!((amounts[0]..=amounts[1]).contains(&supported.balance.available()));
+    }
+
+    #[test]
+    fn what_an_issuer_said_before_replaces_nothing(first in said(), second in said()) {
+        let learnt = |said: [((u64, u64), u64); 2]| {
+            let mut views = Views::default();
+            for place in 0..4 {
+                said.iter().for_each(|(said, as_of)| views.learn(key(place), view(*said, *as_of)));
+            }
+            views.supported(&manifest())
+        };
+
+        prop_assert_eq!(learnt([(first, 1), (second, 2)]), learnt([(second, 2), (first, 1)]));
+    }
+
+    #[test]
+    fn what_is_safe_two_honest_issuers_have_paid_and_what_is_vouched_for_one(
+        honest in [any::<u64>(), any::<u64>(), any::<u64>()],
+        lie in any::<u64>(),
+        order in Just(vec![0, 1, 2, 3, 0, 1, 2, 3]).prop_shuffle(),
+    ) {
+        let mut acks = Acks::default();
+        for place in order {
+            acks.learn(key(place), honest.get(place).copied().unwrap_or(lie), place == 3);
+        }
+
+        let paid = |amount: u64| honest.iter().filter(|paid| **paid >= amount).count();
+        prop_assert!(paid(acks.safe(&manifest())) >= 2);
+        prop_assert!(paid(acks.vouched(&manifest())) >= 1);
+        prop_assert!(acks.safe(&manifest()) <= acks.vouched(&manifest()));
+        prop_assert!(!acks.is_closed(&manifest()), "only the liar says so");
+    }
+}

@@ -1,0 +1,13 @@
+//! Four issuers, one of them lying: bounded models of slots and ends, searched whole with crashes anywhere, and tests of
+//! what their word takes together: votes, answers, facts, deposits, keys.
+//!
+//! `cargo test -p protocol --test issuers -- --nocapture` prints how many states each model has.
+
+mod answers;
+mod closing;
+mod deposits;
+mod facts;
+mod network;
+mod rotation;
+mod slots;
+mod votes;

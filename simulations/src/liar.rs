@@ -1,0 +1,40 @@
+//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, and names balances at will.
+
+use protocol::ids::{DomainId, RecordId};
+use protocol::keys::Signer;
+use protocol::ledger::issuer::Balance;
+use protocol::ledger::quorum::Fact;
+use protocol::ledger::records::{CloseVote, Epoch, Recorded, RedeemAck, Vote};
+use protocol::message::{Checked, Message};
+use protocol::signed::{Role, Signable, Verified, sign};
+
+/// What it says of every account.
+const RICH: Balance = Balance { cash: u64::MAX / 4, earned: 0, held: 0, as_of: u64::MAX / 4 };
+
+/// Returns what it answers; nothing where it does as its program says.
+#[must_use]
+pub fn answer(signer: &Signer, domain: DomainId, message: &Message<Checked>) -> Option<Message<Checked>> {
+    let answer = if let Message::Step { op, .. } = message {
+        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+        Message::Voted { vote: by(signer, domain, vote), balance: RICH }
+    } else if let Message::Fact(Fact::Step(certificate)) = message {
+        let recorded = Recorded { op: certificate.op.id(), epoch: Epoch(0) };
+        Message::Recorded { recorded: by(signer, domain, recorded), balance: RICH }
+    } else if let Message::Redeem { receipt, .. } = message {
+        let (channel, amount) = (receipt.channel, u64::MAX / 4);
+        let ack = RedeemAck { channel, amount, closed: true, epoch: Epoch(0) };
+        Message::Redeemed(by(signer, domain, ack))
+    } else if let Message::CloseVoted(vote) = message {
+        let less = CloseVote { amount: vote.amount / 2, ..CloseVote::clone(vote) };
+        Message::CloseVoted(by(signer, domain, less))
+    } else if let Message::FactsQuery(since) = message {
+        Message::Facts { first: *since, names: vec![RecordId([0xee; 32])] }
+    } else {
+        return None;
+    };
+    Some(answer)
+}
+
+fn by<T: Signable>(signer: &Signer, domain: DomainId, record: T) -> Verified<T> {
+    sign(record, domain, Role::Issuer, signer)
+}

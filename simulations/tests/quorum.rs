@@ -1,0 +1,172 @@
+//! Networks with four issuers: one may be down, slow or lying, and money stays whole.
+
+use protocol::ids::JobId;
+use protocol::keys::Signer;
+use protocol::ledger::account::{Inception, promise};
+use protocol::ledger::records::{AccountOp, Epoch, OpBody};
+use protocol::message::{Message, Wire};
+use protocol::node::{Config, Owner, OwnerCommand};
+use protocol::signed::{Role, sign};
+use simulations::checks;
+use simulations::devices::Speed;
+use simulations::network::Conditions;
+use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
+use simulations::world::{Fault, Outcome, World};
+
+fn home() -> Home {
+    Home::joined(&Setting { issuers: 4, ..Setting::small(42, 1) }, Conditions::CALM)
+}
+
+fn is_done(world: &World, job: JobId) -> bool {
+    world.jobs.get(&job).is_some_and(|job| matches!(job.outcome, Some((_, Outcome::Done(_)))))
+}
+
+#[track_caller]
+fn does_a_job(home: &mut Home) {
+    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
+    let done = home.world.run_until_so(15_000, |world| is_done(world, job));
+    assert!(done, "{:?}", home.world.jobs[&job].outcome);
+}
+
+#[track_caller]
+fn settles(home: &mut Home) {
+    home.heal(60_000);
+    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
+    home.settle();
+    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
+    assert_eq!(home.world.findings, Vec::<String>::new());
+}
+
+#[test]
+fn four_issuers_serve_a_job_and_agree_when_it_is_settled() {
+    let mut home = home();
+    does_a_job(&mut home);
+    settles(&mut home);
+    assert_eq!(home.world.books().count(), 4);
+}
+
+#[test]
+fn an_issuer_that_is_down_delays_nobody_and_catches_up() {
+    let mut home = home();
+    home.world.fault_in(0, 2, Fault::Crash);
+    home.world.run_for(3_000);
+
+    does_a_job(&mut home);
+    does_a_job(&mut home);
+    settles(&mut home);
+    assert_eq!(home.world.books().count(), 4);
+}
+
+#[test]
+fn two_issuers_down_of_four_open_no_channel() {
+    let mut home = home();
+    home.world.fault_in(0, 1, Fault::Crash);
+    home.world.fault_in(0, 2, Fault::Crash);
+    home.world.run_for(3_000);
+
+    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
+    assert!(!home.world.run_until_so(20_000, |world| is_done(world, job)));
+    assert_eq!(home.world.opened_channels(), []);
+    settles(&mut home);
+}
+
+#[test]
+fn one_issuer_lies_one_is_slow_one_is_down_for_a_while() {
+    let mut home = home();
+    home.lies(3);
+    home.slows(1, 800);
+    does_a_job(&mut home);
+
+    home.world.fault_in(0, 2, Fault::Crash);
+    home.world.run_for(3_000);
+    does_a_job(&mut home);
+    settles(&mut home);
+    assert_eq!(home.world.books().count(), 3);
+}
+
+#[test]
+fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
+    let setting = Setting { issuers: 4, consumers: 2, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    let (honest, cheat) = (home.consumers[0], home.consumers[1]);
+    home.world.hosts[cheat].adversary = true;
+    let Owner::Key(signer) = home.world.hosts[cheat].config.owner.clone() else {
+        unreachable!("a plain key")
+    };
+    let first = home.submit(0, cheat, spec(MODEL, 400, 100, 100));
+    assert!(home.world.run_until_so(15_000, |world| is_done(world, first)));
+    let channel = home.world.opened_channels()[0].0;
+    let account = home.world.node(cheat).expect("runs").account();
+    let (next, previous) = home.world.books().next().expect("runs").1.next_slot(account);
+
+    let domain = home.world.hosts[0].config.manifest.domain();
+    let step = |epoch| {
+        let body = OpBody::Expire(channel);
+        let op = AccountOp { account, sequence: next, previous, epoch: Epoch(epoch), body };
+        let op = sign(op, domain, Role::Owner, &signer);
+        (op.id(), Message::<Wire>::Step { op: op.signed(), terms: None }.to_bytes())
+    };
+    let (one, other) = (step(0), step(1));
+    for issuer in 0..4 {
+        let (early, late) = if issuer < 2 { (&one, &other) } else { (&other, &one) };
+        home.world.bytes_in(0, cheat, issuer, early.1.clone());
+        home.world.bytes_in(500, cheat, issuer, late.1.clone());
+    }
+    home.world.run_for(2_000);
+
+    let locks: Vec<_> = home.world.books().map(|(_, books)| books.locked(account)).collect();
+    assert_eq!(locks, [Some(one.0), Some(one.0), Some(other.0), Some(other.0)]);
+    let job = home.submit(0, honest, spec(MODEL, 400, 300, 100));
+    assert!(home.world.run_until_so(15_000, |world| is_done(world, job)));
+    assert!(home.world.books().all(|(_, books)| books.is_conserved()));
+}
+
+/// The key of an account after so many rotations.
+fn key(rotations: u8) -> Signer {
+    Signer::simulated([200 + rotations; 32])
+}
+
+fn begins(rotations: u8) -> Inception {
+    Inception { key: key(rotations).public(), next: promise(key(rotations + 1).public()) }
+}
+
+fn wallet(rotations: u8, next: Option<Signer>) -> Owner {
+    Owner::Wallet { inception: begins(0), key: key(rotations), next }
+}
+
+/// Adds a machine that consumes for an account with a next key.
+fn add(home: &mut Home) -> usize {
+    let (node, owner) = (Signer::simulated([90; 32]), wallet(0, None));
+    let config = Config { node, owner, ..home.world.hosts[home.consumers[0]].config.clone() };
+    let (secret, amount) = ([90; 16], 1_000_000_000);
+    home.world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount });
+    home.deposited += u128::from(amount);
+    home.world.run_for(1_000);
+    let place = home.world.add(config, Speed { prefill: 2_000, decode: 60 }, None, Some(secret));
+    home.world.run_for(15_000);
+    place
+}
+
+#[test]
+fn an_account_replaces_its_key_while_an_issuer_is_down_and_spends_with_the_new_one() {
+    let mut home = home();
+    let owner = add(&mut home);
+    let account = begins(0).account();
+    home.world.fault_in(0, 2, Fault::Crash);
+    home.world.hosts[owner].config.owner = wallet(0, Some(key(1)));
+    home.world.command_in(0, owner, OwnerCommand::Rotate { seed: [201; 32], next: begins(1).next });
+    home.world.run_for(3_000);
+
+    let job = home.submit(0, owner, spec(MODEL, 400, 300, 100));
+    assert!(
+        home.world.run_until_so(15_000, |world| is_done(world, job)),
+        "{:?}",
+        home.world.jobs[&job].outcome
+    );
+    settles(&mut home);
+    let keys = |place: usize| {
+        let books = home.world.node(place).and_then(protocol::node::Node::books).expect("an issuer");
+        books.lineage(account).map(|lineage| (lineage.rotations(), lineage.key()))
+    };
+    assert_eq!([0, 1, 2, 3].map(keys), [Some((1, key(1).public())); 4]);
+}
