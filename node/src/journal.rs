@@ -236,6 +236,17 @@ impl Drop for Journal {
     }
 }
 
+/// Calls back with the records that are whole, without checking that they are all, and changes nothing: for a look ahead
+/// of [`Journal::open`].
+pub fn peek(directory: &Path, mut each: impl FnMut(&[u8])) -> Result<(), JournalError> {
+    let io = |source| JournalError::Io { path: directory.to_owned(), source };
+    let disk = Directory::open(directory).map_err(io)?;
+    for segment in segments(&disk)? {
+        segment::records(&read(&disk, segment, u64::MAX)?).for_each(&mut each);
+    }
+    Ok(())
+}
+
 fn outcome_of(thread: JoinHandle<Result<(), JournalError>>) -> Result<(), JournalError> {
     thread.join().unwrap_or(Err(JournalError::Panicked))
 }

@@ -33,7 +33,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
-use crate::books::BooksMessage;
+use crate::books::{BooksMessage, BooksRecord};
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
@@ -61,7 +61,7 @@ pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use recovery::RecoveryView;
-pub use replay::ReplayError;
+pub use replay::{ReplayError, Starting};
 pub use requester::JobView;
 
 /// Everything that a node is told once.
@@ -507,16 +507,25 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns the node that the journal's `records` describe, at `now`.
+    /// Returns the node that the journal's `records` describe, at `now`. Whoever has very many reads them one by one,
+    /// with [`Starting`].
     ///
     /// # Errors
     /// When a record cannot be read or contradicts the ones before it: the journal is not this node's.
     pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
+        let is_checkpoint = |record: &&Record| matches!(record, Record::Books(BooksRecord::Checkpoint(_)));
+        let mut starting = Starting::new(config, seed, records.iter().filter(is_checkpoint).count());
+        for record in records {
+            starting.follow(record.clone())?;
+        }
+        Ok(starting.start(now))
+    }
+
+    fn empty(config: Config, seed: u64) -> Self {
         let domain = config.manifest.domain();
         let me = NodeId::from(config.node.public());
         let wallet = accounts::wallet(domain, &config.owner);
-        let epoch = config.manifest.epoch(now);
-        let device = accounts::delegation(&wallet, &config.owner, me, domain, epoch);
+        let device = accounts::delegation(&wallet, &config.owner, me, domain, Epoch::default());
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             witness: Witness::new(config.manifest.clone(), signer),
             tickets: BTreeMap::new(),
@@ -526,7 +535,7 @@ impl Node {
             references: BTreeMap::new(),
             ends: checkpoints::EpochEnds::new(),
         });
-        let mut node = Self {
+        Self {
             me,
             domain,
             config,
@@ -565,23 +574,23 @@ impl Node {
             recovery: None,
             recovered: None,
             missing: BTreeMap::new(),
-            advert_sequence: now.0,
+            advert_sequence: 0,
             stopping: false,
             deadlines: Deadlines::default(),
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
-        };
-        node.expect_checkpoints(records);
-        for record in records {
-            node.replay(record)?;
         }
-        node.learn_own_account();
-        node.renew_device(now);
-        node.paying.values_mut().for_each(|channel| channel.side.restarted());
-        node.paid.values_mut().for_each(Paid::restarted);
-        node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
-        node.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
-        Ok(node)
+    }
+
+    /// The journal ends here.
+    fn start(&mut self, now: Time) {
+        self.advert_sequence = now.0;
+        self.learn_own_account();
+        self.sign_own_device(now);
+        self.paying.values_mut().for_each(|channel| channel.side.restarted());
+        self.paid.values_mut().for_each(Paid::restarted);
+        self.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
+        self.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
     }
 
     /// Takes one input and appends what follows from it to `out`, in order.

@@ -199,3 +199,12 @@ impl Record {
         decode(bytes, RECORD_BYTES_MAX)
     }
 }
+
+/// How every line about a checkpoint begins: its kind, [`Record::Books`], and what it is about.
+const CHECKPOINT: [u8; 2] = [19, 0];
+
+/// Says whether the bytes of a line are about a checkpoint, without reading them.
+#[must_use]
+pub fn is_checkpoint(bytes: &[u8]) -> bool {
+    bytes.starts_with(&CHECKPOINT)
+}

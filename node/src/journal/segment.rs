@@ -186,6 +186,20 @@ pub fn scan(header: &Header, file: &[u8], each: &mut dyn FnMut(Position, &Head, 
     Scan { position, head, end: offset, attested, ends_marked, fault: None }
 }
 
+/// Returns the records of a segment up to the first frame that is not whole, without their hashes.
+pub fn records(file: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = file.get(HEADER_BYTES..).unwrap_or_default();
+    let frames = std::iter::from_fn(move || {
+        let (frame, length) = read_frame(rest)?;
+        rest = &rest[length..];
+        Some(frame)
+    });
+    frames.filter_map(|frame| match frame {
+        Frame::Record(record) => Some(record),
+        Frame::Mark(_) => None,
+    })
+}
+
 /// Returns the place of the first mark after byte `from`: proof that what stands before it was durable once.
 pub fn find_mark(header: &Header, file: &[u8], from: usize) -> Option<usize> {
     (from..file.len()).find(|&offset| match read_frame(&file[offset..]) {

@@ -5,9 +5,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
-use crate::ledger::mirror::{Mirror, MirrorError, News};
+use crate::ledger::mirror::{Mirror, MirrorError, News, PER_PAYEE_MAX};
 use crate::ledger::paid::Paid;
-use crate::ledger::reconcile::{Differences, Session, Set, Step, answer};
+use crate::ledger::reconcile::{Differences, Salt, Session, Set, Step, answer};
 use crate::ledger::records::{AccountOp, Epoch, Receipt, Recorded};
 use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message, Opening};
 use crate::record::Record;
@@ -118,32 +118,39 @@ impl Node {
 
     /// Begins to compare our receipts with what each mirror keeps of them.
     fn compare_with_mirrors(&mut self, out: &mut Vec<Effect>) {
-        let mut chosen: BTreeMap<NodeId, Vec<(Epoch, RecordId, ChannelId)>> = BTreeMap::new();
+        let mut chosen: BTreeMap<NodeId, Vec<(RecordId, ChannelId)>> = BTreeMap::new();
         let ranked = self.ranked_mirrors();
         for paid in self.paid.values() {
             let Some(head) = paid.head() else { continue };
             for mirror in self.mirrors_of(paid, &ranked) {
-                chosen.entry(mirror).or_default().push((head.epoch, head.id(), head.channel));
+                let chosen = chosen.entry(mirror).or_default();
+                // It keeps no more for one payee, and what it must refuse would differ for ever.
+                if chosen.len() < PER_PAYEE_MAX {
+                    chosen.push((head.id(), head.channel));
+                }
             }
         }
         let connected: Vec<NodeId> =
             self.mirrors.told.keys().copied().filter(|mirror| self.is_connected(*mirror)).collect();
         for mirror in connected {
             let kept: BTreeSet<ChannelId> =
-                chosen.get(&mirror).into_iter().flatten().map(|(.., id)| *id).collect();
+                chosen.get(&mirror).into_iter().flatten().map(|(_, channel)| *channel).collect();
             self.tell_over(mirror, &kept, out);
         }
         for (mirror, held) in chosen {
-            let ours = held.into_iter().map(|(epoch, id, _)| (epoch, id)).collect();
+            let ours = held.into_iter().map(|(receipt, _)| receipt).collect();
             self.compare_with(mirror, ours, out);
         }
     }
 
     fn compare_with(&mut self, mirror: NodeId, ours: Set, out: &mut Vec<Effect>) {
-        if let Ok((session, question)) = Session::begin(ours) {
-            self.mirrors.sessions.insert(mirror, session);
-            self.send(mirror, Message::Compare(question), out);
-        }
+        // The mirror sees salts, and must not know the next one from them.
+        let draws = [self.prng.next_u64(), self.prng.next_u64()].map(u64::to_be_bytes).concat();
+        let mut salt = Salt([0; 16]);
+        salt.0.copy_from_slice(&Digest::of(&draws).0[..16]);
+        let (session, question) = Session::begin(ours, salt);
+        self.mirrors.sessions.insert(mirror, session);
+        self.send(mirror, Message::Compare(question), out);
     }
 
     /// Returns the peers that may be mirrors, best first: issuers last, because what they hold they have on their own

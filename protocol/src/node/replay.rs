@@ -12,9 +12,9 @@ use crate::record::Record;
 use crate::signed::{Role, SignedError};
 use crate::time::Time;
 
-use super::Node;
 use super::issuing::{Admitted, TicketState};
 use super::recovery::Recovery;
+use super::{Config, Node};
 
 /// Why a journal cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -30,10 +30,41 @@ pub enum ReplayError {
     UnknownChannel(ChannelId),
 }
 
+/// A node that follows its journal line by line, and does nothing else yet.
+#[derive(Debug)]
+pub struct Starting(Node);
+
+impl Starting {
+    /// Returns a node that has read nothing yet. `checkpoints` is how many lines about checkpoints the journal has, see
+    /// [`crate::record::is_checkpoint`]; only an issuer must know it.
+    #[must_use]
+    pub fn new(config: Config, seed: u64, checkpoints: usize) -> Self {
+        let mut node = Node::empty(config, seed);
+        node.checkpoints.expect(checkpoints);
+        Self(node)
+    }
+
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// When it cannot be read or contradicts the ones before it: the journal is not this node's.
+    pub fn follow(&mut self, record: Record) -> Result<(), ReplayError> {
+        self.0.replay(record)
+    }
+
+    /// Returns the node that the lines describe, at `now`.
+    #[must_use]
+    pub fn start(self, now: Time) -> Node {
+        let mut node = self.0;
+        node.start(now);
+        node
+    }
+}
+
 impl Node {
-    pub(super) fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
+    fn replay(&mut self, record: Record) -> Result<(), ReplayError> {
         let domain = self.domain;
-        match record.clone() {
+        match record {
             Record::Joined { membership, .. } => self.membership = Some(membership.read_back(domain)?),
             Record::Step { op, terms } => {
                 self.wallet.replay(op.read_back(domain)?);
@@ -91,10 +122,10 @@ impl Node {
             }
             Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
             Record::Noticed(notice) => self.apply_notice(&notice.read_back(domain)?),
-            Record::Lineage(_)
+            record @ (Record::Lineage(_)
             | Record::Authorised { .. }
             | Record::Delegated { .. }
-            | Record::Lent { .. } => self.replay_account(record.clone())?,
+            | Record::Lent { .. }) => self.replay_account(record)?,
             Record::Kept { opening, receipt } => {
                 let opening = opening.map(|opening| opening.read_back(domain)).transpose()?;
                 self.mirrors.kept.restore(opening, receipt.read_back(domain)?);
@@ -110,7 +141,7 @@ impl Node {
                 self.recovery = None;
                 self.recovered = Some(since);
             }
-            Record::Ticket { .. }
+            record @ (Record::Ticket { .. }
             | Record::Admitted { .. }
             | Record::Deposited(_)
             | Record::Stepped { .. }
@@ -121,7 +152,7 @@ impl Node {
             | Record::Certified { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
-            | Record::Concluded(_) => self.replay_issuing(record.clone())?,
+            | Record::Concluded(_)) => self.replay_issuing(record)?,
             Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())

@@ -5,7 +5,7 @@ use protocol::ids::{ChannelId, Digest, NodeId, RecordId};
 use protocol::keys::Signer;
 use protocol::ledger::issuer::{Issuer, IssuerError};
 use protocol::ledger::mirror::{Mirror, MirrorError, News};
-use protocol::ledger::reconcile::exchange;
+use protocol::ledger::reconcile::{Salt, exchange};
 use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, OpenChannel, Receipt, Recorded, Source};
 use protocol::message::{Checked, Kept, Opening};
 use protocol::price::Usage;
@@ -80,7 +80,8 @@ fn the_newest_receipt_of_a_channel_is_kept_whatever_the_order() {
 
     let kept: Vec<u64> = mirror.receipts().map(|(_, receipt)| receipt.amount).collect();
     assert_eq!(kept, [90]);
-    let found = exchange(mirror.set_of(id(PAYEE)), &mirror.set_of(id(PAYER))).expect("two sets");
+    let of = |tag| mirror.set_of(id(tag));
+    let found = exchange(of(PAYEE), &of(PAYER), Salt([1; 16])).expect("two sets");
     assert_eq!((found.differences.only_here.len(), found.differences.only_there.len()), (1, 0));
 }
 

@@ -1,6 +1,8 @@
 //! `cargo xtask bench ledger`: what records cost to sign, check, merge and keep, beside what the machine can do at best.
 
+mod opens;
 mod rates;
+mod reconcile;
 mod records;
 mod reopen;
 
@@ -9,7 +11,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use self::rates::{Journal, Opens, Rates};
+use self::opens::Opens;
+use self::rates::{Journal, Rates};
+use self::reconcile::{BySize, Reconcile};
 use self::reopen::Reopen;
 use super::table::{Machine, Table, target};
 
@@ -34,9 +38,12 @@ struct Report {
     reopen_ms: f64,
     reopen_rss_mb: f64,
     bytes_per_channel: f64,
+    reconcile_bytes: BySize,
+    reconcile_ratio: BySize,
     rates: Rates,
     journal: Journal,
     reopen: Reopen,
+    reconcile: Reconcile,
     machine: Machine,
 }
 
@@ -58,8 +65,11 @@ async fn measure(program: &Path, part: usize) -> Result<Report> {
     let rates = rates::measure(20_000 / part)?;
     super::say("the journal");
     let journal = rates::measure_journal(400 / part).await?;
-    super::say("an issuer");
-    let opens_per_s = rates::measure_opens(32 / part.min(8)).await?;
+    super::say("an issuer, and four");
+    let opens_per_s = opens::measure(32 / part.min(8)).await?;
+    let records = 1_000_000 / part;
+    super::say(&format!("two sets of {records} records"));
+    let reconcile = reconcile::measure(records)?;
     let channels = 100_000 / part;
     super::say(&format!("a provider with {channels} channels (making them takes a while)"));
     let reopen = reopen::measure(program, channels, 5).await?;
@@ -71,9 +81,12 @@ async fn measure(program: &Path, part: usize) -> Result<Report> {
         reopen_ms: reopen.api_ms.p50,
         reopen_rss_mb: reopen.rss_mb,
         bytes_per_channel: reopen.journal_bytes_per_channel + reopen.index_bytes_per_channel,
+        reconcile_bytes: reconcile.bytes,
+        reconcile_ratio: reconcile.ratio,
         rates,
         journal,
         reopen,
+        reconcile,
         machine,
     })
 }
@@ -84,6 +97,7 @@ impl Report {
         self.add_rates(&mut table);
         self.add_journal(&mut table);
         self.add_reopen(&mut table);
+        self.add_reconcile(&mut table);
         table
     }
 
@@ -112,13 +126,28 @@ impl Report {
         let runs = stored_ms.runs;
         table.number("  that is", &format!("{stored_per_s:.0} / s"), runs, "");
         table.number("  floor by it", &format!("{ratio:.3}"), runs, &target(">= 0.90", *ratio >= 0.9));
-        let opens = &self.opens_per_s;
-        table.number(
-            "channels opened by one issuer, n = 1",
-            &format!("{:.0} / s", opens.n1),
-            opens.opened,
-            "",
-        );
+        let Opens { n1, n4, opened } = &self.opens_per_s;
+        table.number("channels opened by one issuer, n = 1", &format!("{n1:.0} / s"), *opened, "");
+        table.number("channels opened by four on this machine, n = 4", &format!("{n4:.0} / s"), *opened, "");
+    }
+
+    fn add_reconcile(&self, table: &mut Table) {
+        let Reconcile { records, record_bytes, bytes, ratio, rounds, runs } = &self.reconcile;
+        table.number("a receipt with both signatures", &format!("{record_bytes} bytes"), 1, "");
+        let sizes = [
+            (10, bytes.d10, ratio.d10, rounds.d10),
+            (100, bytes.d100, ratio.d100, rounds.d100),
+            (1000, bytes.d1000, ratio.d1000, rounds.d1000),
+        ];
+        for (differing, bytes, ratio, rounds) in sizes {
+            let what = format!("comparing {records} records of which {differing} differ, most bytes");
+            table.number(&what, &format!("{bytes:.0}"), *runs, "");
+            // Twice the difference and 1 KB may travel; once it does as the records themselves.
+            let size = f64::from(differing) * f64::from(u32::try_from(*record_bytes).unwrap_or(u32::MAX));
+            let goal = target("<= 1 + 1 KB", bytes <= size + 1000.0);
+            table.number("  by the bytes of those records", &format!("{ratio:.3}"), *runs, &goal);
+            table.number("  questions", &format!("{rounds:.0}"), *runs, "");
+        }
     }
 
     fn add_reopen(&self, table: &mut Table) {
