@@ -30,6 +30,7 @@ mod tests;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
@@ -40,7 +41,7 @@ use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::account::{Inception, Lineage};
 use crate::ledger::issuer::Booked;
-use crate::ledger::paid::Paid;
+use crate::ledger::paid::{Agreement, Paid};
 use crate::ledger::quorum::{Acks, Answers, View, Views};
 use crate::ledger::records::{self, Epoch, Membership, Rights};
 use crate::ledger::wallet::Wallet;
@@ -464,9 +465,10 @@ pub struct Node {
     /// The issuer has moved credits since it last told us what our account holds.
     balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
-    paid: BTreeMap<ChannelId, Paid>,
-    /// Terms of the channels in `paid`.
-    agreed: BTreeMap<RecordId, provider::Agreed>,
+    /// On the heap, because a map's nodes are a third empty.
+    paid: BTreeMap<ChannelId, Box<Paid>>,
+    /// What channels in `paid` share, by their terms.
+    agreed: BTreeMap<RecordId, Arc<Agreement>>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
@@ -588,7 +590,7 @@ impl Node {
         self.learn_own_account();
         self.sign_own_device(now);
         self.paying.values_mut().for_each(|channel| channel.side.restarted());
-        self.paid.values_mut().for_each(Paid::restarted);
+        self.paid.values_mut().for_each(|paid| paid.restarted());
         self.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
         self.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
     }

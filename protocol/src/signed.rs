@@ -70,8 +70,8 @@ pub struct Signed<T> {
 
 /// A record whose every signature was checked over the exact bytes received.
 ///
-/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal). The bytes need
-/// not be kept: a canonical value has one encoding.
+/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal); within this crate
+/// also from the kept parts of one that did. The bytes need not be kept: a canonical value has one encoding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified<T> {
     value: T,
@@ -166,6 +166,21 @@ impl<T: Signable> Signed<T> {
 }
 
 impl<T: Signable> Verified<T> {
+    /// Returns a record whose parts were taken from a verified one and kept.
+    pub(crate) const fn of_parts(value: T, id: RecordId, attestations: Vec<Attestation>) -> Self {
+        Self { value, id, attestations }
+    }
+
+    /// Returns the signatures.
+    pub(crate) fn attestations(&self) -> &[Attestation] {
+        &self.attestations
+    }
+
+    /// Returns the signature of `key` as `role`.
+    pub(crate) fn signature(&self, role: Role, key: PublicKey) -> Option<Signature> {
+        self.attestations.iter().find(|a| a.role == role && a.key == key).map(|a| a.signature)
+    }
+
     /// Returns the record id: the same whoever signed.
     pub const fn id(&self) -> RecordId {
         self.id

@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
-use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
 use crate::ledger::quorum::Acks;
 use crate::ledger::records::{
@@ -247,16 +246,17 @@ impl Node {
     /// Tells a partner the newest receipts that we hold of the channels between us.
     pub(super) fn send_heads(&mut self, partner: NodeId, out: &mut Vec<Effect>) {
         let paying = self.paying.values().filter(|channel| channel.side.terms.payee == partner);
-        let paying = paying.filter_map(|channel| Some((channel.side.head()?, 0)));
+        let paying = paying.filter_map(|channel| {
+            let receipt = channel.side.head()?;
+            let (channel, amount, receipt) = (receipt.channel, receipt.amount, receipt.id());
+            Some(Head { channel, amount, receipt, due: 0 })
+        });
         let paid = self.paid.values().filter(|paid| paid.payer == partner);
-        let paid = paid.filter_map(|paid| Some((paid.head()?, paid.due())));
-        let head = |(receipt, due): (&Verified<Receipt>, u64)| Head {
-            channel: receipt.channel,
-            amount: receipt.amount,
-            receipt: receipt.id(),
-            due,
-        };
-        let heads: Vec<Head> = paying.chain(paid).map(head).collect();
+        let paid = paid.filter(|paid| paid.head_id() != RecordId::NONE).map(|paid| {
+            let (channel, amount, receipt) = (paid.channel, paid.paid(), paid.head_id());
+            Head { channel, amount, receipt, due: paid.due() }
+        });
+        let heads: Vec<Head> = paying.chain(paid).collect();
         // A side that has lost its only receipt has none to show, and says so.
         let deals = self.paid.values().any(|paid| paid.payer == partner);
         if deals || !heads.is_empty() {
@@ -305,7 +305,7 @@ impl Node {
         }
         for paid in self.paid.values().filter(|paid| paid.payer == from) {
             if let Some(head) = paid.head().filter(|head| lacks(head)) {
-                messages.push(Message::CoSigned(head.clone()));
+                messages.push(Message::CoSigned(head));
             }
         }
         for message in messages.into_iter().take(HEADS_MAX) {
@@ -479,9 +479,8 @@ impl Node {
             for paid in self.paid.values().filter(|paid| !paid.is_closing()) {
                 let known = self.acks.get(&paid.channel).map_or(0, |acks| acks.by(key));
                 let is_due = paid.earned().saturating_sub(known) > amount;
-                if let Some(receipt) = paid.head().filter(|_| is_due) {
-                    let redeem = Message::Redeem { receipt: receipt.clone(), amount: paid.earned() };
-                    messages.push((issuer, redeem));
+                if let Some(receipt) = is_due.then(|| paid.head()).flatten() {
+                    messages.push((issuer, Message::Redeem { receipt, amount: paid.earned() }));
                 }
             }
         }
@@ -493,7 +492,7 @@ impl Node {
     /// Redeems what a channel has earned, however little.
     pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
         let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
-        let due = paid.and_then(|paid| Some((paid.head()?.clone(), paid.earned())));
+        let due = paid.and_then(|paid| Some((paid.head()?, paid.earned())));
         let Some((receipt, amount)) = due else { return };
         for issuer in self.issuers() {
             self.send(issuer, Message::Redeem { receipt: receipt.clone(), amount }, out);
@@ -520,8 +519,7 @@ impl Node {
         let known = paid.is_closing();
         let Ok(both) = paid.close(closing, domain) else {
             // A job is still open, or the payer has forgotten a receipt or counts less: it will ask again.
-            let head = paid.head().cloned();
-            if let Some(head) = head {
+            if let Some(head) = paid.head() {
                 self.send(from, Message::CoSigned(head), out);
             }
             self.send_heads(from, out);
@@ -543,7 +541,8 @@ impl Node {
             return;
         };
         let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
-        let Some(known) = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed)) else {
+        let Some(known) = paying.or_else(|| self.paid.get(&ack.channel).map(|paid| paid.amount_redeemed()))
+        else {
             return;
         };
         let said = self.acks.get(&ack.channel).cloned().unwrap_or_default();

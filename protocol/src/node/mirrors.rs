@@ -8,10 +8,10 @@ use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::mirror::{Mirror, MirrorError, News, PER_PAYEE_MAX};
 use crate::ledger::paid::Paid;
 use crate::ledger::reconcile::{Differences, Salt, Session, Set, Step, answer};
-use crate::ledger::records::{AccountOp, Epoch, Receipt, Recorded};
-use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message, Opening};
+use crate::ledger::records::{Epoch, Receipt};
+use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message};
 use crate::record::Record;
-use crate::signed::{Signed, Verified};
+use crate::signed::Verified;
 use crate::time::Time;
 
 use super::channels::is_round;
@@ -33,8 +33,6 @@ pub(super) struct Mirrors {
     pub(super) kept: Mirror,
     /// In which epoch each of them was last connected.
     seen: BTreeMap<NodeId, Epoch>,
-    /// Proofs of the channels on which we are paid, but for the terms.
-    proofs: BTreeMap<ChannelId, Proof>,
     /// Which of our receipts each mirror was last sent.
     told: BTreeMap<NodeId, BTreeMap<ChannelId, RecordId>>,
     /// Comparisons under way.
@@ -43,20 +41,7 @@ pub(super) struct Mirrors {
     pub(super) recovered: (Time, u32),
 }
 
-/// What an opening is made of beside the terms, as it travels: it is shown, and never looked at.
-#[derive(Debug, Clone)]
-struct Proof {
-    op: Signed<AccountOp>,
-    recorded: Vec<Signed<Recorded>>,
-}
-
 impl Mirrors {
-    /// Takes note of a channel on which we are paid.
-    pub(super) fn prove(&mut self, opening: &Opening<Checked>) {
-        let recorded = opening.recorded.iter().map(Verified::signed).collect();
-        self.proofs.insert(opening.op.id().into(), Proof { op: opening.op.signed(), recorded });
-    }
-
     pub(super) fn on_peer_down(&mut self, peer: NodeId) {
         self.sessions.remove(&peer);
     }
@@ -107,7 +92,6 @@ impl Node {
     /// Forgets what concerns channels that we no longer know.
     fn forget_mirrored(&mut self) {
         let (paid, ended) = (&self.paid, &self.ended);
-        self.mirrors.proofs.retain(|channel, _| paid.contains_key(channel));
         for told in self.mirrors.told.values_mut() {
             told.retain(|channel, _| paid.contains_key(channel) || ended.contains_key(channel));
         }
@@ -121,12 +105,15 @@ impl Node {
         let mut chosen: BTreeMap<NodeId, Vec<(RecordId, ChannelId)>> = BTreeMap::new();
         let ranked = self.ranked_mirrors();
         for paid in self.paid.values() {
-            let Some(head) = paid.head() else { continue };
+            let head = paid.head_id();
+            if head == RecordId::NONE {
+                continue;
+            }
             for mirror in self.mirrors_of(paid, &ranked) {
                 let chosen = chosen.entry(mirror).or_default();
                 // It keeps no more for one payee, and what it must refuse would differ for ever.
                 if chosen.len() < PER_PAYEE_MAX {
-                    chosen.push((head.id(), head.channel));
+                    chosen.push((head, paid.channel));
                 }
             }
         }
@@ -206,8 +193,8 @@ impl Node {
         let told = self.mirrors.told.get(&mirror).cloned().unwrap_or_default();
         let replaced: BTreeSet<RecordId> = told.into_values().collect();
         let lacked = self.paid.values().filter_map(|paid| {
-            let head = paid.head().filter(|head| differences.only_here.contains(&head.id()))?;
-            self.kept_of(paid, Some(head.clone()))
+            let is_lacked = differences.only_here.contains(&paid.head_id());
+            is_lacked.then(|| self.kept_of(paid, paid.head()))?
         });
         let lacked: Vec<Kept<Checked>> = lacked.take(KEPT_MAX * BATCHES_MAX).collect();
         for entry in &lacked {
@@ -228,11 +215,7 @@ impl Node {
 
     /// Returns a channel on which we are paid as a mirror keeps it.
     pub(super) fn kept_of(&self, paid: &Paid, receipt: Option<Verified<Receipt>>) -> Option<Kept<Checked>> {
-        let Proof { op, recorded } = self.mirrors.proofs.get(&paid.channel)?.clone();
-        let op = op.read_back(self.domain).ok()?;
-        let recorded = recorded.into_iter().map(|recorded| recorded.read_back(self.domain));
-        let recorded = recorded.collect::<Result<_, _>>().ok()?;
-        Some(Kept { opening: Opening { op, terms: Verified::clone(&paid.terms), recorded }, receipt })
+        Some(Kept { opening: paid.opening(self.domain)?, receipt })
     }
 
     /// Takes back what a mirror has kept for us and we have forgotten; lets it forget what is over.

@@ -79,15 +79,14 @@ impl Node {
                 let opening = opening.read_back(domain)?;
                 let channel = ChannelId::from(opening.op.id());
                 let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
-                self.paid.insert(channel, paid);
-                self.mirrors.prove(&opening);
+                self.paid.insert(channel, Box::new(paid));
             }
             Record::Receipt(receipt) => {
                 let receipt = receipt.read_back(domain)?;
                 if let Some(paying) = self.paying.get_mut(&receipt.channel) {
                     paying.side.adopt(&receipt);
                 } else if let Some(paid) = self.paid.get_mut(&receipt.channel) {
-                    paid.replay(receipt);
+                    paid.replay(&receipt);
                 }
             }
             Record::Job(job) => {

@@ -246,7 +246,7 @@ proptest! {
             for receipt in receipts {
                 paid.receive(receipt, domain()).expect("the payer's, below the cap");
             }
-            paid.head().cloned()
+            paid.head()
         };
         let parts: Vec<_> = [merge(one), merge(other)].into_iter().flatten().collect();
         prop_assert_eq!(merge(&parts).map(|head| head.id()), merge(&all).map(|head| head.id()));

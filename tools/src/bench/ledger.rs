@@ -1,21 +1,26 @@
 //! `cargo xtask bench ledger`: what records cost to sign, check, merge and keep, beside what the machine can do at best.
 
+mod books;
 mod opens;
 mod rates;
 mod reconcile;
 mod records;
 mod reopen;
+mod replay;
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
 
+use self::books::Books;
 use self::opens::Opens;
 use self::rates::{Journal, Rates};
 use self::reconcile::{BySize, Reconcile};
 use self::reopen::Reopen;
 use super::table::{Machine, Table, target};
+
+pub(super) use self::replay::{Arguments as ReplayArguments, run as replay};
 
 /// How much to measure.
 #[derive(clap::Args)]
@@ -44,6 +49,7 @@ struct Report {
     journal: Journal,
     reopen: Reopen,
     reconcile: Reconcile,
+    books: Books,
     machine: Machine,
 }
 
@@ -70,6 +76,7 @@ async fn measure(program: &Path, part: usize) -> Result<Report> {
     let records = 1_000_000 / part;
     super::say(&format!("two sets of {records} records"));
     let reconcile = reconcile::measure(records)?;
+    let books = books::measure(100_000 / part, 10)?;
     let channels = 100_000 / part;
     super::say(&format!("a provider with {channels} channels (making them takes a while)"));
     let reopen = reopen::measure(program, channels, 5).await?;
@@ -87,6 +94,7 @@ async fn measure(program: &Path, part: usize) -> Result<Report> {
         journal,
         reopen,
         reconcile,
+        books,
         machine,
     })
 }
@@ -98,6 +106,8 @@ impl Report {
         self.add_journal(&mut table);
         self.add_reopen(&mut table);
         self.add_reconcile(&mut table);
+        let Books { accounts, closing_ms } = &self.books;
+        table.times(&format!("closing an epoch of {accounts} accounts"), closing_ms, "");
         table
     }
 
@@ -151,12 +161,24 @@ impl Report {
     }
 
     fn add_reopen(&self, table: &mut Table) {
-        let Reopen { channels, api_ms, rss_mb, journal_bytes_per_channel, index_bytes_per_channel, .. } =
-            &self.reopen;
+        let Reopen { channels, api_ms, index_ms, rss_mb, peak_mb, core, .. } = &self.reopen;
+        let Reopen { journal_bytes_per_channel, index_bytes_per_channel, .. } = &self.reopen;
         let what = format!("start with {channels} channels until the API answers");
         table.times(&what, api_ms, &target("<= 1 s", api_ms.p50 <= 1_000.0));
         let goal = target("<= 150 MB", *rss_mb <= 150.0);
         table.number("  resident then", &format!("{rss_mb:.0} MB"), api_ms.runs, &goal);
+        table.number("  at most until then", &format!("{peak_mb:.0} MB"), api_ms.runs, "");
+        table.times("  until the index answers too", index_ms, "");
+        table.number(
+            "  floor: reading the journal and its hashes",
+            &format!("{:.0} ms", core.checked_ms),
+            1,
+            "",
+        );
+        table.number("  of it following the journal", &format!("{:.0} ms", core.ms), 1, "");
+        let bytes = self.reopen.core_bytes_per_channel;
+        let goal = target("<= 500", bytes <= 500.0);
+        table.number("  bytes of a channel in the core", &format!("{bytes:.0}"), *channels, &goal);
         let bytes = journal_bytes_per_channel + index_bytes_per_channel;
         let goal = target("<= 4,000", bytes <= 4_000.0);
         table.number("bytes of a channel on disk", &format!("{bytes:.0}"), *channels, &goal);
