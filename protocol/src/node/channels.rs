@@ -12,6 +12,7 @@ use crate::ledger::records::{
     Epoch, Final, OpBody, OpenChannel, Receipt, RedeemAck, Terms, VALIDITY_EPOCHS_MAX,
 };
 use crate::message::{Checked, HEADS_MAX, Head, Heads, Message, Opening};
+use crate::mutant;
 use crate::price::Usage;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
@@ -529,7 +530,7 @@ impl Node {
         };
         if !known {
             let line = Record::Final(both.signed());
-            let early = cfg!(mutant = "final-before-disk");
+            let early = mutant::is_in("final-before-disk");
             out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
         }
         for issuer in self.issuers() {
