@@ -15,6 +15,7 @@ use crate::ledger::records::{
 use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
 use crate::message::{Checked, JoinError, Message};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::ticket::Ticket;
@@ -444,5 +445,5 @@ impl Node {
 
 /// Returns the effect that puts a line on disk before anything after it leaves.
 fn durable(line: Record) -> Effect {
-    if cfg!(mutant = "issuer-answers-before-disk") { Effect::Note(line) } else { Effect::Record(line) }
+    if mutant::is_in("issuer-answers-before-disk") { Effect::Note(line) } else { Effect::Record(line) }
 }

@@ -53,6 +53,22 @@ fn a_step_is_abandoned_when_three_refuse_it_and_a_vote_takes_a_refusal_back() {
     assert!(refuses(3, &mut answers));
 }
 
+#[test]
+fn what_an_issuer_says_late_does_not_replace_what_it_said_since() {
+    let view = |cash, as_of| View {
+        next: as_of,
+        head: RecordId::NONE,
+        balance: Balance { cash, as_of, ..Balance::default() },
+    };
+    let mut views = Views::default();
+    for place in 0..3 {
+        views.learn(key(place), view(5, 2));
+        views.learn(key(place), view(9, 1));
+    }
+    let supported = views.supported(&manifest()).expect("a quorum has answered");
+    assert_eq!((supported.next, supported.balance.cash), (2, 5));
+}
+
 /// What an issuer says: its next slot, and what can be spent.
 fn said() -> impl Strategy<Value = (u64, u64)> {
     (prop_oneof![0..5_u64, any::<u64>()], prop_oneof![0..100_u64, any::<u64>()])
