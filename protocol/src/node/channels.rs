@@ -343,6 +343,7 @@ impl Node {
         self.show_heads(now, out);
         self.mirror(now, out);
         self.expire_channels(now, out);
+        self.hand_on_news(out);
         self.ask_newest(now, out);
         self.review_audit(now, out);
     }
@@ -571,8 +572,8 @@ impl Node {
             return;
         }
         let acks = self.acks.entry(ack.channel).or_default();
-        acks.learn(key, ack.amount, ack.closed);
-        if acks.is_closed(manifest) {
+        acks.learn(key, ack);
+        if acks.end(manifest).is_some() {
             self.acks.remove(&ack.channel);
             self.paying.remove(&ack.channel);
             if let Some(paid) = self.paid.remove(&ack.channel) {
