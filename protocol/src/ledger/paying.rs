@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
 use crate::keys::Signer;
 use crate::ledger::records::{Epoch, Final, Receipt, Terms};
+use crate::mutant;
 use crate::price::Usage;
 use crate::signed::{Role, Verified, sign};
 
@@ -334,7 +335,7 @@ impl Paying {
         if delivered == 0 {
             return;
         }
-        let delivered = if cfg!(mutant = "window-ahead-of-delivery") { u64::MAX } else { delivered };
+        let delivered = if mutant::is_in("window-ahead-of-delivery") { u64::MAX } else { delivered };
         let window = u32::try_from(delivered).unwrap_or(WINDOW_MAX).clamp(WINDOW_MIN, WINDOW_MAX);
         for flight in self.flights.values_mut().filter(|flight| flight.tokens_in.is_some()) {
             if flight.delivered.saturating_add(window / 2) >= flight.allowance {
@@ -382,7 +383,7 @@ pub fn rank(receipt: &Verified<Receipt>) -> Rank {
 /// Says whether a receipt of one rank replaces one of another.
 #[must_use]
 pub fn outranks(rank: Rank, than: Rank) -> bool {
-    if cfg!(mutant = "merge-last-wins") { rank.2 != than.2 } else { rank > than }
+    if mutant::is_in("merge-last-wins") { rank.2 != than.2 } else { rank > than }
 }
 
 /// Says whether a receipt replaces another of its channel.
