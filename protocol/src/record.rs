@@ -5,7 +5,7 @@ use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 use crate::books::BooksRecord;
-use crate::encoding::{DecodeError, decode, encode};
+use crate::encoding::{DecodeError, decode, decode_own, encode};
 use crate::ids::{AccountId, ChannelId, Digest, RecordId};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
@@ -191,7 +191,15 @@ impl Record {
         encode(self)
     }
 
-    /// Reads a line.
+    /// Reads a line out of our own journal, whose checksums held.
+    ///
+    /// # Errors
+    /// When the bytes are no line that this version knows.
+    pub fn read_back(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode_own(bytes, RECORD_BYTES_MAX)
+    }
+
+    /// Reads a line of whatever origin.
     ///
     /// # Errors
     /// When the bytes are no line that this version knows.

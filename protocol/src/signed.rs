@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::encoding::{DecodeError, decode, encode};
+use crate::encoding::{DecodeError, bytes, decode, decode_own, encode};
 use crate::ids::{DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme, Signature, Signer};
 
@@ -63,6 +63,7 @@ pub struct Attestation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Signed<T> {
+    #[serde(with = "bytes")]
     body: Vec<u8>,
     attestations: Vec<Attestation>,
     kind: PhantomData<T>,
@@ -141,8 +142,16 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// When it cannot be read: the journal was written by a different version or was damaged.
     pub fn read_back(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
-        let id = record_id::<T>(&self.body, domain);
-        Ok(Verified { value: self.read_value()?, id, attestations: self.attestations })
+        let id = self.id_in(domain);
+        let value: T = decode_own(&self.body, T::BYTES_MAX)?;
+        value.check_bounds().map_err(SignedError::Bounds)?;
+        Ok(Verified { value, id, attestations: self.attestations })
+    }
+
+    /// Returns the record id, whether the rest holds or not.
+    #[must_use]
+    pub fn id_in(&self, domain: DomainId) -> RecordId {
+        record_id::<T>(&self.body, domain)
     }
 
     /// Returns the value, its id and the number of signatures, none of them checked: for showing our own journal.

@@ -186,7 +186,7 @@ impl Durable {
 }
 
 fn read(position: Position, bytes: &[u8]) -> Result<Record> {
-    Record::from_bytes(bytes).map_err(|error| {
+    Record::read_back(bytes).map_err(|error| {
         anyhow::anyhow!(
             "record {position} of the journal cannot be read ({error}): it was written by another version of \
              sharemesh; start that version, or restore the folder from a backup"

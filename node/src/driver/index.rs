@@ -246,7 +246,7 @@ fn catch_up(
 ) -> anyhow::Result<()> {
     let mut failed = None;
     history.replay(after, until, |position, head, bytes| {
-        if let (Ok(record), None) = (Record::from_bytes(bytes), &failed) {
+        if let (Ok(record), None) = (Record::read_back(bytes), &failed) {
             failed = put_in(store, position, *head, puts(position, &record, domain)).err();
         }
     })?;

@@ -8,8 +8,9 @@ use crate::ids::ChannelId;
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::quorum::View;
 use crate::ledger::records::{OpBody, text_digest};
+use crate::message::{Checked, Opening, Wire};
 use crate::record::Record;
-use crate::signed::{Role, SignedError};
+use crate::signed::{Role, SignedError, Verified};
 use crate::time::Time;
 
 use super::issuing::{Admitted, TicketState};
@@ -76,7 +77,7 @@ impl Node {
                 self.adopt_paying(opening, Time::default());
             }
             Record::Paid(opening) => {
-                let opening = opening.read_back(domain)?;
+                let opening = self.read_back_opening(opening)?;
                 let channel = ChannelId::from(opening.op.id());
                 let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
                 self.paid.insert(channel, Box::new(paid));
@@ -155,6 +156,18 @@ impl Node {
             Record::Books(books) => self.replay_books(books)?,
         }
         Ok(())
+    }
+
+    /// Takes the opening of a channel on which we are paid out of the journal; its terms are read once for all channels.
+    fn read_back_opening(&self, opening: Opening<Wire>) -> Result<Opening<Checked>, SignedError> {
+        let domain = self.domain;
+        let Opening { op, terms, recorded } = opening;
+        let terms = match self.agreed.get(&terms.id_in(domain)) {
+            Some(agreement) => Verified::clone(&agreement.terms),
+            None => terms.read_back(domain)?,
+        };
+        let recorded = recorded.into_iter().map(|recorded| recorded.read_back(domain));
+        Ok(Opening { op: op.read_back(domain)?, terms, recorded: recorded.collect::<Result<_, _>>()? })
     }
 
     fn replay_issuing(&mut self, record: Record) -> Result<(), ReplayError> {

@@ -70,7 +70,7 @@ pub(in super::super) fn run(arguments: &Arguments) -> Result<()> {
     let mut starting = Starting::new(config, 1, checkpoints);
     let mut failed = None;
     let each = |_, _: &journal::Head, line: &[u8]| {
-        let followed = Record::from_bytes(line).map_err(anyhow::Error::from);
+        let followed = Record::read_back(line).map_err(anyhow::Error::from);
         failed = failed.take().or(followed.and_then(|record| Ok(starting.follow(record)?)).err());
     };
     let (journal, _) = journal::Journal::open(&folder.journal(), options, each)?;
