@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::journal::{GENESIS, Head, Position};
 
 /// sled's page cache: an index of a million receipts is read in pages, not kept.
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 8 << 20;
 
 /// Bounds the batches that wait for the writer; a batch is what one commit of the journal brought.
 pub const APPLY_QUEUE_MAX: usize = 1024;
@@ -743,6 +743,7 @@ mod tests {
     const COUNT: u64 = 400;
 
     /// The head that the tests' journal has at a position; it ends at `COUNT`.
+    #[expect(clippy::unnecessary_wraps, reason = "an index is opened with a function that may fail")]
     fn head_at(position: Position) -> io::Result<Option<Head>> {
         Ok((position.0 <= COUNT).then(|| head_of(position.0)))
     }

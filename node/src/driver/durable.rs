@@ -8,6 +8,7 @@ use protocol::ids::{DomainId, JobId, NodeId};
 use protocol::message::{Message, Wire};
 use protocol::node::Effect;
 use protocol::record::Record;
+use tokio::time::Instant;
 
 use crate::folder::DataFolder;
 use crate::journal::{self, History, Journal, JournalError, Position, Urgency};
@@ -15,8 +16,11 @@ use crate::store::Reader;
 
 use super::index::{Indexer, JournalEnd};
 
-/// How long a start waits for the index once the journal is read: most need less, and larger ones must not hold it up.
-const INDEX_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a start waits for the index, from its beginning: most need less, and larger ones must not hold it up.
+const INDEX_PATIENCE: Duration = Duration::from_millis(700);
+
+/// How long it waits at least once the journal is read.
+const INDEX_PATIENCE_MIN: Duration = Duration::from_millis(50);
 
 /// The journal, its index and what waits for either.
 pub(super) struct Durable {
@@ -39,6 +43,7 @@ impl Durable {
         domain: DomainId,
         mut take: impl FnMut(Record) -> Result<()>,
     ) -> Result<Self> {
+        let begun = Instant::now();
         let (mut index, index_end) = Indexer::open(folder.index(), domain)?;
         let mut refused = None;
         let each = |position: Position, _: &journal::Head, bytes: &[u8]| {
@@ -57,7 +62,7 @@ impl Durable {
         let end = JournalEnd { history: history.clone(), position: committed, head: recovered.head };
         // A thread that has ended says so to whoever waits for it.
         let _ = index_end.send(end);
-        index.wait(INDEX_PATIENCE)?;
+        index.wait(INDEX_PATIENCE.saturating_sub(begun.elapsed()).max(INDEX_PATIENCE_MIN))?;
         Ok(Self {
             journal: Some(journal),
             history,

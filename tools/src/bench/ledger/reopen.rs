@@ -1,6 +1,7 @@
 //! A provider that is paid on very many channels: how long it takes to start, what it holds in memory and on disk.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -66,6 +67,8 @@ pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> R
     node.end().await?;
     let index_bytes = bytes_in(&data.join("index"))?;
     let core = replay::measure(&data)?;
+    // Else the first start would wait for the disk to take all that was just written.
+    ensure!(Command::new("sync").status()?.success(), "the disk does not take what was written");
 
     let (mut api, mut index) = (Samples::default(), Samples::default());
     let (mut rss, mut peak) = (Samples::default(), Samples::default());
