@@ -8,6 +8,7 @@ use protocol::message::Checked;
 use protocol::signed::{Role, Verified, sign};
 use stateright::{Model, Property};
 
+use crate::mutant;
 use crate::network::{HONEST, Honest, domain, issuer_signer, payer, signer};
 use crate::seen::search;
 
@@ -39,7 +40,7 @@ impl Devices {
     fn new() -> Self {
         let own = step(None, 30);
         // The wallet node signs the second behind the first; another node knows of no first.
-        let first = Some(&own).filter(|_| !cfg!(mutant = "two-devices-sign"));
+        let first = Some(&own).filter(|_| !mutant::is_in("two-devices-sign"));
         let other = step(first, 31);
         Self([own, other])
     }

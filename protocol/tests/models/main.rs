@@ -10,6 +10,9 @@ mod common;
 #[expect(dead_code, reason = "the issuers' tests share more than this model needs")]
 mod network;
 
+#[path = "../../src/mutant.rs"]
+mod mutant;
+
 mod checkpoint;
 mod devices;
 mod ending;

@@ -6,6 +6,7 @@
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
+use crate::mutant;
 use crate::seen::search;
 
 /// The last issuer of each set lies: it votes for everything, records everything and reports what suits it.
@@ -37,17 +38,20 @@ struct Rules {
     forgets_votes: bool,
 }
 
-const RULES: Rules = Rules {
-    quorum: 3,
-    writes_first: true,
-    counts_recorded: !cfg!(mutant = "count-votes-over-checkpoint"),
-    seals: !cfg!(mutant = "take-after-report"),
-    reports: 3,
-    keeps_recorded: !cfg!(mutant = "unlock-drops-recorded"),
-    signatures: if cfg!(mutant = "successor-without-quorum") { 1 } else { 3 },
-    begins_with_it: true,
-    forgets_votes: true,
-};
+/// Returns the rules as they are written down, but for a fault that is put in.
+fn rules() -> Rules {
+    Rules {
+        quorum: 3,
+        writes_first: true,
+        counts_recorded: !mutant::is_in("count-votes-over-checkpoint"),
+        seals: !mutant::is_in("take-after-report"),
+        reports: 3,
+        keeps_recorded: !mutant::is_in("unlock-drops-recorded"),
+        signatures: if mutant::is_in("successor-without-quorum") { 1 } else { 3 },
+        begins_with_it: true,
+        forgets_votes: true,
+    }
+}
 
 /// Before the checkpoint, or after it.
 type Side = usize;
@@ -275,21 +279,21 @@ fn is_safe(rules: Rules) -> bool {
 
 #[test]
 fn a_slot_holds_one_step_over_a_checkpoint_and_a_change_of_issuers() {
-    search("succession", RULES);
+    search("succession", rules());
 }
 
 #[test]
 fn every_rule_of_the_succession_is_needed() {
     let broken = [
-        Rules { quorum: 2, ..RULES },
-        Rules { writes_first: false, ..RULES },
-        Rules { counts_recorded: false, ..RULES },
-        Rules { seals: false, ..RULES },
-        Rules { reports: 2, ..RULES },
-        Rules { keeps_recorded: false, ..RULES },
-        Rules { signatures: 1, ..RULES },
-        Rules { begins_with_it: false, ..RULES },
-        Rules { forgets_votes: false, ..RULES },
+        Rules { quorum: 2, ..rules() },
+        Rules { writes_first: false, ..rules() },
+        Rules { counts_recorded: false, ..rules() },
+        Rules { seals: false, ..rules() },
+        Rules { reports: 2, ..rules() },
+        Rules { keeps_recorded: false, ..rules() },
+        Rules { signatures: 1, ..rules() },
+        Rules { begins_with_it: false, ..rules() },
+        Rules { forgets_votes: false, ..rules() },
     ];
     for rules in broken {
         assert!(!is_safe(rules), "{rules:?}");
