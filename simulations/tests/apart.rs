@@ -246,6 +246,10 @@ impl Halves {
 }
 
 /// Cuts a network in two for an epoch, with traffic on both sides, and heals it.
+#[expect(
+    clippy::print_stdout,
+    reason = "says how much went over the wire, to whoever runs it with `--nocapture`"
+)]
 #[track_caller]
 fn agrees_after_a_cut(issuers: usize, far_issuers: &[usize]) {
     let mut halves = Halves::new(issuers, far_issuers);

@@ -114,7 +114,7 @@ fn a_member_whose_clock_is_two_minutes_off_finds_less_work_and_costs_nobody_a_cr
         for host in [issuers, issuers + 1] {
             for ms in [120_000, -120_000] {
                 let done = jobs_done_while_off(issuers, host, ms);
-                println!("host {host} of a network of {issuers} issuers, {ms} ms: {done} of 30 jobs");
+                assert!(done < 30, "host {host}, {ms} ms: {done} jobs");
             }
         }
     }
@@ -177,13 +177,14 @@ fn a_member_that_does_not_know_that_it_starts_from_a_backup_costs_its_partner_no
             home.heal(60_000);
             home.settle();
             home.world.run_for(12 * 10 * 60_000);
-            let (provider, consumer) = (home.providers[0], home.consumers[0]);
-            let balance = |host: usize| home.world.node(host).expect("runs").balance();
-            let credits = Setting::small(0, 1).credits;
-            let (spent, earned) =
-                (credits - balance(consumer).available(), balance(provider).available() - credits);
-            println!("host {host}: spent {spent}, earned {earned}, {} {}", cost(4, 440, 404), fees(&home, 1));
-            assert_eq!((balance(consumer).held, balance(provider).held), (0, 0));
+            let consumer = home.consumers[0];
+            let balance = home.world.node(consumer).expect("runs").balance();
+            let spent = Setting::small(0, 1).credits - balance.available();
+            let jobs = 4 * cost(1, 110, 100);
+            assert!(spent <= jobs + fees(&home, 3), "the consumer spent {spent}");
+            // What the provider had not redeemed before, and forgot, is its own loss.
+            assert!(host != consumer || spent >= jobs - 4, "the provider was paid {spent}");
+            assert_eq!(balance.held, 0);
             assert_eq!(home.world.findings, Vec::<String>::new());
         }
     }
