@@ -46,13 +46,13 @@ fn enter(issuer: &mut Honest, deposit: Option<Verified<Deposit>>) {
 
 /// What an issuer says of the reference: its signature and those that it knows, or what it has booked.
 fn said(issuer: &Honest) -> Option<Verified<Deposit>> {
-    let booked = issuer.witness.facts.since(0).1.into_iter().filter_map(|name| {
+    let mut booked = issuer.witness.facts.since(0).1.into_iter().filter_map(|name| {
         let protocol::ledger::quorum::Fact::Deposit(deposit) = issuer.witness.facts.get(&name)? else {
             return None;
         };
         (deposit.reference == REFERENCE).then(|| deposit.clone())
     });
-    issuer.witness.outside(REFERENCE).or_else(|| booked.last())
+    issuer.witness.outside(REFERENCE).or_else(|| booked.next_back())
 }
 
 fn booked(issuer: &Honest) -> Option<u64> {
