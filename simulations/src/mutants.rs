@@ -1,12 +1,13 @@
 //! Faults put into the protocol on purpose: each must be found by the test named beside it.
 //!
-//! `cargo xtask mutants` compiles each into a copy of the workspace's own packages with `--cfg mutant="<name>"`, never
-//! with a feature, so that no build of the product can carry one. A test that passes with its mutant has stopped testing.
+//! `cargo xtask mutants` compiles the tests once with `--cfg mutants`, never with a feature, so that no build of the product
+//! can carry one, and names one fault after the other in the environment. A test that passes with its mutant has stopped
+//! testing.
 
 /// One deliberate fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mutant {
-    /// Value of the configuration key `mutant`.
+    /// What `SHAREMESH_MUTANT` is set to.
     pub name: &'static str,
     /// Package whose test must fail.
     pub package: &'static str,
@@ -44,7 +45,7 @@ const fn among_issuers(name: &'static str, test: &'static str, fault: &'static s
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 28] = [
+pub const MUTANTS: [Mutant; 29] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -82,7 +83,7 @@ pub const MUTANTS: [Mutant; 28] = [
     ),
     mutant(
         "older-balance-counts",
-        "wallet::a_slot_is_signed_again_only_after_the_issuer_refused_what_was_in_it",
+        "wallet::what_is_older_than_what_is_known_of_an_account_changes_nothing",
         "an older balance and slot replace newer ones",
     ),
     mutant(
@@ -184,5 +185,10 @@ pub const MUTANTS: [Mutant; 28] = [
         "serve-at-votes",
         "answers::votes_alone_commit_nothing_and_three_recordings_do",
         "an opening counts as committed when it is voted for",
+    ),
+    among_issuers(
+        "older-view-counts",
+        "answers::what_an_issuer_says_late_does_not_replace_what_it_said_since",
+        "what an issuer said of an account earlier replaces what it said since",
     ),
 ];

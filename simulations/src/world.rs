@@ -679,7 +679,8 @@ impl World {
     fn lie(&mut self, host: usize, from: usize, message: &Message<Checked>) -> bool {
         let Some(signer) = self.hosts[host].config.issuer.clone() else { return false };
         let to = self.hosts[from].id;
-        let Some(lie) = liar::answer(&signer, self.domain, message) else { return false };
+        let account = self.hosts[from].config.owner.account();
+        let Some(lie) = liar::answer(&signer, self.domain, account, message) else { return false };
         self.send(host, to, &lie.to_wire());
         true
     }

@@ -159,7 +159,9 @@ impl Body {
     /// Lies where it can, and else does as its program says.
     fn hear(&mut self, from: NodeId, message: &[u8]) {
         let message = Message::check(message, self.domain, Scheme::Strict).expect("honest nodes speak well");
-        match answer(&self.signer, self.domain, &message) {
+        let account = self.node.peers().find(|peer| peer.node == from).and_then(|peer| peer.account);
+        let lie = account.and_then(|account| answer(&self.signer, self.domain, account, &message));
+        match lie {
             Some(lie) => {
                 self.told.lock().unwrap().insert(lie.name());
                 self.send(from, &lie.to_wire());

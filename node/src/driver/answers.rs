@@ -8,12 +8,11 @@ mod money;
 mod statement;
 
 use protocol::ids::{Digest, JobId, ModelId};
-use protocol::ledger::issuer::IssuerError;
 use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{AuditView, GrantView, JobEvent, ProviderView, TicketView};
+use crate::api::views::{AuditView, GrantView, JobEvent, Money, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
 
@@ -283,8 +282,12 @@ impl Driver {
     /// Returns what would be left to give away after this amount, if there is as much.
     fn budget_after(&self, amount: u64) -> Result<u64, Failure> {
         let left = self.node.budget_left().ok_or_else(not_issuer)?;
-        left.checked_sub(amount)
-            .ok_or_else(|| Failure::new(FailureKind::NoCredits, IssuerError::Budget { left }.to_string()))
+        let issuers = self.node.manifest().issuers.len();
+        left.checked_sub(amount).ok_or_else(|| {
+            let whose = if issuers > 1 { "this issuer's part of the budget" } else { "the budget" };
+            let words = format!("{} are left of {whose} for tickets and grants", Money::from_nano(left));
+            Failure::new(FailureKind::NoCredits, words)
+        })
     }
 }
 

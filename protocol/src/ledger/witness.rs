@@ -11,6 +11,7 @@ use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{AccountOp, CloseVote, Deposit, Epoch, Final, Recorded, Source, Terms, Vote};
 use crate::manifest::Manifest;
 use crate::message::Checked;
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Signable, Verified, sign};
 
@@ -87,7 +88,7 @@ impl Witness {
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
         let terms = terms.map(Verified::signed);
         let record = Record::Voted { op: op.signed(), terms, epoch };
-        let is_written = was_known || cfg!(mutant = "vote-before-disk");
+        let is_written = was_known || mutant::is_in("vote-before-disk");
         Ok((self.sign(vote), (!is_written).then_some(record)))
     }
 
