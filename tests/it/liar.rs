@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::identity::{Keypair, ed25519};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, noise, tcp, yamux};
 use libp2p_stream::Control;
+use node::clock::Clock;
 use node::issuer_key::IssuerKey;
 use node::network_file::NetworkFile;
 use protocol::advert::{Incentive, ProviderClass};
@@ -223,8 +224,7 @@ async fn read(mut stream: libp2p::Stream) -> Option<Vec<u8>> {
 }
 
 fn now() -> Time {
-    let since = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
-    Time(u64::try_from(since.as_millis()).unwrap())
+    Time(Clock::start(0).now_ms())
 }
 
 fn node_of(peer: PeerId) -> NodeId {

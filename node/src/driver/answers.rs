@@ -302,6 +302,6 @@ fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
 fn not_issuer() -> Failure {
     Failure::new(
         FailureKind::Forbidden,
-        "this node is not an issuer of the network: run the command on a node that is (`sharemesh network show`)",
+        "this node is not the network's issuer, or none of them: run the command on a node that is (`sharemesh network show`)",
     )
 }
