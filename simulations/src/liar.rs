@@ -1,5 +1,5 @@
-//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, names balances at will, and
-//! tells of credits that never entered.
+//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, names balances at will, tells
+//! of credits that never entered, and has seen twice what other operators have.
 
 use protocol::ids::{AccountId, Digest, DomainId, RecordId};
 use protocol::keys::Signer;
@@ -10,7 +10,7 @@ use protocol::message::{Checked, Message, News};
 use protocol::signed::{Role, Signable, Verified, sign};
 
 /// What it says of every account.
-const RICH: Balance = Balance { cash: u64::MAX / 4, earned: 0, held: 0, as_of: u64::MAX / 4 };
+pub const RICH: Balance = Balance { cash: u64::MAX / 4, earned: 0, held: 0, as_of: u64::MAX / 4 };
 
 /// Returns what it answers a node of `account`; nothing where it does as its program says.
 #[must_use]
@@ -35,6 +35,9 @@ pub fn answer(
         Message::CloseVoted(by(signer, domain, less))
     } else if let Message::FactsQuery(since) = message {
         Message::Facts { first: *since, names: vec![RecordId([0xee; 32])] }
+    } else if let Message::Deposit(deposit) = message {
+        let more = Deposit { amount: deposit.amount.saturating_mul(2), ..Deposit::clone(deposit) };
+        Message::Deposit(by(signer, domain, more))
     } else if let Message::Noticed(known) = message {
         let (reference, epoch, source) = (Digest(known.0), Epoch(0), Source::Outside);
         let deposit = Deposit { reference, account, amount: u64::MAX / 4, epoch, source };

@@ -329,7 +329,8 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Certified { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }
-        | Record::Concluded(_) => Vec::new(),
+        | Record::Concluded(_)
+        | Record::Vouched(_) => Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::ids::{ChannelId, Digest, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::facts::Facts;
 use crate::ledger::issuer::{Issuer, IssuerError};
+use crate::ledger::outside::{Outside, Progress};
 use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{AccountOp, CloseVote, Deposit, Epoch, Final, Recorded, Source, Terms, Vote};
 use crate::manifest::Manifest;
@@ -37,6 +38,8 @@ pub struct Witness {
     given: BTreeMap<PublicKey, u64>,
     /// Deposits that we proposed, with the signatures so far.
     proposals: BTreeMap<Digest, Verified<Deposit>>,
+    /// Deposits from outside that operators have seen.
+    outside: Outside,
     /// Votes for the end of open channels.
     ends: BTreeMap<ChannelId, BTreeMap<PublicKey, Verified<CloseVote>>>,
 }
@@ -54,6 +57,7 @@ impl Witness {
             endorsed: BTreeMap::new(),
             given: BTreeMap::new(),
             proposals: BTreeMap::new(),
+            outside: Outside::default(),
             ends: BTreeMap::new(),
         }
     }
@@ -105,7 +109,8 @@ impl Witness {
         self.facts.push(Fact::Step(certificate.clone()));
         let recorded = self.sign(Recorded { op: certificate.op.id(), epoch });
         let record = Record::Certified { certificate: certificate.signed(), epoch };
-        Ok((recorded, is_new.then_some(record)))
+        let is_written = !is_new || mutant::is_in("recorded-before-disk");
+        Ok((recorded, (!is_written).then_some(record)))
     }
 
     /// Promises to let a channel end as both sides signed.
@@ -203,9 +208,13 @@ impl Witness {
         if !deposit.is_signed_by(Role::Issuer, proposer) {
             return Err(IssuerError::WrongKey);
         }
+        let from_outside = self.outside.ours(deposit.reference).is_some();
         let record = match self.endorsed.get(&deposit.reference) {
             Some(endorsed) if *endorsed == deposit.id() => None,
             Some(_) => return Err(IssuerError::SlotLocked),
+            None if from_outside || self.books.deposit_of(deposit.reference).is_some() => {
+                return Err(IssuerError::SlotLocked);
+            }
             None => {
                 self.give(deposit, proposer)?;
                 Some(Record::Endorsed { deposit: deposit.signed(), proposer })
@@ -214,14 +223,27 @@ impl Witness {
         Ok((deposit.clone().signed_also_by(self.domain, Role::Issuer, &self.signer), record))
     }
 
-    fn give(&mut self, deposit: &Verified<Deposit>, proposer: PublicKey) -> Result<(), IssuerError> {
+    /// Returns what each issuer may propose in all, in nano-credits.
+    fn part(&self) -> u64 {
         let issuers = u64::try_from(self.manifest.issuers.len()).unwrap_or(u64::MAX);
-        let part = self.manifest.grant_budget.checked_div(issuers).unwrap_or(0);
-        let given = self.given.get(&proposer).copied().unwrap_or(0);
-        let left = part.saturating_sub(given);
+        self.manifest.grant_budget.checked_div(issuers).unwrap_or(0)
+    }
+
+    fn given_by(&self, proposer: PublicKey) -> u64 {
+        self.given.get(&proposer).copied().unwrap_or(0)
+    }
+
+    /// Returns what this issuer may still propose, in nano-credits.
+    #[must_use]
+    pub fn part_left(&self) -> u64 {
+        self.part().saturating_sub(self.given_by(self.key()))
+    }
+
+    fn give(&mut self, deposit: &Verified<Deposit>, proposer: PublicKey) -> Result<(), IssuerError> {
+        let given = self.given_by(proposer);
         let sum = given.checked_add(deposit.amount).ok_or(IssuerError::Overflow)?;
-        if sum > part {
-            return Err(IssuerError::Budget { left });
+        if sum > self.part() {
+            return Err(IssuerError::Budget { left: self.part().saturating_sub(given) });
         }
 
         self.given.insert(proposer, sum);
@@ -238,6 +260,50 @@ impl Witness {
         is_agreed(proposal, manifest).then(|| proposal.clone())
     }
 
+    /// Signs a deposit from outside that our operator has seen; the same again changes nothing.
+    ///
+    /// # Errors
+    /// When something else was signed or booked under its reference, or too many wait.
+    pub fn vouch(&mut self, deposit: Deposit) -> Result<Option<Record>, IssuerError> {
+        match self.books.deposit_of(deposit.reference) {
+            Some(booked) if booked == (deposit.account, deposit.amount) => return Ok(None),
+            Some((_, amount)) => return Err(IssuerError::OtherDeposit { amount }),
+            None if self.endorsed.contains_key(&deposit.reference) => return Err(IssuerError::SlotLocked),
+            None => {}
+        }
+        let reference = deposit.reference;
+        let is_new = self.outside.vouch(deposit, self.domain, &self.signer)?;
+        let ours = self.outside.ours(reference).filter(|_| is_new);
+        Ok(ours.map(|deposit| Record::Vouched(deposit.signed())))
+    }
+
+    /// Takes note of a deposit from outside that another issuer has signed; says whether there is anything to tell
+    /// the others: our signature has changed, or a quorum has signed.
+    pub fn hear_outside(&mut self, by: PublicKey, deposit: &Verified<Deposit>) -> bool {
+        if self.books.deposit_of(deposit.reference).is_some() {
+            return false;
+        }
+        let has_changed = self.outside.hear(by, deposit, self.domain, &self.signer);
+        has_changed || self.outside.agreed(deposit.reference, &self.manifest).is_some()
+    }
+
+    /// Returns the deposit of a reference from outside that our operator has seen, with all signatures that we know.
+    #[must_use]
+    pub fn outside(&self, reference: Digest) -> Option<Verified<Deposit>> {
+        self.outside.gathered(reference, &self.manifest)
+    }
+
+    /// Returns how far that deposit has come.
+    #[must_use]
+    pub fn progress(&self, reference: Digest) -> Option<Progress> {
+        self.outside.progress(reference, &self.manifest)
+    }
+
+    /// Returns the deposits from outside whose turn it is to be repeated to the other issuers.
+    pub fn round(&mut self) -> Vec<Verified<Deposit>> {
+        self.outside.round(&self.manifest)
+    }
+
     /// Returns our proposals that too few have signed.
     #[must_use]
     pub fn proposals(&self) -> Vec<Verified<Deposit>> {
@@ -252,6 +318,7 @@ impl Witness {
         let is_new = self.books.enter(deposit)?;
         self.facts.push(Fact::Deposit(deposit.clone()));
         self.proposals.remove(&deposit.reference);
+        self.outside.booked(deposit.reference);
         Ok(is_new.then(|| Record::Deposited(deposit.signed())))
     }
 
@@ -276,6 +343,7 @@ impl Witness {
                     self.proposals.insert(deposit.reference, deposit);
                 }
             }
+            Record::Vouched(deposit) => self.outside.restore(deposit.read_back(domain)?),
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
             Record::PaidOut { receipt, amount } => {
                 self.books.redeem(&receipt.read_back(domain)?, amount)?;

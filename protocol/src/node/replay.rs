@@ -152,6 +152,7 @@ impl Node {
             | Record::Certified { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
+            | Record::Vouched(_)
             | Record::Concluded(_)) => self.replay_issuing(record)?,
             Record::Books(books) => self.replay_books(books)?,
         }
@@ -197,6 +198,7 @@ impl Node {
             Record::Voted { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
+            | Record::Vouched(_)
             | Record::Concluded(_) => issuing.witness.replay(record)?,
             Record::Stepped { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;

@@ -8,6 +8,7 @@ mod closing;
 mod deposits;
 mod facts;
 mod network;
+mod outside;
 mod rotation;
 mod slots;
 mod votes;

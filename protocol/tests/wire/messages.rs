@@ -258,6 +258,7 @@ pub(crate) fn lines() -> Vec<Record> {
         },
         Record::Promised { channel: CHANNEL, amount: 414_000 },
         Record::Concluded(EndCertificate { votes: vec![samples::close_vote().signed()] }),
+        Record::Vouched(samples::deposit().signed()),
     ]
 }
 
