@@ -314,7 +314,6 @@ fn no_message_is_read_in_another_network() {
             "heads",
             "noticed",
             "payout",
-            "withdrawal",
             "spend_refused",
             "compare",
             "compared",

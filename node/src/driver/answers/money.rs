@@ -130,7 +130,7 @@ impl Driver {
             state: state(request.paid.is_some()),
             reference: self.node.payout(id).map(|paid| paid.reference.clone()),
             payer: self.node.payout(id).map_or_else(
-                || self.turn(id).map(|(payer, _)| payer.to_string()),
+                || self.payer_of(id).map(|(payer, _)| payer.to_string()),
                 |paid| self.issuer_of(paid),
             ),
         }
@@ -144,10 +144,10 @@ impl Driver {
     }
 
     /// As issuer: returns whose turn it is to pay a withdrawal, and until before which epoch.
-    fn turn(&self, id: RecordId) -> Option<(NodeId, u32)> {
+    fn payer_of(&self, id: RecordId) -> Option<(NodeId, u32)> {
         let manifest = self.node.manifest();
         let taken = self.node.books()?.withdrawal(id)?.epoch;
-        let now = manifest.epoch(self.clock.now());
+        let now = manifest.epoch(self.now());
         manifest.payer_of(id, taken, now).map(|(issuer, next)| (issuer.node, next.0))
     }
 
@@ -192,7 +192,7 @@ impl Driver {
             }
             None => {}
         }
-        if let Some((payer, next)) = self.turn(step).filter(|(payer, _)| *payer != self.node.id()) {
+        if let Some((payer, next)) = self.payer_of(step).filter(|(payer, _)| *payer != self.node.id()) {
             let words = format!(
                 "it is for the operator of issuer {payer} to pay withdrawal {step} before epoch {next}: if two pay it, it \
                  is paid twice"
