@@ -113,6 +113,12 @@ pub fn id_of<T: Signable>(value: &T, domain: DomainId) -> RecordId {
 }
 
 impl<T: Signable> Signed<T> {
+    /// Returns a record that was written as text, as it would have been received; nothing is checked.
+    #[must_use]
+    pub fn unchecked(value: &T, attestations: Vec<Attestation>) -> Self {
+        Self { body: encode(value), attestations, kind: PhantomData }
+    }
+
     /// Checks canonical form, bounds and every signature.
     ///
     /// # Errors
@@ -192,6 +198,12 @@ impl<T: Signable> Verified<T> {
     #[must_use]
     pub const fn signature_count(&self) -> usize {
         self.attestations.len()
+    }
+
+    /// Returns the signatures.
+    #[must_use]
+    pub fn attestations(&self) -> &[Attestation] {
+        &self.attestations
     }
 
     /// Says whether `key` signed as `role`.
