@@ -244,10 +244,10 @@ async fn is_paid_by_one(council: &Council) {
     for (place, (issuer, _, listed)) in payers.iter().enumerate() {
         let ended = issuer.cli(&["withdraw", "paid", &listed.id, "--reference", "t 1"]).await;
         if place == 3 {
-            ended.must_succeed()
+            ended.must_succeed();
         } else {
-            ended.must_fail(1, &["paid twice"])
-        };
+            ended.must_fail(1, &["paid twice"]);
+        }
     }
     let payer = payers[3].1.clone();
     for peer in council.issuers.iter().chain([&council.consumer]) {

@@ -121,6 +121,9 @@ fn config(data: &Path) -> Config {
         exit_with_parent: false,
         passphrase: None,
         device: None,
+        network: None,
+        issuer_key: None,
+        bootstrap: Vec::new(),
     }
 }
 
