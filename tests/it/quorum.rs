@@ -162,6 +162,24 @@ async fn operators_who_make_their_own_keys_found_a_network_together() {
 }
 
 #[tokio::test]
+async fn an_open_network_needs_no_ticket() {
+    let ground = Ground::new(SHAREMESH);
+    let founded = ground.found("open", 1, &["--admission", "open"]).await;
+    let issuer = ground.start_issuers(&founded, 1).await.remove(0);
+    let at =
+        issuer.status().await.addresses.into_iter().find(|address| address.contains("/quic-v1")).unwrap();
+    let file = founded.file.display().to_string();
+
+    let member = ground.start("member", &["--network", &file, "--bootstrap", &at]).await;
+    member.until_issuers(1).await;
+    let account = member.status().await.account;
+    issuer.cli(&["grant", &account, "5"]).await.must_succeed();
+
+    member.until_available(5_000_000_000).await;
+    assert!(!member.status().await.network.issuer);
+}
+
+#[tokio::test]
 async fn short_epochs_pass_and_another_node_computes_a_checkpoint_again() {
     let ground = Ground::new(SHAREMESH);
     let founded = ground.found("lab", 1, &["--epoch", "2s"]).await;

@@ -109,7 +109,8 @@ impl Witness {
         self.facts.push(Fact::Step(certificate.clone()));
         let recorded = self.sign(Recorded { op: certificate.op.id(), epoch });
         let record = Record::Certified { certificate: certificate.signed(), epoch };
-        Ok((recorded, is_new.then_some(record)))
+        let is_written = !is_new || mutant::is_in("recorded-before-disk");
+        Ok((recorded, (!is_written).then_some(record)))
     }
 
     /// Promises to let a channel end as both sides signed.
