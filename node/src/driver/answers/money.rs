@@ -65,9 +65,10 @@ impl Driver {
             Some(other) => return Err(reference_taken("was booked before", other, &view.reference)),
             None => {}
         }
-        let ours = self.node.deposit_progress(name).map(|ours| (ours.account, ours.amount));
-        if let Some(other) = ours.filter(|ours| *ours != (to, nano)) {
-            return Err(reference_taken("was signed here before", other, &view.reference));
+        match self.node.deposit_progress(name).map(|ours| (ours.account, ours.amount)) {
+            Some(ours) if ours == (to, nano) => return Ok((name, self.deposited(view))),
+            Some(other) => return Err(reference_taken("was signed here before", other, &view.reference)),
+            None => {}
         }
         available.checked_add(nano).ok_or_else(|| Failure::usage("the amount is too large"))?;
         self.inputs.push_back(Input::Owner(OwnerCommand::Deposit {
