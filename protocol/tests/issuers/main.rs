@@ -6,6 +6,7 @@
 mod answers;
 mod closing;
 mod deposits;
+mod expiry;
 mod facts;
 mod network;
 mod outside;
