@@ -534,7 +534,7 @@ impl Node {
             cursors: BTreeMap::new(),
             hurried: Time::default(),
             inboxes: notices::Inboxes::default(),
-            references: BTreeMap::new(),
+            payouts: BTreeMap::new(),
             ends: checkpoints::EpochEnds::new(),
         });
         Self {
@@ -716,7 +716,7 @@ impl Node {
             Message::Notice(news) => self.on_notice(from, &news, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
-            Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
+            Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, now, out),
             Message::Books(message) => self.on_books(from, message, now, out),
             Message::Lineage(lineage) => self.on_lineage(from, &lineage, now, out),
             Message::Devices { devices, lineage } => {
@@ -739,7 +739,7 @@ impl Node {
             OwnerCommand::Deposit { reference, account, amount } => {
                 self.book_deposit(reference, account, amount, now, out);
             }
-            OwnerCommand::MarkPaid { step, reference } => self.mark_paid(step, reference, out),
+            OwnerCommand::MarkPaid { step, reference } => self.mark_paid(step, reference, now, out),
             OwnerCommand::Order(id, order) => self.on_order(id, order, now, out),
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, decode_own, encode};
-use crate::ids::{AccountId, ChannelId, Digest, RecordId};
+use crate::ids::{AccountId, ChannelId, Digest};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
 use crate::ledger::account::SignedLineage;
 use crate::ledger::quorum::{Certificate, EndCertificate};
 use crate::ledger::records::{
-    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
+    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms, WithdrawalPaid,
 };
 use crate::message::{News, Opening, Wire};
 use crate::signed::Signed;
@@ -92,12 +92,7 @@ pub enum Record {
     /// A text that stands in a step as its digest: where a withdrawal is to be paid.
     Text(String),
     /// A withdrawal was paid out, with the operator's reference.
-    WithdrawalPaid {
-        /// The step that withdrew.
-        step: RecordId,
-        /// The reference.
-        reference: String,
-    },
+    WithdrawalPaid(Signed<WithdrawalPaid>),
     /// The issuers' news for us.
     Noticed(News<Wire>),
     /// About the issuers' books: checkpoints, proofs, findings.

@@ -313,7 +313,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Books(_)
         | Record::Taken(_)
         | Record::Text(_)
-        | Record::WithdrawalPaid { .. }
+        | Record::WithdrawalPaid(_)
         | Record::Noticed(_)
         | Record::Lineage(_)
         | Record::Authorised { .. }

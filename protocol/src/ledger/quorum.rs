@@ -9,7 +9,7 @@ use crate::ids::{AccountId, ChannelId, DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::records::{
-    AccountOp, CloseVote, Deposit, Epoch, OpBody, Recorded, RedeemAck, Terms, Vote,
+    AccountOp, CloseVote, Deposit, Epoch, OpBody, Recorded, RedeemAck, Terms, Vote, WithdrawalPaid,
 };
 use crate::manifest::{ISSUERS_MAX, Manifest};
 use crate::message::{Checked, Stage, Wire};
@@ -46,9 +46,9 @@ pub struct EndCertificate<S: Stage> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "S::Of<AccountOp>: Serialize, S::Of<Terms>: Serialize, S::Of<Vote>: Serialize,
-        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize",
+        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize, S::Of<WithdrawalPaid>: Serialize",
     deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>,
-        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>"
+        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<WithdrawalPaid>: Deserialize<'de>"
 ))]
 pub enum Fact<S: Stage> {
     /// Credits entered.
@@ -57,6 +57,8 @@ pub enum Fact<S: Stage> {
     Step(Certificate<S>),
     /// A channel ended.
     End(EndCertificate<S>),
+    /// The operator whose turn it was has paid a withdrawal.
+    Paid(S::Of<WithdrawalPaid>),
 }
 
 fn all<T: Signable>(
@@ -179,6 +181,7 @@ impl Fact<Wire> {
             Self::Deposit(deposit) => Fact::Deposit(deposit.verify(domain, scheme)?),
             Self::Step(certificate) => Fact::Step(certificate.verify(domain, scheme)?),
             Self::End(certificate) => Fact::End(certificate.verify(domain, scheme)?),
+            Self::Paid(paid) => Fact::Paid(paid.verify(domain, scheme)?),
         })
     }
 }
@@ -191,6 +194,7 @@ impl Fact<Checked> {
             Self::Deposit(deposit) => Fact::Deposit(deposit.signed()),
             Self::Step(certificate) => Fact::Step(certificate.signed()),
             Self::End(certificate) => Fact::End(certificate.signed()),
+            Self::Paid(paid) => Fact::Paid(paid.signed()),
         }
     }
 
@@ -199,7 +203,7 @@ impl Fact<Checked> {
     pub fn owner(&self) -> Option<AccountId> {
         match self {
             Self::Step(certificate) => Some(certificate.op.account),
-            Self::Deposit(_) | Self::End(_) => None,
+            Self::Deposit(_) | Self::End(_) | Self::Paid(_) => None,
         }
     }
 
@@ -217,7 +221,7 @@ impl Fact<Checked> {
                 | OpBody::Rotate(_) => None,
             },
             Self::Deposit(deposit) => Some(deposit.account),
-            Self::End(_) => None,
+            Self::End(_) | Self::Paid(_) => None,
         }
     }
 
@@ -231,6 +235,7 @@ impl Fact<Checked> {
                 let channel = certificate.votes.first().map_or(ChannelId([0; 32]), |vote| vote.channel);
                 end_name(channel)
             }
+            Self::Paid(paid) => paid_name(paid.step),
         }
     }
 }
@@ -240,6 +245,13 @@ impl Fact<Checked> {
 pub fn end_name(channel: ChannelId) -> RecordId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"end\0").update(&channel.0);
+    RecordId(*hasher.finalize().as_bytes())
+}
+
+/// Returns what the payout of a withdrawal is called among facts; the step has its own name.
+fn paid_name(step: RecordId) -> RecordId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"paid\0").update(&step.0);
     RecordId(*hasher.finalize().as_bytes())
 }
 

@@ -374,7 +374,7 @@ impl Witness {
             | Record::Expired(_)
             | Record::Taken(_)
             | Record::Text(_)
-            | Record::WithdrawalPaid { .. }
+            | Record::WithdrawalPaid(_)
             | Record::Noticed(_)
             | Record::Books(_)
             | Record::Lineage(_)

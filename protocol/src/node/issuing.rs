@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
@@ -12,6 +11,7 @@ use crate::ledger::outside::from_outside;
 use crate::ledger::quorum::Certificate;
 use crate::ledger::records::{
     AccountOp, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms, Vote,
+    WithdrawalPaid,
 };
 use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
@@ -36,8 +36,8 @@ pub(super) struct Issuing {
     pub(super) tickets: BTreeMap<Digest, TicketState>,
     /// News for those whom a step concerns.
     pub(super) inboxes: Inboxes,
-    /// The operator's references of the withdrawals that were paid.
-    pub(super) references: BTreeMap<RecordId, String>,
+    /// Whose operator has paid a withdrawal, with which reference.
+    pub(super) payouts: BTreeMap<RecordId, Verified<WithdrawalPaid>>,
     pub(super) ends: EpochEnds,
     /// How far we have followed the other issuers.
     pub(super) cursors: BTreeMap<NodeId, Cursor>,

@@ -8,7 +8,7 @@ use crate::ledger::facts::WANTED_MAX;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::outside::Progress;
 use crate::ledger::quorum::{EndCertificate, Fact, is_agreed};
-use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Source, Terms};
+use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Source, Terms, WithdrawalPaid};
 use crate::message::{Checked, Message};
 use crate::record::Record;
 use crate::signed::{Role, Verified};
@@ -31,7 +31,7 @@ impl Node {
     }
 
     /// Says something to every other issuer that can be spoken to.
-    fn tell_issuers(&mut self, message: &Message<Checked>, out: &mut Vec<Effect>) {
+    pub(super) fn tell_issuers(&mut self, message: &Message<Checked>, out: &mut Vec<Effect>) {
         for issuer in self.issuers() {
             if issuer != self.me {
                 self.send(issuer, message.clone(), out);
@@ -95,10 +95,14 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
+        if let Fact::Paid(paid) = fact {
+            return self.on_paid(from, paid, now, out);
+        }
         let Some(issuing) = self.issuing.as_mut().filter(|issuing| issuing.books.is_one_of_many()) else {
             return;
         };
         let taken = match fact {
+            Fact::Paid(_) => return,
             Fact::Deposit(deposit) => issuing.enter(deposit).map(|record| (None, record)),
             Fact::End(certificate) => issuing.end(certificate).map(|record| (None, record)),
             Fact::Step(certificate) => {
@@ -123,6 +127,20 @@ impl Node {
         }
     }
 
+    /// From an issuer: the operator whose turn it was has paid a withdrawal.
+    fn on_paid(&mut self, from: NodeId, paid: &Verified<WithdrawalPaid>, now: Time, out: &mut Vec<Effect>) {
+        match self.take_payout(paid, self.epoch(now)) {
+            Ok(false) => {}
+            Ok(true) => {
+                out.push(Effect::Record(Record::WithdrawalPaid(paid.signed())));
+                self.tell_payout(paid, out);
+            }
+            // It comes again when the step has come.
+            Err(IssuerError::UnknownWithdrawal) => self.hurry(now, out),
+            Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+        }
+    }
+
     fn booked(&self, account: AccountId) -> Balance {
         self.issuing.as_ref().map(|issuing| issuing.books.balance(account)).unwrap_or_default()
     }
@@ -142,6 +160,7 @@ impl Node {
                 }
                 self.tell_account(deposit.account, out);
             }
+            Fact::Paid(_) => {}
             Fact::End(certificate) => {
                 if let Some(vote) = certificate.votes.first() {
                     self.acknowledge(vote.channel, now, out);

@@ -120,7 +120,7 @@ impl Node {
             Record::Text(text) => {
                 self.orders.texts.insert(text_digest(&text), text);
             }
-            Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
+            Record::WithdrawalPaid(paid) => self.replay_paid(paid.read_back(domain)?),
             Record::Noticed(news) => self.apply_news(&news.read_back(domain)?),
             record @ (Record::Lineage(_)
             | Record::Authorised { .. }
@@ -230,7 +230,7 @@ impl Node {
             | Record::Books(_)
             | Record::Taken(_)
             | Record::Text(_)
-            | Record::WithdrawalPaid { .. }
+            | Record::WithdrawalPaid(_)
             | Record::Noticed(_)
             | Record::Lineage(_)
             | Record::Authorised { .. }

@@ -136,7 +136,10 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Notice(News::Step(certificate())),
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
-        Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+        Message::Withdrawal {
+            step: samples::withdrawal().id(),
+            paid: Some(samples::withdrawal_paid().signed()),
+        },
         Message::Books(BooksMessage::Checkpoint(samples::checkpoint().signed())),
         Message::Lineage(samples::lineage().signed()),
         Message::Devices {
@@ -238,7 +241,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Expired(EPOCH),
         Record::Taken(samples::recorded().signed()),
         Record::Text("bank account 1".to_owned()),
-        Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
+        Record::WithdrawalPaid(samples::withdrawal_paid().signed()),
         Record::Noticed(News::Deposit(samples::deposit().signed())),
         Record::Books(BooksRecord::Equivocation(equivocation())),
         Record::Lineage(samples::lineage().signed()),
@@ -311,7 +314,6 @@ fn no_message_is_read_in_another_network() {
             "heads",
             "noticed",
             "payout",
-            "withdrawal",
             "spend_refused",
             "compare",
             "compared",
