@@ -113,9 +113,7 @@ fn audit(db: &sled::Db) -> Result<Books, String> {
 }
 
 /// Runs what may panic or hang on a thread of its own.
-fn guard<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+fn guard<T: Send + 'static>(act: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let run = move || {
         let outcome = catch_unwind(AssertUnwindSafe(act))
