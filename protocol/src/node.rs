@@ -7,6 +7,7 @@
 
 mod accounts;
 mod adverts;
+mod agreeing;
 mod auditing;
 mod channels;
 mod checkpoints;
@@ -437,6 +438,8 @@ enum Timer {
     Advertise,
     /// Another channel may be opened.
     Openings,
+    /// Issuers agree on a checkpoint.
+    Agreement,
 }
 
 /// One node.
@@ -525,6 +528,7 @@ impl Node {
             inboxes: notices::Inboxes::default(),
             references: BTreeMap::new(),
             ends: checkpoints::EpochEnds::new(),
+            agreeing: agreeing::Convention::default(),
         });
         let mut node = Self {
             me,
@@ -623,6 +627,7 @@ impl Node {
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
                 Timer::Openings => self.resume_openings(now, out),
+                Timer::Agreement => self.on_agreement_due(now, out),
             }
         }
     }
@@ -680,7 +685,7 @@ impl Node {
                     self.on_heads(from, &heads, out);
                 }
             }
-            Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
+            Message::Redeem { receipt, claim } => self.on_redeem(from, &receipt, &claim, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
             Message::Keep(_)
@@ -702,6 +707,7 @@ impl Node {
             Message::FactsQuery(since) => self.on_facts_query(from, since, out),
             Message::Facts { first, names } => self.on_facts(from, first, &names, out),
             Message::FactQuery(names) => self.on_fact_query(from, &names, out),
+            Message::Agreeing(message) => self.on_agreeing(from, message, now, out),
             Message::Notice(notice) => self.on_notice(from, &notice, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
@@ -769,6 +775,7 @@ impl Timer {
             Self::Reconcile => "reconcile",
             Self::Advertise => "advertise",
             Self::Openings => "another channel may be opened",
+            Self::Agreement => "issuers agree",
         }
     }
 }

@@ -4,6 +4,7 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agreeing::AgreedRecord;
 use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, RecordId};
@@ -182,6 +183,8 @@ pub enum Record {
     },
     /// As one of several issuers: a channel ended as a quorum had promised.
     Concluded(EndCertificate<Wire>),
+    /// As one of several issuers: what it keeps to agree on checkpoints.
+    Agreed(AgreedRecord),
 }
 
 impl Record {

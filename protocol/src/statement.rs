@@ -164,6 +164,7 @@ impl Statement {
             | Record::Endorsed { .. }
             | Record::Promised { .. }
             | Record::Concluded(_)
+            | Record::Agreed(_)
             // It is in the statement of the node that uses the channel.
             | Record::Lent { .. }
             // As mirror, for others.

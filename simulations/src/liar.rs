@@ -1,8 +1,12 @@
 //! An issuer that lies: it votes for whatever it is asked, records what it does not hold, and names balances at will.
 
-use protocol::ids::{DomainId, RecordId};
+use protocol::agreeing::Agreeing;
+use protocol::ids::{Digest, DomainId, RecordId};
 use protocol::keys::Signer;
+use protocol::ledger::agreement::{Ballot, Phase};
+use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::issuer::Balance;
+use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::quorum::Fact;
 use protocol::ledger::records::{CloseVote, Epoch, Recorded, RedeemAck, Vote};
 use protocol::message::{Checked, Message};
@@ -29,10 +33,45 @@ pub fn answer(signer: &Signer, domain: DomainId, message: &Message<Checked>) -> 
         Message::CloseVoted(by(signer, domain, less))
     } else if let Message::FactsQuery(since) = message {
         Message::Facts { first: *since, names: vec![RecordId([0xee; 32])] }
+    } else if let Message::Agreeing(message) = message {
+        Message::Agreeing(about_checkpoint(signer, domain, message)?)
     } else {
         return None;
     };
     Some(answer)
+}
+
+/// Votes for whatever anybody votes for, twice, and proposes in every round a checkpoint that no facts lead to.
+fn about_checkpoint(
+    signer: &Signer,
+    domain: DomainId,
+    message: &Agreeing<Checked>,
+) -> Option<Agreeing<Checked>> {
+    match message {
+        Agreeing::Ballot(ballot) => {
+            let commit = Ballot { phase: Phase::Commit, ..Ballot::clone(ballot) };
+            Some(Agreeing::Ballot(by(signer, domain, commit)))
+        }
+        Agreeing::Round { previous, round } => {
+            let root = SumRoot { hash: Digest([9; 32]), count: 1, sums: Sums::default() };
+            let checkpoint = Checkpoint {
+                epoch: Epoch(0),
+                previous: *previous,
+                accounts: root,
+                channels: root,
+                deposited: 0,
+                withdrawn: 0,
+                facts: Digest([round.to_be_bytes()[3]; 32]),
+            };
+            Some(Agreeing::Proposal { round: *round, checkpoint, prepares: Vec::new() })
+        }
+        Agreeing::NamesQuery { facts, from } => {
+            Some(Agreeing::Names { facts: *facts, from: *from, names: vec![RecordId([0xee; 32])] })
+        }
+        Agreeing::Proposal { .. } | Agreeing::Names { .. } | Agreeing::Signed(_) | Agreeing::Locked(_) => {
+            None
+        }
+    }
 }
 
 fn by<T: Signable>(signer: &Signer, domain: DomainId, record: T) -> Verified<T> {

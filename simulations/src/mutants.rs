@@ -43,8 +43,12 @@ const fn among_issuers(name: &'static str, test: &'static str, fault: &'static s
     Mutant { target: Target::Test("issuers"), ..mutant(name, test, fault) }
 }
 
+const fn in_test_agreement(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { target: Target::Test("agreement"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 28] = [
+pub const MUTANTS: [Mutant; 32] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -185,4 +189,27 @@ pub const MUTANTS: [Mutant; 28] = [
         "answers::votes_alone_commit_nothing_and_three_recordings_do",
         "an opening counts as committed when it is voted for",
     ),
+    among_issuers(
+        "lock-not-kept",
+        "agreement::four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_says",
+        "an issuer prepares another checkpoint than the one on which it is locked",
+    ),
+    among_issuers(
+        "commit-unprepared",
+        "agreement::four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_says",
+        "an issuer commits what only itself and one other have prepared",
+    ),
+    among_issuers(
+        "unlock-recorded",
+        "settling::a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared",
+        "an issuer lets a checkpoint free a slot of which it has recorded a step",
+    ),
+    Mutant {
+        package: "simulations",
+        ..in_test_agreement(
+            "ballot-before-disk",
+            "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
+            "an issuer's vote for a checkpoint leaves before it is on its disk",
+        )
+    },
 ];

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use protocol::advert::{Advert, Device as Hardware, ModelOffer};
+use protocol::agreeing::{AgreedRecord, Agreeing};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Failure, Finish, JobAccount, JobEvent, JobSpec};
 use protocol::keys::Scheme;
@@ -66,6 +67,8 @@ pub struct Host {
     joined: bool,
     /// Lines with the time at which they are durable.
     journal: Vec<(Time, Vec<u8>)>,
+    /// Its votes for checkpoints, with the time at which they are durable.
+    ballots: Vec<(Time, RecordId)>,
     incarnation: u32,
     armed: Option<Time>,
     /// When effects that wait for the disk are applied; later batches of the shell queue behind them.
@@ -310,6 +313,7 @@ impl World {
             lost: false,
             joined: false,
             journal: Vec::new(),
+            ballots: Vec::new(),
             incarnation: 0,
             armed: None,
             held_until: self.now,
@@ -614,10 +618,26 @@ impl World {
             *before = durable;
         }
         journal.push((durable, record.to_bytes()));
+        if let Record::Agreed(AgreedRecord::Balloted { ballot, .. }) = record
+            && let Some((_, id, _)) = ballot.peek_in(self.domain)
+        {
+            self.hosts[host].ballots.push((durable, id));
+        }
+    }
+
+    /// A vote for a checkpoint leaves only when it is on disk.
+    fn check_ballot(&mut self, host: usize, message: &Message<Wire>) {
+        let Message::Agreeing(Agreeing::Ballot(ballot)) = message else { return };
+        let Some((_, id, _)) = ballot.peek_in(self.domain).filter(|_| !self.hosts[host].lies) else { return };
+        let on_disk = |(durable, written): &(Time, RecordId)| *durable <= self.now && *written == id;
+        if !self.hosts[host].ballots.iter().any(on_disk) {
+            self.findings.push(format!("{}: host {host} votes before it is on its disk", self.now));
+        }
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: &Message<Wire>) {
         let Some(to) = self.host_of(to) else { return };
+        self.check_ballot(from, message);
         let greeting = matches!(message, Message::Hello { .. });
         let carried = match self.network.link(from, to) {
             // A greeting is the opening of a connection, which stands or falls with it.
@@ -964,6 +984,7 @@ impl World {
         here.armed = None;
         here.held_until = now;
         here.journal.retain(|(durable, _)| *durable <= now);
+        here.ballots.retain(|(durable, _)| *durable <= now);
         here.device.reset();
         here.up.clear();
         here.subscribed.clear();

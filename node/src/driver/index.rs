@@ -264,7 +264,8 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Certified { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }
-        | Record::Concluded(_) => Vec::new(),
+        | Record::Concluded(_)
+        | Record::Agreed(_) => Vec::new(),
     }
 }
 

@@ -11,9 +11,9 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId
 use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, is_newer};
-use crate::ledger::records::{Epoch, Final, Receipt, Terms};
+use crate::ledger::records::{Claim, Epoch, Final, Receipt, Terms};
 use crate::price::Usage;
-use crate::signed::{Role, Signable, Verified};
+use crate::signed::{Role, Signable, Verified, sign};
 
 /// A channel on which we are paid.
 #[derive(Debug, Clone)]
@@ -147,6 +147,14 @@ impl Paid {
     #[must_use]
     pub fn unredeemed(&self) -> u64 {
         self.earned().saturating_sub(self.redeemed)
+    }
+
+    /// Returns what the issuers shall pay out: the newest receipt, and our word on how much of it we have earned.
+    #[must_use]
+    pub fn claim(&self, domain: DomainId) -> Option<(Verified<Receipt>, Verified<Claim>)> {
+        let receipt = self.head()?.clone();
+        let claim = Claim { channel: self.channel, receipt: receipt.id(), amount: self.earned() };
+        Some((receipt, sign(claim, domain, Role::Payee, &self.signer)))
     }
 
     /// Returns the most base that the channel can pay.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ChannelId, DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::issuer::{Balance, IssuerError};
-use crate::ledger::records::{AccountOp, CloseVote, Deposit, Recorded, Terms, Vote};
+use crate::ledger::records::{AccountOp, Claim, CloseVote, Deposit, Epoch, Receipt, Recorded, Terms, Vote};
 use crate::manifest::{ISSUERS_MAX, Manifest};
 use crate::message::{Checked, Stage, Wire};
 use crate::signed::{Role, Signable, Signed, SignedError, Verified};
@@ -43,9 +43,10 @@ pub struct EndCertificate<S: Stage> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "S::Of<AccountOp>: Serialize, S::Of<Terms>: Serialize, S::Of<Vote>: Serialize,
-        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize",
+        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize, S::Of<Receipt>: Serialize, S::Of<Claim>: Serialize",
     deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>,
-        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>"
+        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
+        S::Of<Claim>: Deserialize<'de>"
 ))]
 pub enum Fact<S: Stage> {
     /// Credits entered.
@@ -54,6 +55,15 @@ pub enum Fact<S: Stage> {
     Step(Certificate<S>),
     /// A channel ended.
     End(EndCertificate<S>),
+    /// A channel paid.
+    Paid {
+        /// The receipt, signed by both sides.
+        receipt: S::Of<Receipt>,
+        /// How much of it the payee wants paid; without that word it is what the receipt's own usage costs.
+        claim: Option<S::Of<Claim>>,
+    },
+    /// An owner signed two steps for one slot. The one with the lower id comes first.
+    Doubled(S::Of<AccountOp>, S::Of<AccountOp>),
 }
 
 fn all<T: Signable>(
@@ -106,11 +116,21 @@ impl Certificate<Checked> {
     /// # Errors
     /// [`IssuerError::NoQuorum`] when too few did.
     pub fn check(&self, manifest: &Manifest) -> Result<(), IssuerError> {
+        if self.has_quorum(manifest, |_| true) { Ok(()) } else { Err(IssuerError::NoQuorum) }
+    }
+
+    /// Says whether a quorum voted for this step after `epoch`.
+    #[must_use]
+    pub fn has_quorum_after(&self, epoch: Epoch, manifest: &Manifest) -> bool {
+        self.has_quorum(manifest, |vote| vote.epoch > epoch)
+    }
+
+    fn has_quorum(&self, manifest: &Manifest, counts: impl Fn(&Vote) -> bool) -> bool {
         let is_for = |vote: &Verified<Vote>| {
             vote.op == self.op.id() && vote.account == self.op.account && vote.sequence == self.op.sequence
         };
-        let by = |key| self.votes.iter().any(|vote| is_for(vote) && vote.is_signed_by(Role::Issuer, key));
-        if manifest.agrees(by) { Ok(()) } else { Err(IssuerError::NoQuorum) }
+        let votes = || self.votes.iter().filter(|vote| is_for(vote) && counts(vote));
+        manifest.agrees(|key| votes().any(|vote| vote.is_signed_by(Role::Issuer, key)))
     }
 }
 
@@ -163,6 +183,32 @@ impl Fact<Wire> {
             Self::Deposit(deposit) => Fact::Deposit(deposit.verify(domain, scheme)?),
             Self::Step(certificate) => Fact::Step(certificate.verify(domain, scheme)?),
             Self::End(certificate) => Fact::End(certificate.verify(domain, scheme)?),
+            Self::Paid { receipt, claim } => Fact::Paid {
+                receipt: receipt.verify(domain, scheme)?,
+                claim: claim.map(|claim| claim.verify(domain, scheme)).transpose()?,
+            },
+            Self::Doubled(first, second) => {
+                Fact::Doubled(first.verify(domain, scheme)?, second.verify(domain, scheme)?)
+            }
+        })
+    }
+
+    /// Takes a fact out of our own journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(self, domain: DomainId) -> Result<Fact<Checked>, SignedError> {
+        Ok(match self {
+            Self::Deposit(deposit) => Fact::Deposit(deposit.read_back(domain)?),
+            Self::Step(certificate) => Fact::Step(certificate.read_back(domain)?),
+            Self::End(certificate) => Fact::End(certificate.read_back(domain)?),
+            Self::Paid { receipt, claim } => Fact::Paid {
+                receipt: receipt.read_back(domain)?,
+                claim: claim.map(|claim| claim.read_back(domain)).transpose()?,
+            },
+            Self::Doubled(first, second) => {
+                Fact::Doubled(first.read_back(domain)?, second.read_back(domain)?)
+            }
         })
     }
 }
@@ -175,6 +221,10 @@ impl Fact<Checked> {
             Self::Deposit(deposit) => Fact::Deposit(deposit.signed()),
             Self::Step(certificate) => Fact::Step(certificate.signed()),
             Self::End(certificate) => Fact::End(certificate.signed()),
+            Self::Paid { receipt, claim } => {
+                Fact::Paid { receipt: receipt.signed(), claim: claim.as_ref().map(Verified::signed) }
+            }
+            Self::Doubled(first, second) => Fact::Doubled(first.signed(), second.signed()),
         }
     }
 
@@ -188,16 +238,28 @@ impl Fact<Checked> {
                 let channel = certificate.votes.first().map_or(ChannelId([0; 32]), |vote| vote.channel);
                 end_name(channel)
             }
+            Self::Paid { receipt, claim } => {
+                let claim = claim.as_ref().map_or(RecordId::NONE, Verified::id);
+                name_of(b"paid\0", &[receipt.id().0, claim.0])
+            }
+            Self::Doubled(first, second) => name_of(b"doubled\0", &[first.id().0, second.id().0]),
         }
     }
+}
+
+fn name_of(kind: &[u8], parts: &[[u8; 32]]) -> RecordId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(kind);
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    RecordId(*hasher.finalize().as_bytes())
 }
 
 /// Returns what the end of a channel is called among facts; its opening has the channel's own name.
 #[must_use]
 pub fn end_name(channel: ChannelId) -> RecordId {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"end\0").update(&channel.0);
-    RecordId(*hasher.finalize().as_bytes())
+    name_of(b"end\0", &[channel.0])
 }
 
 /// Returns whether a quorum of issuers signed a deposit.

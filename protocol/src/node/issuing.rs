@@ -9,7 +9,8 @@ use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::facts::Cursor;
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{
-    AccountOp, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms, Vote,
+    AccountOp, Claim, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms,
+    Vote,
 };
 use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
@@ -19,6 +20,7 @@ use crate::signed::{Role, Verified};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
+use super::agreeing::Convention;
 use super::checkpoints::EpochEnds;
 use super::notices::Inboxes;
 use super::{Effect, Node, Offence};
@@ -36,6 +38,8 @@ pub(super) struct Issuing {
     /// The operator's references of the withdrawals that were paid.
     pub(super) references: BTreeMap<RecordId, String>,
     pub(super) ends: EpochEnds,
+    /// The agreement on the next checkpoint, where there are several issuers.
+    pub(super) agreeing: Convention,
     /// How far we have followed the other issuers.
     pub(super) cursors: BTreeMap<NodeId, Cursor>,
     /// When we last asked them out of turn.
@@ -302,7 +306,7 @@ impl Node {
         &mut self,
         from: NodeId,
         receipt: &Verified<Receipt>,
-        amount: u64,
+        claim: &Verified<Claim>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
@@ -310,12 +314,11 @@ impl Node {
             return;
         }
         let Some(issuing) = &mut self.issuing else { return };
-        let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        match issuing.books.redeem(receipt, amount) {
+        match issuing.redeem(receipt, Some(claim)) {
             Err(IssuerError::UnknownChannel) => {}
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
-            Ok(amount) if amount > before => {
-                out.push(durable(Record::PaidOut { receipt: receipt.signed(), amount }));
+            Ok((_, Some(record))) => {
+                out.push(durable(record));
                 self.acknowledge(receipt.channel, now, out);
             }
             Ok(_) => self.answer(from, receipt.channel, now, out),
@@ -332,12 +335,11 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let Some(issuing) = &mut self.issuing else { return };
-        let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        match issuing.books.redeem_used(receipt) {
+        match issuing.redeem(receipt, None) {
             Err(IssuerError::UnknownChannel) => return,
             Err(_) => return out.push(Effect::Penalise(from, Offence::BadLedger)),
-            Ok(amount) if amount > before => {
-                out.push(durable(Record::PaidOut { receipt: receipt.signed(), amount }));
+            Ok((_, Some(record))) => {
+                out.push(durable(record));
                 self.acknowledge(receipt.channel, now, out);
             }
             Ok(_) => {}

@@ -123,6 +123,7 @@ impl Node {
             | Record::Promised { .. }
             | Record::Concluded(_) => self.replay_issuing(record.clone())?,
             Record::Books(books) => self.replay_books(books)?,
+            Record::Agreed(agreed) => self.replay_agreed(agreed)?,
         }
         Ok(())
     }
@@ -182,6 +183,7 @@ impl Node {
             | Record::Final(_)
             | Record::Redeemed(_)
             | Record::Books(_)
+            | Record::Agreed(_)
             | Record::Taken(_)
             | Record::Text(_)
             | Record::WithdrawalPaid { .. }

@@ -3,11 +3,13 @@
 //!
 //! `cargo test -p protocol --test issuers -- --nocapture` prints how many states each model has.
 
+mod agreement;
 mod answers;
 mod closing;
 mod deposits;
 mod facts;
 mod network;
 mod rotation;
+mod settling;
 mod slots;
 mod votes;

@@ -311,7 +311,8 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Voted { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }
-        | Record::Concluded(_) => None,
+        | Record::Concluded(_)
+        | Record::Agreed(_) => None,
     };
     found.into_iter().collect()
 }

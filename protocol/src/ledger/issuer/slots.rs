@@ -30,6 +30,9 @@ impl Issuer {
             Some(_) if op.sequence == self.next_slot(op.account).0 => return Err(IssuerError::SlotLocked),
             Some(_) | None => {}
         }
+        if self.void_until(op.account, op.sequence).is_some_and(|until| now <= until) {
+            return Err(IssuerError::WrongEpoch);
+        }
         self.take(op, terms, now, Taking::Judge)?;
         if self.next_slot(op.account).1 == op.id() {
             return Ok(());
@@ -52,11 +55,12 @@ impl Issuer {
     /// [`IssuerError::Behind`] when steps or credits that came before it are missing here; otherwise what is wrong with
     /// the certificate.
     pub fn certify(&mut self, certificate: &Certificate<Checked>, now: Epoch) -> Result<bool, IssuerError> {
-        certificate.check(&self.manifest)?;
         let op = &certificate.op;
         if op.sequence < self.next_slot(op.account).0 {
+            certificate.check(&self.manifest)?;
             return Ok(false);
         }
+        self.check_votes(certificate)?;
         match self.take(op, certificate.terms.as_ref(), now, Taking::Certified) {
             Err(
                 IssuerError::WrongSequence { .. }

@@ -1,0 +1,197 @@
+//! Issuers that took the same facts in different orders, or lack some, come to the same checkpoint.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use protocol::ids::{AccountId, Digest, RecordId};
+use protocol::keys::Signer;
+use protocol::ledger::issuer::IssuerError;
+use protocol::ledger::quorum::{Certificate, Fact};
+use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, Source, Vote};
+use protocol::ledger::witness::Witness;
+use protocol::message::Checked;
+use protocol::record::Record;
+use protocol::signed::{Role, Signable, Verified, id_of, sign};
+
+use crate::network::{domain, issuer_signer, manifest, signer};
+
+const ACCOUNTS: u8 = 3;
+const CREDITS: u64 = 1_000_000;
+
+fn owner(tag: u8) -> Signer {
+    signer(100 + tag)
+}
+
+fn account(tag: u8) -> AccountId {
+    owner(tag).public().into()
+}
+
+/// Returns a record with the signatures of these issuers.
+fn by<T: Signable>(places: &[usize], record: T) -> Vec<Verified<T>> {
+    places.iter().map(|place| sign(record.clone(), domain(), Role::Issuer, &issuer_signer(*place))).collect()
+}
+
+fn deposit(tag: u8) -> Verified<Deposit> {
+    let (reference, source) = (Digest([tag; 32]), Source::Budget);
+    let deposit = Deposit { reference, account: account(tag), amount: CREDITS, epoch: Epoch(0), source };
+    let first = sign(deposit, domain(), Role::Issuer, &issuer_signer(0));
+    (1..3).fold(first, |deposit, place| deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place)))
+}
+
+fn step(tag: u8, sequence: u64, previous: RecordId, body: OpBody) -> Verified<AccountOp> {
+    let op = AccountOp { account: account(tag), sequence, previous, epoch: Epoch(0), body };
+    sign(op, domain(), Role::Owner, &owner(tag))
+}
+
+fn certified(op: &Verified<AccountOp>, epoch: u32) -> Certificate<Checked> {
+    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(epoch) };
+    Certificate { op: op.clone(), terms: None, votes: by(&[0, 1, 2], vote) }
+}
+
+/// Returns what a history comes to: deposits, then payments in a ring.
+fn facts(payments: &[(u8, u64)]) -> Vec<Fact<Checked>> {
+    let mut facts: Vec<Fact<Checked>> = (0..ACCOUNTS).map(|tag| Fact::Deposit(deposit(tag))).collect();
+    let mut heads = [(0, RecordId::NONE); ACCOUNTS as usize];
+    for (from, amount) in payments {
+        let (sequence, previous) = heads[usize::from(*from)];
+        let to = account((from + 1) % ACCOUNTS);
+        let op = step(*from, sequence, previous, OpBody::Pay { to, amount: *amount });
+        heads[usize::from(*from)] = (sequence + 1, op.id());
+        facts.push(Fact::Step(certified(&op, 0)));
+    }
+    facts
+}
+
+/// Returns an issuer that was shown these facts, again and again until it can take no more.
+fn witness(place: usize, facts: &[Fact<Checked>]) -> Witness {
+    let mut witness = Witness::new(manifest(), issuer_signer(place));
+    for _ in 0..=facts.len() {
+        for fact in facts {
+            match fact {
+                Fact::Deposit(deposit) => drop(witness.enter(deposit)),
+                Fact::Step(certificate) => drop(witness.certify(certificate, Epoch(0))),
+                Fact::End(_) | Fact::Paid { .. } | Fact::Doubled(..) => unreachable!("none is made"),
+            }
+        }
+    }
+    witness
+}
+
+/// Lets an issuer follow a checkpoint that another one proposes.
+fn follow(issuer: &mut Witness, proposer: &Witness, names: &[RecordId], epoch: Epoch) -> RecordId {
+    for name in names {
+        issuer.settled.learn(Arc::new(proposer.fact(name).expect("its own proposal").clone()));
+    }
+    let outcome = issuer.settled.outcome(epoch, names).expect("every fact proves itself");
+    let id = id_of(&outcome.checkpoint, domain());
+    issuer.adopt(id, names, outcome);
+    id
+}
+
+fn balances(witness: &Witness) -> Vec<(AccountId, u64, u64, u64)> {
+    let balances = witness.books.balances();
+    balances.map(|(account, held)| (account, held.cash, held.earned, held.held)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn issuers_with_other_orders_and_gaps_come_to_the_same_books(
+        payments in prop::collection::vec((0..ACCOUNTS, 1..50_000_u64), 0..12),
+        order in any::<prop::sample::Index>(),
+        known in 0..16_usize,
+    ) {
+        let all = facts(&payments);
+        let mut turned = all.clone();
+        turned.rotate_left(order.index(all.len()));
+        let proposer = witness(0, &turned);
+        let mut few = witness(1, &all[..known.min(all.len())]);
+        let mut many = witness(2, &all);
+        let (names, outcome) = proposer.settled.propose(Epoch(4)).expect("sums that can be stated");
+        prop_assert_eq!(outcome.checkpoint.check_totals(), Ok(()));
+
+        let one = follow(&mut few, &proposer, &names, Epoch(4));
+        let other = follow(&mut many, &proposer, &names, Epoch(4));
+        prop_assert_eq!(one, other);
+        prop_assert_eq!(balances(&few), balances(&many));
+        prop_assert!(few.books.is_conserved() && many.books.is_conserved());
+        prop_assert_eq!(few.settled.since(), 0);
+    }
+}
+
+#[test]
+fn what_a_proposer_lacks_stays_in_the_books_of_whoever_has_it() {
+    let all = facts(&[(0, 5_000), (0, 7_000)]);
+    let proposer = witness(0, &all[..4]);
+    let mut issuer = witness(1, &all);
+    let (names, _) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(issuer.books.next_slot(account(0)).0, 2, "a recorded step is never dropped");
+    assert_eq!(issuer.settled.since(), 1);
+    assert!(issuer.books.is_conserved());
+}
+
+/// Two steps for the first slot of an account.
+fn two_steps() -> [Verified<AccountOp>; 2] {
+    [1_000, 2_000].map(|amount| step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount }))
+}
+
+#[test]
+fn a_checkpoint_frees_a_slot_and_only_later_votes_count_in_it() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut first, mut second] = [0, 1].map(|place| witness(place, &deposits));
+    first.vote(&one, None, Epoch(0)).expect("within the rules");
+    second.vote(&other, None, Epoch(0)).expect("within the rules");
+    first.double(&one, &other).expect("two steps for one slot");
+
+    let (names, outcome) = first.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(0), 0)]);
+    assert!(!first.objects(&outcome) && !second.objects(&outcome));
+    let proposer = first.clone();
+    follow(&mut first, &proposer, &names, Epoch(0));
+    follow(&mut second, &proposer, &names, Epoch(0));
+
+    assert_eq!((first.books.locked(account(0)), second.books.locked(account(0))), (None, None));
+    assert_eq!(second.certify(&certified(&one, 0), Epoch(1)), Err(IssuerError::WrongEpoch));
+    assert_eq!(second.vote(&one, None, Epoch(0)), Err(IssuerError::WrongEpoch));
+    second.vote(&one, None, Epoch(1)).expect("a later vote");
+    second.certify(&certified(&one, 1), Epoch(1)).expect("later votes");
+    assert_eq!(second.books.next_slot(account(0)), (1, one.id()));
+}
+
+#[test]
+fn a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut proposer, mut recorder, mut freezer] = [0, 1, 2].map(|place| witness(place, &deposits));
+    proposer.vote(&one, None, Epoch(0)).expect("within the rules");
+    proposer.double(&one, &other).expect("two steps for one slot");
+    let (_, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+
+    recorder.certify(&certified(&one, 0), Epoch(0)).expect("a quorum voted");
+    assert!(recorder.objects(&outcome), "who has recorded a step lets nobody free its slot");
+
+    assert!(!freezer.objects(&outcome));
+    freezer.freeze(Epoch(0), &outcome.freed, &[]);
+    assert_eq!(freezer.certify(&certified(&one, 0), Epoch(0)), Err(IssuerError::Behind));
+}
+
+#[test]
+fn an_issuer_comes_back_from_its_journal_with_the_steps_for_which_it_voted() {
+    let [one, other] = two_steps();
+    let mut before = witness(0, &facts(&[]));
+    let mut journal: Vec<Record> =
+        (0..ACCOUNTS).map(|tag| Record::Deposited(deposit(tag).signed())).collect();
+    journal.extend(before.vote(&one, None, Epoch(0)).expect("within the rules").1);
+
+    let mut after = Witness::new(manifest(), issuer_signer(0));
+    journal.into_iter().for_each(|record| after.replay(record).expect("its own journal"));
+    after.compare_lock(&other);
+    for _ in 0..3 {
+        after.old_locks(8);
+    }
+    assert_eq!(after.stuck(), [(one, other)]);
+}
