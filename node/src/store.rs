@@ -40,6 +40,15 @@ const QUARANTINED_MAX: usize = 2;
 /// Writes stay in sled's buffer for this long; losing them costs a replay from there.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long records are gathered before they are applied together: so much later does a reader see them.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Bounds what is applied together.
+const GATHERED_MAX: usize = 256;
+
+/// After so many at once there is no need to wait for more.
+const MANY: usize = 64;
+
 /// A killed process holds sled's lock for a moment longer.
 const LOCK_ATTEMPTS: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
@@ -307,29 +316,72 @@ impl Drop for Writer {
 /// Applies batches until nobody sends any more or the index is in doubt.
 fn write(reader: &Reader, mut books: Books, work: &Receiver<Work>) {
     let mut dirty = false;
+    let mut many = false;
     loop {
-        let (outcome, reply) = match work.recv_timeout(FLUSH_INTERVAL) {
-            Ok(Work::Apply { position, head, puts }) => {
-                dirty = true;
-                (reader.guarded(|db| apply(db, &mut books, position, head, puts)), None)
+        let first = match work.recv_timeout(FLUSH_INTERVAL) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                if std::mem::take(&mut dirty) && reader.guarded(flush).is_err() {
+                    return;
+                }
+                continue;
             }
-            Ok(Work::Flush(reply)) => (reader.guarded(flush), Some(reply)),
-            Err(RecvTimeoutError::Timeout) if dirty => {
-                dirty = false;
-                (reader.guarded(flush), None)
-            }
-            Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = reader.guarded(flush);
                 return;
             }
         };
-        if outcome.is_err() {
+        let gathered = Gathered::after(first, work, many);
+        many = gathered.works >= MANY;
+        if let Some((position, head)) = gathered.end {
+            dirty = true;
+            if reader.guarded(|db| apply(db, &mut books, position, head, gathered.puts)).is_err() {
+                return;
+            }
+        }
+        let Some(reply) = gathered.flush else { continue };
+        if reader.guarded(flush).is_err() {
             return;
         }
-        if let Some(reply) = reply {
-            // Whoever asked may have gone.
-            let _ = reply.try_send(());
+        // Whoever asked may have gone.
+        let _ = reply.try_send(());
+    }
+}
+
+/// Work that is done at once: the index would otherwise be woken for each record, just while others wait for an answer.
+struct Gathered {
+    works: usize,
+    puts: Vec<Put>,
+    /// Up to where the puts go.
+    end: Option<(Position, Head)>,
+    /// Ends the gathering, because somebody waits.
+    flush: Option<SyncSender<()>>,
+}
+
+impl Gathered {
+    /// Takes what comes with `first`, after a while unless there is much to do.
+    fn after(first: Work, work: &Receiver<Work>, hurry: bool) -> Self {
+        let mut gathered = Self { works: 0, puts: Vec::new(), end: None, flush: None };
+        let is_apply = matches!(first, Work::Apply { .. });
+        gathered.take(first);
+        if is_apply && !hurry {
+            std::thread::sleep(GATHER);
+        }
+        while gathered.works < GATHERED_MAX && gathered.flush.is_none() {
+            let Ok(next) = work.try_recv() else { break };
+            gathered.take(next);
+        }
+        gathered
+    }
+
+    fn take(&mut self, work: Work) {
+        self.works += 1;
+        match work {
+            Work::Apply { position, head, puts } => {
+                self.puts.extend(puts);
+                self.end = Some((position, head));
+            }
+            Work::Flush(reply) => self.flush = Some(reply),
         }
     }
 }

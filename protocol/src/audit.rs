@@ -17,7 +17,7 @@ use crate::ledger::quorum::Fact;
 use crate::ledger::records::{OpBody, Receipt, Terms, text_digest};
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
-use crate::message::{Checked, News, Notice, Opening, Wire};
+use crate::message::{Checked, News, Opening, Wire};
 use crate::record::Record;
 use crate::signed::{Role, Signable, Signed, Verified};
 
@@ -166,7 +166,7 @@ impl Audit {
                 self.book("a channel's end", Some(ended));
             }
             Record::Taken(recorded) => self.by_issuer(recorded),
-            Record::Noticed(notice) => self.notice(notice),
+            Record::Noticed(news) => self.news(news),
             Record::WithdrawalPaid { step, reference } => self.withdrawal_paid(step, &reference),
             Record::Text(_) => {}
             Record::Books(record) => self.of_books(record),
@@ -209,16 +209,19 @@ impl Audit {
         self.findings
     }
 
-    fn notice(&mut self, notice: Notice<Wire>) {
-        match notice.news {
-            News::Deposit(deposit) => self.by_issuer(deposit),
-            News::Step { op, recorded } => {
-                let Some(op) = self.verified(op) else { return };
-                if recorded.peek_in(self.domain).is_none_or(|(recorded, ..)| recorded.op != op.id()) {
-                    self.problem(format!("news of step {} names another step", op.id()));
+    fn news(&mut self, news: News<Wire>) {
+        let signatures = match &news {
+            News::Deposit(deposit) => deposit.signature_count(),
+            News::Step(certificate) => certificate.votes.len().saturating_add(1),
+        };
+        match news.verify(self.domain, Scheme::Strict) {
+            Ok(news) => {
+                self.signed(signatures);
+                if let Err(error) = news.check(&self.manifest) {
+                    self.problem(format!("news of {}: {error}", news.id()));
                 }
-                self.by_issuer(recorded);
             }
+            Err(error) => self.problem(format!("the issuers' news does not hold: {error}")),
         }
     }
 

@@ -11,6 +11,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod mutant;
+
 pub mod time;
 
 pub mod prng;

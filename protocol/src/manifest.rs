@@ -10,6 +10,7 @@ use crate::keys::{PublicKey, Signer};
 use crate::ledger::money::{BPS, QUANTUM};
 use crate::ledger::records::Epoch;
 use crate::model::{Modality, NAME_BYTES_MAX};
+use crate::mutant;
 use crate::price::NANO_PER_CREDIT;
 use crate::signed::{Role, Signable, Signed, SignedError, Verified, id_of, sign};
 use crate::time::Time;
@@ -179,7 +180,7 @@ impl Manifest {
     /// Returns how many issuers must agree.
     #[must_use]
     pub fn quorum(&self) -> usize {
-        if cfg!(mutant = "quorum-of-two") { self.issuers.len() / 2 } else { usize::from(self.quorum) }
+        if mutant::is_in("quorum-of-two") { self.issuers.len() / 2 } else { usize::from(self.quorum) }
     }
 
     /// Says whether a quorum of issuers is among those whose keys satisfy `says`.

@@ -18,7 +18,7 @@ use crate::ledger::agreement::Ballot;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, Booked, IssuerError};
 use crate::ledger::paying::Allowances;
-use crate::ledger::quorum::Fact;
+use crate::ledger::quorum::{Certificate, Fact, is_agreed};
 use crate::ledger::records::{
     Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck,
     Terms, Vote,
@@ -236,7 +236,7 @@ pub enum Message<S: Stage> {
         opening: Option<Opening<S>>,
     },
     /// News from an issuer; told again until it is confirmed.
-    Notice(Notice<S>),
+    Notice(News<S>),
     /// Confirms news: it is written down.
     Noticed(RecordId),
     /// Tells an issuer where to pay a withdrawal, and asks what became of it.
@@ -376,37 +376,19 @@ pub struct Kept<S: Stage> {
     pub receipt: Option<S::Of<Receipt>>,
 }
 
-/// Something that an issuer booked and that concerns the receiver.
+/// What the issuers booked and what concerns the receiver. It proves itself: a quorum has signed it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
-    serialize = "S::Of<AccountOp>: Serialize, S::Of<Deposit>: Serialize, S::Of<Recorded>: Serialize",
+    serialize = "S::Of<AccountOp>: Serialize, S::Of<Deposit>: Serialize, S::Of<Terms>: Serialize,
+        S::Of<Vote>: Serialize",
     deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>,
-        S::Of<Recorded>: Deserialize<'de>"
-))]
-pub struct Notice<S: Stage> {
-    /// Rises with each news for one receiver, so that what was heard before is recognised.
-    pub number: u64,
-    /// What was booked.
-    pub news: News<S>,
-}
-
-/// What was booked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(bound(
-    serialize = "S::Of<AccountOp>: Serialize, S::Of<Deposit>: Serialize, S::Of<Recorded>: Serialize",
-    deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>,
-        S::Of<Recorded>: Deserialize<'de>"
+        S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>"
 ))]
 pub enum News<S: Stage> {
     /// Credits that entered for the receiver's account.
     Deposit(S::Of<Deposit>),
     /// Another account's step: a payment to the receiver's account, or the early end of a channel to its node.
-    Step {
-        /// The step.
-        op: S::Of<AccountOp>,
-        /// The issuer's word that it was taken.
-        recorded: S::Of<Recorded>,
-    },
+    Step(Certificate<S>),
 }
 
 /// Proof that a channel was opened and committed.
@@ -616,7 +598,7 @@ impl Message<Wire> {
             Self::Facts { first, names } => Message::Facts { first, names },
             Self::FactQuery(names) => Message::FactQuery(names),
             Self::Agreeing(message) => Message::Agreeing(message.verify(domain, scheme)?),
-            Self::Notice(notice) => Message::Notice(notice.verify(domain, scheme)?),
+            Self::Notice(news) => Message::Notice(news.verify(domain, scheme)?),
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
@@ -750,7 +732,7 @@ impl Message<Checked> {
             Self::Facts { first, names } => Message::Facts { first: *first, names: names.clone() },
             Self::FactQuery(names) => Message::FactQuery(names.clone()),
             Self::Agreeing(message) => Message::Agreeing(message.to_wire()),
-            Self::Notice(notice) => Message::Notice(notice.signed()),
+            Self::Notice(news) => Message::Notice(news.signed()),
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
             Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
@@ -912,55 +894,67 @@ impl<S: Stage> Message<S> {
     }
 }
 
-impl Notice<Wire> {
+impl News<Wire> {
     /// Checks every signature.
     ///
     /// # Errors
     /// When one does not hold.
-    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<Notice<Checked>, SignedError> {
-        let news = match self.news {
-            News::Deposit(deposit) => News::Deposit(deposit.verify(domain, scheme)?),
-            News::Step { op, recorded } => {
-                News::Step { op: op.verify(domain, scheme)?, recorded: recorded.verify(domain, scheme)? }
-            }
-        };
-        Ok(Notice { number: self.number, news })
+    pub fn verify(self, domain: DomainId, scheme: Scheme) -> Result<News<Checked>, SignedError> {
+        Ok(match self {
+            Self::Deposit(deposit) => News::Deposit(deposit.verify(domain, scheme)?),
+            Self::Step(certificate) => News::Step(certificate.verify(domain, scheme)?),
+        })
     }
 
     /// Takes news out of our own journal.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read_back(self, domain: DomainId) -> Result<Notice<Checked>, SignedError> {
-        let news = match self.news {
-            News::Deposit(deposit) => News::Deposit(deposit.read_back(domain)?),
-            News::Step { op, recorded } => {
-                News::Step { op: op.read_back(domain)?, recorded: recorded.read_back(domain)? }
-            }
-        };
-        Ok(Notice { number: self.number, news })
-    }
-}
-
-impl Notice<Checked> {
-    /// Returns the news as it travels and is kept.
-    #[must_use]
-    pub fn signed(&self) -> Notice<Wire> {
-        let news = match &self.news {
-            News::Deposit(deposit) => News::Deposit(deposit.signed()),
-            News::Step { op, recorded } => News::Step { op: op.signed(), recorded: recorded.signed() },
-        };
-        Notice { number: self.number, news }
+    pub fn read_back(self, domain: DomainId) -> Result<News<Checked>, SignedError> {
+        Ok(match self {
+            Self::Deposit(deposit) => News::Deposit(deposit.read_back(domain)?),
+            Self::Step(certificate) => News::Step(certificate.read_back(domain)?),
+        })
     }
 }
 
 impl News<Checked> {
+    /// Returns the news as it travels and is kept.
+    #[must_use]
+    pub fn signed(&self) -> News<Wire> {
+        match self {
+            Self::Deposit(deposit) => News::Deposit(deposit.signed()),
+            Self::Step(certificate) => News::Step(certificate.signed()),
+        }
+    }
+
     /// Returns the id of the deposit or the step.
     #[must_use]
     pub const fn id(&self) -> RecordId {
         match self {
             Self::Deposit(deposit) => deposit.id(),
-            Self::Step { op, .. } => op.id(),
+            Self::Step(certificate) => certificate.op.id(),
+        }
+    }
+
+    /// Checks that a quorum of the network's issuers has signed it.
+    ///
+    /// # Errors
+    /// [`IssuerError::NoQuorum`] when too few have.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), IssuerError> {
+        match self {
+            Self::Deposit(deposit) if is_agreed(deposit, manifest) => Ok(()),
+            Self::Deposit(_) => Err(IssuerError::NoQuorum),
+            Self::Step(certificate) => certificate.check(manifest),
+        }
+    }
+
+    /// Returns the news as what issuers hand to each other.
+    #[must_use]
+    pub fn fact(&self) -> Fact<Checked> {
+        match self {
+            Self::Deposit(deposit) => Fact::Deposit(deposit.clone()),
+            Self::Step(certificate) => Fact::Step(certificate.clone()),
         }
     }
 }

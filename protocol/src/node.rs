@@ -478,8 +478,8 @@ pub struct Node {
     jobs: BTreeMap<JobId, requester::Job>,
     burst: requester::Burst,
     orders: orders::Orders,
-    /// Number of the newest news of our account that is in the journal.
-    noticed: u64,
+    /// News of our account that is in the journal.
+    noted: notices::Noted,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
     serving: BTreeMap<JobId, provider::Serving>,
@@ -555,7 +555,7 @@ impl Node {
             jobs: BTreeMap::new(),
             burst: requester::Burst::default(),
             orders: orders::Orders::default(),
-            noticed: 0,
+            noted: notices::Noted::default(),
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
             serving: BTreeMap::new(),
@@ -708,7 +708,7 @@ impl Node {
             Message::Facts { first, names } => self.on_facts(from, first, &names, out),
             Message::FactQuery(names) => self.on_fact_query(from, &names, out),
             Message::Agreeing(message) => self.on_agreeing(from, message, now, out),
-            Message::Notice(notice) => self.on_notice(from, &notice, out),
+            Message::Notice(news) => self.on_notice(from, &news, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
             Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),

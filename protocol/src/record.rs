@@ -15,7 +15,7 @@ use crate::ledger::quorum::{Certificate, EndCertificate};
 use crate::ledger::records::{
     AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
 };
-use crate::message::{Notice, Opening, Wire};
+use crate::message::{News, Opening, Wire};
 use crate::signed::Signed;
 
 /// Bounds one line of the journal.
@@ -99,8 +99,8 @@ pub enum Record {
         /// The reference.
         reference: String,
     },
-    /// The issuer's news for us.
-    Noticed(Notice<Wire>),
+    /// The issuers' news for us.
+    Noticed(News<Wire>),
     /// About the issuers' books: checkpoints, proofs, findings.
     Books(BooksRecord),
     /// The keys that our account had.

@@ -1,17 +1,21 @@
 //! What moved on an account, line by line, out of its node's own journal.
 //!
-//! Money moves when the issuer books it: deposits, steps, payouts of channels. The lines of all time add up to what the
-//! account has and holds; if it has several nodes, those of all of them do, because each node has its own jobs.
+//! Money moves when the issuers book it: deposits, steps, payouts of channels. Of several issuers one may lie, so that an
+//! amount counts that one more acknowledges than may. The lines of all time add up to what the account has and holds; if
+//! it has several nodes, those of all of them do, because each node has its own jobs.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
+use crate::keys::PublicKey;
 use crate::ledger::money::{BPS, QUANTUM, waiting};
+use crate::ledger::quorum::{Acks, Certificate};
 use crate::ledger::records::{AccountOp, Deposit, Epoch, OpBody, RedeemAck, SplitRole, Terms};
-use crate::message::{News, Notice, Opening, Wire};
+use crate::manifest::Manifest;
+use crate::message::{News, Opening, Wire};
 use crate::record::Record;
-use crate::signed::{Signable, Signed};
+use crate::signed::{Role, Signable, Signed};
 
 /// One movement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,22 +71,16 @@ impl Kind {
     }
 }
 
-/// The fees of a network.
-#[derive(Debug, Clone, Copy)]
-struct Fees {
-    open: u64,
-    pay: u64,
-    withdraw: u64,
-}
-
 /// Makes a statement: takes a journal's records in order.
 #[derive(Debug)]
 pub struct Statement {
+    manifest: Manifest,
     domain: DomainId,
     me: NodeId,
     account: AccountId,
-    fees: Fees,
     lines: Vec<Line>,
+    /// What came in by news: an issuer that lies may tell it again when it is long forgotten.
+    received: BTreeSet<RecordId>,
     channels: BTreeMap<ChannelId, Channel>,
     /// Our step that waits for the issuer's word.
     pending: Option<(RecordId, AccountOp)>,
@@ -95,21 +93,23 @@ struct Channel {
     payer: AccountId,
     /// Newest receipt.
     head: Option<RecordId>,
-    /// What the issuer has moved so far.
+    /// What issuers have acknowledged.
+    acks: Acks,
+    /// What they have moved so far.
     moved: u64,
 }
 
 impl Statement {
     /// Begins a statement of an account whose node is `me`.
     #[must_use]
-    pub fn new(manifest: &crate::manifest::Manifest, me: NodeId, account: AccountId) -> Self {
-        let fees = Fees { open: manifest.open_fee, pay: manifest.pay_fee, withdraw: manifest.withdraw_fee };
+    pub fn new(manifest: &Manifest, me: NodeId, account: AccountId) -> Self {
         Self {
             domain: manifest.domain(),
+            manifest: manifest.clone(),
             me,
             account,
-            fees,
             lines: Vec::new(),
+            received: BTreeSet::new(),
             channels: BTreeMap::new(),
             pending: None,
         }
@@ -119,11 +119,13 @@ impl Statement {
     pub fn take(&mut self, record: &Record) {
         match record {
             Record::Joined { deposit, .. } => {
-                if let Some((deposit, id)) = deposit.as_ref().and_then(|deposit| self.read(deposit)) {
+                // Among several issuers it is a proposal; when it has entered, they bring the news.
+                let booked = deposit.as_ref().filter(|_| self.manifest.issuers.len() == 1);
+                if let Some((deposit, id)) = booked.and_then(|deposit| self.read(deposit)) {
                     self.deposit(&deposit, id);
                 }
             }
-            Record::Noticed(notice) => self.notice(notice),
+            Record::Noticed(news) => self.news(news),
             Record::Step { op, .. } => self.pending = self.read(op).map(|(op, id)| (id, op)),
             Record::Taken(recorded) => {
                 let Some((recorded, _)) = self.read(recorded) else { return };
@@ -140,8 +142,10 @@ impl Statement {
                 }
             }
             Record::Redeemed(ack) => {
-                if let Some((ack, _)) = self.read(ack) {
-                    self.redeemed(&ack);
+                if let Ok(ack) = ack.clone().read_back(self.domain)
+                    && let Some(issuer) = ack.signer(Role::Issuer)
+                {
+                    self.redeemed(issuer, &ack);
                 }
             }
             Record::Job(_)
@@ -192,40 +196,46 @@ impl Statement {
     }
 
     fn deposit(&mut self, deposit: &Deposit, id: RecordId) {
+        if !self.received.insert(id) {
+            return;
+        }
         if let Some(line) = self.line(deposit.epoch, Kind::Deposit, (deposit.amount, 0)) {
             line.record = Some(id);
         }
     }
 
-    fn notice(&mut self, notice: &Notice<Wire>) {
-        match &notice.news {
+    fn news(&mut self, news: &News<Wire>) {
+        match news {
             News::Deposit(deposit) => {
                 if let Some((deposit, id)) = self.read(deposit) {
                     self.deposit(&deposit, id);
                 }
             }
-            News::Step { op, recorded } => {
-                let (Some((op, id)), Some((recorded, _))) = (self.read(op), self.read(recorded)) else {
-                    return;
-                };
-                let OpBody::Pay { to, amount } = op.body else { return };
-                if to != self.account {
-                    return;
-                }
-                if let Some(line) = self.line(recorded.epoch, Kind::Received, (amount, 0)) {
-                    (line.partner, line.record) = (Some(op.account), Some(id));
-                }
-            }
+            News::Step(certificate) => self.payment(certificate),
+        }
+    }
+
+    fn payment(&mut self, certificate: &Certificate<Wire>) {
+        let Ok(certificate) = certificate.clone().read_back(self.domain) else { return };
+        let (op, epoch) = (&certificate.op, certificate.epoch(&self.manifest));
+        let OpBody::Pay { to, amount } = op.body else { return };
+        if to != self.account || !self.received.insert(op.id()) {
+            return;
+        }
+        if let Some(line) = self.line(epoch, Kind::Received, (amount, 0)) {
+            (line.partner, line.record) = (Some(op.account), Some(op.id()));
         }
     }
 
     fn step(&mut self, id: RecordId, op: &AccountOp, epoch: Epoch) {
         let (kind, debit, partner) = match &op.body {
-            OpBody::Pay { to, amount } => (Kind::Paid, amount.saturating_add(self.fees.pay), Some(*to)),
-            OpBody::Withdraw { amount, .. } => {
-                (Kind::Withdrawn, amount.saturating_add(self.fees.withdraw), None)
+            OpBody::Pay { to, amount } => {
+                (Kind::Paid, amount.saturating_add(self.manifest.pay_fee), Some(*to))
             }
-            OpBody::Noop => (Kind::Fee, self.fees.pay, None),
+            OpBody::Withdraw { amount, .. } => {
+                (Kind::Withdrawn, amount.saturating_add(self.manifest.withdraw_fee), None)
+            }
+            OpBody::Noop => (Kind::Fee, self.manifest.pay_fee, None),
             OpBody::OpenChannel(_) | OpBody::Expire(_) | OpBody::Inception(_) | OpBody::Rotate(_) => return,
         };
         if let Some(line) = self.line(epoch, kind, (0, debit)) {
@@ -238,7 +248,7 @@ impl Statement {
             return;
         };
         let channel = ChannelId::from(id);
-        if paying && let Some(line) = self.line(op.epoch, Kind::Fee, (0, self.fees.open)) {
+        if paying && let Some(line) = self.line(op.epoch, Kind::Fee, (0, self.manifest.open_fee)) {
             (line.record, line.channel) = (Some(id), Some(channel));
         }
         // A node may sell to itself: the money goes round, and what it pays is what counts first.
@@ -247,39 +257,45 @@ impl Statement {
             payer: op.account,
             terms,
             head: None,
+            acks: Acks::default(),
             moved: 0,
         });
     }
 
-    fn redeemed(&mut self, ack: &RedeemAck) {
+    fn redeemed(&mut self, issuer: PublicKey, ack: &RedeemAck) {
         let me = self.me;
         let Some(channel) = self.channels.get_mut(&ack.channel) else { return };
-        let all = if channel.paying { spent(&channel.terms, ack) } else { earned(&channel.terms, ack) };
-        let news = all.saturating_sub(channel.moved);
-        channel.moved = channel.moved.max(all);
+        channel.acks.learn(issuer, ack);
+        let epoch = channel.acks.epoch(&self.manifest);
+        let end = channel.acks.end(&self.manifest);
+        let amount = end.unwrap_or_else(|| channel.acks.vouched(&self.manifest));
+        let moved = if channel.paying { spent } else { earned }(&channel.terms, amount, end.is_some());
+        // An end may take back what some issuers had paid beyond it.
+        let (more, less) = (moved.saturating_sub(channel.moved), channel.moved.saturating_sub(moved));
+        channel.moved = moved;
         let (paying, head) = (channel.paying, channel.head);
         let partner = if paying { channel.terms.payee_account } else { channel.payer };
-        if news == 0 || (!paying && channel.terms.payee != me) {
+        if (more, less) == (0, 0) || (!paying && channel.terms.payee != me) {
             return;
         }
-        let (kind, amounts) = if paying { (Kind::Bought, (0, news)) } else { (Kind::Sold, (news, 0)) };
-        if let Some(line) = self.line(ack.epoch, kind, amounts) {
+        let (kind, amounts) = if paying { (Kind::Bought, (less, more)) } else { (Kind::Sold, (more, less)) };
+        if let Some(line) = self.line(epoch, kind, amounts) {
             (line.partner, line.record, line.channel) = (Some(partner), head, Some(ack.channel));
         }
     }
 }
 
 /// Returns what has left the payer when so much was redeemed: full quanta with the markup on them, the rest at the end.
-fn spent(terms: &Terms, ack: &RedeemAck) -> u64 {
+fn spent(terms: &Terms, amount: u64, has_ended: bool) -> u64 {
     let bps = terms.markup.map_or(0, |markup| u64::from(markup.bps)).saturating_add(BPS);
-    let rest = if ack.closed { waiting(ack.amount) } else { 0 };
-    (ack.amount / QUANTUM).saturating_mul(bps).saturating_add(rest)
+    let rest = if has_ended { waiting(amount) } else { 0 };
+    (amount / QUANTUM).saturating_mul(bps).saturating_add(rest)
 }
 
 /// Returns what has come to the payee when so much was redeemed: its share of full quanta, the rest at the end.
-fn earned(terms: &Terms, ack: &RedeemAck) -> u64 {
+fn earned(terms: &Terms, amount: u64, has_ended: bool) -> u64 {
     let lines = terms.split.iter().filter(|line| line.role == SplitRole::Provider);
     let bps = lines.fold(0, |sum: u64, line| sum.saturating_add(u64::from(line.bps)));
-    let rest = if ack.closed { waiting(ack.amount) } else { 0 };
-    (ack.amount / QUANTUM).saturating_mul(bps).saturating_add(rest)
+    let rest = if has_ended { waiting(amount) } else { 0 };
+    (amount / QUANTUM).saturating_mul(bps).saturating_add(rest)
 }

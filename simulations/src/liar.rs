@@ -1,23 +1,29 @@
-//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, and names balances at will.
+//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, names balances at will, and
+//! tells of credits that never entered.
 
 use protocol::agreeing::Agreeing;
-use protocol::ids::{Digest, DomainId, RecordId};
+use protocol::ids::{AccountId, Digest, DomainId, RecordId};
 use protocol::keys::Signer;
 use protocol::ledger::agreement::{Ballot, Phase};
 use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::issuer::Balance;
 use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::quorum::Fact;
-use protocol::ledger::records::{CloseVote, Epoch, Recorded, RedeemAck, Vote};
-use protocol::message::{Checked, Message};
+use protocol::ledger::records::{CloseVote, Deposit, Epoch, Recorded, RedeemAck, Source, Vote};
+use protocol::message::{Checked, Message, News};
 use protocol::signed::{Role, Signable, Verified, sign};
 
 /// What it says of every account.
 const RICH: Balance = Balance { cash: u64::MAX / 4, earned: 0, held: 0, as_of: u64::MAX / 4 };
 
-/// Returns what it answers; nothing where it does as its program says.
+/// Returns what it answers a node of `account`; nothing where it does as its program says.
 #[must_use]
-pub fn answer(signer: &Signer, domain: DomainId, message: &Message<Checked>) -> Option<Message<Checked>> {
+pub fn answer(
+    signer: &Signer,
+    domain: DomainId,
+    account: AccountId,
+    message: &Message<Checked>,
+) -> Option<Message<Checked>> {
     let answer = if let Message::Step { op, .. } = message {
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
         Message::Voted { vote: by(signer, domain, vote), balance: RICH }
@@ -35,6 +41,10 @@ pub fn answer(signer: &Signer, domain: DomainId, message: &Message<Checked>) -> 
         Message::Facts { first: *since, names: vec![RecordId([0xee; 32])] }
     } else if let Message::Agreeing(message) = message {
         Message::Agreeing(about_checkpoint(signer, domain, message)?)
+    } else if let Message::Noticed(known) = message {
+        let (reference, epoch, source) = (Digest(known.0), Epoch(0), Source::Outside);
+        let deposit = Deposit { reference, account, amount: u64::MAX / 4, epoch, source };
+        Message::Notice(News::Deposit(by(signer, domain, deposit)))
     } else {
         return None;
     };

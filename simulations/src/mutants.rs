@@ -1,12 +1,13 @@
 //! Faults put into the protocol on purpose: each must be found by the test named beside it.
 //!
-//! `cargo xtask mutants` compiles each into a copy of the workspace's own packages with `--cfg mutant="<name>"`, never
-//! with a feature, so that no build of the product can carry one. A test that passes with its mutant has stopped testing.
+//! `cargo xtask mutants` compiles the tests once with `--cfg mutants`, never with a feature, so that no build of the product
+//! can carry one, and names one fault after the other in the environment. A test that passes with its mutant has stopped
+//! testing.
 
 /// One deliberate fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mutant {
-    /// Value of the configuration key `mutant`.
+    /// What `SHAREMESH_MUTANT` is set to.
     pub name: &'static str,
     /// Package whose test must fail.
     pub package: &'static str,
@@ -43,12 +44,12 @@ const fn among_issuers(name: &'static str, test: &'static str, fault: &'static s
     Mutant { target: Target::Test("issuers"), ..mutant(name, test, fault) }
 }
 
-const fn in_test_agreement(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
-    Mutant { target: Target::Test("agreement"), ..mutant(name, test, fault) }
+const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { package: "simulations", target: Target::Test("agreement"), ..mutant(name, test, fault) }
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 32] = [
+pub const MUTANTS: [Mutant; 33] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -86,7 +87,7 @@ pub const MUTANTS: [Mutant; 32] = [
     ),
     mutant(
         "older-balance-counts",
-        "wallet::a_slot_is_signed_again_only_after_the_issuer_refused_what_was_in_it",
+        "wallet::what_is_older_than_what_is_known_of_an_account_changes_nothing",
         "an older balance and slot replace newer ones",
     ),
     mutant(
@@ -190,6 +191,11 @@ pub const MUTANTS: [Mutant; 32] = [
         "an opening counts as committed when it is voted for",
     ),
     among_issuers(
+        "older-view-counts",
+        "answers::what_an_issuer_says_late_does_not_replace_what_it_said_since",
+        "what an issuer said of an account earlier replaces what it said since",
+    ),
+    among_issuers(
         "lock-not-kept",
         "agreement::four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_says",
         "an issuer prepares another checkpoint than the one on which it is locked",
@@ -204,12 +210,9 @@ pub const MUTANTS: [Mutant; 32] = [
         "settling::a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared",
         "an issuer lets a checkpoint free a slot of which it has recorded a step",
     ),
-    Mutant {
-        package: "simulations",
-        ..in_test_agreement(
-            "ballot-before-disk",
-            "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
-            "an issuer's vote for a checkpoint leaves before it is on its disk",
-        )
-    },
+    in_simulated_agreement(
+        "ballot-before-disk",
+        "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
+        "an issuer's vote for a checkpoint leaves before it is on its disk",
+    ),
 ];

@@ -618,6 +618,8 @@ impl World {
             *before = durable;
         }
         journal.push((durable, record.to_bytes()));
+        let ballots = &mut self.hosts[host].ballots;
+        ballots.iter_mut().for_each(|(before, _)| *before = (*before).min(durable));
         if let Record::Agreed(AgreedRecord::Balloted { ballot, .. }) = record
             && let Some((_, id, _)) = ballot.peek_in(self.domain)
         {
@@ -699,7 +701,8 @@ impl World {
     fn lie(&mut self, host: usize, from: usize, message: &Message<Checked>) -> bool {
         let Some(signer) = self.hosts[host].config.issuer.clone() else { return false };
         let to = self.hosts[from].id;
-        let Some(lie) = liar::answer(&signer, self.domain, message) else { return false };
+        let account = self.hosts[from].config.owner.account();
+        let Some(lie) = liar::answer(&signer, self.domain, account, message) else { return false };
         self.send(host, to, &lie.to_wire());
         true
     }

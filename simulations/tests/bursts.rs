@@ -11,9 +11,11 @@ use protocol::price::Usage;
 use protocol::record::Record;
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
-use simulations::world::{Fault, Outcome};
+use simulations::world::{Fault, Outcome, World};
 
 const SEEDS: std::ops::Range<u64> = 0..200;
+
+const QUICK: Conditions = Conditions { latency_ms: 1, jitter_ms: 1, loss_permille: 0 };
 
 const UNEVEN: Conditions = Conditions { latency_ms: 5, jitter_ms: 40, loss_permille: 0 };
 
@@ -196,5 +198,26 @@ fn a_payment_waits_for_its_turn_among_openings() {
         assert!(matches!(home.world.orders.get(&name), Some(Ok(_))), "seed {seed}");
         assert!(has_news(&home, paid), "seed {seed}");
         assert_eq!(home.world.findings, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn quick_jobs_one_after_the_other_do_not_wait_for_channels() {
+    for seed in 0..10 {
+        let mut home = Home::joined(&Setting { slots: 16, ..Setting::small(seed, 1) }, QUICK);
+        let consumer = home.consumers[0];
+        for number in 0..100 {
+            let begun = home.world.now;
+            let job = home.submit(0, consumer, spec(MODEL, 1, 16, 255));
+            let is_done = |world: &World| {
+                matches!(
+                    world.jobs.get(&job).and_then(|job| job.outcome.as_ref()),
+                    Some((_, Outcome::Done(_)))
+                )
+            };
+            assert!(home.world.run_until_so(1_000, is_done), "seed {seed}, job {number} began at {begun:?}");
+        }
+        let channels = home.world.opened_channels().len();
+        assert!(channels > 4, "seed {seed}: {channels} channels were enough for all of them");
     }
 }

@@ -32,9 +32,6 @@ enum Command {
 }
 
 fn main() -> Result<ExitCode> {
-    if let Some(mutant) = check::mutants::compiled_here() {
-        return check::mutants::compile(&mutant);
-    }
     match Cli::parse().command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Mutants(arguments) => check::mutants::run(&arguments),

@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::ids::{AccountId, Digest, DomainId};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::records::{AccountOp, OpBody};
+use crate::mutant;
 use crate::signed::{Role, Signed, SignedError, Verified};
 
 /// Most rotations of an account: all of them travel with every greeting, and each costs whoever checks it a signature.
@@ -180,7 +181,7 @@ impl Lineage {
         if self.rotations.len() >= ROTATIONS_MAX {
             return Err(KeyError::Fixed);
         }
-        let promised = promise(to.key) == self.in_force.next || cfg!(mutant = "rotate-unpromised");
+        let promised = promise(to.key) == self.in_force.next || mutant::is_in("rotate-unpromised");
         if !promised || !op.is_signed_by(Role::Owner, to.key) {
             return Err(KeyError::NotPromised);
         }
@@ -192,7 +193,7 @@ impl Lineage {
             return Ok(());
         }
         if self.had(op) {
-            return if cfg!(mutant = "replaced-key-signs") { Ok(()) } else { Err(KeyError::Replaced) };
+            return if mutant::is_in("replaced-key-signs") { Ok(()) } else { Err(KeyError::Replaced) };
         }
         Err(KeyError::Foreign)
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::RecordId;
 use crate::keys::PublicKey;
 use crate::manifest::{ISSUERS_MAX, Issuer, Manifest};
+use crate::mutant;
 use crate::signed::{Role, Signable, Verified};
 use crate::time::Time;
 
@@ -172,7 +173,7 @@ impl Agreement {
         }
         match &self.lock {
             None => true,
-            Some(lock) if lock.checkpoint == checkpoint || cfg!(mutant = "lock-not-kept") => true,
+            Some(lock) if lock.checkpoint == checkpoint || mutant::is_in("lock-not-kept") => true,
             Some(lock) => self
                 .proven(checkpoint, prepares, manifest)
                 .is_some_and(|round| round > lock.round && round < self.round),
@@ -230,7 +231,7 @@ impl Agreement {
         let is_this = |one: &&Verified<Ballot>| one.round == round && one.checkpoint == checkpoint;
         let prepares: Vec<Verified<Ballot>> =
             self.heard.values().filter_map(|heard| heard.prepare.as_ref()).filter(is_this).cloned().collect();
-        let too_few = cfg!(mutant = "commit-unprepared") && prepares.len() >= 2;
+        let too_few = mutant::is_in("commit-unprepared") && prepares.len() >= 2;
         self.proven(checkpoint, &prepares, manifest).or(too_few.then_some(round))?;
         Some(Lock { round, checkpoint, prepares })
     }

@@ -27,6 +27,7 @@ use crate::ledger::records::{
 };
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
+use crate::mutant;
 use crate::signed::{Role, Verified};
 
 pub use transfers::{WITHDRAWALS_MAX, Withdrawal};
@@ -488,7 +489,7 @@ impl Issuer {
         let hold = with_markup(open.cap, markup_bps)?;
         let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
         let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
-        if needed > account.balance.available() && !cfg!(mutant = "open-without-funds") {
+        if needed > account.balance.available() && !mutant::is_in("open-without-funds") {
             return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
         }
         if self.channels.len() >= CHANNELS_MAX {
@@ -514,7 +515,7 @@ impl Issuer {
         let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
         network.cash = network_cash;
         network.as_of = network.as_of.saturating_add(1);
-        let grace = if cfg!(mutant = "no-grace") { 0 } else { self.manifest.grace_epochs };
+        let grace = if mutant::is_in("no-grace") { 0 } else { self.manifest.grace_epochs };
         self.due.insert((open.expires.plus(grace), op.id().into()));
         self.channels.insert(
             op.id().into(),
@@ -603,7 +604,7 @@ impl Issuer {
         if receipt.amount > channel.cap || amount > receipt.amount {
             return Err(IssuerError::WrongAmount);
         }
-        if cfg!(mutant = "redeem-not-max") && amount < channel.redeemed && !channel.closed {
+        if mutant::is_in("redeem-not-max") && amount < channel.redeemed && !channel.closed {
             self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = amount);
             return Ok(amount);
         }
@@ -842,7 +843,7 @@ fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
     let earned = balance.earned.min(amount);
     let cash = amount.checked_sub(earned).ok_or(Overflow)?;
     let cash_left = balance.cash.checked_sub(cash);
-    let cash_left = if cfg!(mutant = "open-without-funds") { cash_left.or(Some(0)) } else { cash_left };
+    let cash_left = if mutant::is_in("open-without-funds") { cash_left.or(Some(0)) } else { cash_left };
     let left = Balance {
         earned: balance.earned.checked_sub(earned).ok_or(Overflow)?,
         cash: cash_left.ok_or(Overflow)?,

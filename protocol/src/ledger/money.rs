@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use thiserror::Error;
 
 use crate::ledger::records::{SplitLine, Terms};
+use crate::mutant;
 
 /// Basis points in the whole.
 pub const BPS: u64 = 10_000;
@@ -32,7 +33,7 @@ pub fn with_markup(base: u64, markup_bps: u16) -> Result<u64, Overflow> {
 /// # Errors
 /// When an amount exceeds 64 bits.
 pub fn shares(terms: &Terms, before: u64, after: u64) -> Result<Vec<(SplitLine, u64)>, Overflow> {
-    if cfg!(mutant = "floor-and-remainder") {
+    if mutant::is_in("floor-and-remainder") {
         return floor_and_remainder(terms, before, after);
     }
     let quanta = (after / QUANTUM).checked_sub(before / QUANTUM).ok_or(Overflow)?;

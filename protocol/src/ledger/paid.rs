@@ -12,6 +12,7 @@ use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, is_newer};
 use crate::ledger::records::{Claim, Epoch, Final, Receipt, Terms};
+use crate::mutant;
 use crate::price::Usage;
 use crate::signed::{Role, Signable, Verified, sign};
 
@@ -221,7 +222,7 @@ impl Paid {
     pub fn is_disputed(&self) -> bool {
         let owed = self.owed();
         let agrees = |head: &Verified<Receipt>| head.usage.covers(&owed) && self.affords(&head.usage);
-        let lacks = self.redeemed > self.paid() && !cfg!(mutant = "serve-below-redeemed");
+        let lacks = self.redeemed > self.paid() && !mutant::is_in("serve-below-redeemed");
         lacks || (self.interrupted && !self.head.as_ref().is_some_and(agrees))
     }
 
@@ -342,7 +343,7 @@ impl Paid {
         let covered = others().filter(|(other, _)| Some(**other) != unpaid);
         let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
         let all = covered.plus(&raised.usage());
-        if !self.affords(&all) && !cfg!(mutant = "grant-unpaid") {
+        if !self.affords(&all) && !mutant::is_in("grant-unpaid") {
             return Grant::Uncovered;
         }
         self.flights.insert(job, raised);
@@ -410,13 +411,13 @@ impl Paid {
         if !self.is_by_payer(closing) {
             return Err(PaidError::WrongKey);
         }
-        if self.is_busy() && !cfg!(mutant = "final-while-busy") {
+        if self.is_busy() && !mutant::is_in("final-while-busy") {
             return Err(PaidError::Busy);
         }
         if closing.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        if closing.amount < self.due() && !cfg!(mutant = "final-below-due") {
+        if closing.amount < self.due() && !mutant::is_in("final-below-due") {
             return Err(PaidError::TooLittle);
         }
 
@@ -453,7 +454,7 @@ impl Paid {
     /// the next one for the same money.
     fn agree(&mut self) {
         if let Some(head) = self.head.as_ref().filter(|head| self.affords(&head.usage)) {
-            let believes_less = cfg!(mutant = "payee-believes-less");
+            let believes_less = mutant::is_in("payee-believes-less");
             self.settled = if believes_less { head.usage } else { self.settled.or_more(&head.usage) };
         }
     }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
 use crate::keys::Signer;
 use crate::ledger::records::{Epoch, Final, Receipt, Terms};
+use crate::mutant;
 use crate::price::Usage;
 use crate::signed::{Role, Verified, sign};
 
@@ -334,7 +335,7 @@ impl Paying {
         if delivered == 0 {
             return;
         }
-        let delivered = if cfg!(mutant = "window-ahead-of-delivery") { u64::MAX } else { delivered };
+        let delivered = if mutant::is_in("window-ahead-of-delivery") { u64::MAX } else { delivered };
         let window = u32::try_from(delivered).unwrap_or(WINDOW_MAX).clamp(WINDOW_MIN, WINDOW_MAX);
         for flight in self.flights.values_mut().filter(|flight| flight.tokens_in.is_some()) {
             if flight.delivered.saturating_add(window / 2) >= flight.allowance {
@@ -373,7 +374,7 @@ impl Flight {
 /// Orders receipts of one channel: by amount, then sequence, then id, so that merging needs no order of arrival.
 #[must_use]
 pub fn is_newer(receipt: &Verified<Receipt>, than: &Verified<Receipt>) -> bool {
-    if cfg!(mutant = "merge-last-wins") {
+    if mutant::is_in("merge-last-wins") {
         return receipt.id() != than.id();
     }
     (receipt.amount, receipt.sequence, receipt.id()) > (than.amount, than.sequence, than.id())

@@ -5,12 +5,15 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ChannelId, DomainId, RecordId};
+use crate::ids::{AccountId, ChannelId, DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::issuer::{Balance, IssuerError};
-use crate::ledger::records::{AccountOp, Claim, CloseVote, Deposit, Epoch, Receipt, Recorded, Terms, Vote};
+use crate::ledger::records::{
+    AccountOp, Claim, CloseVote, Deposit, Epoch, OpBody, Receipt, Recorded, RedeemAck, Terms, Vote,
+};
 use crate::manifest::{ISSUERS_MAX, Manifest};
 use crate::message::{Checked, Stage, Wire};
+use crate::mutant;
 use crate::signed::{Role, Signable, Signed, SignedError, Verified};
 
 /// A step with the votes of a quorum: whoever holds it can prove that no other step takes its slot.
@@ -132,6 +135,19 @@ impl Certificate<Checked> {
         let votes = || self.votes.iter().filter(|vote| is_for(vote) && counts(vote));
         manifest.agrees(|key| votes().any(|vote| vote.is_signed_by(Role::Issuer, key)))
     }
+
+    /// Returns the epoch in which the step was voted for, which no lying issuer can put later than honest ones do.
+    #[must_use]
+    pub fn epoch(&self, manifest: &Manifest) -> Epoch {
+        vouched(self.votes.iter().map(|vote| vote.epoch), manifest)
+    }
+}
+
+/// Returns the highest of what issuers say that at least one honest issuer reaches; nothing when too few say anything.
+fn vouched<T: Ord + Default>(said: impl Iterator<Item = T>, manifest: &Manifest) -> T {
+    let mut said: Vec<T> = said.collect();
+    said.sort_unstable_by(|one, other| other.cmp(one));
+    said.into_iter().nth(manifest.faults_max()).unwrap_or_default()
 }
 
 impl EndCertificate<Wire> {
@@ -168,7 +184,7 @@ impl EndCertificate<Checked> {
         let is_same =
             |vote: &&Verified<CloseVote>| vote.channel == first.channel && vote.amount == first.amount;
         let by = |key| self.votes.iter().filter(is_same).any(|vote| vote.is_signed_by(Role::Issuer, key));
-        let enough = manifest.agrees(by) || cfg!(mutant = "close-without-quorum");
+        let enough = manifest.agrees(by) || mutant::is_in("close-without-quorum");
         if enough { Ok((first.channel, first.amount)) } else { Err(IssuerError::NoQuorum) }
     }
 }
@@ -225,6 +241,33 @@ impl Fact<Checked> {
                 Fact::Paid { receipt: receipt.signed(), claim: claim.as_ref().map(Verified::signed) }
             }
             Self::Doubled(first, second) => Fact::Doubled(first.signed(), second.signed()),
+        }
+    }
+
+    /// Returns whose step it is.
+    #[must_use]
+    pub fn owner(&self) -> Option<AccountId> {
+        match self {
+            Self::Step(certificate) => Some(certificate.op.account),
+            Self::Deposit(_) | Self::End(_) | Self::Paid { .. } | Self::Doubled(..) => None,
+        }
+    }
+
+    /// Returns who receives credits by it from somebody else.
+    #[must_use]
+    pub fn receiver(&self) -> Option<AccountId> {
+        match self {
+            Self::Step(certificate) => match &certificate.op.body {
+                OpBody::Pay { to, .. } => Some(*to),
+                OpBody::OpenChannel(_)
+                | OpBody::Expire(_)
+                | OpBody::Withdraw { .. }
+                | OpBody::Noop
+                | OpBody::Inception(_)
+                | OpBody::Rotate(_) => None,
+            },
+            Self::Deposit(deposit) => Some(deposit.account),
+            Self::End(_) | Self::Paid { .. } | Self::Doubled(..) => None,
         }
     }
 
@@ -307,7 +350,7 @@ impl Answers {
     pub fn is_committed(&self, manifest: &Manifest) -> bool {
         let shown = |key| {
             self.recorded.contains_key(&key)
-                || (cfg!(mutant = "serve-at-votes") && self.votes.contains_key(&key))
+                || (mutant::is_in("serve-at-votes") && self.votes.contains_key(&key))
         };
         manifest.agrees(shown)
     }
@@ -322,6 +365,13 @@ impl Answers {
     #[must_use]
     pub fn recordings(&self) -> Vec<Verified<Recorded>> {
         self.recorded.values().cloned().collect()
+    }
+
+    /// Returns a recording whose epoch no lying issuer can put later than honest ones do.
+    #[must_use]
+    pub fn recording(&self, manifest: &Manifest) -> Option<&Verified<Recorded>> {
+        let epoch = vouched(self.recorded.values().map(|recorded| recorded.epoch), manifest);
+        self.recorded.values().find(|recorded| recorded.epoch == epoch)
     }
 
     /// Says whether an issuer has recorded the step.
@@ -351,7 +401,7 @@ impl Views {
     pub fn learn(&mut self, key: PublicKey, view: View) {
         let known = self.0.get(&key);
         if known.is_none_or(|known| view.balance.as_of >= known.balance.as_of)
-            || cfg!(mutant = "older-balance-counts")
+            || mutant::is_in("older-view-counts")
         {
             self.0.insert(key, view);
         }
@@ -385,48 +435,64 @@ impl Views {
 
 /// What issuers have acknowledged of a channel's redemption.
 #[derive(Debug, Clone, Default)]
-pub struct Acks(BTreeMap<PublicKey, (u64, bool)>);
+pub struct Acks(BTreeMap<PublicKey, Said>);
+
+/// What one issuer has acknowledged.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    /// The most that it says it has paid.
+    amount: u64,
+    /// With what it says the channel has ended.
+    end: Option<u64>,
+    epoch: Epoch,
+}
 
 impl Acks {
     /// Takes an issuer's word: the amount it has paid, and whether the channel is closed.
-    pub fn learn(&mut self, key: PublicKey, amount: u64, closed: bool) {
+    pub fn learn(&mut self, key: PublicKey, ack: &RedeemAck) {
         let known = self.0.entry(key).or_default();
-        *known = (known.0.max(amount), known.1 || closed);
+        known.amount = known.amount.max(ack.amount);
+        known.end = known.end.or_else(|| ack.closed.then_some(ack.amount));
+        known.epoch = known.epoch.max(ack.epoch);
     }
 
     /// Returns the amount that the issuer has paid, as far as it has said.
     #[must_use]
     pub fn by(&self, key: PublicKey) -> u64 {
-        self.0.get(&key).map_or(0, |(amount, _)| *amount)
+        self.0.get(&key).map_or(0, |said| said.amount)
     }
 
     /// Says whether the issuer has closed the channel, as far as it has said.
     #[must_use]
     pub fn is_closed_by(&self, key: PublicKey) -> bool {
-        self.0.get(&key).is_some_and(|(_, closed)| *closed)
+        self.0.get(&key).is_some_and(|said| said.end.is_some())
     }
 
     /// Returns the amount that a quorum has paid: no failure of the rest can lose it.
     #[must_use]
     pub fn safe(&self, manifest: &Manifest) -> u64 {
-        self.highest(manifest.quorum().max(1).saturating_sub(1))
+        let mut amounts: Vec<u64> = self.0.values().map(|said| said.amount).collect();
+        amounts.sort_unstable_by_key(|amount| core::cmp::Reverse(*amount));
+        amounts.get(manifest.quorum().max(1).saturating_sub(1)).copied().unwrap_or(0)
     }
 
     /// Returns the amount that at least one honest issuer has paid.
     #[must_use]
     pub fn vouched(&self, manifest: &Manifest) -> u64 {
-        self.highest(manifest.faults_max())
+        vouched(self.0.values().map(|said| said.amount), manifest)
     }
 
-    /// Says whether at least one honest issuer has closed the channel.
+    /// Returns the amount with which at least one honest issuer has closed the channel; all honest ones close it with
+    /// the same.
     #[must_use]
-    pub fn is_closed(&self, manifest: &Manifest) -> bool {
-        self.0.values().filter(|(_, closed)| *closed).count() > manifest.faults_max()
+    pub fn end(&self, manifest: &Manifest) -> Option<u64> {
+        let ends = || self.0.values().filter_map(|said| said.end);
+        ends().find(|end| ends().filter(|other| other == end).count() > manifest.faults_max())
     }
 
-    fn highest(&self, place: usize) -> u64 {
-        let mut amounts: Vec<u64> = self.0.values().map(|(amount, _)| *amount).collect();
-        amounts.sort_unstable_by_key(|amount| core::cmp::Reverse(*amount));
-        amounts.get(place).copied().unwrap_or(0)
+    /// Returns the epoch of the newest acknowledgement that at least one honest issuer reaches.
+    #[must_use]
+    pub fn epoch(&self, manifest: &Manifest) -> Epoch {
+        vouched(self.0.values().map(|said| said.epoch), manifest)
     }
 }

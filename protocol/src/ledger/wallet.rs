@@ -7,6 +7,7 @@ use crate::keys::{PublicKey, Signer};
 use crate::ledger::account::{Inception, KeyError, Lineage};
 use crate::ledger::issuer::Balance;
 use crate::ledger::records::{AccountOp, Epoch, OpBody};
+use crate::mutant;
 use crate::signed::{Role, Verified, sign};
 
 /// Most keys held: the one in force, and the next one while a rotation is under way.
@@ -188,7 +189,7 @@ impl Wallet {
     /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
     /// What is older than what is known changes nothing: a slot would be signed twice.
     pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) {
-        if balance.as_of < self.balance.as_of && !cfg!(mutant = "older-balance-counts") {
+        if balance.as_of < self.balance.as_of && !mutant::is_in("older-balance-counts") {
             return;
         }
         self.balance = balance;

@@ -17,6 +17,7 @@ use crate::ledger::records::{
 use crate::ledger::settled::{Outcome, SINCE_MAX, Settled};
 use crate::manifest::Manifest;
 use crate::message::Checked;
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Signable, Verified, sign};
 
@@ -131,7 +132,7 @@ impl Witness {
         let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
         let terms = terms.map(Verified::signed);
         let record = Record::Voted { op: op.signed(), terms, epoch };
-        let is_written = was_known || cfg!(mutant = "vote-before-disk");
+        let is_written = was_known || mutant::is_in("vote-before-disk");
         Ok((self.sign(vote), (!is_written).then_some(record)))
     }
 
@@ -458,7 +459,7 @@ impl Witness {
         let has_ended_otherwise = |(channel, amount): &(ChannelId, u64)| {
             self.books.channel(*channel).is_some_and(|(paid, closed)| closed || paid > *amount)
         };
-        if cfg!(mutant = "unlock-recorded") {
+        if mutant::is_in("unlock-recorded") {
             return false;
         }
         outcome.freed.iter().any(is_taken) || outcome.ended.iter().any(has_ended_otherwise)

@@ -12,6 +12,7 @@ use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{Device, Epoch, OpBody, Rights, VALIDITY_EPOCHS_MAX};
 use crate::ledger::wallet::Wallet;
 use crate::message::{DEVICES_MAX, Message};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified, sign};
 use crate::time::Time;
@@ -193,7 +194,7 @@ impl Node {
         let (_, key) = newer.unwrap_or(shown);
         let is_signed = device.is_signed_by(Role::Owner, key);
         let older = rank(device, lineage) < self.outdated.rank(device);
-        let replaced = older && !cfg!(mutant = "old-delegation-counts");
+        let replaced = older && !mutant::is_in("old-delegation-counts");
         match (is_signed, newer) {
             (false, None) => Standing::Forged,
             (false, Some(_)) => Standing::Outdated,

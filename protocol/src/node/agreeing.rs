@@ -16,6 +16,7 @@ use crate::ledger::quorum::{Fact, is_agreed};
 use crate::ledger::records::{Epoch, OpBody};
 use crate::ledger::settled::{BATCH_MAX, Outcome, digest_of};
 use crate::message::{Checked, Message};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified, id_of};
 use crate::time::Time;
@@ -42,7 +43,7 @@ pub(super) struct Convention {
     batches: BTreeMap<Digest, Batch>,
     /// What checkpoints come to that we have computed.
     outcomes: BTreeMap<RecordId, Outcome>,
-    /// Facts that we ask for.
+    /// Facts that we have asked for.
     wanted: BTreeSet<RecordId>,
     /// The checkpoint that each issuer has signed.
     signed: BTreeMap<PublicKey, Verified<Checkpoint>>,
@@ -414,26 +415,28 @@ impl Node {
         if issuing.agreeing.outcomes.contains_key(&id) {
             return true;
         }
-        let may_ask = now.since_ms(issuing.agreeing.fetched) >= FETCH_MS && of != self.me;
+        let is_ours = of == self.me;
+        if now.since_ms(issuing.agreeing.fetched) < FETCH_MS && !is_ours {
+            return false;
+        }
         let facts = checkpoint.facts;
         let batch = issuing.agreeing.batches.entry(facts).or_default();
         if !batch.is_whole {
             let from = u32::try_from(batch.names.len()).unwrap_or(u32::MAX);
-            if may_ask {
+            if !is_ours {
                 issuing.agreeing.fetched = now;
                 self.send(of, Message::Agreeing(Agreeing::NamesQuery { facts, from }), out);
             }
             return false;
         }
         let names = batch.names.clone();
-        let missing: Vec<RecordId> =
-            names.iter().filter(|name| issuing.settled.get(name).is_none()).copied().collect();
+        let missing = names.iter().filter(|name| issuing.settled.get(name).is_none());
+        let missing: Vec<RecordId> = missing.take(WANTED_MAX).copied().collect();
         if !missing.is_empty() {
-            if may_ask {
+            if !is_ours {
                 issuing.agreeing.fetched = now;
-                let first = missing.iter().take(WANTED_MAX).copied().collect();
-                issuing.agreeing.wanted = missing.into_iter().collect();
-                self.send(of, Message::FactQuery(first), out);
+                issuing.agreeing.wanted = missing.iter().copied().collect();
+                self.send(of, Message::FactQuery(missing), out);
             }
             return false;
         }
@@ -487,11 +490,10 @@ impl Node {
         if is_proven {
             issuing.settled.learn(Arc::new(fact.clone()));
         }
-        if issuing.agreeing.wanted.iter().all(|name| issuing.settled.get(name).is_some()) {
-            issuing.agreeing.wanted.clear();
+        if issuing.agreeing.wanted.is_empty() {
+            issuing.agreeing.fetched = Time::default();
+            self.progress(now, out);
         }
-        issuing.agreeing.fetched = Time::default();
-        self.progress(now, out);
     }
 
     /// Writes down to which facts a checkpoint leads, and those that our journal lacks: after a crash they must be there.
@@ -554,7 +556,7 @@ impl Node {
         let prepares =
             lock.map_or_else(Vec::new, |lock| lock.prepares.iter().map(Verified::signed).collect());
         let line = Record::Agreed(AgreedRecord::Balloted { ballot: ballot.signed(), prepares });
-        let early = cfg!(mutant = "ballot-before-disk");
+        let early = mutant::is_in("ballot-before-disk");
         out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
         self.tell_issuers(&Message::Agreeing(Agreeing::Ballot(ballot)), out);
     }

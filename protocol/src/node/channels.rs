@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::ids::{ChannelId, ModelId, NodeId, RecordId};
+use crate::ids::{ChannelId, JobId, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
 use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
@@ -12,6 +12,7 @@ use crate::ledger::records::{
     Epoch, Final, OpBody, OpenChannel, Receipt, RedeemAck, Terms, VALIDITY_EPOCHS_MAX,
 };
 use crate::message::{Checked, HEADS_MAX, Head, Heads, Message, Opening};
+use crate::mutant;
 use crate::price::Usage;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
@@ -67,17 +68,18 @@ pub(super) const fn is_round(now: Time) -> bool {
 }
 
 impl Node {
-    /// Signs the step that opens a channel; it leaves once it is on disk. `None` while the wallet is not free, and when
+    /// Signs the step that opens a channel for `job`; it leaves once it is on disk. `None` while the wallet is not free, and when
     /// enough channels to this payee were opened just now.
     pub(super) fn sign_opening(
         &mut self,
         terms: &Verified<Terms>,
         cap: u64,
+        job: JobId,
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Option<RecordId> {
         let epoch = self.epoch(now);
-        if let Err(later) = self.burst.note(terms.payee, terms.model, now) {
+        if let Err(later) = self.burst.note(terms, job, &self.jobs, now) {
             self.reopen_at(later);
             return None;
         }
@@ -185,7 +187,14 @@ impl Node {
     }
 
     /// Opens the next channel while the last job that fits this one runs, so that the job after it need not wait.
-    pub(super) fn open_ahead(&mut self, channel: ChannelId, worst: &Usage, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn open_ahead(
+        &mut self,
+        channel: ChannelId,
+        job: JobId,
+        worst: &Usage,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(paying) = self.paying.get(&channel) else { return };
         let terms = paying.side.terms.clone();
         let (provider, model) = (terms.payee, terms.model);
@@ -200,7 +209,7 @@ impl Node {
         let cap = self.cap_for(worst);
         // Capital that a job in hand might need is not locked up for one that may never come.
         if cap >= worst.saturating_mul(2) {
-            self.sign_opening(&terms, cap, now, out);
+            self.sign_opening(&terms, cap, job, now, out);
         }
     }
 
@@ -334,6 +343,7 @@ impl Node {
         self.show_heads(now, out);
         self.mirror(now, out);
         self.expire_channels(now, out);
+        self.hand_on_news(out);
         self.ask_newest(now, out);
         self.review_audit(now, out);
     }
@@ -528,7 +538,7 @@ impl Node {
         };
         if !known {
             let line = Record::Final(both.signed());
-            let early = cfg!(mutant = "final-before-disk");
+            let early = mutant::is_in("final-before-disk");
             out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
         }
         for issuer in self.issuers() {
@@ -561,8 +571,8 @@ impl Node {
             return;
         }
         let acks = self.acks.entry(ack.channel).or_default();
-        acks.learn(key, ack.amount, ack.closed);
-        if acks.is_closed(manifest) {
+        acks.learn(key, ack);
+        if acks.end(manifest).is_some() {
             self.acks.remove(&ack.channel);
             self.paying.remove(&ack.channel);
             if let Some(paid) = self.paid.remove(&ack.channel) {

@@ -139,7 +139,7 @@ impl Node {
             if self.adopt_paying(opening, now) {
                 self.on_opened(id, channel, now, out);
             }
-        } else if let Some(recorded) = answers.recordings().first() {
+        } else if let Some(recorded) = answers.recording(&self.config.manifest) {
             self.on_step_taken(&op, recorded, out);
         }
         self.resume_openings(now, out);

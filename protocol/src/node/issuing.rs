@@ -8,13 +8,15 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::facts::Cursor;
 use crate::ledger::issuer::IssuerError;
+use crate::ledger::quorum::Certificate;
 use crate::ledger::records::{
     AccountOp, Claim, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms,
     Vote,
 };
 use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
-use crate::message::{JoinError, Message};
+use crate::message::{Checked, JoinError, Message};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::ticket::Ticket;
@@ -78,8 +80,17 @@ pub(super) struct Admitted {
 
 impl Issuing {
     /// Returns our word that a step was taken; the same whenever it is asked for.
-    pub(super) fn recorded(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Verified<Recorded> {
+    fn recorded(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Verified<Recorded> {
         self.sign(Recorded { op: op.id(), epoch })
+    }
+
+    fn vote_for(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Verified<Vote> {
+        self.sign(Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch })
+    }
+
+    /// As the only issuer: returns the proof that a step was taken, for those whom it concerns.
+    pub(super) fn certificate(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Certificate<Checked> {
+        Certificate { op: op.clone(), terms: None, votes: Vec::from([self.vote_for(op, epoch)]) }
     }
 }
 
@@ -142,7 +153,7 @@ impl Node {
         let deposit = issuing.sign(deposit);
         if issuing.books.deposit(&deposit).is_ok() {
             out.push(Effect::Record(Record::Deposited(deposit.signed())));
-            issuing.inboxes.file_deposit(deposit, &issuing.witness.books);
+            issuing.inboxes.file_deposit(deposit);
             self.tell_account(account, out);
         }
     }
@@ -274,30 +285,25 @@ impl Node {
             self.on_second_step(op, out);
             return;
         }
-        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
-        let vote = issuing.sign(vote);
+        let vote = issuing.vote_for(op, epoch);
         let recorded = issuing.recorded(op, epoch);
         if !known {
             issuing.ends.took(op);
+            let certificate = issuing.certificate(op, epoch);
             let terms = terms.map(Verified::signed);
             out.push(durable(Record::Stepped { op: op.signed(), terms, epoch }));
-            self.tell_concerned(op, &recorded, out);
+            self.tell_concerned(&certificate, out);
         }
         self.send(from, Message::Stepped { vote, recorded, balance }, out);
     }
 
     /// As issuer: tells whoever is paid by a step, or whose channel it ends.
-    fn tell_concerned(
-        &mut self,
-        op: &Verified<AccountOp>,
-        recorded: &Verified<Recorded>,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn tell_concerned(&mut self, certificate: &Certificate<Checked>, out: &mut Vec<Effect>) {
         let Some(issuing) = &mut self.issuing else { return };
-        if let Some(payee) = issuing.inboxes.file_step(op, recorded, &issuing.witness.books) {
+        if let Some(payee) = issuing.inboxes.file_step(certificate, &issuing.witness.books) {
             self.tell_news(payee, out);
         }
-        if let OpBody::Pay { to, .. } = op.body {
+        if let OpBody::Pay { to, .. } = certificate.op.body {
             self.tell_account(to, out);
         }
     }
@@ -441,5 +447,5 @@ impl Node {
 
 /// Returns the effect that puts a line on disk before anything after it leaves.
 fn durable(line: Record) -> Effect {
-    if cfg!(mutant = "issuer-answers-before-disk") { Effect::Note(line) } else { Effect::Record(line) }
+    if mutant::is_in("issuer-answers-before-disk") { Effect::Note(line) } else { Effect::Record(line) }
 }

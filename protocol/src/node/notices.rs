@@ -1,17 +1,19 @@
-//! News of the issuer for those whom a step of somebody else concerns: what they received, which channel ends early.
+//! News of the issuers for those whom a step of somebody else concerns: what they received, which channel ends early.
 //!
 //! Balances and acknowledgements are told again and again; news is told until it is known, because the receiver keeps it
-//! beside its receipts.
+//! beside its receipts. Every issuer tells it by itself, and it proves itself: a quorum has signed it.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, NodeId, RecordId};
 use crate::ledger::issuer::Issuer;
-use crate::ledger::records::{AccountOp, Epoch, OpBody, Recorded};
-use crate::message::{Checked, Message, News, Notice};
+use crate::ledger::quorum::Certificate;
+use crate::ledger::records::{Deposit, Epoch, OpBody};
+use crate::manifest::Manifest;
+use crate::message::{Checked, Message, News};
 use crate::record::Record;
-use crate::signed::{Role, Verified};
+use crate::signed::Verified;
 
 use super::{Effect, Node, Offence};
 
@@ -20,6 +22,12 @@ const NEWS_PER_RECEIVER_MAX: usize = 64;
 
 /// Most news kept for everybody.
 const NEWS_MAX: usize = 100_000;
+
+/// Most news that a receiver recognises when it is told again: a thousand times what an issuer keeps for it.
+const NOTED_MAX: usize = 64 * 1024;
+
+/// Most news that a receiver hands on at once: honest issuers tell within moments, so that hardly any waits.
+const RUMOURS_MAX: usize = 64;
 
 /// For whom news is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,41 +39,27 @@ enum Receiver {
 /// As issuer: news that its receivers have not confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Inboxes {
-    news: BTreeMap<(Receiver, u64), Notice<Checked>>,
-    /// Numbers the news for nodes; those for accounts carry the number of the balance they led to.
+    news: BTreeMap<(Receiver, u64), News<Checked>>,
+    /// Numbers the news in the order in which it came.
     told: u64,
 }
 
 impl Inboxes {
     /// Files a deposit for the account that received it.
-    pub(super) fn file_deposit(
-        &mut self,
-        deposit: Verified<crate::ledger::records::Deposit>,
-        books: &Issuer,
-    ) {
-        let account = deposit.account;
-        let number = books.balance(account).as_of;
-        self.file(Receiver::Account(account), Notice { number, news: News::Deposit(deposit) });
+    pub(super) fn file_deposit(&mut self, deposit: Verified<Deposit>) {
+        self.file(Receiver::Account(deposit.account), News::Deposit(deposit));
     }
 
     /// Files a step for whom it concerns beside its own account.
-    pub(super) fn file_step(
-        &mut self,
-        op: &Verified<AccountOp>,
-        recorded: &Verified<Recorded>,
-        books: &Issuer,
-    ) -> Option<NodeId> {
-        let news = News::Step { op: op.clone(), recorded: recorded.clone() };
-        match &op.body {
+    pub(super) fn file_step(&mut self, certificate: &Certificate<Checked>, books: &Issuer) -> Option<NodeId> {
+        match &certificate.op.body {
             OpBody::Pay { to, .. } => {
-                let number = books.balance(*to).as_of;
-                self.file(Receiver::Account(*to), Notice { number, news });
+                self.file(Receiver::Account(*to), News::Step(certificate.clone()));
                 None
             }
             OpBody::Expire(channel) => {
                 let (_, payee) = books.parties(*channel)?;
-                self.told = self.told.saturating_add(1);
-                self.file(Receiver::Node(payee), Notice { number: self.told, news });
+                self.file(Receiver::Node(payee), News::Step(certificate.clone()));
                 Some(payee)
             }
             OpBody::OpenChannel(_)
@@ -76,29 +70,30 @@ impl Inboxes {
         }
     }
 
-    fn file(&mut self, receiver: Receiver, notice: Notice<Checked>) {
+    fn file(&mut self, receiver: Receiver, news: News<Checked>) {
         let range = (receiver, 0)..=(receiver, u64::MAX);
         if self.news.range(range.clone()).count() >= NEWS_PER_RECEIVER_MAX {
             let oldest = self.news.range(range).next().map(|(key, _)| *key);
             oldest.map(|key| self.news.remove(&key));
         }
         if self.news.len() < NEWS_MAX {
-            self.news.insert((receiver, notice.number), notice);
+            self.told = self.told.saturating_add(1);
+            self.news.insert((receiver, self.told), news);
         }
     }
 
     /// Returns the oldest news for a node and for the account for which it acts: the next follows when it is confirmed.
-    fn next_for(&self, node: NodeId, account: AccountId) -> Vec<Notice<Checked>> {
+    fn next_for(&self, node: NodeId, account: AccountId) -> Vec<News<Checked>> {
         let first = |receiver| self.news.range((receiver, 0)..=(receiver, u64::MAX)).next();
         let both = [first(Receiver::Account(account)), first(Receiver::Node(node))];
-        both.into_iter().flatten().map(|(_, notice)| notice.clone()).collect()
+        both.into_iter().flatten().map(|(_, news)| news.clone()).collect()
     }
 
     fn confirm(&mut self, node: NodeId, account: AccountId, record: RecordId) -> bool {
         let before = self.news.len();
         for receiver in [Receiver::Account(account), Receiver::Node(node)] {
             let known = self.news.range((receiver, 0)..=(receiver, u64::MAX));
-            let known = known.filter(|(_, notice)| notice.news.id() == record).map(|(key, _)| *key);
+            let known = known.filter(|(_, news)| news.id() == record).map(|(key, _)| *key);
             for key in known.collect::<Vec<_>>() {
                 self.news.remove(&key);
             }
@@ -107,13 +102,52 @@ impl Inboxes {
     }
 }
 
+/// As receiver: news that is in the journal.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    ids: BTreeSet<RecordId>,
+    /// The same, oldest first.
+    order: VecDeque<RecordId>,
+    /// News that so few issuers have told that none of them may have booked it, with who has.
+    rumours: BTreeMap<RecordId, (News<Checked>, BTreeSet<NodeId>)>,
+}
+
+impl Noted {
+    fn add(&mut self, id: RecordId) {
+        if self.order.len() >= NOTED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+        }
+    }
+
+    fn begin_rumour(&mut self, news: &News<Checked>) {
+        if self.rumours.len() < RUMOURS_MAX {
+            self.rumours.insert(news.id(), (news.clone(), BTreeSet::new()));
+        }
+    }
+
+    /// Takes note that an issuer has told something: when one more has than may lie, an honest one has booked it, and
+    /// all will.
+    fn told(&mut self, by: NodeId, news: RecordId, manifest: &Manifest) {
+        let Some((_, tellers)) = self.rumours.get_mut(&news) else { return };
+        tellers.insert(by);
+        if tellers.len() > manifest.faults_max() {
+            self.rumours.remove(&news);
+        }
+    }
+}
+
 impl Node {
     /// As issuer: tells a peer its oldest news.
     pub(super) fn tell_news(&mut self, to: NodeId, out: &mut Vec<Effect>) {
         let Some(account) = self.account_of(to) else { return };
         let Some(issuing) = &self.issuing else { return };
-        for notice in issuing.inboxes.next_for(to, account) {
-            self.send(to, Message::Notice(notice), out);
+        for news in issuing.inboxes.next_for(to, account) {
+            self.send(to, Message::Notice(news), out);
         }
     }
 
@@ -126,94 +160,105 @@ impl Node {
         }
     }
 
-    /// News of the issuer: written down before it is confirmed; heard twice, it changes nothing.
-    pub(super) fn on_notice(&mut self, from: NodeId, notice: &Notice<Checked>, out: &mut Vec<Effect>) {
-        if !self.config.manifest.has_issuer_node(from) || !self.is_ours(notice) {
+    /// News of an issuer: written down before it is confirmed; heard twice, it changes nothing.
+    pub(super) fn on_notice(&mut self, from: NodeId, news: &News<Checked>, out: &mut Vec<Effect>) {
+        let is_proved = news.check(&self.config.manifest).is_ok();
+        if !is_proved || !self.config.manifest.has_issuer_node(from) || !self.is_ours(news) {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
-        if self.takes_note(notice) {
-            out.push(Effect::Record(Record::Noticed(notice.signed())));
-            self.apply_notice(notice);
-            if let Some(channel) = notice.expiring() {
+        // What an account receives its wallet node writes down, once.
+        if self.is_device() && news.expiring().is_none() {
+            return;
+        }
+        if self.takes_note(news) {
+            out.push(Effect::Record(Record::Noticed(news.signed())));
+            self.apply_news(news);
+            if let Some(channel) = news.expiring() {
                 self.redeem_channel(channel, out);
             } else {
+                self.noted.begin_rumour(news);
                 self.query_account(out);
             }
         }
-        self.send(from, Message::Noticed(notice.news.id()), out);
+        self.noted.told(from, news.id(), &self.config.manifest);
+        self.send(from, Message::Noticed(news.id()), out);
     }
 
-    fn is_ours(&self, notice: &Notice<Checked>) -> bool {
-        let issuers = || self.config.manifest.issuers.iter();
-        match &notice.news {
-            News::Deposit(deposit) => {
-                deposit.account == self.wallet.account()
-                    && issuers().any(|issuer| deposit.is_signed_by(Role::Issuer, issuer.key))
-            }
-            News::Step { op, recorded } => {
-                let is_recorded = recorded.op == op.id()
-                    && issuers().any(|issuer| recorded.is_signed_by(Role::Issuer, issuer.key));
-                let concerns = match &op.body {
-                    OpBody::Pay { to, .. } => *to == self.wallet.account(),
-                    // A channel that has ended here is nothing to argue about.
-                    OpBody::Expire(channel) => {
-                        self.paid.get(channel).is_none_or(|paid| paid.payer_account == op.account)
-                    }
-                    OpBody::OpenChannel(_)
-                    | OpBody::Withdraw { .. }
-                    | OpBody::Noop
-                    | OpBody::Inception(_)
-                    | OpBody::Rotate(_) => false,
-                };
-                is_recorded && concerns
-            }
+    /// Hands on what only issuers have told that may all be lying: an issuer that keeps to itself what we received
+    /// cannot keep it from us.
+    pub(super) fn hand_on_news(&mut self, out: &mut Vec<Effect>) {
+        let mut messages = Vec::new();
+        for (news, tellers) in self.noted.rumours.values() {
+            let others = self.issuers().into_iter().filter(|issuer| !tellers.contains(issuer));
+            messages.extend(others.map(|issuer| (issuer, Message::Fact(news.fact()))));
+        }
+        for (issuer, message) in messages {
+            self.send(issuer, message, out);
+        }
+    }
+
+    fn is_ours(&self, news: &News<Checked>) -> bool {
+        match news {
+            News::Deposit(deposit) => deposit.account == self.wallet.account(),
+            News::Step(certificate) => match &certificate.op.body {
+                OpBody::Pay { to, .. } => *to == self.wallet.account(),
+                // A channel that has ended here is nothing to argue about.
+                OpBody::Expire(channel) => {
+                    let payer = certificate.op.account;
+                    self.paid.get(channel).is_none_or(|paid| paid.payer_account == payer)
+                }
+                OpBody::OpenChannel(_)
+                | OpBody::Withdraw { .. }
+                | OpBody::Noop
+                | OpBody::Inception(_)
+                | OpBody::Rotate(_) => false,
+            },
         }
     }
 
     /// Says whether news is new.
-    fn takes_note(&self, notice: &Notice<Checked>) -> bool {
-        match notice.expiring().zip(notice.ends()) {
+    fn takes_note(&self, news: &News<Checked>) -> bool {
+        match self.ending(news) {
             Some((channel, ends)) => self.paid.get(&channel).is_some_and(|paid| paid.expires > ends),
-            None => notice.expiring().is_none() && notice.number > self.noticed,
+            None => !self.noted.ids.contains(&news.id()),
         }
     }
 
     /// Takes up news that is on disk.
-    pub(super) fn apply_notice(&mut self, notice: &Notice<Checked>) {
-        match notice.expiring().zip(notice.ends()) {
+    pub(super) fn apply_news(&mut self, news: &News<Checked>) {
+        match self.ending(news) {
             Some((channel, ends)) => {
                 if let Some(paid) = self.paid.get_mut(&channel) {
                     paid.expires = paid.expires.min(ends);
                 }
             }
-            None => self.noticed = self.noticed.max(notice.number),
+            None => self.noted.add(news.id()),
         }
+    }
+
+    /// Returns the channel that its payer has ended alone, if this is about one, with its last epoch.
+    fn ending(&self, news: &News<Checked>) -> Option<(ChannelId, Epoch)> {
+        let News::Step(certificate) = news else { return None };
+        let channel = news.expiring()?;
+        // The issuers of a network with several go by the step's epoch, the only one of another by its own.
+        let epoch = certificate.op.epoch.min(certificate.epoch(&self.config.manifest));
+        Some((channel, epoch.plus(1)))
     }
 }
 
-impl Notice<Checked> {
+impl News<Checked> {
     /// Returns the channel whose payer has ended it alone, if this is about one.
     fn expiring(&self) -> Option<ChannelId> {
-        match &self.news {
-            News::Step { op, .. } => match &op.body {
-                OpBody::Expire(channel) => Some(*channel),
-                OpBody::OpenChannel(_)
-                | OpBody::Pay { .. }
-                | OpBody::Withdraw { .. }
-                | OpBody::Noop
-                | OpBody::Inception(_)
-                | OpBody::Rotate(_) => None,
-            },
-            News::Deposit(_) => None,
-        }
-    }
-
-    /// Returns the last epoch of a channel that is ended with this step.
-    fn ends(&self) -> Option<Epoch> {
-        match &self.news {
-            News::Step { recorded, .. } => Some(recorded.epoch.plus(1)),
-            News::Deposit(_) => None,
+        let Self::Step(certificate) = self else { return None };
+        match &certificate.op.body {
+            OpBody::Expire(channel) => Some(*channel),
+            OpBody::OpenChannel(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => None,
         }
     }
 }

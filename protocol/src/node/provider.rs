@@ -11,6 +11,7 @@ use crate::ledger::paid::{Grant, Paid};
 use crate::ledger::paying::Allowances;
 use crate::ledger::records::{Accepted, OpBody, Receipt, Terms, VALIDITY_EPOCHS_MAX};
 use crate::message::{Checked, Kept, Message, Opening};
+use crate::mutant;
 use crate::price::{Price, Usage};
 use crate::record::Record;
 use crate::scheduler::Refusal;
@@ -182,7 +183,7 @@ impl Node {
             Some(channel) => {
                 let paid = self.paid.get(&channel).ok_or(Refusal::BadChannel)?;
                 let is_over = paid.expires < self.epoch(now);
-                let may_spend = self.may_spend(from) || cfg!(mutant = "revoked-device-spends");
+                let may_spend = self.may_spend(from) || mutant::is_in("revoked-device-spends");
                 if paid.payer != from || !may_spend || paid.terms.model != spec.model || is_over {
                     return Err(Refusal::BadChannel);
                 }
@@ -206,7 +207,7 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let channel = opening.op.id().into();
-        let ended = self.ended.contains_key(&channel) && !cfg!(mutant = "serve-after-close");
+        let ended = self.ended.contains_key(&channel) && !mutant::is_in("serve-after-close");
         let known = self.paid.contains_key(&channel) || ended;
         if known || self.paid.len() + self.ended.len() >= PAID_MAX {
             return;
@@ -244,7 +245,7 @@ impl Node {
 
     /// Says whether a quorum of issuers durably holds the step.
     pub(super) fn is_committed(&self, opening: &Opening<Checked>) -> bool {
-        if cfg!(mutant = "serve-uncommitted") {
+        if mutant::is_in("serve-uncommitted") {
             return true;
         }
         opening.is_committed(&self.config.manifest)

@@ -3,11 +3,11 @@
 use alloc::vec::Vec;
 
 use crate::agreeing::Agreeing;
-use crate::ids::{NodeId, RecordId};
+use crate::ids::{AccountId, NodeId, RecordId};
 use crate::keys::PublicKey;
 use crate::ledger::equivocation::Equivocation;
 use crate::ledger::facts::WANTED_MAX;
-use crate::ledger::issuer::IssuerError;
+use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::quorum::{EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Terms};
 use crate::message::{Checked, Message};
@@ -87,13 +87,13 @@ impl Node {
         }
     }
 
-    /// Takes what proves itself: a certified step from its owner or an issuer, the rest from issuers only.
+    /// Takes what proves itself: from an issuer, from the owner of a step, from whoever receives credits.
     pub(super) fn on_fact(&mut self, from: NodeId, fact: &Fact<Checked>, now: Time, out: &mut Vec<Effect>) {
         let epoch = self.epoch(now);
-        let is_issuer = self.config.manifest.has_issuer_node(from);
-        let is_owner =
-            matches!(fact, Fact::Step(certificate) if self.account_of(from) == Some(certificate.op.account));
-        if !is_issuer && !is_owner {
+        let account = self.account_of(from);
+        let is_owner = fact.owner().is_some() && fact.owner() == account;
+        let is_receiver = fact.receiver().is_some() && fact.receiver() == account;
+        if !(is_owner || is_receiver || self.config.manifest.has_issuer_node(from)) {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
@@ -101,34 +101,36 @@ impl Node {
             return;
         };
         let taken = match fact {
-            Fact::Deposit(deposit) => issuing.enter(deposit),
-            Fact::End(certificate) => issuing.end(certificate),
-            Fact::Step(certificate) => match issuing.certify(certificate, epoch) {
-                Ok((recorded, record)) => {
-                    let balance = issuing.books.balance(certificate.op.account);
-                    Self::record_said(record.clone(), out);
-                    if is_owner {
-                        self.send(from, Message::Recorded { recorded, balance }, out);
-                    }
-                    Ok(record.filter(|_| !is_owner))
-                }
-                Err(IssuerError::WrongEpoch) => {
-                    // Its slot was freed since it was voted for: whoever made it must ask for votes again.
-                    let (op, error) = (certificate.op.id(), IssuerError::WrongEpoch);
-                    let balance = issuing.books.balance(certificate.op.account);
-                    if is_owner {
-                        self.send(from, Message::StepRefused { op, error, balance }, out);
-                    }
-                    Ok(None)
-                }
-                Err(error) => Err(error),
-            },
-            Fact::Paid { receipt, claim } => issuing.redeem_elsewhere(receipt, claim.as_ref()),
-            Fact::Doubled(one, other) => Ok(issuing.double(one, other)),
+            Fact::Deposit(deposit) => issuing.enter(deposit).map(|record| (None, record)),
+            Fact::End(certificate) => issuing.end(certificate).map(|record| (None, record)),
+            Fact::Step(certificate) => {
+                issuing.certify(certificate, epoch).map(|(recorded, record)| (Some(recorded), record))
+            }
+            Fact::Paid { receipt, claim } => {
+                issuing.redeem_elsewhere(receipt, claim.as_ref()).map(|record| (None, record))
+            }
+            Fact::Doubled(one, other) => Ok((None, issuing.double(one, other))),
         };
         match taken {
-            Ok(None) => {}
-            Ok(Some(record)) => self.took(fact, record, now, out),
+            Ok((recorded, record)) => {
+                let is_new = record.is_some();
+                Self::record_said(record, out);
+                if let (Some(recorded), Some(account), true) = (recorded, account, is_owner) {
+                    let balance = self.booked(account);
+                    self.send(from, Message::Recorded { recorded, balance }, out);
+                }
+                if is_new {
+                    self.took(fact, is_owner, now, out);
+                }
+            }
+            // Its slot was freed since it was voted for: whoever made it must ask for votes again.
+            Err(IssuerError::WrongEpoch) => {
+                if let (Fact::Step(certificate), Some(account), true) = (fact, account, is_owner) {
+                    let (op, error) = (certificate.op.id(), IssuerError::WrongEpoch);
+                    let balance = self.booked(account);
+                    self.send(from, Message::StepRefused { op, error, balance }, out);
+                }
+            }
             // It comes again with the next question.
             Err(IssuerError::Behind | IssuerError::UnknownChannel) => self.hurry(now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
@@ -136,24 +138,28 @@ impl Node {
         self.learned(fact, now, out);
     }
 
-    /// Writes down what was taken, and tells whom it concerns.
-    fn took(&mut self, fact: &Fact<Checked>, record: Record, now: Time, out: &mut Vec<Effect>) {
+    fn booked(&self, account: AccountId) -> Balance {
+        self.issuing.as_ref().map(|issuing| issuing.books.balance(account)).unwrap_or_default()
+    }
+
+    /// Tells whom it concerns what was taken and is written down. The owner of a step that brought it knows.
+    fn took(&mut self, fact: &Fact<Checked>, is_owner: bool, now: Time, out: &mut Vec<Effect>) {
         match fact {
-            Fact::Step(certificate) => self.tell_account(certificate.op.account, out),
+            Fact::Step(certificate) => {
+                if !is_owner {
+                    self.tell_account(certificate.op.account, out);
+                }
+                self.tell_concerned(certificate, out);
+            }
             Fact::Deposit(deposit) => {
-                out.push(Effect::Record(record));
+                if let Some(issuing) = &mut self.issuing {
+                    issuing.inboxes.file_deposit(deposit.clone());
+                }
                 self.tell_account(deposit.account, out);
             }
-            Fact::Paid { receipt, .. } => {
-                out.push(Effect::Record(record));
-                self.acknowledge(receipt.channel, now, out);
-            }
-            Fact::Doubled(one, other) => {
-                out.push(Effect::Record(record));
-                self.found_two_steps(one, other, out);
-            }
+            Fact::Paid { receipt, .. } => self.acknowledge(receipt.channel, now, out),
+            Fact::Doubled(one, other) => self.found_two_steps(one, other, out),
             Fact::End(certificate) => {
-                out.push(Effect::Record(record));
                 if let Some(vote) = certificate.votes.first() {
                     self.acknowledge(vote.channel, now, out);
                 }
@@ -259,7 +265,8 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         // What is missing here comes from the others, and the certificate with it.
         if let Ok(Some(record)) = issuing.end(certificate) {
-            self.took(&Fact::End(certificate.clone()), record, now, out);
+            out.push(Effect::Record(record));
+            self.took(&Fact::End(certificate.clone()), false, now, out);
         }
     }
 

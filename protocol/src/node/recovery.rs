@@ -13,6 +13,7 @@ use crate::ledger::mirror::proven;
 use crate::ledger::paid::Paid;
 use crate::ledger::records::{Epoch, Receipt, VALIDITY_EPOCHS_MAX};
 use crate::message::{BOOKED_MAX, Checked, KEPT_MAX, Kept, Message, Opening};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::Verified;
 use crate::time::Time;
@@ -310,7 +311,7 @@ impl Node {
     /// forget such a channel before its opening expires, and did not name it.
     pub(super) fn ended_before_recovery(&self, opening: &Opening<Checked>) -> bool {
         let before = |recovered| opening.recorded.iter().all(|recorded| recorded.epoch < recovered);
-        self.recovered.is_some_and(before) && !cfg!(mutant = "serve-after-recovery")
+        self.recovered.is_some_and(before) && !mutant::is_in("serve-after-recovery")
     }
 
     /// Forgets a channel that ended without our knowledge, so that its opening cannot be shown to us again.

@@ -90,7 +90,7 @@ impl Node {
                 self.orders.texts.insert(text_digest(&text), text);
             }
             Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
-            Record::Noticed(notice) => self.apply_notice(&notice.read_back(domain)?),
+            Record::Noticed(news) => self.apply_news(&news.read_back(domain)?),
             Record::Lineage(_)
             | Record::Authorised { .. }
             | Record::Delegated { .. }
@@ -144,14 +144,15 @@ impl Node {
                 }
                 issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
             }
-            Record::Deposited(deposit) if !issuing.books.is_one_of_many() => {
-                let deposit = deposit.read_back(domain)?;
-                issuing.books.deposit(&deposit)?;
-                issuing.inboxes.file_deposit(deposit, &issuing.witness.books);
+            Record::Deposited(deposit) => {
+                issuing.witness.replay(Record::Deposited(deposit.clone()))?;
+                issuing.inboxes.file_deposit(deposit.read_back(domain)?);
             }
-            Record::Deposited(_)
-            | Record::Voted { .. }
-            | Record::Certified { .. }
+            Record::Certified { certificate, epoch } => {
+                issuing.witness.replay(Record::Certified { certificate: certificate.clone(), epoch })?;
+                issuing.inboxes.file_step(&certificate.read_back(domain)?, &issuing.witness.books);
+            }
+            Record::Voted { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
             | Record::Concluded(_) => issuing.witness.replay(record)?,
@@ -160,8 +161,8 @@ impl Node {
                 let op = op.read_back(domain)?;
                 issuing.books.apply(&op, terms.as_ref(), epoch)?;
                 if matches!(op.body, OpBody::Pay { .. } | OpBody::Expire(_)) {
-                    let recorded = issuing.recorded(&op, epoch);
-                    issuing.inboxes.file_step(&op, &recorded, &issuing.witness.books);
+                    let certificate = issuing.certificate(&op, epoch);
+                    issuing.inboxes.file_step(&certificate, &issuing.witness.books);
                 }
                 issuing.ends.took(&op);
             }

@@ -10,6 +10,7 @@ use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::{Epoch, OpBody, OpenChannel, Terms, VALIDITY_EPOCHS_MAX};
 use crate::licence::open_licence;
 use crate::message::{Checked, Message, Opening, SpendRefusal};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -119,7 +120,7 @@ impl Node {
         let authorised = authorised.filter(|authorised| authorised.device.rights.spend);
         let budget = authorised.ok_or(SpendRefusal::NotAuthorised)?.budget;
         let left = budget.saturating_sub(self.spending.escrowed(node, epoch));
-        if cap > left && !cfg!(mutant = "spend-beyond-budget") {
+        if cap > left && !mutant::is_in("spend-beyond-budget") {
             return Err(SpendRefusal::Budget { left });
         }
         let available = self.wallet.balance().available();

@@ -1,11 +1,11 @@
 //! What an owner and a payee make of what issuers answer, one of whom may answer anything.
 
 use proptest::prelude::*;
-use protocol::ids::RecordId;
+use protocol::ids::{ChannelId, RecordId};
 use protocol::keys::PublicKey;
 use protocol::ledger::issuer::{Balance, IssuerError};
 use protocol::ledger::quorum::{Acks, Answers, View, Views};
-use protocol::ledger::records::{Epoch, Recorded, Vote};
+use protocol::ledger::records::{Epoch, Recorded, RedeemAck, Vote};
 use protocol::signed::{Role, sign};
 
 use crate::network::{DEPOSIT, domain, issuer_signer, manifest, opening};
@@ -53,9 +53,29 @@ fn a_step_is_abandoned_when_three_refuse_it_and_a_vote_takes_a_refusal_back() {
     assert!(refuses(3, &mut answers));
 }
 
+#[test]
+fn what_an_issuer_says_late_does_not_replace_what_it_said_since() {
+    let view = |cash, as_of| View {
+        next: as_of,
+        head: RecordId::NONE,
+        balance: Balance { cash, as_of, ..Balance::default() },
+    };
+    let mut views = Views::default();
+    for place in 0..3 {
+        views.learn(key(place), view(5, 2));
+        views.learn(key(place), view(9, 1));
+    }
+    let supported = views.supported(&manifest()).expect("a quorum has answered");
+    assert_eq!((supported.next, supported.balance.cash), (2, 5));
+}
+
 /// What an issuer says: its next slot, and what can be spent.
 fn said() -> impl Strategy<Value = (u64, u64)> {
     (prop_oneof![0..5_u64, any::<u64>()], prop_oneof![0..100_u64, any::<u64>()])
+}
+
+fn ack(amount: u64, closed: bool) -> RedeemAck {
+    RedeemAck { channel: ChannelId([1; 32]), amount, closed, epoch: Epoch(0) }
 }
 
 fn view((next, cash): (u64, u64), as_of: u64) -> View {
@@ -106,13 +126,30 @@ proptest! {
     ) {
         let mut acks = Acks::default();
         for place in order {
-            acks.learn(key(place), honest.get(place).copied().unwrap_or(lie), place == 3);
+            acks.learn(key(place), &ack(honest.get(place).copied().unwrap_or(lie), place == 3));
         }
 
         let paid = |amount: u64| honest.iter().filter(|paid| **paid >= amount).count();
         prop_assert!(paid(acks.safe(&manifest())) >= 2);
         prop_assert!(paid(acks.vouched(&manifest())) >= 1);
         prop_assert!(acks.safe(&manifest()) <= acks.vouched(&manifest()));
-        prop_assert!(!acks.is_closed(&manifest()), "only the liar says so");
+        prop_assert_eq!(acks.end(&manifest()), None, "only the liar says so");
+    }
+
+    #[test]
+    fn a_channel_ends_for_a_payee_with_what_an_honest_issuer_says_whatever_a_liar_said_before(
+        lie in any::<u64>(),
+        before in 0..100_u64,
+        end in any::<u64>(),
+        order in Just(vec![0, 1, 2, 3]).prop_shuffle(),
+    ) {
+        let mut acks = Acks::default();
+        (0..3).for_each(|place| acks.learn(key(place), &ack(before, false)));
+        for place in order {
+            acks.learn(key(place), &ack(if place == 3 { lie } else { end }, true));
+            let honest = (0..3).filter(|place| acks.is_closed_by(key(*place))).count();
+            let agreed = honest + usize::from(acks.is_closed_by(key(3)) && lie == end);
+            prop_assert_eq!(acks.end(&manifest()), (agreed > 1).then_some(end));
+        }
     }
 }

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use protocol::ids::{AccountId, Digest, RecordId};
+use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
 use protocol::keys::Signer;
 use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::quorum::{Certificate, Fact};
-use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, Source, Vote};
+use protocol::ledger::records::{AccountOp, Claim, Deposit, Epoch, OpBody, Receipt, Source, Vote};
 use protocol::ledger::witness::Witness;
 use protocol::message::Checked;
+use protocol::price::Usage;
 use protocol::record::Record;
 use protocol::signed::{Role, Signable, Verified, id_of, sign};
 
-use crate::network::{domain, issuer_signer, manifest, signer};
+use crate::network::{DEPOSIT, domain, issuer_signer, manifest, opening, payer, signer, terms};
 
 const ACCOUNTS: u8 = 3;
 const CREDITS: u64 = 1_000_000;
@@ -177,6 +178,70 @@ fn a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared() {
     assert!(!freezer.objects(&outcome));
     freezer.freeze(Epoch(0), &outcome.freed, &[]);
     assert_eq!(freezer.certify(&certified(&one, 0), Epoch(0)), Err(IssuerError::Behind));
+}
+
+/// Shows an issuer the payer's deposit and its channel.
+fn opened(place: usize) -> Witness {
+    let (reference, source) = (Digest([77; 32]), Source::Budget);
+    let deposit = Deposit { reference, account: payer(), amount: DEPOSIT, epoch: Epoch(0), source };
+    let deposit = (1..3).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
+        deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
+    });
+    let op = opening(DEPOSIT / 2);
+    let certificate = Certificate { terms: Some(terms()), ..certified(&op, 0) };
+    let mut witness = Witness::new(manifest(), issuer_signer(place));
+    witness.enter(&deposit).expect("signed by a quorum");
+    witness.certify(&certificate, Epoch(0)).expect("a quorum voted");
+    witness
+}
+
+/// Returns a receipt of the payer's channel, and the payee's claim to all of it.
+fn redemption(sequence: u64, amount: u64) -> (Verified<Receipt>, Verified<Claim>) {
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    let (usage, jobs, epoch) = (Usage::default(), Digest::ZERO, Epoch(0));
+    let receipt = Receipt { channel, sequence, amount, usage, jobs, epoch };
+    let receipt =
+        sign(receipt, domain(), Role::Payer, &signer(6)).signed_also_by(domain(), Role::Payee, &signer(4));
+    let claim = Claim { channel, receipt: receipt.id(), amount };
+    let claim = sign(claim, domain(), Role::Payee, &signer(4));
+    (receipt, claim)
+}
+
+#[test]
+fn a_checkpoint_ends_a_channel_at_the_largest_redemption_when_no_quorum_agrees_on_its_end() {
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    let [mut less, mut more] = [opened(0), opened(1)];
+    let [small, large] = [redemption(1, 30_000), redemption(2, 70_000)];
+    less.redeem(&small.0, Some(&small.1)).expect("within the receipt");
+    more.redeem(&large.0, Some(&large.1)).expect("within the receipt");
+    let over = manifest().grace_epochs + 2;
+    assert_eq!(less.settled.propose(Epoch(over)).expect("stated").1.ended, [], "grace lasts to its end");
+    less.promise_expired(Epoch(over + 1));
+    more.promise_expired(Epoch(over + 1));
+
+    let (_, early) = less.settled.propose(Epoch(over + 1)).expect("stated");
+    assert_eq!(early.ended, [(channel, 30_000)]);
+    assert!(more.objects(&early), "who has paid more lets no checkpoint take it back");
+
+    let (_, names) = more.facts.since(0);
+    let paid = names.iter().find_map(|name| {
+        let Fact::Paid { receipt, claim } = more.fact(name)? else { return None };
+        Some((receipt.clone(), claim.clone()))
+    });
+    let (receipt, claim) = paid.expect("what was paid on a channel that is over is handed to the others");
+    less.redeem_elsewhere(&receipt, claim.as_ref()).expect("the payee's word").expect("news");
+    let (names, outcome) = less.settled.propose(Epoch(over + 1)).expect("stated");
+    assert_eq!(outcome.ended, [(channel, 70_000)]);
+    assert!(!less.objects(&outcome) && !more.objects(&outcome));
+
+    let proposer = less.clone();
+    follow(&mut more, &proposer, &names, Epoch(over + 1));
+    follow(&mut less, &proposer, &names, Epoch(over + 1));
+    for issuer in [&less, &more] {
+        assert_eq!(issuer.books.channel(channel), Some((70_000, true)));
+        assert!(issuer.books.is_conserved());
+        assert_eq!(issuer.books.balance(payer()).held, 0);
+    }
 }
 
 #[test]

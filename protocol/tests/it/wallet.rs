@@ -146,6 +146,15 @@ impl Story {
     }
 }
 
+#[test]
+fn what_is_older_than_what_is_known_of_an_account_changes_nothing() {
+    let mut wallet = Wallet::new(domain(), signer(1));
+    let newer = Balance { cash: 5, as_of: 2, ..Balance::default() };
+    wallet.learn(1, RecordId([1; 32]), newer);
+    wallet.learn(0, RecordId::NONE, Balance { cash: 9, as_of: 1, ..Balance::default() });
+    assert_eq!((wallet.balance(), wallet.next()), (newer, Some(1)));
+}
+
 proptest! {
     #![proptest_config(cases())]
 

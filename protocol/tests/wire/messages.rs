@@ -12,7 +12,7 @@ use protocol::ledger::issuer::{Balance, Booked, IssuerError};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
 use protocol::ledger::records::TermsError;
-use protocol::message::{Head, Heads, JoinError, Kept, Message, News, Notice, Opening, SpendRefusal, Wire};
+use protocol::message::{Head, Heads, JoinError, Kept, Message, News, Opening, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
 use protocol::record::Record;
@@ -88,11 +88,6 @@ fn job_record() -> JobRecord {
     }
 }
 
-fn notice() -> Notice<Wire> {
-    let news = News::Step { op: samples::withdrawal().signed(), recorded: samples::recorded().signed() };
-    Notice { number: 3, news }
-}
-
 fn certificate() -> Certificate<Wire> {
     let votes = vec![samples::vote().signed()];
     Certificate { op: samples::open_channel().signed(), terms: Some(samples::terms().signed()), votes }
@@ -140,7 +135,7 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Redeem { receipt: samples::receipt().signed(), claim: samples::claim().signed() },
         Message::Redeemed(samples::redeem_ack().signed()),
         Message::Close { closing: samples::closing().signed(), opening: Some(opening()) },
-        Message::Notice(notice()),
+        Message::Notice(News::Step(certificate())),
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
         Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
@@ -299,7 +294,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Taken(samples::recorded().signed()),
         Record::Text("bank account 1".to_owned()),
         Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
-        Record::Noticed(notice()),
+        Record::Noticed(News::Deposit(samples::deposit().signed())),
         Record::Books(BooksRecord::Equivocation(equivocation())),
         Record::Lineage(samples::lineage().signed()),
         Record::Authorised { device: samples::device().signed(), until: EPOCH.plus(30), budget: 5_000_000 },

@@ -1,7 +1,4 @@
-//! Compiles every deliberate fault into the protocol and requires that the test named for it fails.
-//!
-//! Cargo calls this program in place of the compiler for our own packages only (`RUSTC_WORKSPACE_WRAPPER`), under a name
-//! that says which fault to add: dependencies are built once for all.
+//! Compiles the deliberate faults into the protocol, puts in one after the other and requires that its test fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,6 +11,9 @@ use simulations::mutants::{MUTANTS, Mutant, Target};
 
 use super::context::Context;
 use super::purity::rust_files;
+
+/// Names the fault that a test program with all of them puts in.
+const CHOSEN: &str = "SHAREMESH_MUTANT";
 
 /// Which faults to try.
 #[derive(clap::Args)]
@@ -50,14 +50,13 @@ pub(super) fn all(context: &Context) -> Result<()> {
 fn attempt(context: &Context, mutants: &[&Mutant]) -> Result<()> {
     let unlisted = unlisted(&context.root)?;
     ensure!(unlisted.is_empty(), "faults in the sources that no test is named for: {unlisted:?}");
-    let folder = folder(context)?;
-    passes_without(context, &folder, mutants)?;
+    let programs = build(context, mutants)?;
+    passes_without(&programs, mutants)?;
 
     let mut survivors = Vec::new();
     for mutant in mutants {
-        let program = build(context, &folder, mutant.package, &[mutant.target], Some(mutant.name))?;
-        let program = program.get(&mutant.target).context("cargo named no test program")?;
-        match verdicts(program, &[mutant.test])?[..] {
+        let program = program(&programs, mutant)?;
+        match verdicts(program, &[mutant.test], Some(mutant.name))?[..] {
             [Verdict::Failed] => context.say(&format!("{:<24} found by {}", mutant.name, mutant.test)),
             [Verdict::Passed] => survivors.push(format!("{}: {}", mutant.name, mutant.test)),
             _ => bail!("`{}` with {} is no single test", mutant.test, mutant.name),
@@ -69,25 +68,19 @@ fn attempt(context: &Context, mutants: &[&Mutant]) -> Result<()> {
 }
 
 /// A test that fails anyway finds nothing.
-fn passes_without(context: &Context, folder: &Path, mutants: &[&Mutant]) -> Result<()> {
+fn passes_without(programs: &Programs, mutants: &[&Mutant]) -> Result<()> {
     let mut tests: BTreeMap<(&str, Target), BTreeSet<&str>> = BTreeMap::new();
     for mutant in mutants {
         tests.entry((mutant.package, mutant.target)).or_default().insert(mutant.test);
     }
-    let packages: BTreeSet<_> = tests.keys().map(|(package, _)| *package).collect();
-    for package in packages {
-        let targets: Vec<_> =
-            tests.keys().filter(|(other, _)| *other == package).map(|(_, target)| *target).collect();
-        let programs = build(context, folder, package, &targets, None)?;
-        for target in targets {
-            let names: Vec<_> = tests[&(package, target)].iter().copied().collect();
-            let program = programs.get(&target).context("cargo named no test program")?;
-            for (name, verdict) in names.iter().zip(verdicts(program, &names)?) {
-                match verdict {
-                    Verdict::Passed => {}
-                    Verdict::Failed => bail!("`{name}` fails without any fault"),
-                    Verdict::Missing => bail!("there is no test `{name}` in {package}, {target:?}"),
-                }
+    for ((package, target), names) in tests {
+        let program = programs.get(&(package, target)).context("cargo named no test program")?;
+        let names: Vec<_> = names.into_iter().collect();
+        for (name, verdict) in names.iter().zip(verdicts(program, &names, None)?) {
+            match verdict {
+                Verdict::Passed => {}
+                Verdict::Failed => bail!("`{name}` fails without any fault"),
+                Verdict::Missing => bail!("there is no test `{name}` in {package}, {target:?}"),
             }
         }
     }
@@ -102,11 +95,12 @@ enum Verdict {
     Missing,
 }
 
-/// Runs tests by their full paths.
-fn verdicts(program: &Path, tests: &[&str]) -> Result<Vec<Verdict>> {
+/// Runs tests by their full paths, with a fault if one is named.
+fn verdicts(program: &Path, tests: &[&str], fault: Option<&str>) -> Result<Vec<Verdict>> {
     let mut command = Command::new(program);
     // Why it fails does not matter here, so the smallest case that fails is not looked for.
     command.arg("--exact").args(tests).env("PROPTEST_MAX_SHRINK_ITERS", "0").stderr(Stdio::null());
+    command.env_remove(CHOSEN).envs(fault.map(|name| (CHOSEN, name)));
     let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(tests.iter().map(|test| verdict(&text, test)).collect())
@@ -121,35 +115,29 @@ fn verdict(output: &str, test: &str) -> Verdict {
     }
 }
 
-/// Compiles test programs, and a fault into them if one is named.
-fn build(
-    context: &Context,
-    folder: &Path,
-    package: &str,
-    targets: &[Target],
-    mutant: Option<&str>,
-) -> Result<BTreeMap<Target, PathBuf>> {
-    let mut command = context.command("cargo", &["test", "--no-run", "--quiet", "--message-format", "json"]);
-    command.args(["--package", package]).env("CARGO_TARGET_DIR", folder).env("CARGO_INCREMENTAL", "0");
-    // Each is compiled once and run for a moment.
-    command.args([
-        "--config",
-        "profile.dev.package.protocol.opt-level=0",
-        "--config",
-        "profile.dev.debug=false",
-    ]);
-    for target in targets {
-        match target {
-            Target::Lib => command.arg("--lib"),
-            Target::Test(name) => command.args(["--test", name]),
-        };
+/// Test programs by package and target.
+type Programs = BTreeMap<(&'static str, Target), PathBuf>;
+
+/// Compiles the test programs with every fault in them, to be chosen when they run.
+fn build(context: &Context, mutants: &[&Mutant]) -> Result<Programs> {
+    let packages: BTreeSet<&'static str> = mutants.iter().map(|mutant| mutant.package).collect();
+    let mut programs = BTreeMap::new();
+    for package in packages {
+        let mut command =
+            context.command("cargo", &["test", "--no-run", "--quiet", "--message-format", "json"]);
+        command.args(["--package", package, "--lib", "--tests"]).env("CARGO_TARGET_DIR", folder(context)?);
+        command.env("CARGO_INCREMENTAL", "0").env("RUSTFLAGS", "--cfg mutants");
+        let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+        ensure!(output.status.success(), "{package} does not compile with `--cfg mutants`");
+        let built = programs_of(&String::from_utf8_lossy(&output.stdout))?;
+        programs.extend(built.into_iter().map(|(target, path)| ((package, target), path)));
     }
-    if let Some(name) = mutant {
-        command.env("RUSTC_WORKSPACE_WRAPPER", wrapper(folder, name)?);
-    }
-    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    ensure!(output.status.success(), "{package} with {mutant:?} does not compile");
-    programs(&String::from_utf8_lossy(&output.stdout))
+    Ok(programs)
+}
+
+fn program<'a>(programs: &'a Programs, mutant: &Mutant) -> Result<&'a Path> {
+    let program = programs.get(&(mutant.package, mutant.target)).context("cargo named no test program")?;
+    Ok(program)
 }
 
 /// A line of cargo's JSON.
@@ -165,7 +153,7 @@ struct ArtifactTarget {
     name: String,
 }
 
-fn programs(json: &str) -> Result<BTreeMap<Target, PathBuf>> {
+fn programs_of(json: &str) -> Result<BTreeMap<Target, PathBuf>> {
     let mut programs = BTreeMap::new();
     for line in json.lines() {
         let artifact: Artifact = serde_json::from_str(line).context("cargo printed something else")?;
@@ -191,34 +179,6 @@ fn folder(context: &Context) -> Result<PathBuf> {
     Ok(metadata.target_directory.join("mutants"))
 }
 
-const PREFIX: &str = "mutant-";
-
-/// Puts this program under a name that says which fault it adds. Cargo keeps what different wrappers compiled apart.
-fn wrapper(folder: &Path, mutant: &str) -> Result<PathBuf> {
-    let wrappers = folder.join("wrappers");
-    fs::create_dir_all(&wrappers)?;
-    let path = wrappers.join(format!("{PREFIX}{mutant}{}", std::env::consts::EXE_SUFFIX));
-    let program = std::env::current_exe()?;
-    _ = fs::remove_file(&path);
-    fs::hard_link(&program, &path).or_else(|_| fs::copy(&program, &path).map(|_| ())).context("wrapper")?;
-    Ok(path)
-}
-
-/// Returns the fault to add if cargo called us in place of the compiler.
-pub(crate) fn compiled_here() -> Option<String> {
-    let name = PathBuf::from(std::env::args_os().next()?).file_stem()?.to_str()?.to_owned();
-    name.strip_prefix(PREFIX).map(str::to_owned)
-}
-
-/// Calls the compiler with a fault.
-pub(crate) fn compile(mutant: &str) -> Result<ExitCode> {
-    let mut arguments = std::env::args_os().skip(1);
-    let compiler = arguments.next().context("cargo names the compiler first")?;
-    let fault = format!("mutant=\"{mutant}\"");
-    let status = Command::new(compiler).args(arguments).args(["--cfg", &fault]).status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
 /// Returns faults in the sources that the list does not name.
 fn unlisted(root: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
@@ -232,7 +192,7 @@ fn unlisted(root: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn faults_in(text: &str) -> Vec<String> {
-    let named = text.split("cfg!(mutant = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    let named = text.split("mutant::is_in(\"").skip(1).filter_map(|rest| rest.split('"').next());
     named.map(str::to_owned).collect()
 }
 
@@ -251,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_fault_in_the_sources_is_seen() {
-        let text = "if cfg!(mutant = \"one\") || !cfg!(mutant = \"two\") {";
+        let text = "if mutant::is_in(\"one\") || !mutant::is_in(\"two\") {";
         assert_eq!(faults_in(text), ["one", "two"]);
     }
 }

@@ -282,10 +282,8 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         Record::Step { op, .. } | Record::Stepped { op, .. } => step(op),
         Record::Certified { certificate, .. } => step(&certificate.op),
         Record::Paying(opening) | Record::Paid(opening) | Record::Lent { opening, .. } => step(&opening.op),
-        Record::Noticed(notice) => match &notice.news {
-            News::Deposit(paid_in) => deposit(paid_in),
-            News::Step { op, .. } => step(op),
-        },
+        Record::Noticed(News::Deposit(paid_in)) => deposit(paid_in),
+        Record::Noticed(News::Step(certificate)) => step(&certificate.op),
         Record::Joined { .. }
         | Record::Admitted { .. }
         | Record::Receipt(_)

@@ -1,5 +1,6 @@
 //! Jobs that come together: how large a channel for them must be, and how many may be opened for them.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::ids::{JobId, ModelId, NodeId};
@@ -15,23 +16,39 @@ use super::{Job, Phase};
 /// those who came too late to be counted in it, one ahead of the next job. More would be fees for nothing.
 pub(in crate::node) const BURST_CHANNELS_MAX: usize = 3;
 
-/// How long openings count as one burst.
+/// How long openings count as one burst at most; they count no longer than the jobs that they were signed for run, so that
+/// quick jobs one after the other never wait for it.
 pub(in crate::node) const BURST_MS: u64 = 2_000;
+
+/// An opening that was signed.
+#[derive(Debug)]
+struct Signed {
+    at: Time,
+    payee: NodeId,
+    model: ModelId,
+    job: JobId,
+}
 
 /// The openings of the last moments.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Burst(Vec<(Time, NodeId, ModelId)>);
+pub(in crate::node) struct Burst(Vec<Signed>);
 
 impl Burst {
-    /// Notes an opening that is about to be signed; returns when it may be, if not now.
-    pub(in crate::node) fn note(&mut self, payee: NodeId, model: ModelId, now: Time) -> Result<(), Time> {
-        self.0.retain(|(at, ..)| now.since_ms(*at) < BURST_MS);
-        let same = self.0.iter().filter(|(_, to, of)| (*to, *of) == (payee, model));
+    /// Notes an opening for `job` that is about to be signed, while these jobs run; returns when it may be, if not now.
+    pub(in crate::node) fn note<T>(
+        &mut self,
+        terms: &Terms,
+        job: JobId,
+        running: &BTreeMap<JobId, T>,
+        now: Time,
+    ) -> Result<(), Time> {
+        self.0.retain(|signed| now.since_ms(signed.at) < BURST_MS && running.contains_key(&signed.job));
+        let same = self.0.iter().filter(|signed| (signed.payee, signed.model) == (terms.payee, terms.model));
         if same.clone().count() >= BURST_CHANNELS_MAX {
-            let first = same.map(|(at, ..)| *at).min().unwrap_or(now);
+            let first = same.map(|signed| signed.at).min().unwrap_or(now);
             return Err(first.plus_ms(BURST_MS));
         }
-        self.0.push((now, payee, model));
+        self.0.push(Signed { at: now, payee: terms.payee, model: terms.model, job });
         Ok(())
     }
 }

@@ -59,7 +59,7 @@ impl Node {
             self.ask_wallet(&terms, cap, now, out);
             return;
         }
-        if let Some(op) = self.sign_opening(&terms, cap, now, out)
+        if let Some(op) = self.sign_opening(&terms, cap, id, now, out)
             && let Some(Phase::Opening { op: signed, .. }) = self.jobs.get_mut(&id).map(|job| &mut job.phase)
         {
             *signed = Some(op);
@@ -126,7 +126,7 @@ impl Node {
         let (provider, price) = (paying.terms.payee, paying.terms.price);
         if paying.reserve(id, worst) {
             self.submit(id, provider, Some(channel), price, now, out);
-            self.open_ahead(channel, &worst, now, out);
+            self.open_ahead(channel, id, &worst, now, out);
         } else {
             // Another job took the room between the choice and now.
             self.seek(id, now, out);
