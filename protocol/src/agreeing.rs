@@ -1,5 +1,6 @@
 //! What issuers say to each other, and keep in their journals, to agree on a checkpoint.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ pub enum Agreeing<S: Stage> {
         /// The round.
         round: u32,
         /// The checkpoint, which names the facts behind it by their digest.
-        checkpoint: Checkpoint,
+        checkpoint: Box<Checkpoint>,
         /// The quorum that prepared it in an earlier round, if it is not new.
         prepares: Vec<S::Of<Ballot>>,
     },

@@ -154,7 +154,7 @@ impl Audit {
                 self.agreed.took(Fact::Step(certificate), taken.is_ok());
                 self.book("a certified step", Some(taken));
             }
-            Record::Endorsed { deposit, .. } => self.by_issuer(deposit),
+            Record::Endorsed { deposit, .. } | Record::Vouched(deposit) => self.by_issuer(deposit),
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
             Record::Concluded(certificate) => {
                 self.signed(certificate.votes.len());

@@ -15,6 +15,8 @@ pub mod quorum;
 
 pub mod facts;
 
+pub mod outside;
+
 pub mod witness;
 
 pub mod wallet;

@@ -138,7 +138,6 @@ impl From<Signer> for Owner {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "inputs are handled one at a time, never kept")]
 pub enum Input {
     /// A peer said something.
     Received(NodeId, Message<Checked>),

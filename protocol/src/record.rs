@@ -183,6 +183,8 @@ pub enum Record {
     },
     /// As one of several issuers: a channel ended as a quorum had promised.
     Concluded(EndCertificate<Wire>),
+    /// As one of several issuers: our operator has seen a payment from outside, and we signed its deposit.
+    Vouched(Signed<Deposit>),
     /// As one of several issuers: what it keeps to agree on checkpoints.
     Agreed(AgreedRecord),
 }

@@ -168,6 +168,7 @@ impl Statement {
             | Record::Endorsed { .. }
             | Record::Promised { .. }
             | Record::Concluded(_)
+            | Record::Vouched(_)
             | Record::Agreed(_)
             // It is in the statement of the node that uses the channel.
             | Record::Lent { .. }

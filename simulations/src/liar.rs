@@ -1,5 +1,5 @@
-//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, names balances at will, and
-//! tells of credits that never entered.
+//! An issuer that lies: it votes for whatever it is asked, records what it does not hold, names balances at will, tells
+//! of credits that never entered, and has seen twice what other operators have.
 
 use protocol::agreeing::Agreeing;
 use protocol::ids::{AccountId, Digest, DomainId, RecordId};
@@ -41,6 +41,9 @@ pub fn answer(
         Message::Facts { first: *since, names: vec![RecordId([0xee; 32])] }
     } else if let Message::Agreeing(message) = message {
         Message::Agreeing(about_checkpoint(signer, domain, message)?)
+    } else if let Message::Deposit(deposit) = message {
+        let more = Deposit { amount: deposit.amount.saturating_mul(2), ..Deposit::clone(deposit) };
+        Message::Deposit(by(signer, domain, more))
     } else if let Message::Noticed(known) = message {
         let (reference, epoch, source) = (Digest(known.0), Epoch(0), Source::Outside);
         let deposit = Deposit { reference, account, amount: u64::MAX / 4, epoch, source };
@@ -73,7 +76,7 @@ fn about_checkpoint(
                 withdrawn: 0,
                 facts: Digest([round.to_be_bytes()[3]; 32]),
             };
-            Some(Agreeing::Proposal { round: *round, checkpoint, prepares: Vec::new() })
+            Some(Agreeing::Proposal { round: *round, checkpoint: Box::new(checkpoint), prepares: Vec::new() })
         }
         Agreeing::NamesQuery { facts, from } => {
             Some(Agreeing::Names { facts: *facts, from: *from, names: vec![RecordId([0xee; 32])] })

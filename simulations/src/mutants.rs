@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 33] = [
+pub const MUTANTS: [Mutant; 34] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -184,6 +184,11 @@ pub const MUTANTS: [Mutant; 33] = [
         "close-without-quorum",
         "closing::only_a_quorum_ends_a_channel_and_no_acknowledged_redemption_is_lost",
         "one issuer's vote ends a channel",
+    ),
+    among_issuers(
+        "vouch-twice",
+        "outside::an_operator_signs_one_deposit_for_a_reference_and_a_crash_does_not_make_it_forget",
+        "an issuer signs two deposits for one reference",
     ),
     among_issuers(
         "serve-at-votes",

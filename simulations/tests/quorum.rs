@@ -1,9 +1,9 @@
 //! Networks with four issuers: one may be down, slow or lying, and money stays whole.
 
-use protocol::ids::JobId;
+use protocol::ids::{AccountId, JobId};
 use protocol::keys::Signer;
 use protocol::ledger::account::{Inception, promise};
-use protocol::ledger::records::{AccountOp, Epoch, OpBody};
+use protocol::ledger::records::{AccountOp, Epoch, OpBody, text_digest};
 use protocol::message::{Message, Wire};
 use protocol::node::{Config, Owner, OwnerCommand};
 use protocol::signed::{Role, sign};
@@ -119,6 +119,57 @@ fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
     let job = home.submit(0, honest, spec(MODEL, 400, 300, 100));
     assert!(home.world.run_until_so(15_000, |world| is_done(world, job)));
     assert!(home.world.books().all(|(_, books)| books.is_conserved()));
+}
+
+/// An operator types in what it has seen.
+fn operator(home: &mut Home, ms: u64, issuer: usize, (account, amount): (AccountId, u64)) {
+    let reference = text_digest("transfer 17");
+    home.world.command_in(ms, issuer, OwnerCommand::Deposit { reference, account, amount });
+}
+
+fn booked(home: &Home) -> Vec<Option<u64>> {
+    let reference = text_digest("transfer 17");
+    home.world.books().map(|(_, books)| books.deposit_of(reference).map(|(_, amount)| amount)).collect()
+}
+
+#[test]
+fn three_operators_book_a_deposit_from_outside_while_the_fourth_lies_and_one_of_them_crashes() {
+    let mut home = home();
+    home.lies(3);
+    home.world.network.conditions.loss_permille = 100;
+    let deposit = (home.world.hosts[home.consumers[0]].config.owner.account(), 3_000_000_000);
+    operator(&mut home, 0, 0, deposit);
+    operator(&mut home, 0, 1, deposit);
+    home.world.fault_in(1_000, 0, Fault::Crash);
+    home.world.fault_in(4_000, 0, Fault::Restart);
+    home.world.run_for(20_000);
+    assert_eq!(booked(&home), [None; 3]);
+    let seen = home.world.node(0).and_then(|node| node.deposit_progress(text_digest("transfer 17")));
+    assert_eq!(seen.map(|seen| (seen.amount, seen.signed)), Some((deposit.1, 2)));
+
+    operator(&mut home, 0, 2, deposit);
+    home.world.run_for(10_000);
+    operator(&mut home, 0, 2, deposit);
+    operator(&mut home, 0, 1, (deposit.0, 2 * deposit.1));
+    home.world.run_for(10_000);
+    assert_eq!(booked(&home), [Some(deposit.1); 3]);
+    home.deposited += u128::from(deposit.1);
+    settles(&mut home);
+}
+
+#[test]
+fn operators_who_differ_book_nothing_and_each_sees_that_they_do() {
+    let mut home = home();
+    let account = home.world.hosts[home.consumers[0]].config.owner.account();
+    for issuer in 0..4 {
+        operator(&mut home, 0, issuer, (account, 1_000 + issuer as u64 % 2));
+    }
+    home.world.run_for(15_000);
+    assert_eq!(booked(&home), [None; 4]);
+    for issuer in 0..4 {
+        let seen = home.world.node(issuer).and_then(|node| node.deposit_progress(text_digest("transfer 17")));
+        assert_eq!(seen.map(|seen| (seen.signed, seen.others)), Some((2, 2)));
+    }
 }
 
 /// The key of an account after so many rotations.

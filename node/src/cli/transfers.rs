@@ -37,8 +37,11 @@ Example:
 Only the issuer's operator books deposits, after the payment outside has arrived. A reference counts once: the same
 deposit again changes nothing and says so; with another account or amount it is refused.
 
+In a network with several issuers each operator who has seen the payment runs the same command on the own node, in any
+order. The command says how many have, and how many are needed; when they have signed, the deposit is booked everywhere.
+
 Exit codes:
-  0 booked, or booked before; 1 refused; 2 change what you ask; 3 node not running")]
+  0 booked, booked before, or signed; 1 refused; 2 change what you ask; 3 node not running")]
 pub(super) struct DepositArgs {
     /// Id of the account
     account: String,
@@ -114,15 +117,29 @@ pub(super) async fn deposit(
     let DepositArgs { account, amount, reference } = arguments;
     let body = DepositBody { account, nano: parse_credits(&amount)?, reference };
     let deposit: DepositView = global.client()?.post("network/deposits", &body).await?;
-    Ok(terminal.show(&deposit, |deposit| {
-        let what =
-            format!("{} for {} under `{}`", deposit.amount, short(&deposit.account), deposit.reference);
-        if deposit.booked {
-            format!("booked {what}; the account has {} now", deposit.available)
-        } else {
-            format!("{what} was booked before: nothing has changed")
-        }
-    })?)
+    Ok(terminal.show(&deposit, describe_deposit)?)
+}
+
+fn describe_deposit(deposit: &DepositView) -> String {
+    let what = format!("{} for {} under `{}`", deposit.amount, short(&deposit.account), deposit.reference);
+    if deposit.booked {
+        return format!("booked {what}; the account has {} now", deposit.available);
+    }
+    let DepositView { signed, needed, differing, .. } = deposit;
+    if signed >= needed {
+        return format!("{what} was booked before: nothing has changed");
+    }
+    let missing = needed.saturating_sub(*signed);
+    let mut words = format!(
+        "signed {what}\n{signed} of {needed} operators have; it is booked when {missing} more run the same command"
+    );
+    if *differing > 0 {
+        words += &format!(
+            "\n{differing} signed another account or amount under this reference: compare with them, and if they are \
+             right take a new reference"
+        );
+    }
+    words
 }
 
 pub(super) async fn withdraw(

@@ -265,6 +265,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Endorsed { .. }
         | Record::Promised { .. }
         | Record::Concluded(_)
+        | Record::Vouched(_)
         | Record::Agreed(_) => Vec::new(),
     }
 }

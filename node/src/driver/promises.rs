@@ -42,7 +42,7 @@ impl Answer {
         match self {
             Self::Ticket(reply, view) => _ = reply.send(Ok(view)),
             Self::Grant(reply, view) => _ = reply.send(Ok(view)),
-            Self::Deposit(reply, view) => _ = reply.send(Ok(view)),
+            Self::Deposit(reply, view) => _ = reply.send(Ok(driver.deposited(view))),
             Self::Paid(reply, view) => _ = reply.send(Ok(view)),
             Self::Device(reply, node) => _ = reply.send(driver.delegation_view(node)),
         }
@@ -82,7 +82,10 @@ impl Driver {
         }
         let named = if let Record::Ticket { fingerprint, .. } = record {
             Some(*fingerprint)
-        } else if let Record::Deposited(deposit) = record {
+        } else if let Record::Deposited(deposit)
+        | Record::Vouched(deposit)
+        | Record::Endorsed { deposit, .. } = record
+        {
             deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
         } else if let Record::WithdrawalPaid { step, .. } = record {
             Some(Digest(step.0))

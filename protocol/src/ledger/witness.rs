@@ -10,6 +10,7 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::facts::Facts;
 use crate::ledger::issuer::{Issuer, IssuerError};
+use crate::ledger::outside::{Outside, Progress};
 use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{
     AccountOp, Claim, CloseVote, Deposit, Epoch, Final, Receipt, Recorded, Source, Terms, Vote,
@@ -46,6 +47,8 @@ pub struct Witness {
     given: BTreeMap<PublicKey, u64>,
     /// Deposits that we proposed, with the signatures so far.
     proposals: BTreeMap<Digest, Verified<Deposit>>,
+    /// Deposits from outside that operators have seen.
+    outside: Outside,
     /// Votes for the end of open channels.
     ends: BTreeMap<ChannelId, BTreeMap<PublicKey, Verified<CloseVote>>>,
     /// What the last checkpoint settled, and the facts since.
@@ -90,6 +93,7 @@ impl Witness {
             endorsed: BTreeMap::new(),
             given: BTreeMap::new(),
             proposals: BTreeMap::new(),
+            outside: Outside::default(),
             ends: BTreeMap::new(),
             settled: Settled::new(manifest_of_books),
             frozen: Frozen::default(),
@@ -258,9 +262,13 @@ impl Witness {
         if !deposit.is_signed_by(Role::Issuer, proposer) {
             return Err(IssuerError::WrongKey);
         }
+        let from_outside = self.outside.ours(deposit.reference).is_some();
         let record = match self.endorsed.get(&deposit.reference) {
             Some(endorsed) if *endorsed == deposit.id() => None,
             Some(_) => return Err(IssuerError::SlotLocked),
+            None if from_outside || self.books.deposit_of(deposit.reference).is_some() => {
+                return Err(IssuerError::SlotLocked);
+            }
             None => {
                 self.give(deposit, proposer)?;
                 Some(Record::Endorsed { deposit: deposit.signed(), proposer })
@@ -293,6 +301,50 @@ impl Witness {
         is_agreed(proposal, manifest).then(|| proposal.clone())
     }
 
+    /// Signs a deposit from outside that our operator has seen; the same again changes nothing.
+    ///
+    /// # Errors
+    /// When something else was signed or booked under its reference, or too many wait.
+    pub fn vouch(&mut self, deposit: Deposit) -> Result<Option<Record>, IssuerError> {
+        match self.books.deposit_of(deposit.reference) {
+            Some(booked) if booked == (deposit.account, deposit.amount) => return Ok(None),
+            Some((_, amount)) => return Err(IssuerError::OtherDeposit { amount }),
+            None if self.endorsed.contains_key(&deposit.reference) => return Err(IssuerError::SlotLocked),
+            None => {}
+        }
+        let reference = deposit.reference;
+        let is_new = self.outside.vouch(deposit, self.domain, &self.signer)?;
+        let ours = self.outside.ours(reference).filter(|_| is_new);
+        Ok(ours.map(|deposit| Record::Vouched(deposit.signed())))
+    }
+
+    /// Takes note of a deposit from outside that another issuer has signed; says whether there is anything to tell
+    /// the others: our signature has changed, or a quorum has signed.
+    pub fn hear_outside(&mut self, by: PublicKey, deposit: &Verified<Deposit>) -> bool {
+        if self.books.deposit_of(deposit.reference).is_some() {
+            return false;
+        }
+        let has_changed = self.outside.hear(by, deposit, self.domain, &self.signer);
+        has_changed || self.outside.agreed(deposit.reference, &self.manifest).is_some()
+    }
+
+    /// Returns the deposit of a reference from outside that our operator has seen, with all signatures that we know.
+    #[must_use]
+    pub fn outside(&self, reference: Digest) -> Option<Verified<Deposit>> {
+        self.outside.gathered(reference, &self.manifest)
+    }
+
+    /// Returns how far that deposit has come.
+    #[must_use]
+    pub fn progress(&self, reference: Digest) -> Option<Progress> {
+        self.outside.progress(reference, &self.manifest)
+    }
+
+    /// Returns the deposits from outside whose turn it is to be repeated to the other issuers.
+    pub fn round(&mut self) -> Vec<Verified<Deposit>> {
+        self.outside.round(&self.manifest)
+    }
+
     /// Returns our proposals that too few have signed.
     #[must_use]
     pub fn proposals(&self) -> Vec<Verified<Deposit>> {
@@ -307,6 +359,7 @@ impl Witness {
         let is_new = self.books.enter(deposit)?;
         self.took(Fact::Deposit(deposit.clone()), is_new);
         self.proposals.remove(&deposit.reference);
+        self.outside.booked(deposit.reference);
         Ok(is_new.then(|| Record::Deposited(deposit.signed())))
     }
 
@@ -521,6 +574,7 @@ impl Witness {
                     self.proposals.insert(deposit.reference, deposit);
                 }
             }
+            Record::Vouched(deposit) => self.outside.restore(deposit.read_back(domain)?),
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
             Record::Agreed(AgreedRecord::Taken(fact)) => self.replay_taken(fact.read_back(domain)?)?,
             Record::PaidOut { receipt, amount } => {

@@ -1,5 +1,6 @@
 //! One issuer of several agrees with the others on the next checkpoint, and follows those that stand.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -148,7 +149,7 @@ impl Node {
         if let Some(Proposal { checkpoint, prepares, .. }) =
             convention.proposals.get(&self.me).filter(|proposal| proposal.round == round).cloned()
         {
-            messages.push(Agreeing::Proposal { round, checkpoint, prepares });
+            messages.push(Agreeing::Proposal { round, checkpoint: Box::new(checkpoint), prepares });
         }
         messages.extend(agreement.own(me).into_iter().map(Agreeing::Ballot));
         messages.extend(convention.signed.get(&me).cloned().map(Agreeing::Signed));
@@ -174,7 +175,7 @@ impl Node {
         match message {
             Agreeing::Round { previous, round } => self.on_round(from, (key, previous, round), now, out),
             Agreeing::Proposal { round, checkpoint, prepares } => {
-                self.on_proposal(from, round, checkpoint, prepares, out);
+                self.on_proposal(from, round, *checkpoint, prepares, out);
             }
             Agreeing::NamesQuery { facts, from: first } => self.on_names_query(from, facts, first, out),
             Agreeing::Names { facts, from: first, names } => self.on_names(from, facts, first, names, out),
@@ -363,8 +364,11 @@ impl Node {
             }
         };
         let id = id_of(&checkpoint, domain);
-        let message =
-            Agreeing::Proposal { round, checkpoint: checkpoint.clone(), prepares: prepares.clone() };
+        let message = Agreeing::Proposal {
+            round,
+            checkpoint: Box::new(checkpoint.clone()),
+            prepares: prepares.clone(),
+        };
         issuing.agreeing.proposals.insert(me, Proposal { round, id, checkpoint, prepares });
         issuing.agreeing.tidy();
         self.tell_issuers(&Message::Agreeing(message), out);

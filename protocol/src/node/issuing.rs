@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::facts::Cursor;
 use crate::ledger::issuer::IssuerError;
+use crate::ledger::outside::from_outside;
 use crate::ledger::quorum::Certificate;
 use crate::ledger::records::{
     AccountOp, Claim, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms,
@@ -127,7 +128,7 @@ impl Node {
         }
     }
 
-    /// Books credits that were paid for outside.
+    /// Books credits that were paid for outside; among several issuers, says that our operator has seen it.
     pub(super) fn book_deposit(
         &mut self,
         reference: Digest,
@@ -136,12 +137,12 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        // What several operators must have seen is not one operator's to book.
+        let deposit = from_outside(reference, account, amount, self.epoch(now));
         if self.has_many_issuers() {
-            return;
+            self.vouch(deposit, now, out);
+        } else {
+            self.book(deposit, out);
         }
-        let (epoch, source) = (self.epoch(now), Source::Outside);
-        self.book(Deposit { reference, account, amount, epoch, source }, out);
     }
 
     fn book(&mut self, deposit: Deposit, out: &mut Vec<Effect>) {

@@ -3,13 +3,14 @@
 use alloc::vec::Vec;
 
 use crate::agreeing::Agreeing;
-use crate::ids::{AccountId, NodeId, RecordId};
+use crate::ids::{AccountId, Digest, NodeId, RecordId};
 use crate::keys::PublicKey;
 use crate::ledger::equivocation::Equivocation;
 use crate::ledger::facts::WANTED_MAX;
 use crate::ledger::issuer::{Balance, IssuerError};
+use crate::ledger::outside::Progress;
 use crate::ledger::quorum::{EndCertificate, Fact, is_agreed};
-use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Terms};
+use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Source, Terms};
 use crate::message::{Checked, Message};
 use crate::record::Record;
 use crate::signed::{Role, Verified};
@@ -196,11 +197,15 @@ impl Node {
             return self.on_fact(from, &Fact::Deposit(deposit.clone()), now, out);
         }
         let Some(issuing) = &mut self.issuing else { return };
+        if deposit.source == Source::Outside {
+            if issuing.hear_outside(key, deposit) {
+                self.spread_outside(deposit.reference, now, out);
+            }
+            return;
+        }
         if deposit.is_signed_by(Role::Issuer, issuing.key()) {
             if let Some(agreed) = issuing.gather(deposit) {
-                let fact = Fact::Deposit(agreed);
-                self.on_fact(self.me, &fact, now, out);
-                self.tell_issuers(&Message::Fact(fact), out);
+                self.enter_agreed(agreed, now, out);
             }
             return;
         }
@@ -209,6 +214,41 @@ impl Node {
             Self::record_said(record, out);
             self.send(from, Message::Deposit(signed), out);
         }
+    }
+
+    /// Books a deposit that a quorum has signed, and hands it to the other issuers.
+    fn enter_agreed(&mut self, deposit: Verified<Deposit>, now: Time, out: &mut Vec<Effect>) {
+        let fact = Fact::Deposit(deposit);
+        self.on_fact(self.me, &fact, now, out);
+        self.tell_issuers(&Message::Fact(fact), out);
+    }
+
+    /// Our operator has seen a payment from outside: signs its deposit, and tells the other issuers.
+    pub(super) fn vouch(&mut self, deposit: Deposit, now: Time, out: &mut Vec<Effect>) {
+        let reference = deposit.reference;
+        let Some(issuing) = &mut self.issuing else { return };
+        // Where the reference is taken, nothing is signed.
+        let Ok(record) = issuing.vouch(deposit) else { return };
+        Self::record_said(record, out);
+        self.spread_outside(reference, now, out);
+    }
+
+    fn spread_outside(&mut self, reference: Digest, now: Time, out: &mut Vec<Effect>) {
+        let Some(deposit) = self.issuing.as_ref().and_then(|issuing| issuing.outside(reference)) else {
+            return;
+        };
+        if is_agreed(&deposit, &self.config.manifest) {
+            self.enter_agreed(deposit, now, out);
+        } else {
+            self.tell_issuers(&Message::Deposit(deposit), out);
+        }
+    }
+
+    /// As one of several issuers: returns how far the deposit from outside has come that our operator has seen under this
+    /// reference; none when it has seen none, or it is booked.
+    #[must_use]
+    pub fn deposit_progress(&self, reference: Digest) -> Option<Progress> {
+        self.issuing.as_ref()?.progress(reference)
     }
 
     /// Votes for the end of a channel that both sides have signed, and tells the other issuers.
@@ -276,6 +316,7 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         let mut messages: Vec<Message<Checked>> =
             issuing.proposals().into_iter().take(WANTED_MAX).map(Message::Deposit).collect();
+        messages.extend(issuing.round().into_iter().map(Message::Deposit));
         let promised = issuing.promise_expired(epoch);
         for (vote, record) in promised {
             Self::record_said(record, out);

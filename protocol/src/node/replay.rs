@@ -121,6 +121,7 @@ impl Node {
             | Record::Certified { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
+            | Record::Vouched(_)
             | Record::Concluded(_) => self.replay_issuing(record.clone())?,
             Record::Books(books) => self.replay_books(books)?,
             Record::Agreed(agreed) => self.replay_agreed(agreed)?,
@@ -155,6 +156,7 @@ impl Node {
             Record::Voted { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
+            | Record::Vouched(_)
             | Record::Concluded(_) => issuing.witness.replay(record)?,
             Record::Stepped { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;

@@ -9,6 +9,7 @@ mod closing;
 mod deposits;
 mod facts;
 mod network;
+mod outside;
 mod rotation;
 mod settling;
 mod slots;

@@ -184,7 +184,7 @@ pub(crate) fn agreeing() -> Vec<Agreeing<Wire>> {
         Agreeing::Round { previous, round: 2 },
         Agreeing::Proposal {
             round: 2,
-            checkpoint: Checkpoint::clone(&checkpoint),
+            checkpoint: Box::new(Checkpoint::clone(&checkpoint)),
             prepares: vec![samples::ballot().signed()],
         },
         Agreeing::NamesQuery { facts, from: 1_024 },
@@ -313,6 +313,7 @@ pub(crate) fn lines() -> Vec<Record> {
         },
         Record::Promised { channel: CHANNEL, amount: 414_000 },
         Record::Concluded(EndCertificate { votes: vec![samples::close_vote().signed()] }),
+        Record::Vouched(samples::deposit().signed()),
         Record::Agreed(agreed().remove(4)),
     ]
 }

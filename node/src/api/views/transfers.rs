@@ -52,7 +52,7 @@ pub struct DepositBody {
     pub reference: String,
 }
 
-/// A deposit from outside.
+/// A deposit from outside. Among several issuers it counts when as many operators as are needed have signed the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DepositView {
     /// Account that received it.
@@ -61,8 +61,14 @@ pub struct DepositView {
     pub amount: Money,
     /// Names the payment outside.
     pub reference: String,
-    /// False if it had been booked before: then nothing has changed.
+    /// False if it had been booked before, or more operators have to sign it.
     pub booked: bool,
+    /// Operators that have signed it, as far as this node knows.
+    pub signed: usize,
+    /// Operators that must: it is booked as soon as they have.
+    pub needed: usize,
+    /// Operators that have signed another account or amount under this reference.
+    pub differing: usize,
     /// What the account can spend now.
     pub available: Money,
 }

@@ -1,6 +1,6 @@
 //! What an issuer's operator does by hand, and what became of withdrawals.
 
-use protocol::ids::{Digest, RecordId};
+use protocol::ids::{AccountId, Digest, RecordId};
 use protocol::ledger::records::text_digest;
 use protocol::node::{Input, OwnerCommand};
 
@@ -36,7 +36,8 @@ impl Driver {
         }
     }
 
-    /// Books a deposit; returns the name under which it will be written, and what to answer then.
+    /// Books a deposit, or signs it as one of several operators; returns the name under which that will be written, and
+    /// what to answer then.
     fn deposit(
         &mut self,
         account: &str,
@@ -48,34 +49,50 @@ impl Driver {
             account.parse().map_err(|error: protocol::ids::IdError| Failure::usage(error.to_string()))?;
         let name = text_digest(&reference);
         let available = books.balance(to).available();
+        let needed = self.node.manifest().quorum();
         let view = DepositView {
             account: account.to_owned(),
             amount: nano.into(),
             reference,
-            booked: false,
+            signed: needed,
+            needed,
             available: available.into(),
+            ..DepositView::default()
         };
         match books.deposit_of(name) {
             Some(booked) if booked == (to, nano) => return Ok((name, view)),
-            Some((booked, amount)) => {
-                let amount = crate::api::views::Money::from_nano(amount);
-                let words = format!(
-                    "the reference `{}` was booked before, with {amount} for {booked}: a payment counts once, so give \
-                     this one its own reference",
-                    view.reference
-                );
-                return Err(Failure::new(FailureKind::Refused, words));
-            }
+            Some(other) => return Err(reference_taken("was booked before", other, &view.reference)),
             None => {}
         }
-        let available =
-            available.checked_add(nano).ok_or_else(|| Failure::usage("the amount is too large"))?;
+        let ours = self.node.deposit_progress(name).map(|ours| (ours.account, ours.amount));
+        if let Some(other) = ours.filter(|ours| *ours != (to, nano)) {
+            return Err(reference_taken("was signed here before", other, &view.reference));
+        }
+        available.checked_add(nano).ok_or_else(|| Failure::usage("the amount is too large"))?;
         self.inputs.push_back(Input::Owner(OwnerCommand::Deposit {
             reference: name,
             account: to,
             amount: nano,
         }));
-        Ok((name, DepositView { booked: true, available: available.into(), ..view }))
+        Ok((name, DepositView { booked: true, ..view }))
+    }
+
+    /// Returns what has become of a deposit once what was written of it is durable.
+    pub(in crate::driver) fn deposited(&self, view: DepositView) -> DepositView {
+        let progress = self.node.deposit_progress(text_digest(&view.reference));
+        let account = view.account.parse().ok();
+        let balance = account.zip(self.node.books()).map(|(account, books)| books.balance(account));
+        let available = balance.map_or(view.available.clone(), |balance| balance.available().into());
+        match progress {
+            Some(progress) => DepositView {
+                booked: false,
+                signed: progress.signed,
+                differing: progress.others,
+                available,
+                ..view
+            },
+            None => DepositView { available, ..view },
+        }
     }
 
     /// Returns our own withdrawals, or at an issuer everybody's.
@@ -157,6 +174,15 @@ impl Driver {
         self.inputs.push_back(Input::Owner(OwnerCommand::MarkPaid { step, reference: reference.clone() }));
         Ok((step, WithdrawalView { state: state(true), reference: Some(reference), ..view }, false))
     }
+}
+
+fn reference_taken(how: &str, (account, amount): (AccountId, u64), reference: &str) -> Failure {
+    let amount = crate::api::views::Money::from_nano(amount);
+    let words = format!(
+        "the reference `{reference}` {how}, with {amount} for {account}: a payment counts once, so give this one its own \
+         reference"
+    );
+    Failure::new(FailureKind::Refused, words)
 }
 
 fn state(is_paid: bool) -> String {
