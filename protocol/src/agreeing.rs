@@ -11,6 +11,7 @@ use crate::ledger::agreement::Ballot;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::quorum::Fact;
 use crate::ledger::records::{AccountOp, Epoch};
+use crate::ledger::settled::digest_of;
 use crate::manifest::ISSUERS_MAX;
 use crate::message::{Checked, Stage, Wire};
 use crate::signed::{Signable, Signed, SignedError, Verified};
@@ -101,6 +102,16 @@ pub enum AgreedRecord {
     Signed(Signed<Checkpoint>),
     /// The checkpoint of a line before it stands, and our books follow it.
     Adopted(Signed<Checkpoint>),
+}
+
+/// Returns the names, out of those that lines of the journal hold, whose digest a checkpoint states. Lines before them
+/// are of a candidate that a crash cut off.
+#[must_use]
+pub fn names_of(mut lines: Vec<Vec<RecordId>>, facts: Digest) -> Vec<RecordId> {
+    while !lines.is_empty() && digest_of(&lines.concat()) != facts {
+        lines.remove(0);
+    }
+    lines.concat()
 }
 
 impl Agreeing<Wire> {

@@ -73,6 +73,8 @@ pub struct Host {
     armed: Option<Time>,
     /// When effects that wait for the disk are applied; later batches of the shell queue behind them.
     held_until: Time,
+    /// Batches of effects that are not applied yet.
+    waiting: usize,
     up: BTreeMap<usize, u64>,
     subscribed: BTreeSet<ModelId>,
     attached: BTreeMap<JobId, Attached>,
@@ -317,6 +319,7 @@ impl World {
             incarnation: 0,
             armed: None,
             held_until: self.now,
+            waiting: 0,
             up: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             attached: BTreeMap::new(),
@@ -458,9 +461,13 @@ impl World {
             }
             What::Apply(incarnation, effects) => {
                 let held = self.hosts[host].held_until;
+                if incarnation != self.hosts[host].incarnation {
+                    return;
+                }
                 if held > self.now {
                     self.schedule(host, held.since_ms(self.now), What::Apply(incarnation, effects));
-                } else if incarnation == self.hosts[host].incarnation {
+                } else {
+                    self.hosts[host].waiting -= 1;
                     self.apply(host, effects);
                 }
             }
@@ -511,9 +518,10 @@ impl World {
             }
         }
         let held = self.hosts[host].held_until;
-        if held > self.now && !effects.is_empty() {
+        if (held > self.now || self.hosts[host].waiting > 0) && !effects.is_empty() {
             // A shell applies its effects in order: what follows waits behind what waits for the disk.
             let incarnation = self.hosts[host].incarnation;
+            self.hosts[host].waiting += 1;
             self.schedule(host, held.since_ms(self.now), What::Apply(incarnation, effects));
         } else {
             self.apply(host, effects);
@@ -550,6 +558,7 @@ impl World {
                     let until = self.now.plus_ms(sync).max(self.hosts[host].held_until);
                     self.hosts[host].held_until = until;
                     let incarnation = self.hosts[host].incarnation;
+                    self.hosts[host].waiting += 1;
                     self.schedule(host, until.since_ms(self.now), What::Apply(incarnation, rest));
                     return;
                 }
@@ -986,6 +995,7 @@ impl World {
         here.incarnation += 1;
         here.armed = None;
         here.held_until = now;
+        here.waiting = 0;
         here.journal.retain(|(durable, _)| *durable <= now);
         here.ballots.retain(|(durable, _)| *durable <= now);
         here.device.reset();

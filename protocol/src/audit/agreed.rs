@@ -6,7 +6,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::agreeing::AgreedRecord;
+use crate::agreeing::{AgreedRecord, names_of};
 use crate::ids::{Digest, RecordId};
 use crate::keys::Scheme;
 use crate::ledger::checkpoint::Checkpoint;
@@ -23,7 +23,7 @@ use super::Audit;
 pub(super) struct Agreed {
     settled: Settled,
     is_one_of_many: bool,
-    names: Vec<RecordId>,
+    names: Vec<Vec<RecordId>>,
     /// The facts of the checkpoints that were prepared since the last one.
     candidates: BTreeMap<Digest, Vec<RecordId>>,
 }
@@ -48,9 +48,9 @@ impl Audit {
         match record {
             AgreedRecord::Taken(fact) => self.fact(fact, true),
             AgreedRecord::Learned(fact) => self.fact(fact, false),
-            AgreedRecord::Names(names) => self.agreed.names.extend(names),
+            AgreedRecord::Names(names) => self.agreed.names.push(names),
             AgreedRecord::Candidate(checkpoint) => {
-                let names = core::mem::take(&mut self.agreed.names);
+                let names = names_of(core::mem::take(&mut self.agreed.names), checkpoint.facts);
                 self.agreed.candidates.insert(checkpoint.facts, names);
             }
             AgreedRecord::Frozen { .. } => {}

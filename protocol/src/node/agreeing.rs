@@ -5,7 +5,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::agreeing::{AgreedRecord, Agreeing, FROZEN_PER_LINE, NAMES_PER_LINE};
+use crate::agreeing::{AgreedRecord, Agreeing, FROZEN_PER_LINE, NAMES_PER_LINE, names_of};
 use crate::books::BooksMessage;
 use crate::ids::{AccountId, Digest, NodeId, RecordId};
 use crate::keys::PublicKey;
@@ -54,7 +54,7 @@ pub(super) struct Convention {
     /// The checkpoint that stands and that we cannot follow yet.
     standing: Option<(RecordId, Checkpoint)>,
     /// While the journal is read: names that a line to come will claim.
-    names: Vec<RecordId>,
+    names: Vec<Vec<RecordId>>,
 }
 
 #[derive(Debug, Clone)]
@@ -660,9 +660,9 @@ impl Node {
         match record {
             AgreedRecord::Taken(fact) => issuing.replay_taken(fact.read_back(domain)?)?,
             AgreedRecord::Learned(fact) => issuing.settled.learn(Arc::new(fact.read_back(domain)?)),
-            AgreedRecord::Names(names) => issuing.agreeing.names.extend(names),
+            AgreedRecord::Names(names) => issuing.agreeing.names.push(names),
             AgreedRecord::Candidate(checkpoint) => {
-                let names = core::mem::take(&mut issuing.agreeing.names);
+                let names = names_of(core::mem::take(&mut issuing.agreeing.names), checkpoint.facts);
                 let batch = Batch { names, is_whole: true };
                 issuing.agreeing.batches.insert(checkpoint.facts, batch);
                 issuing.agreeing.written.insert(id_of(&checkpoint, domain), checkpoint);
