@@ -109,7 +109,7 @@ enum Command {
     /// Make an account with a recovery phrase, replace its key, let other nodes act for it
     #[command(subcommand, after_help = "Example:\n  sharemesh account new --data ./wallet")]
     Account(account::AccountCommand),
-    /// Invite others into your network
+    /// Make a network with several issuers, invite others into yours, show it
     #[command(subcommand, after_help = "Example:\n  sharemesh network ticket --credits 5")]
     Network(network::NetworkCommand),
     /// Give credits out of your home network's budget to an account
@@ -357,6 +357,9 @@ mod tests {
             "sharemesh ledger verify",
             "sharemesh network ticket --credits 5",
             "sharemesh network show",
+            "sharemesh network create --issuers 4 --out f --epoch 1h --admission open --budget 5 --name n --address a:1",
+            "sharemesh network issuer-key --address a:1",
+            "sharemesh up --network f --issuer-key k --bootstrap a:1",
             "sharemesh account new --data d --passphrase-file f",
             "sharemesh account recover --phrase-file f --rotations 1",
             "sharemesh account show",

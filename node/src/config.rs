@@ -12,7 +12,10 @@ use serde::Deserialize;
 use crate::api;
 use crate::api::views::{NANO_PER_CREDIT, parse_credits};
 use crate::exit::Failure;
+use crate::issuer_key::IssuerKey;
 use crate::models::{FAKE, Models, OnProgress, Price, ServedModel, cannot};
+use crate::net::Multiaddr;
+use crate::network_file::NetworkFile;
 use crate::vault::Secret;
 use crate::worker::WORKERS_MAX;
 
@@ -27,6 +30,12 @@ pub const BUDGET_CREDITS: u64 = 1_000_000;
 
 /// Bounds the addresses that a node listens on.
 const LISTEN_MAX: usize = 16;
+
+/// Bounds the addresses of issuers that are given on top of those of a file or ticket.
+const BOOTSTRAP_MAX: usize = 32;
+
+/// Bounds an address: a name has at most 253 bytes, and a node id 52.
+const CONTACT_BYTES_MAX: usize = 512;
 
 /// Bounds a node's name: it is in every advert.
 const NAME_BYTES_MAX: usize = 64;
@@ -69,6 +78,12 @@ pub struct Config {
     pub passphrase: Option<Secret>,
     /// The right to act for an account whose wallet node is another; needed once, the data folder remembers.
     pub device: Option<String>,
+    /// The network of a file; needed once, the data folder remembers.
+    pub network: Option<NetworkFile>,
+    /// The keys that make this node one of its issuers; needed once, the data folder remembers.
+    pub issuer_key: Option<IssuerKey>,
+    /// More addresses of issuers, as multiaddresses; the data folder remembers.
+    pub bootstrap: Vec<String>,
 }
 
 /// What a node may be told, each thing or not, as a file or flags have it.
@@ -114,6 +129,15 @@ pub struct Settings {
     /// See [`Config::device`].
     #[serde(skip)]
     pub device: Option<String>,
+    /// The file of a network.
+    #[serde(skip)]
+    pub network: Option<PathBuf>,
+    /// The file of an issuer's keys.
+    #[serde(skip)]
+    pub issuer_key: Option<PathBuf>,
+    /// See [`Config::bootstrap`]; also as `HOST:PORT`.
+    #[serde(default)]
+    pub bootstrap: Vec<String>,
     /// How the fake model behaves.
     #[serde(skip)]
     pub fake: Option<FakeOptions>,
@@ -152,6 +176,9 @@ impl Settings {
             exit_with_parent: self.exit_with_parent || base.exit_with_parent,
             passphrase: self.passphrase.or(base.passphrase),
             device: self.device.or(base.device),
+            network: self.network.or(base.network),
+            issuer_key: self.issuer_key.or(base.issuer_key),
+            bootstrap: list(self.bootstrap, base.bootstrap),
             fake: self.fake.or(base.fake),
         }
     }
@@ -197,6 +224,9 @@ impl Settings {
             exit_with_parent: self.exit_with_parent,
             passphrase: self.passphrase,
             device: self.device,
+            network: self.network.as_deref().map(NetworkFile::read).transpose()?,
+            issuer_key: self.issuer_key.as_deref().map(IssuerKey::read).transpose()?,
+            bootstrap: contacts(&self.bootstrap)?,
         };
         for name in &self.serve {
             let model = served(name, &config, self.fake.clone(), models, progress)?;
@@ -359,6 +389,47 @@ fn parse_listen(text: &str) -> Result<Vec<String>, Failure> {
         ("tcp", []) => Ok(vec![tcp(SocketAddr::new(ip, port))]),
         _ => Err(wrong()),
     }
+}
+
+fn contacts(given: &[String]) -> Result<Vec<String>, Failure> {
+    if given.len() > BOOTSTRAP_MAX {
+        return Err(Failure::usage(format!("at most {BOOTSTRAP_MAX} addresses of issuers")));
+    }
+    let each: Result<Vec<_>, _> = given.iter().map(|text| parse_contact(text)).collect();
+    Ok(each?.concat())
+}
+
+/// Turns `HOST:PORT` into QUIC and TCP there, and checks a multiaddress.
+///
+/// # Errors
+/// When it is neither.
+pub fn parse_contact(text: &str) -> Result<Vec<String>, Failure> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(both_transports(address));
+    }
+    let wrong = || {
+        Failure::usage(format!(
+            "`{text}` is no address of a node: write for example 192.0.2.1:{MESH_PORT}, host.example:{MESH_PORT} or an \
+             address that `sharemesh status` shows there"
+        ))
+    };
+    if text.len() > CONTACT_BYTES_MAX {
+        return Err(wrong());
+    }
+    if text.starts_with('/') {
+        let is_dialable = text.contains("/quic-v1") || text.contains("/tcp/");
+        return match text.parse::<Multiaddr>() {
+            Ok(address) if is_dialable => Ok(vec![address.to_string()]),
+            Ok(_) | Err(_) => Err(wrong()),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    if host.is_empty() || !host.bytes().all(is_name) {
+        return Err(wrong());
+    }
+    Ok(vec![format!("/dns/{host}/udp/{port}/quic-v1"), format!("/dns/{host}/tcp/{port}")])
 }
 
 fn both_transports(address: SocketAddr) -> Vec<String> {

@@ -189,7 +189,8 @@ impl Driver {
         for model in driver.config.serve.clone() {
             driver.load(model)?;
         }
-        if let Some(secret) = driver.identity.ticket {
+        // An issuer is a member by its manifest.
+        if let Some(secret) = driver.identity.ticket.filter(|_| driver.identity.issuer.is_none()) {
             driver.inputs.push_back(Input::Owner(OwnerCommand::Join { secret }));
         }
         Ok(driver)
@@ -502,6 +503,9 @@ mod tests {
             exit_with_parent: false,
             passphrase: None,
             device: None,
+            network: None,
+            issuer_key: None,
+            bootstrap: Vec::new(),
         };
         let (_, commands) = mpsc::channel(1);
         Driver::open(config, commands, CancellationToken::new()).unwrap()

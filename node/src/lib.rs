@@ -3,6 +3,7 @@
 //! In reading order: [`cli`] is what a user types and [`config`] what becomes of it, [`demo`] a whole network in
 //! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the [`driver`], which is the event loop around the
 //! protocol's node; [`identity`] is its keys and its network,
+//! [`network_file`] a network in a file and [`issuer_key`] what makes a node one of its issuers,
 //! [`vault`] an account's sealed keys, [`delegation`] the right to act for somebody else's account;
 //! [`net`] is the mesh, [`journal`] the durable truth in a [`folder`], [`store`] its index, [`transport`] both in a file; [`models`] finds weights
 //! and [`worker`] runs them in processes of their own; [`clock`] is the only reader of time and [`exit`] the list of
@@ -17,6 +18,8 @@ pub mod command;
 
 pub mod driver;
 pub mod identity;
+pub mod issuer_key;
+pub mod network_file;
 
 pub mod delegation;
 pub mod vault;

@@ -14,7 +14,7 @@ use protocol::message::{Checked, Message, News};
 use protocol::signed::{Role, Signable, Verified, sign};
 
 /// What it says of every account.
-const RICH: Balance = Balance { cash: u64::MAX / 4, earned: 0, held: 0, as_of: u64::MAX / 4 };
+pub const RICH: Balance = Balance { cash: u64::MAX / 4, earned: 0, held: 0, as_of: u64::MAX / 4 };
 
 /// Returns what it answers a node of `account`; nothing where it does as its program says.
 #[must_use]

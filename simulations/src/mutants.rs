@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 34] = [
+pub const MUTANTS: [Mutant; 44] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -194,6 +194,56 @@ pub const MUTANTS: [Mutant; 34] = [
         "serve-at-votes",
         "answers::votes_alone_commit_nothing_and_three_recordings_do",
         "an opening counts as committed when it is voted for",
+    ),
+    in_model(
+        "vote-twice",
+        "rotating::a_rotation_and_spends_share_one_sequence_in_every_order",
+        "an issuer votes for two steps in one slot",
+    ),
+    in_model(
+        "recorded-before-disk",
+        "rotating::a_rotation_and_spends_share_one_sequence_in_every_order",
+        "an issuer's word that it recorded a step leaves before the step is on its disk",
+    ),
+    in_model(
+        "rotate-at-vote",
+        "rotating::a_rotation_and_spends_share_one_sequence_in_every_order",
+        "a vote for a rotation replaces the key already",
+    ),
+    in_model(
+        "two-devices-sign",
+        "devices::one_wallet_node_signs_for_all_nodes_of_its_owner_and_no_slot_is_stuck",
+        "two nodes of one owner sign steps of their account",
+    ),
+    in_model(
+        "unlock-drops-recorded",
+        "succession::a_slot_holds_one_step_over_a_checkpoint_and_a_change_of_issuers",
+        "a checkpoint that gives slots back leaves out what some have recorded",
+    ),
+    in_model(
+        "count-votes-over-checkpoint",
+        "succession::a_slot_holds_one_step_over_a_checkpoint_and_a_change_of_issuers",
+        "a step counts at its votes while a checkpoint may give its slot back",
+    ),
+    in_model(
+        "take-after-report",
+        "succession::a_slot_holds_one_step_over_a_checkpoint_and_a_change_of_issuers",
+        "an issuer goes on taking steps after it has reported for a checkpoint",
+    ),
+    in_model(
+        "successor-without-quorum",
+        "succession::a_slot_holds_one_step_over_a_checkpoint_and_a_change_of_issuers",
+        "new issuers go by a checkpoint that one of the old ones signed",
+    ),
+    in_lib(
+        "empty-signature",
+        "signed::tests::a_record_without_a_signature_or_with_an_empty_one_is_not_read",
+        "an empty signature passes",
+    ),
+    mutant(
+        "mirror-keeps-half-signed",
+        "mirror::nothing_is_kept_without_proof",
+        "a mirror keeps a receipt that its payer alone signed",
     ),
     among_issuers(
         "older-view-counts",

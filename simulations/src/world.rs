@@ -56,6 +56,10 @@ pub struct Host {
     pub adversary: bool,
     /// An issuer that says what suits whoever asks, whatever its books say.
     pub lies: bool,
+    /// How many milliseconds its clock is ahead; may change while it runs.
+    pub clock_ms: i64,
+    /// Kinds of messages that it never sends.
+    pub silent: BTreeSet<&'static str>,
     /// Offences it was charged with, by whom.
     pub penalties: Vec<(usize, Offence)>,
     /// What others gave back after it lost its disk: who, which channel, and the base paid on it.
@@ -187,6 +191,8 @@ pub enum Fault {
     Crash,
     /// The same, and its journal is gone.
     LoseDisk,
+    /// The process dies, and its journal is an old copy from now on: its first so many lines.
+    OldCopy(usize),
     /// It starts again with what its journal holds.
     Restart,
     /// The same, and it asks the others for what its journal lacks.
@@ -228,7 +234,7 @@ impl Ord for Event {
 /// Everything there is.
 #[derive(Debug)]
 pub struct World {
-    /// The one clock.
+    /// The one time, by which hosts set their clocks.
     pub now: Time,
     /// The machines.
     pub hosts: Vec<Host>,
@@ -309,6 +315,8 @@ impl World {
             secret,
             adversary: false,
             lies: false,
+            clock_ms: 0,
+            silent: BTreeSet::new(),
             penalties: Vec::new(),
             restored: Vec::new(),
             recovered: None,
@@ -421,6 +429,17 @@ impl World {
         self.books().next().map(|(_, books)| books.balance(account)).unwrap_or_default()
     }
 
+    /// Returns how many lines the journal of a host has.
+    #[must_use]
+    pub fn lines(&self, host: usize) -> usize {
+        self.hosts[host].journal.len()
+    }
+
+    /// Returns what the clock of a host says.
+    fn clock(&self, host: usize) -> Time {
+        Time(self.now.0.saturating_add_signed(self.hosts[host].clock_ms))
+    }
+
     fn schedule(&mut self, host: usize, ms: u64, what: What) {
         self.sequence += 1;
         let event = Event { at: self.now.plus_ms(ms), sequence: self.sequence, host, what };
@@ -497,6 +516,7 @@ impl World {
 
     /// Gives a node one input; `wire` is what the trace holds of it, if it came as bytes.
     fn handle(&mut self, host: usize, input: Input, wire: &[u8]) {
+        let clock = self.clock(host);
         let Some(node) = self.hosts[host].node.as_mut() else { return };
         self.inputs += 1;
         self.trace.update(&self.now.0.to_be_bytes()).update(&[u8::try_from(host).unwrap_or(u8::MAX)]);
@@ -509,7 +529,7 @@ impl World {
             eprintln!("{} host {host} < {input:?}", self.now.0);
         }
         let mut effects = Vec::new();
-        node.handle(self.now, input, &mut effects);
+        node.handle(clock, input, &mut effects);
         self.findings.extend(checks::after_step(node, host, self.now));
         self.count_load(host);
         if self.watched == Some(host) {
@@ -540,7 +560,7 @@ impl World {
 
     fn arm(&mut self, host: usize) {
         let Some((at, _)) = self.hosts[host].node.as_ref().and_then(Node::next_wake) else { return };
-        let at = at.max(self.now);
+        let at = self.now.plus_ms(at.since_ms(self.clock(host)));
         if self.hosts[host].armed != Some(at) {
             self.hosts[host].armed = Some(at);
             self.schedule(host, at.since_ms(self.now), What::Wake);
@@ -648,6 +668,9 @@ impl World {
 
     fn send(&mut self, from: usize, to: NodeId, message: &Message<Wire>) {
         let Some(to) = self.host_of(to) else { return };
+        if self.hosts[from].silent.contains(message.name()) {
+            return;
+        }
         self.check_ballot(from, message);
         let greeting = matches!(message, Message::Hello { .. });
         let carried = match self.network.link(from, to) {
@@ -954,6 +977,10 @@ impl World {
                 self.hosts[host].journal.clear();
                 self.hosts[host].lost = true;
             }
+            Fault::OldCopy(lines) => {
+                self.crash(host);
+                self.hosts[host].journal.truncate(lines);
+            }
             Fault::Restart => self.start(host),
             Fault::Recover => {
                 self.hosts[host].lost = true;
@@ -1026,7 +1053,7 @@ impl World {
                 return;
             }
         };
-        match Node::new(self.hosts[host].config.clone(), self.seeds.next_u64(), &records, self.now) {
+        match Node::new(self.hosts[host].config.clone(), self.seeds.next_u64(), &records, self.clock(host)) {
             Ok(node) => self.hosts[host].node = Some(node),
             Err(error) => {
                 self.findings.push(format!("{}: host {host} cannot start again: {error}", self.now));

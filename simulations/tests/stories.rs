@@ -1,7 +1,5 @@
 //! Short stories with virtual times: what happens when one thing goes wrong in a small network.
 
-use std::collections::BTreeSet;
-
 use protocol::ids::{JobId, RecordId};
 use protocol::job::Failure;
 use protocol::node::{ChannelView, Node};
@@ -459,101 +457,5 @@ fn a_consumer_that_recovers_with_a_step_under_way_finishes_that_step() {
 
     assert!(home.world.run_until_so(120_000, |world| world.hosts[consumer].recovered.is_some()));
     assert_eq!(channels(&home.world, consumer).len(), 1, "the channel that the issuer has open");
-    settles(&mut home);
-}
-
-/// Bytes of all messages by which two nodes find and send each other what they lack.
-fn reconciled(world: &World) -> u64 {
-    const NAMES: [&str; 9] =
-        ["heads", "pay", "co_signed", "compare", "compared", "keep", "kept", "kept_query", "over"];
-    NAMES.iter().filter_map(|name| world.sent.get(name)).map(|(_, bytes)| bytes).sum()
-}
-
-/// Returns who keeps which receipt of a payee's channels.
-fn kept_by(world: &World, payee: usize) -> BTreeSet<(usize, RecordId)> {
-    let id = world.hosts[payee].id;
-    let nodes = world.hosts.iter().enumerate().filter_map(|(at, host)| Some((at, host.node.as_ref()?)));
-    let kept =
-        nodes.flat_map(|(at, node)| node.kept_receipts().map(move |(whose, receipt)| (at, whose, receipt)));
-    kept.filter(|(_, whose, _)| *whose == id).map(|(at, _, receipt)| (at, receipt.id())).collect()
-}
-
-#[test]
-fn a_network_that_was_cut_in_two_for_an_epoch_agrees_again_at_little_cost() {
-    let setting = Setting { consumers: 8, ..Setting::small(42, 2) };
-    let mut home = Home::joined(&setting, Conditions::CALM);
-    let (left, right) = (home.providers[0], home.providers[1]);
-    let meet = |home: &mut Home| {
-        for consumer in home.consumers.clone() {
-            home.world.dial(consumer, left);
-            home.world.dial(consumer, right);
-        }
-        home.world.run_for(5_000);
-    };
-    meet(&mut home);
-    let only = |home: &Home, provider: usize| {
-        let ignored = if provider == left { right } else { left };
-        let mut spec = spec(MODEL, 400, 30, 255);
-        spec.constraints.ignore = vec![home.world.hosts[ignored].id];
-        spec
-    };
-    let pairs: Vec<(usize, usize)> =
-        (0..8).map(|n| (home.consumers[n], if n < 4 { left } else { right })).collect();
-    let round = |home: &mut Home| {
-        let jobs: Vec<JobId> = pairs
-            .iter()
-            .map(|(consumer, provider)| home.submit(0, *consumer, only(home, *provider)))
-            .collect();
-        home.world.run_for(60_000);
-        let failed: Vec<_> = jobs.iter().filter(|job| !is_done(&home.world, **job)).collect();
-        assert!(failed.is_empty(), "{:?}", outcome(&home.world, *failed[0]));
-    };
-    round(&mut home);
-    home.world.run_for(70_000);
-
-    // The issuer, one provider and its customers stay on one side; the others are alone for an epoch.
-    let epoch = home.world.hosts[0].config.manifest.epoch(home.world.now);
-    let far: Vec<usize> = [right].into_iter().chain(home.consumers[4..].iter().copied()).collect();
-    home.world.part(&far);
-    for _ in 0..8 {
-        home.world.run_for(7 * 60_000);
-        round(&mut home);
-    }
-    assert!(home.world.hosts[0].config.manifest.epoch(home.world.now) > epoch);
-    let before: Vec<_> = [left, right].map(|provider| kept_by(&home.world, provider)).into();
-    let (bytes, copies, carried) = (
-        reconciled(&home.world),
-        home.world.copies,
-        home.world.sent.get("keep").map_or(0, |(_, bytes)| *bytes),
-    );
-
-    home.world.reunite();
-    home.world.run_for(5_000);
-    meet(&mut home);
-    home.world.run_for(65_000);
-
-    let mut lacked = 0;
-    for (provider, before) in [left, right].into_iter().zip(before) {
-        let views = channels(&home.world, provider);
-        assert_eq!(views.len(), 4);
-        let kept = kept_by(&home.world, provider);
-        for view in &views {
-            let payer = pairs.iter().find(|(consumer, _)| home.world.hosts[*consumer].id == view.partner);
-            let other = channels(&home.world, payer.expect("one of ours").0);
-            assert!(other.iter().any(|side| side.channel == view.channel && side.head == view.head));
-            assert_eq!(kept.iter().filter(|(_, receipt)| *receipt == view.head).count(), 3);
-        }
-        assert_eq!(kept.len(), 3 * views.len(), "nobody keeps an older one");
-        lacked += kept.difference(&before).count() as u64;
-    }
-    let copies = home.world.copies - copies;
-    assert!(lacked > 0 && copies == lacked, "{copies} copies were sent, {lacked} were lacking");
-    let difference = home.world.sent["keep"].1 - carried;
-    let bytes = reconciled(&home.world) - bytes;
-    let peers = home.world.hosts.len() as u64;
-    println!(
-        "{lacked} records differed, {difference} bytes; {bytes} bytes went over the wire among {peers} peers"
-    );
-    assert!(bytes <= 2 * difference + 1024 * peers, "{bytes} for {difference}");
     settles(&mut home);
 }

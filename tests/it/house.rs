@@ -75,6 +75,15 @@ fn every_command_in_the_documents_exists() {
 }
 
 #[test]
+fn every_test_that_the_ledgers_document_names_exists() {
+    let sources = tracked(|path| path.ends_with(".rs"));
+    let texts: Vec<_> = sources.iter().map(|file| (&*file.path, file.text().unwrap_or_default())).collect();
+    let document = tracked(|path| path == "docs/ledger.md");
+
+    none(document.iter().flat_map(|file| rules::unknown_tests(file.text().unwrap_or_default(), &texts)));
+}
+
+#[test]
 fn no_text_names_a_machine_or_a_registry_host() {
     let files = tracked(|path| path != "Cargo.lock");
 

@@ -17,7 +17,12 @@ mod job;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
+mod liar;
+#[cfg(test)]
 mod peers;
+#[cfg(test)]
+#[cfg(unix)]
+mod quorum;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]

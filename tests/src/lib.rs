@@ -3,6 +3,7 @@
 //! Nothing here sleeps to be in time: what is waited for is looked at again and again until it holds, with a
 //! deadline so generous that only a broken node misses it.
 
+mod council;
 mod program;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use node::exit::{Failure, FailureKind};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
+pub use council::{Council, Founded};
 pub use program::{Ended, Process, Program};
 
 /// How long anything may take on the slowest machine that these tests run on.
@@ -243,6 +245,18 @@ impl Peer {
     /// Says whether the process has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.process.as_mut().expect("started").ended().is_some()
+    }
+
+    /// Says whether the process was started and not killed.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Returns the process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("started").pid()
     }
 
     /// Ends the process as a power cut ends it.

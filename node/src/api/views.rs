@@ -32,6 +32,14 @@ impl Money {
     }
 }
 
+impl NetworkView {
+    /// Returns how many issuers can be spoken to now.
+    #[must_use]
+    pub fn issuers_reachable(&self) -> usize {
+        self.issuers.iter().filter(|issuer| issuer.reachable).count()
+    }
+}
+
 impl From<u64> for Money {
     fn from(nano: u64) -> Self {
         Self::from_nano(nano)
@@ -138,15 +146,29 @@ pub struct NetworkView {
     pub name: String,
     /// Whether this node is its issuer.
     pub issuer: bool,
-    /// Accounts of its issuers.
-    pub issuers: Vec<String>,
+    /// Its issuers.
+    pub issuers: Vec<IssuerView>,
+    /// How many of them must agree.
+    #[serde(default)]
+    pub quorum: u32,
     /// Whether it permits the fake engine.
     pub dev: bool,
     /// The epoch it is in.
     pub epoch: u64,
-    /// Issuer only: what is left of the stated budget for tickets and grants.
+    /// Issuer only: what is left of the stated budget for its tickets and grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_left: Option<Money>,
+}
+
+/// One issuer of a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerView {
+    /// The node that speaks for it.
+    pub node: String,
+    /// The key with which it signs.
+    pub key: String,
+    /// Whether it can be spoken to now, or is this node.
+    pub reachable: bool,
 }
 
 /// A home network seen on this LAN.

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Global;
 use super::terminal::{Terminal, duration, facts, short, table};
-use crate::api::views::{PeerView, PriceView, ProviderView, StatusView};
+use crate::api::views::{NetworkView, PeerView, PriceView, ProviderView, StatusView};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sharemesh providers\n  sharemesh providers --model smollm2-135m --json")]
@@ -70,7 +70,11 @@ pub(super) async fn providers(
 
 fn describe(status: &StatusView) -> String {
     let network = &status.network;
-    let role = if network.issuer { "you are its issuer" } else { "member" };
+    let role = match (network.issuer, network.issuers.len()) {
+        (true, 2..) => "you are one of its issuers",
+        (true, _) => "you are its issuer",
+        (false, _) => "member",
+    };
     let dev = if network.dev { ", for development: permits the fake model" } else { "" };
     let ready = if status.ready {
         "yes".to_owned()
@@ -82,6 +86,7 @@ fn describe(status: &StatusView) -> String {
         ("node", status.node.clone()),
         ("account", status.account.clone()),
         ("network", format!("{} {} ({role}{dev})", network.name, short(&network.id))),
+        ("issuers", issuers_line(network)),
         ("ready", ready),
         ("up for", duration(status.uptime_ms)),
         ("peers", status.peers.to_string()),
@@ -102,6 +107,9 @@ fn describe(status: &StatusView) -> String {
             price(&model.price)
         );
     }
+    for issuer in network.issuers.iter().filter(|issuer| !issuer.reachable) {
+        text += &format!("issuer {} cannot be reached\n", short(&issuer.node));
+    }
     if let Some(epoch) = status.books.checkpoint_epoch {
         text += &format!("checkpoint of epoch {epoch}: own account {}\n", status.books.own_leaf);
     }
@@ -118,6 +126,12 @@ fn describe(status: &StatusView) -> String {
         text += &format!("warning: {warning}\n");
     }
     text
+}
+
+/// Says how many issuers can be spoken to, and how many must agree.
+pub(super) fn issuers_line(network: &NetworkView) -> String {
+    let (issuers, reachable) = (network.issuers.len(), network.issuers_reachable());
+    format!("{reachable} of {issuers} reachable, {} must agree", network.quorum)
 }
 
 fn peer_row(peer: &PeerView) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -40,11 +40,12 @@ Examples:
   sharemesh up                                     a home network of your own; prints its ticket
   sharemesh up --serve smollm2-135m                the same, and serves a model in it
   sharemesh up --join TICKET --serve ./model.gguf  serve a file of yours in somebody's network
+  sharemesh up --network ours.toml --issuer-key ours.issuer-1.key   be one of a network's issuers
   sharemesh up --recover                           the journal is lost: get channels and earnings back
   sharemesh up --data ./second --listen 0.0.0.0:7442 --api 127.0.0.1:7443   a second node on this machine
 
 Settings may also stand in <data>/config.toml (name, listen, api, serve, mdns, dev, price_in, price_out,
-slots, threads, budget); flags come before it.")]
+slots, threads, budget, bootstrap); flags come before it.")]
 pub(super) struct UpArgs {
     /// Where to listen: IP:PORT for QUIC and TCP, or a multiaddress; may be repeated [default: 0.0.0.0:7432]
     #[arg(long, value_name = "ADDR")]
@@ -55,6 +56,17 @@ pub(super) struct UpArgs {
     /// Join the network of this ticket; needed once, the data folder remembers
     #[arg(long, value_name = "TICKET")]
     join: Option<String>,
+    /// Join the network of this file, as one of its issuers or because it is open to all; needed once, the data folder
+    /// remembers
+    #[arg(long, value_name = "FILE", conflicts_with = "join")]
+    network: Option<PathBuf>,
+    /// Be the issuer whose keys `sharemesh network create` wrote to this file; needed once, the data folder remembers
+    #[arg(long, value_name = "FILE")]
+    issuer_key: Option<PathBuf>,
+    /// Where an issuer of the network is reached, besides what file or ticket say: HOST:PORT, or an address of its
+    /// `sharemesh status`; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    bootstrap: Vec<String>,
     /// Act for the account whose owner gave this delegation; needed once, the data folder remembers
     #[arg(long, value_name = "DELEGATION")]
     device: Option<String>,
@@ -239,6 +251,9 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         exit_with_parent: arguments.exit_with_parent,
         passphrase: None,
         device: arguments.device,
+        network: arguments.network,
+        issuer_key: arguments.issuer_key,
+        bootstrap: arguments.bootstrap,
         fake,
     })
 }
@@ -404,7 +419,7 @@ async fn watch_nearby(commands: &Commands, terminal: &Terminal) -> anyhow::Resul
 }
 
 fn describe(announcement: &Announcement) -> String {
-    let role = if announcement.issuer { " (this node is its issuer)" } else { "" };
+    let role = if announcement.issuer { " (this node is an issuer of it)" } else { "" };
     let mut text = facts(&[
         ("node", announcement.node.clone()),
         ("account", announcement.account.clone()),

@@ -12,7 +12,7 @@ use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{AuditView, GrantView, JobEvent, ProviderView, TicketView};
+use crate::api::views::{AuditView, GrantView, JobEvent, Money, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply};
 use crate::exit::{Failure, FailureKind};
 
@@ -240,15 +240,11 @@ impl Driver {
 
     /// Makes a ticket; returns the name under which it will be written, and what to answer then.
     fn ticket(&mut self, amount: u64, uses: u32) -> Result<(Digest, TicketView), Failure> {
-        let books = self.node.books().ok_or_else(not_issuer)?;
         if uses != 1 {
             return Err(Failure::usage("a ticket admits one node: make one for each"));
         }
-        books
-            .check_budget(amount)
-            .map_err(|error| Failure::new(FailureKind::NoCredits, error.to_string()))?;
-        let budget_left = books.budget_left().saturating_sub(amount);
-        let addresses = ticket_addresses(self.addresses())
+        let budget_left = self.budget_after(amount)?;
+        let addresses = ticket_addresses(self.addresses(), self.addresses_of_issuers())
             .map_err(|error| Failure::new(FailureKind::Unavailable, error.to_string()))?;
         let secret = crate::identity::random();
         self.inputs.push_back(Input::Owner(OwnerCommand::MakeTicket { secret, amount }));
@@ -269,20 +265,29 @@ impl Driver {
         let books = self.node.books().ok_or_else(not_issuer)?;
         let account =
             account.parse().map_err(|error: protocol::ids::IdError| Failure::usage(error.to_string()))?;
-        books
-            .check_budget(amount)
-            .map_err(|error| Failure::new(FailureKind::NoCredits, error.to_string()))?;
-        let (left, available) = (books.budget_left(), books.balance(account).available());
+        let available = books.balance(account).available();
+        let budget_left = self.budget_after(amount)?;
         let reference = Digest(crate::identity::random());
         self.inputs.push_back(Input::Owner(OwnerCommand::Grant { reference, account, amount }));
         let view = GrantView {
             account: account.to_string(),
             credits: amount.into(),
             available: available.saturating_add(amount).into(),
-            budget_left: left.saturating_sub(amount).into(),
+            budget_left: budget_left.into(),
             record: reference.to_string(),
         };
         Ok((reference, view))
+    }
+
+    /// Returns what would be left to give away after this amount, if there is as much.
+    fn budget_after(&self, amount: u64) -> Result<u64, Failure> {
+        let left = self.node.budget_left().ok_or_else(not_issuer)?;
+        let issuers = self.node.manifest().issuers.len();
+        left.checked_sub(amount).ok_or_else(|| {
+            let whose = if issuers > 1 { "this issuer's part of the budget" } else { "the budget" };
+            let words = format!("{} are left of {whose} for tickets and grants", Money::from_nano(left));
+            Failure::new(FailureKind::NoCredits, words)
+        })
     }
 }
 
@@ -297,6 +302,6 @@ fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
 fn not_issuer() -> Failure {
     Failure::new(
         FailureKind::Forbidden,
-        "this node is not the network's issuer: run the command on the node that made the network",
+        "this node is not the network's issuer, or none of them: run the command on a node that is (`sharemesh network show`)",
     )
 }

@@ -7,9 +7,10 @@ use protocol::ids::{ModelId, NodeId};
 use protocol::keys::Scheme;
 use protocol::message::{MESSAGE_BYTES_MAX, Message, Wire};
 use protocol::node::{Heard, Input};
+use protocol::ticket::ADDRESSES_MAX;
 
 use crate::identity::Identity;
-use crate::net::{GossipId, Multiaddr, NetEvent, PeerKey, Verdict};
+use crate::net::{Direction, GossipId, Multiaddr, NetEvent, PeerInfo, PeerKey, Transport, Verdict};
 
 use super::offences::Offence;
 use super::prompts::Sender;
@@ -23,6 +24,9 @@ const EARLY_MAX: u32 = 8;
 
 /// Messages before a greeting that are more than a race: who has forgotten that we were gone is reminded long before.
 const UNGREETED_MAX: u32 = 256;
+
+/// Addresses of its maker that a ticket holds at least.
+const OWN_ADDRESSES_MIN: usize = 2;
 
 /// Most LAN networks remembered.
 const NEARBY_MAX: usize = 64;
@@ -53,10 +57,12 @@ pub(super) struct Nearby {
 impl Contacts {
     pub(super) fn new(identity: &Identity) -> Self {
         let addresses: Vec<Multiaddr> = identity.addresses.iter().filter_map(|a| a.parse().ok()).collect();
-        let issuers =
-            identity.manifest.issuers.iter().map(|issuer| (issuer.node, addresses.clone())).collect();
+        let issuers = identity.manifest.issuers.iter().map(|issuer| {
+            let own = addresses.iter().filter_map(|address| PeerKey(issuer.node.0).at(address.clone()));
+            (issuer.node, own.collect())
+        });
         Self {
-            issuers,
+            issuers: issuers.collect(),
             retries: BTreeMap::new(),
             early: BTreeMap::new(),
             nearby: Vec::new(),
@@ -236,6 +242,22 @@ impl Driver {
         }
     }
 
+    /// Returns where the other issuers are reached, as far as that is known.
+    pub(super) fn addresses_of_issuers(&self) -> Vec<Vec<String>> {
+        // An accepted TCP connection comes from a port at which nobody listens.
+        let is_dialable =
+            |info: &PeerInfo| info.direction == Direction::Dialed || info.transport == Transport::Quic;
+        let connected: Vec<PeerInfo> = self.net.peers().into_iter().filter(is_dialable).collect();
+        let others = self.mesh.issuers.iter().filter(|(node, _)| *node != self.node.id());
+        let known = others.map(|(node, told)| {
+            let key = PeerKey(node.0);
+            let links = connected.iter().filter(|info| info.peer == key).flat_map(|info| &info.addresses);
+            let all = told.iter().chain(links).filter_map(|address| key.at(address.clone()));
+            all.map(|address| address.to_string()).collect()
+        });
+        known.collect()
+    }
+
     /// Returns where other nodes find this one.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.net.listening().iter().map(ToString::to_string).collect()
@@ -254,14 +276,21 @@ fn introduces(bytes: &[u8]) -> bool {
     })
 }
 
-/// Checks that addresses can be put in a ticket.
-pub(super) fn ticket_addresses(addresses: Vec<String>) -> Result<Vec<String>> {
-    anyhow::ensure!(!addresses.is_empty(), "this node listens nowhere yet: try again in a moment");
-    let mut addresses = addresses;
-    // Addresses that only this machine can reach come last: a ticket holds few.
-    addresses.sort_by_key(|address| address.contains("/127.") || address.contains("/::1/"));
-    addresses.truncate(protocol::ticket::ADDRESSES_MAX);
+/// Returns the addresses for a ticket: this node's own, and as far as there is room one of each other issuer.
+pub(super) fn ticket_addresses(own: Vec<String>, others: Vec<Vec<String>>) -> Result<Vec<String>> {
+    anyhow::ensure!(!own.is_empty(), "this node listens nowhere yet: try again in a moment");
+    let mut addresses = far_first(own);
+    let others = others.into_iter().filter_map(|other| far_first(other).into_iter().next());
+    let others: Vec<String> = others.take(ADDRESSES_MAX - OWN_ADDRESSES_MIN).collect();
+    addresses.truncate(ADDRESSES_MAX - others.len());
+    addresses.extend(others);
     Ok(addresses)
+}
+
+/// Addresses that only this machine can reach come last: a ticket holds few.
+fn far_first(mut addresses: Vec<String>) -> Vec<String> {
+    addresses.sort_by_key(|address| address.contains("/127.") || address.contains("/::1/"));
+    addresses
 }
 
 #[cfg(test)]
@@ -269,6 +298,24 @@ mod tests {
     use protocol::ids::JobId;
 
     use super::*;
+
+    #[test]
+    fn a_ticket_leads_to_its_maker_and_to_the_other_issuers() {
+        let own = || {
+            ["/ip4/127.0.0.1/tcp/1", "/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.1/udp/1/quic-v1"]
+                .map(str::to_owned)
+        };
+        let other = |number: u8| {
+            Vec::from([format!("/ip4/192.0.2.{number}/tcp/1"), "/ip4/127.0.0.1/tcp/2".to_owned()])
+        };
+
+        let alone = ticket_addresses(own().to_vec(), Vec::new()).unwrap();
+        assert_eq!(alone.last().unwrap(), "/ip4/127.0.0.1/tcp/1");
+        let many = ticket_addresses(own().to_vec(), (2..17).map(other).collect()).unwrap();
+        assert_eq!(many.len(), ADDRESSES_MAX);
+        assert_eq!(many[..3], [&own()[1..], &[other(2)[0].clone()]].concat());
+        assert!(ticket_addresses(Vec::new(), vec![other(2)]).is_err());
+    }
 
     #[test]
     fn an_acquaintance_begins_with_a_greeting_or_a_ticket() {

@@ -13,7 +13,7 @@ use super::Driver;
 /// An answer that waits for a record.
 #[derive(Debug)]
 pub(super) struct Promise {
-    /// Fingerprint of the ticket or reference of the deposit: the record will name it.
+    /// Fingerprint of the ticket or reference of the deposit, booked or proposed: the record will name it.
     names: Digest,
     /// Where the record is, once it is written.
     at: Option<Position>,

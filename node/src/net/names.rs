@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use libp2p::{PeerId, StreamProtocol, multihash::Multihash};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr::Protocol, multihash::Multihash};
 use protocol::message::PROTOCOL_VERSION;
 
 /// Who a peer is: its raw Ed25519 public key.
@@ -15,6 +15,18 @@ const IDENTITY: u64 = 0;
 const ED25519_HEAD: [u8; 4] = [8, 1, 18, 32];
 
 impl PeerKey {
+    /// Returns an address so that it names this peer; nothing if it names another.
+    #[must_use]
+    pub fn at(self, address: Multiaddr) -> Option<Multiaddr> {
+        address.with_p2p(self.peer_id()).ok()
+    }
+
+    /// Returns the peer that an address names.
+    #[must_use]
+    pub fn named_by(address: &Multiaddr) -> Option<Self> {
+        address.iter().find_map(|part| if let Protocol::P2p(peer) = part { Self::of(&peer) } else { None })
+    }
+
     /// Returns the peer's key, or nothing where its identity is of another kind.
     pub(super) fn of(peer: &PeerId) -> Option<Self> {
         let hash: &Multihash<64> = peer.as_ref();
@@ -137,6 +149,17 @@ mod tests {
 
         assert_eq!(key.peer_id(), peer);
         assert_eq!(key.0, keypair.public().try_into_ed25519().unwrap().to_bytes());
+    }
+
+    #[test]
+    fn an_address_names_one_peer() {
+        let (peer, other) = (PeerKey([7; 32]), PeerKey([8; 32]));
+        let plain: Multiaddr = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+
+        let named = peer.at(plain.clone()).unwrap();
+
+        assert_eq!((PeerKey::named_by(&plain), PeerKey::named_by(&named)), (None, Some(peer)));
+        assert_eq!((peer.at(named.clone()), other.at(named.clone())), (Some(named), None));
     }
 
     #[test]

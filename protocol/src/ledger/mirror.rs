@@ -15,6 +15,7 @@ use crate::ledger::reconcile::Set;
 use crate::ledger::records::{Epoch, OpBody, OpenChannel, Receipt};
 use crate::manifest::Manifest;
 use crate::message::{Checked, Kept, Opening};
+use crate::mutant;
 use crate::signed::{Role, Verified};
 
 /// Most channels kept for one payee.
@@ -234,7 +235,8 @@ pub fn proven<'a>(opening: &'a Opening<Checked>, manifest: &Manifest) -> Option<
 #[must_use]
 pub fn is_of(receipt: &Verified<Receipt>, opening: &Opening<Checked>, open: &OpenChannel) -> bool {
     let both = [(Role::Payer, open.payer_key), (Role::Payee, opening.terms.payee_key)];
+    let payer_alone = receipt.is_signed_only_by(&both[..1]) && mutant::is_in("mirror-keeps-half-signed");
     receipt.channel == ChannelId::from(opening.op.id())
         && receipt.amount <= open.cap
-        && receipt.is_signed_only_by(&both)
+        && (receipt.is_signed_only_by(&both) || payer_alone)
 }

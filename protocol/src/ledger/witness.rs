@@ -159,7 +159,8 @@ impl Witness {
         });
         let recorded = self.sign(Recorded { op: certificate.op.id(), epoch });
         let record = Record::Certified { certificate: certificate.signed(), epoch };
-        Ok((recorded, is_new.then_some(record)))
+        let is_written = !is_new || mutant::is_in("recorded-before-disk");
+        Ok((recorded, (!is_written).then_some(record)))
     }
 
     /// Promises to let a channel end as both sides signed.
@@ -277,14 +278,27 @@ impl Witness {
         Ok((deposit.clone().signed_also_by(self.domain, Role::Issuer, &self.signer), record))
     }
 
-    fn give(&mut self, deposit: &Verified<Deposit>, proposer: PublicKey) -> Result<(), IssuerError> {
+    /// Returns what each issuer may propose in all, in nano-credits.
+    fn part(&self) -> u64 {
         let issuers = u64::try_from(self.manifest.issuers.len()).unwrap_or(u64::MAX);
-        let part = self.manifest.grant_budget.checked_div(issuers).unwrap_or(0);
-        let given = self.given.get(&proposer).copied().unwrap_or(0);
-        let left = part.saturating_sub(given);
+        self.manifest.grant_budget.checked_div(issuers).unwrap_or(0)
+    }
+
+    fn given_by(&self, proposer: PublicKey) -> u64 {
+        self.given.get(&proposer).copied().unwrap_or(0)
+    }
+
+    /// Returns what this issuer may still propose, in nano-credits.
+    #[must_use]
+    pub fn part_left(&self) -> u64 {
+        self.part().saturating_sub(self.given_by(self.key()))
+    }
+
+    fn give(&mut self, deposit: &Verified<Deposit>, proposer: PublicKey) -> Result<(), IssuerError> {
+        let given = self.given_by(proposer);
         let sum = given.checked_add(deposit.amount).ok_or(IssuerError::Overflow)?;
-        if sum > part {
-            return Err(IssuerError::Budget { left });
+        if sum > self.part() {
+            return Err(IssuerError::Budget { left: self.part().saturating_sub(given) });
         }
 
         self.given.insert(proposer, sum);

@@ -174,6 +174,20 @@ impl Node {
         self.issuing.as_ref().map(|issuing| &issuing.books)
     }
 
+    /// Returns, on a node that is an issuer, what it may still give away, in nano-credits: the network's whole budget, or
+    /// among several issuers its part.
+    #[must_use]
+    pub fn budget_left(&self) -> Option<u64> {
+        let issuing = self.issuing.as_ref()?;
+        Some(if self.has_many_issuers() { issuing.part_left() } else { issuing.books.budget_left() })
+    }
+
+    /// Returns the issuers' nodes that can be spoken to now, this one among them.
+    #[must_use]
+    pub fn reachable_issuers(&self) -> Vec<NodeId> {
+        self.issuers()
+    }
+
     /// Says whether the issuer can be spoken to now.
     #[must_use]
     pub fn reaches_issuer(&self) -> bool {

@@ -15,7 +15,7 @@ use protocol::price::Price;
 use protocol::record::Record;
 use protocol::signed::{Role, Signable, Verified, sign};
 use protocol::time::Time;
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model};
 
 pub(crate) const HONEST: usize = 3;
 pub(crate) const DEPOSIT: u64 = 1_000_000;
@@ -160,7 +160,7 @@ where
     M::State: Debug + Hash + Send + Sync + PartialEq + Clone,
     M::Action: Debug + Clone + PartialEq,
 {
-    let checker = model.checker().spawn_bfs().join();
+    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     println!("{name}: {} states, {} deep", checker.unique_state_count(), checker.max_depth());
     for (property, path) in checker.discoveries() {
         let is_example = checker.discovery_classification(property).to_string() == "example";

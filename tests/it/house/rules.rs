@@ -214,6 +214,28 @@ pub(crate) fn unknown_commands(path: &str, text: &str, known: &BTreeSet<String>)
 }
 
 /// Says whether what stands before the word makes it the program: a shell's line, or code within a sentence.
+/// Says which files and functions are named as tests in the tables under "What stops what" and are not among the sources,
+/// each a path and its text. A path may be given by its end.
+pub(crate) fn unknown_tests(document: &str, sources: &[(&str, &str)]) -> Vec<String> {
+    let section = document.split("\n## What stops what\n").nth(1).unwrap_or_default();
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('|')?.strip_suffix('|')?.rsplit('|').next());
+    let named: BTreeSet<&str> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(!named.is_empty(), "no test is named: a rule that sees nothing proves nothing");
+    let is_there = |name: &&str| match name.strip_suffix(".rs") {
+        Some(_) => sources.iter().any(|(path, _)| *path == *name || path.ends_with(&format!("/{name}"))),
+        None if name.contains('/') => sources.iter().any(|(path, _)| path.starts_with(&format!("{name}/"))),
+        None => {
+            let is_function = name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            !is_function || sources.iter().any(|(_, text)| text.contains(&format!("fn {name}(")))
+        }
+    };
+    let unknown = named.into_iter().filter(|name| !is_there(name));
+    unknown.map(|name| format!("docs/ledger.md names `{name}`, which does not exist")).collect()
+}
+
 fn is_program(before: &str, fenced: bool) -> bool {
     let before = before.trim_end_matches("./target/release/").trim_end_matches("./target/debug/");
     before.ends_with('`')
@@ -341,5 +363,18 @@ mod tests {
                 "README.md:4: `sharemesh modles` does not exist"
             ]
         );
+    }
+
+    #[test]
+    fn a_test_that_does_not_exist_is_found_in_the_last_column_only() {
+        let document = "# A\n## What stops what\n\n| attack | by | test |\n|---|---|---|\n\
+            | one | `no_such` | `a/b.rs`, `it_holds`, `SEED_OF`, `cargo xtask b` |\n\
+            | two | x | `b.rs` (`it_does_not`), `c/d.rs`, `a`, `e/f` |\n## Other\n| `gone_too` |\n";
+        let sources = [("a/b.rs", "fn it_holds() {}")];
+
+        let faults = unknown_tests(document, &sources);
+
+        let names: Vec<_> = faults.iter().filter_map(|fault| fault.split('`').nth(1)).collect();
+        assert_eq!(names, ["c/d.rs", "e/f", "it_does_not"]);
     }
 }

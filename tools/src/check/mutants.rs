@@ -182,7 +182,7 @@ fn folder(context: &Context) -> Result<PathBuf> {
 /// Returns faults in the sources that the list does not name.
 fn unlisted(root: &Path) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
-    for folder in ["protocol/src", "simulations/src"] {
+    for folder in ["protocol/src", "protocol/tests", "simulations/src"] {
         for path in rust_files(&root.join(folder))? {
             names.extend(faults_in(&fs::read_to_string(path)?));
         }

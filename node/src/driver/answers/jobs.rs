@@ -1,7 +1,7 @@
 //! What a client is told of its job, and the names of choices, refusals and ends.
 
 use protocol::ids::{AccountId, JobId};
-use protocol::job::{Finish, JobEvent as CoreEvent};
+use protocol::job::{Failure as JobFailure, Finish, JobEvent as CoreEvent};
 use protocol::ledger::records::SplitRole;
 use protocol::router::{Considered, Gate};
 use protocol::scheduler::Refusal;
@@ -9,6 +9,7 @@ use protocol::scheduler::Refusal;
 use crate::api::views::{CandidateView, JobAccount, JobEvent, SplitView};
 use crate::driver::Driver;
 use crate::driver::jobs::failure_of;
+use crate::exit::{Failure, FailureKind};
 
 impl Driver {
     /// Returns what a client is told of an event of its job, and whether it is the last one.
@@ -33,9 +34,24 @@ impl Driver {
             CoreEvent::Failed { failure, account } => {
                 let model = self.jobs.get(&job).map(|own| own.request.model.clone()).unwrap_or_default();
                 let account = account.and_then(|account| self.account(job, &account)).map(Box::new);
-                (Some(JobEvent::Failed { failure: failure_of(&failure, &model), account }), true)
+                let failure = self.too_few_answered(&failure).unwrap_or_else(|| failure_of(&failure, &model));
+                (Some(JobEvent::Failed { failure, account }), true)
             }
         }
+    }
+
+    /// Says that no quorum of several issuers answered, where that was the reason.
+    fn too_few_answered(&self, failure: &JobFailure) -> Option<Failure> {
+        let manifest = self.node.manifest();
+        let issuers = manifest.issuers.len();
+        (*failure == JobFailure::IssuerUnreachable && issuers > 1).then(|| {
+            let words = format!(
+                "too few of the network's {issuers} issuers answer, and {} must agree, so no payment channel can be \
+                 opened: `sharemesh status` says which; try again when one more is up",
+                manifest.quorum()
+            );
+            Failure::new(FailureKind::Unavailable, words)
+        })
     }
 
     pub(super) fn account(&self, job: JobId, account: &protocol::job::JobAccount) -> Option<JobAccount> {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use protocol::advert::{Incentive, ProviderClass};
 use protocol::ids::{Digest, ModelId, NodeId};
+use protocol::manifest::Issuer;
 use protocol::node::RecoveryView;
 use protocol::price::Price;
 
 use crate::api::views::{
-    NearbyView, NetworkView, PeerView, PriceView, ProviderView, ServedModelView, StatusView,
+    IssuerView, NearbyView, NetworkView, PeerView, PriceView, ProviderView, ServedModelView, StatusView,
 };
 use crate::command::Reply;
 use crate::driver::mesh::{Nearby, name_key};
@@ -53,6 +55,7 @@ impl Driver {
         if manifest.issuers.len() == 1 && self.identity.issuer.is_none() {
             warnings.push("this network has one issuer, which is trusted with all deposits".to_owned());
         }
+        warnings.extend(self.too_few_issuers());
         warnings.extend(self.node.books_view().findings.iter().map(ToString::to_string));
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -65,10 +68,11 @@ impl Driver {
                 id: self.node.domain().to_string(),
                 name: manifest.name.clone(),
                 issuer: self.identity.issuer.is_some(),
-                issuers: manifest.issuers.iter().map(|issuer| issuer.node.to_string()).collect(),
+                issuers: self.issuers(),
+                quorum: count(manifest.quorum()),
                 dev: manifest.development,
                 epoch: u64::from(manifest.epoch(self.now()).0),
-                budget_left: self.node.books().map(|books| books.budget_left().into()),
+                budget_left: self.node.budget_left().map(Into::into),
             },
             addresses: self.addresses(),
             uptime_ms: self.clock.elapsed_ms(),
@@ -83,6 +87,29 @@ impl Driver {
             books: self.books_state(),
             data: self.config.data.display().to_string(),
         }
+    }
+
+    fn issuers(&self) -> Vec<IssuerView> {
+        let reachable = self.node.reachable_issuers();
+        let view = |issuer: &Issuer| IssuerView {
+            node: issuer.node.to_string(),
+            key: HEXLOWER.encode(&issuer.key.0),
+            reachable: reachable.contains(&issuer.node),
+        };
+        self.node.manifest().issuers.iter().map(view).collect()
+    }
+
+    /// Says that nothing can be agreed on, where that is so and the network has several issuers.
+    pub(in crate::driver) fn too_few_issuers(&self) -> Option<String> {
+        let manifest = self.node.manifest();
+        let (issuers, quorum) = (manifest.issuers.len(), manifest.quorum());
+        let reachable = self.node.reachable_issuers().len();
+        (issuers > 1 && reachable < quorum).then(|| {
+            format!(
+                "{reachable} of the network's {issuers} issuers can be reached and {quorum} must agree: until one more \
+                 is back no channel opens and no credits move between accounts"
+            )
+        })
     }
 
     pub(super) fn waiting_for(&self) -> Vec<String> {
