@@ -26,8 +26,8 @@ use bytes::Bytes;
 use protocol::advert::{Incentive, ProviderClass};
 use protocol::ids::{JobId, ModelId, NodeId};
 use protocol::message::Message;
-use protocol::node::{self, Effect, Input, Node, OwnerCommand};
-use protocol::record::Record;
+use protocol::node::{self, Effect, Input, Node, OwnerCommand, Starting};
+use protocol::record::{Record, is_checkpoint};
 use protocol::time::Time;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -41,6 +41,7 @@ use crate::config::Config;
 use crate::exit::{Failure, FailureKind};
 use crate::folder::DataFolder;
 use crate::identity::Identity;
+use crate::journal;
 use crate::models::ServedModel;
 use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey};
 use crate::worker::{self, Program, Workers};
@@ -136,15 +137,7 @@ impl Driver {
             .into());
         }
         check_recoverable(&config, &identity)?;
-        let (durable, records) = Durable::open(&folder, identity.manifest.domain())?;
-        let latest = records.iter().filter_map(ended).max().unwrap_or_default();
-        let clock = Clock::start(latest.0);
-        let node = Node::new(
-            node_config(&config, &identity),
-            u64::from_le_bytes(crate::identity::random()),
-            &records,
-            Time(clock.now_ms()),
-        )?;
+        let (node, durable, clock) = follow_journal(&folder, &config, &identity)?;
         let mut net = Net::new(net_config(&config, &identity)?)?;
         net.subscribe(mesh::BOOKS_TOPIC);
         let workers = Workers::new(Program::current()?, worker::Limits::NODE);
@@ -426,8 +419,28 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Messages about jobs whose failure would be of interest; older ones have long arrived.
 const TAGS_MAX: usize = 4096;
 
-fn ended(record: &Record) -> Option<Time> {
-    if let Record::Job(job) = record { Some(job.end) } else { None }
+/// Returns the node that the journal describes; its clock is not behind what the journal says.
+fn follow_journal(
+    folder: &DataFolder,
+    config: &Config,
+    identity: &Identity,
+) -> Result<(Node, Durable, Clock)> {
+    let mut checkpoints = 0;
+    if identity.issuer.is_some() {
+        let count = |record: &[u8]| checkpoints += usize::from(is_checkpoint(record));
+        journal::peek(&folder.journal(), count)?;
+    }
+    let seed = u64::from_le_bytes(crate::identity::random());
+    let mut starting = Starting::new(node_config(config, identity), seed, checkpoints);
+    let mut latest = Time::default();
+    let durable = Durable::open(folder, identity.manifest.domain(), |record| {
+        if let Record::Job(job) = &record {
+            latest = latest.max(job.end);
+        }
+        Ok(starting.follow(record)?)
+    })?;
+    let clock = Clock::start(latest.0);
+    Ok((starting.start(Time(clock.now_ms())), durable, clock))
 }
 
 /// An issuer's books are on its own disk only.

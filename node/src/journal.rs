@@ -10,7 +10,8 @@ mod powerloss;
 pub mod segment;
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -236,6 +237,21 @@ impl Drop for Journal {
     }
 }
 
+/// Calls back with the records that seem to be there, and checks and changes nothing: for a look ahead of
+/// [`Journal::open`].
+pub fn peek(directory: &Path, mut each: impl FnMut(&[u8])) -> Result<(), JournalError> {
+    let io = |source| JournalError::Io { path: directory.to_owned(), source };
+    let disk = Directory::open(directory).map_err(io)?;
+    for segment in segments(&disk)? {
+        let file = File::open(directory.join(segment::name(segment))).map_err(io)?;
+        segment::skim(BufReader::with_capacity(PEEK_BYTES, file), &mut each).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// What looking ahead reads at once.
+const PEEK_BYTES: usize = 256 << 10;
+
 fn outcome_of(thread: JoinHandle<Result<(), JournalError>>) -> Result<(), JournalError> {
     thread.join().unwrap_or(Err(JournalError::Panicked))
 }
@@ -323,6 +339,8 @@ fn recover(
         if segment != next.segment {
             return Err(JournalError::Missing { path: disk.path().join(segment::name(next.segment)) });
         }
+        // Of the segments before nothing is needed any more, and each is large.
+        newest = None;
         let contents = read(&**disk, segment, u64::MAX)?;
         let is_last = Some(&segment) == segments.last();
         let header = match Header::decode(&contents) {

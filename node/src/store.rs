@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::journal::{GENESIS, Head, Position};
 
 /// sled's page cache: an index of a million receipts is read in pages, not kept.
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 8 << 20;
 
 /// Bounds the batches that wait for the writer; a batch is what one commit of the journal brought.
 pub const APPLY_QUEUE_MAX: usize = 1024;
@@ -142,12 +142,18 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the index in the folder `path`, if it is whole and at a place that the journal knows.
+    /// Opens the index in the folder `path`, if it is whole and at a place that the journal knows; blocks.
     ///
-    /// `head_at` returns the journal's chain head at a position, or nothing beyond its end. An index in doubt is
-    /// put aside and an empty one takes its place; the caller replays the journal from [`Opened::position`].
-    pub fn open(path: &Path, head_at: impl FnOnce(Position) -> Option<Head>) -> io::Result<(Self, Opened)> {
-        let (db, books, rebuild) = match open_checked(path, head_at) {
+    /// `head_at` returns the journal's chain head at a position, or nothing beyond its end. It is asked once all of the
+    /// index has been read and before anything is changed; its error ends the opening. An index in doubt is put aside and
+    /// an empty one takes its place; the caller replays the journal from [`Opened::position`].
+    pub fn open(
+        path: &Path,
+        head_at: impl FnOnce(Position) -> io::Result<Option<Head>>,
+    ) -> io::Result<(Self, Opened)> {
+        let read = read_whole(path);
+        let head = head_at(read.as_ref().map_or(Position(0), |(_, books)| books.position))?;
+        let (db, books, rebuild) = match read.and_then(|(db, books)| compare(db, books, head)) {
             Ok((db, books)) => (db, books, None),
             Err(why) => {
                 quarantine(path)?;
@@ -562,10 +568,7 @@ fn checksum(key: &[u8], value: &[u8]) -> u32 {
 }
 
 /// Opens an index that exists and reads all of it; says what is wrong with it otherwise.
-fn open_checked(
-    path: &Path,
-    head_at: impl FnOnce(Position) -> Option<Head>,
-) -> Result<(sled::Db, Books), String> {
+fn read_whole(path: &Path) -> Result<(sled::Db, Books), String> {
     if !path.is_dir() {
         return Err("there is none".to_owned());
     }
@@ -584,9 +587,12 @@ fn open_checked(
         }
     });
     fs::remove_file(&attempt).map_err(|error| error.to_string())?;
+    outcome
+}
 
-    let (db, books) = outcome?;
-    let why = match head_at(books.position) {
+/// Compares an index with what the journal has at its place.
+fn compare(db: sled::Db, books: Books, head: Option<Head>) -> Result<(sled::Db, Books), String> {
+    let why = match head {
         Some(head) if head == books.head => return Ok((db, books)),
         Some(_) => format!("its history up to record {} is not the journal's", books.position),
         None => format!("it is at record {}, where the journal has none", books.position),
@@ -737,10 +743,15 @@ mod tests {
     const COUNT: u64 = 400;
 
     /// The head that the tests' journal has at a position; it ends at `COUNT`.
-    fn head_at(position: Position) -> Option<Head> {
+    #[expect(clippy::unnecessary_wraps, reason = "an index is opened with a function that may fail")]
+    fn head_at(position: Position) -> io::Result<Option<Head>> {
+        Ok((position.0 <= COUNT).then(|| head_of(position.0)))
+    }
+
+    fn head_of(position: u64) -> Head {
         let mut head = GENESIS;
-        head[..8].copy_from_slice(&position.0.to_le_bytes());
-        (position.0 <= COUNT).then_some(head)
+        head[..8].copy_from_slice(&position.to_le_bytes());
+        head
     }
 
     fn puts_of(position: u64) -> Vec<Put> {
@@ -761,7 +772,7 @@ mod tests {
         for position in after.0 + 1..=until {
             let mut puts = puts_of(position);
             loop {
-                match store.apply(Position(position), head_at(Position(position)).unwrap(), puts) {
+                match store.apply(Position(position), head_of(position), puts) {
                     Ok(()) => break,
                     Err(ApplyError::Full(back)) => puts = back,
                     Err(error) => panic!("{error}"),
@@ -863,18 +874,18 @@ mod tests {
         let path = temporary.path().join("index");
         filled(&path);
 
-        let shorter = |position: Position| head_at(position).filter(|_| position.0 < COUNT);
+        let shorter = |position: Position| Ok(head_at(position)?.filter(|_| position.0 < COUNT));
         let (store, opened) = Store::open(&path, shorter).unwrap();
         assert!(opened.rebuild.unwrap().contains("where the journal has none"));
         replay(&store, Position(0), COUNT);
         drop(store);
 
-        let (store, opened) = Store::open(&path, |_| Some([7; 32])).unwrap();
+        let (store, opened) = Store::open(&path, |_| Ok(Some([7; 32]))).unwrap();
         assert!(opened.rebuild.unwrap().contains("is not the journal's"));
         drop(store);
 
         for _ in 0..3 {
-            Store::open(&path, |_| Some([8; 32])).unwrap();
+            Store::open(&path, |_| Ok(Some([8; 32]))).unwrap();
         }
         assert_eq!(quarantined(&path).unwrap().len(), QUARANTINED_MAX);
     }

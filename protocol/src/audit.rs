@@ -8,13 +8,13 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::ids::{ChannelId, DomainId, RecordId};
+use crate::ids::{ChannelId, DomainId};
 use crate::keys::Scheme;
 use crate::ledger::account::SignedLineage;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paying::is_newer;
 use crate::ledger::quorum::Fact;
-use crate::ledger::records::{OpBody, Receipt, Terms, text_digest};
+use crate::ledger::records::{OpBody, Receipt, Terms, WithdrawalPaid, text_digest};
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
 use crate::message::{Checked, News, Opening, Wire};
@@ -167,7 +167,7 @@ impl Audit {
             }
             Record::Taken(recorded) => self.by_issuer(recorded),
             Record::Noticed(news) => self.news(news),
-            Record::WithdrawalPaid { step, reference } => self.withdrawal_paid(step, &reference),
+            Record::WithdrawalPaid(paid) => self.withdrawal_paid(paid),
             Record::Text(_) => {}
             Record::Books(record) => self.of_books(record),
             Record::Agreed(record) => self.of_agreement(record),
@@ -226,9 +226,13 @@ impl Audit {
     }
 
     /// As issuer, a payout must answer a request; whoever asked only keeps what it was told.
-    fn withdrawal_paid(&mut self, step: RecordId, reference: &str) {
-        if self.is_issuer && self.books.withdrawal(step).is_some() {
-            let marked = self.books.mark_paid(step, text_digest(reference));
+    fn withdrawal_paid(&mut self, paid: Signed<WithdrawalPaid>) {
+        let Some((mark, ..)) = paid.peek_in(self.domain) else {
+            return self.problem("the payout of a withdrawal cannot be read".to_string());
+        };
+        self.by_issuer(paid);
+        if self.is_issuer && self.books.withdrawal(mark.step).is_some() {
+            let marked = self.books.mark_paid(mark.step, text_digest(&mark.reference));
             self.book("a withdrawal's payout", Some(marked));
         }
     }

@@ -50,17 +50,71 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> Resu
     Ok(value)
 }
 
+/// Returns the value that bytes of our own encode, which a checksum has kept: how they are spelled is not looked at again.
+///
+/// # Errors
+/// When the bytes are more than `max`, or no value.
+pub fn decode_own<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, DecodeError> {
+    if bytes.len() > max {
+        return Err(DecodeError::TooLong { length: bytes.len(), max });
+    }
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(DecodeError::NotCanonical),
+        Err(_) => Err(DecodeError::Malformed),
+    }
+}
+
+/// Bytes are encoded as a list of numbers would be, but taken as they lie.
+pub(crate) mod bytes {
+    use alloc::vec::Vec;
+    use core::fmt;
+
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::string::String;
 
-    use super::{DecodeError, decode, encode};
+    use super::{DecodeError, decode, decode_own, encode};
 
     #[test]
     fn a_value_survives_the_round_trip() {
         let value = (7_u64, String::from("seven"));
 
-        assert_eq!(decode(&encode(&value), 100), Ok(value));
+        assert_eq!(decode(&encode(&value), 100), Ok(value.clone()));
+        assert_eq!(decode_own(&encode(&value), 100), Ok(value));
+    }
+
+    #[test]
+    fn of_our_own_bytes_none_may_be_missing_or_left_over() {
+        assert_eq!(decode_own::<u64>(&[0x07, 0x00], 100), Err(DecodeError::NotCanonical));
+        assert_eq!(decode_own::<u64>(&[0x87], 100), Err(DecodeError::Malformed));
+        assert_eq!(decode_own::<u64>(&[7], 0), Err(DecodeError::TooLong { length: 1, max: 0 }));
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub const PROVIDER_FLOOR_BPS_MIN: u16 = 7_000;
 /// Bounds the issuers of a network, and so the signatures that prove what a quorum of them did.
 pub const ISSUERS_MAX: usize = 16;
 
+/// Epochs for which it is one operator's turn to pay a withdrawal: time for a bank and a holiday.
+pub const PAYOUT_EPOCHS: u32 = 7;
+
 /// What everybody in a network has agreed to by joining it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -186,6 +189,19 @@ impl Manifest {
     /// Says whether a quorum of issuers is among those whose keys satisfy `says`.
     pub fn agrees(&self, says: impl Fn(PublicKey) -> bool) -> bool {
         self.issuers.iter().filter(|issuer| says(issuer.key)).count() >= self.quorum().max(1)
+    }
+
+    /// Returns the issuer whose operator pays a withdrawal taken in epoch `taken`, and in which epoch another one's turn
+    /// comes. Operators who both paid would pay twice: so it is one's turn, by the step's id, and when it has not paid
+    /// for [`PAYOUT_EPOCHS`], the next one's.
+    #[must_use]
+    pub fn payer_of(&self, step: RecordId, taken: Epoch, now: Epoch) -> Option<(&Issuer, Epoch)> {
+        let first = step.0.iter().take(4).fold(0, |number: u32, byte| number << 8 | u32::from(*byte));
+        let turns = now.0.saturating_sub(taken.0) / PAYOUT_EPOCHS;
+        let count = u32::try_from(self.issuers.len()).unwrap_or(u32::MAX);
+        let place = (u64::from(first) + u64::from(turns)).checked_rem(u64::from(count))?;
+        let next = taken.plus(turns.saturating_add(1).saturating_mul(PAYOUT_EPOCHS));
+        Some((self.issuers.get(usize::try_from(place).ok()?)?, next))
     }
 
     /// Returns the issuer that runs on `node`.

@@ -21,7 +21,7 @@ use crate::ledger::paying::Allowances;
 use crate::ledger::quorum::{Certificate, Fact, is_agreed};
 use crate::ledger::records::{
     Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck,
-    Terms, Vote,
+    Terms, Vote, WithdrawalPaid,
 };
 use crate::manifest::Manifest;
 use crate::scheduler::Refusal;
@@ -72,13 +72,13 @@ impl Stage for Checked {
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
         S::Of<Vote>: Serialize, S::Of<CloseVote>: Serialize, S::Of<Checkpoint>: Serialize, S::Of<Claim>: Serialize,
-        S::Of<Ballot>: Serialize, S::Keys: Serialize",
+        S::Of<Ballot>: Serialize, S::Of<WithdrawalPaid>: Serialize, S::Keys: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
         S::Of<Vote>: Deserialize<'de>, S::Of<CloseVote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>,
-        S::Of<Claim>: Deserialize<'de>, S::Of<Ballot>: Deserialize<'de>, S::Keys: Deserialize<'de>"
+        S::Of<Claim>: Deserialize<'de>, S::Of<Ballot>: Deserialize<'de>, S::Of<WithdrawalPaid>: Deserialize<'de>, S::Keys: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -250,8 +250,8 @@ pub enum Message<S: Stage> {
     Withdrawal {
         /// The step that withdrew.
         step: RecordId,
-        /// The operator's reference, once it is paid.
-        paid: Option<alloc::string::String>,
+        /// The word of the issuer whose operator has paid it.
+        paid: Option<S::Of<WithdrawalPaid>>,
     },
     /// About the issuers' books: checkpoints, proofs, pages.
     Books(BooksMessage<S>),
@@ -601,7 +601,9 @@ impl Message<Wire> {
             Self::Notice(news) => Message::Notice(news.verify(domain, scheme)?),
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
-            Self::Withdrawal { step, paid } => Message::Withdrawal { step, paid },
+            Self::Withdrawal { step, paid } => {
+                Message::Withdrawal { step, paid: maybe(paid, domain, scheme)? }
+            }
             Self::Books(message) => Message::Books(message.verify(domain, scheme)?),
             Self::Lineage(lineage) => Message::Lineage(lineage.verify(domain, scheme)?),
             Self::Devices { devices, .. } if devices.len() > DEVICES_MAX => {
@@ -735,7 +737,9 @@ impl Message<Checked> {
             Self::Notice(news) => Message::Notice(news.signed()),
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
-            Self::Withdrawal { step, paid } => Message::Withdrawal { step: *step, paid: paid.clone() },
+            Self::Withdrawal { step, paid } => {
+                Message::Withdrawal { step: *step, paid: paid.as_ref().map(Verified::signed) }
+            }
             Self::Books(message) => Message::Books(message.to_wire()),
             Self::Lineage(lineage) => Message::Lineage(lineage.signed()),
             Self::Devices { devices, lineage } => Message::Devices {

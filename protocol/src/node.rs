@@ -31,17 +31,18 @@ mod tests;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
-use crate::books::BooksMessage;
+use crate::books::{BooksMessage, BooksRecord};
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
 use crate::keys::Signer;
 use crate::ledger::account::{Inception, Lineage};
 use crate::ledger::issuer::Booked;
-use crate::ledger::paid::Paid;
+use crate::ledger::paid::{Agreement, Paid};
 use crate::ledger::quorum::{Acks, Answers, View, Views};
 use crate::ledger::records::{self, Epoch, Membership, Rights};
 use crate::ledger::wallet::Wallet;
@@ -62,7 +63,7 @@ pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use recovery::RecoveryView;
-pub use replay::ReplayError;
+pub use replay::{ReplayError, Starting};
 pub use requester::JobView;
 
 /// Everything that a node is told once.
@@ -466,9 +467,10 @@ pub struct Node {
     /// The issuer has moved credits since it last told us what our account holds.
     balance_is_old: bool,
     paying: BTreeMap<ChannelId, channels::PayingChannel>,
-    paid: BTreeMap<ChannelId, Paid>,
-    /// Terms of the channels in `paid`.
-    agreed: BTreeMap<RecordId, provider::Agreed>,
+    /// On the heap, because a map's nodes are a third empty.
+    paid: BTreeMap<ChannelId, Box<Paid>>,
+    /// What channels in `paid` share, by their terms.
+    agreed: BTreeMap<RecordId, Arc<Agreement>>,
     /// Channels on which we were paid and which are closed, until they would have ended anyway: their openings must not
     /// be shown to us again.
     ended: BTreeMap<ChannelId, (Epoch, AccountId)>,
@@ -509,27 +511,36 @@ pub struct Node {
 }
 
 impl Node {
-    /// Returns the node that the journal's `records` describe, at `now`.
+    /// Returns the node that the journal's `records` describe, at `now`. Whoever has very many reads them one by one,
+    /// with [`Starting`].
     ///
     /// # Errors
     /// When a record cannot be read or contradicts the ones before it: the journal is not this node's.
     pub fn new(config: Config, seed: u64, records: &[Record], now: Time) -> Result<Self, ReplayError> {
+        let is_checkpoint = |record: &&Record| matches!(record, Record::Books(BooksRecord::Checkpoint(_)));
+        let mut starting = Starting::new(config, seed, records.iter().filter(is_checkpoint).count());
+        for record in records {
+            starting.follow(record.clone())?;
+        }
+        Ok(starting.start(now))
+    }
+
+    fn empty(config: Config, seed: u64) -> Self {
         let domain = config.manifest.domain();
         let me = NodeId::from(config.node.public());
         let wallet = accounts::wallet(domain, &config.owner);
-        let epoch = config.manifest.epoch(now);
-        let device = accounts::delegation(&wallet, &config.owner, me, domain, epoch);
+        let device = accounts::delegation(&wallet, &config.owner, me, domain, Epoch::default());
         let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
             witness: Witness::new(config.manifest.clone(), signer),
             tickets: BTreeMap::new(),
             cursors: BTreeMap::new(),
             hurried: Time::default(),
             inboxes: notices::Inboxes::default(),
-            references: BTreeMap::new(),
+            payouts: BTreeMap::new(),
             ends: checkpoints::EpochEnds::new(),
             agreeing: agreeing::Convention::default(),
         });
-        let mut node = Self {
+        Self {
             me,
             domain,
             config,
@@ -568,23 +579,23 @@ impl Node {
             recovery: None,
             recovered: None,
             missing: BTreeMap::new(),
-            advert_sequence: now.0,
+            advert_sequence: 0,
             stopping: false,
             deadlines: Deadlines::default(),
             prng: Prng::new(seed),
             loopback: VecDeque::new(),
-        };
-        node.expect_checkpoints(records);
-        for record in records {
-            node.replay(record)?;
         }
-        node.learn_own_account();
-        node.renew_device(now);
-        node.paying.values_mut().for_each(|channel| channel.side.restarted());
-        node.paid.values_mut().for_each(Paid::restarted);
-        node.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
-        node.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
-        Ok(node)
+    }
+
+    /// The journal ends here.
+    fn start(&mut self, now: Time) {
+        self.advert_sequence = now.0;
+        self.learn_own_account();
+        self.sign_own_device(now);
+        self.paying.values_mut().for_each(|channel| channel.side.restarted());
+        self.paid.values_mut().for_each(|paid| paid.restarted());
+        self.deadlines.set(Timer::Reconcile, now.plus_ms(channels::RECONCILE_MS));
+        self.deadlines.set(Timer::Advertise, now.plus_ms(adverts::ADVERTISE_MS));
     }
 
     /// Takes one input and appends what follows from it to `out`, in order.
@@ -710,7 +721,7 @@ impl Node {
             Message::Notice(news) => self.on_notice(from, &news, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
-            Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, out),
+            Message::Withdrawal { step, paid } => self.on_withdrawal(from, step, paid, now, out),
             Message::Books(message) => self.on_books(from, message, now, out),
             Message::Lineage(lineage) => self.on_lineage(from, &lineage, now, out),
             Message::Devices { devices, lineage } => {
@@ -733,7 +744,7 @@ impl Node {
             OwnerCommand::Deposit { reference, account, amount } => {
                 self.book_deposit(reference, account, amount, now, out);
             }
-            OwnerCommand::MarkPaid { step, reference } => self.mark_paid(step, reference, out),
+            OwnerCommand::MarkPaid { step, reference } => self.mark_paid(step, reference, now, out),
             OwnerCommand::Order(id, order) => self.on_order(id, order, now, out),
             OwnerCommand::Join { secret } => self.join(secret, out),
             OwnerCommand::Settle => self.settle(now, out),

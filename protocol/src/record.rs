@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreeing::AgreedRecord;
 use crate::books::BooksRecord;
-use crate::encoding::{DecodeError, decode, encode};
-use crate::ids::{AccountId, ChannelId, Digest, RecordId};
+use crate::encoding::{DecodeError, decode, decode_own, encode};
+use crate::ids::{AccountId, ChannelId, Digest};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
 use crate::ledger::account::SignedLineage;
 use crate::ledger::quorum::{Certificate, EndCertificate};
 use crate::ledger::records::{
-    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
+    AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms, WithdrawalPaid,
 };
 use crate::message::{News, Opening, Wire};
 use crate::signed::Signed;
@@ -93,12 +93,7 @@ pub enum Record {
     /// A text that stands in a step as its digest: where a withdrawal is to be paid.
     Text(String),
     /// A withdrawal was paid out, with the operator's reference.
-    WithdrawalPaid {
-        /// The step that withdrew.
-        step: RecordId,
-        /// The reference.
-        reference: String,
-    },
+    WithdrawalPaid(Signed<WithdrawalPaid>),
     /// The issuers' news for us.
     Noticed(News<Wire>),
     /// About the issuers' books: checkpoints, proofs, findings.
@@ -196,11 +191,28 @@ impl Record {
         encode(self)
     }
 
-    /// Reads a line.
+    /// Reads a line out of our own journal, whose checksums held.
+    ///
+    /// # Errors
+    /// When the bytes are no line that this version knows.
+    pub fn read_back(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode_own(bytes, RECORD_BYTES_MAX)
+    }
+
+    /// Reads a line of whatever origin.
     ///
     /// # Errors
     /// When the bytes are no line that this version knows.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         decode(bytes, RECORD_BYTES_MAX)
     }
+}
+
+/// How every line about a checkpoint begins: its kind, [`Record::Books`], and what it is about.
+const CHECKPOINT: [u8; 2] = [19, 0];
+
+/// Says whether the bytes of a line are about a checkpoint, without reading them.
+#[must_use]
+pub fn is_checkpoint(bytes: &[u8]) -> bool {
+    bytes.starts_with(&CHECKPOINT)
 }

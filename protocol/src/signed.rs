@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::encoding::{DecodeError, decode, encode};
+use crate::encoding::{DecodeError, bytes, decode, decode_own, encode};
 use crate::ids::{DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme, Signature, Signer};
 use crate::mutant;
@@ -64,6 +64,7 @@ pub struct Attestation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Signed<T> {
+    #[serde(with = "bytes")]
     body: Vec<u8>,
     attestations: Vec<Attestation>,
     kind: PhantomData<T>,
@@ -71,8 +72,8 @@ pub struct Signed<T> {
 
 /// A record whose every signature was checked over the exact bytes received.
 ///
-/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal). The bytes need
-/// not be kept: a canonical value has one encoding.
+/// Comes from [`Signed::verify`], from [`sign`] (our own), or from [`Signed::read_back`] (our own journal); within this crate
+/// also from the kept parts of one that did. The bytes need not be kept: a canonical value has one encoding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified<T> {
     value: T,
@@ -150,8 +151,16 @@ impl<T: Signable> Signed<T> {
     /// # Errors
     /// When it cannot be read: the journal was written by a different version or was damaged.
     pub fn read_back(self, domain: DomainId) -> Result<Verified<T>, SignedError> {
-        let id = record_id::<T>(&self.body, domain);
-        Ok(Verified { value: self.read_value()?, id, attestations: self.attestations })
+        let id = self.id_in(domain);
+        let value: T = decode_own(&self.body, T::BYTES_MAX)?;
+        value.check_bounds().map_err(SignedError::Bounds)?;
+        Ok(Verified { value, id, attestations: self.attestations })
+    }
+
+    /// Returns the record id, whether the rest holds or not.
+    #[must_use]
+    pub fn id_in(&self, domain: DomainId) -> RecordId {
+        record_id::<T>(&self.body, domain)
     }
 
     /// Returns the value, its id and the number of signatures, none of them checked: for showing our own journal.
@@ -175,6 +184,16 @@ impl<T: Signable> Signed<T> {
 }
 
 impl<T: Signable> Verified<T> {
+    /// Returns a record whose parts were taken from a verified one and kept.
+    pub(crate) const fn of_parts(value: T, id: RecordId, attestations: Vec<Attestation>) -> Self {
+        Self { value, id, attestations }
+    }
+
+    /// Returns the signature of `key` as `role`.
+    pub(crate) fn signature(&self, role: Role, key: PublicKey) -> Option<Signature> {
+        self.attestations.iter().find(|a| a.role == role && a.key == key).map(|a| a.signature)
+    }
+
     /// Returns the record id: the same whoever signed.
     pub const fn id(&self) -> RecordId {
         self.id

@@ -158,7 +158,7 @@ impl Statement {
             | Record::Closed(_)
             | Record::Expired(_)
             | Record::Text(_)
-            | Record::WithdrawalPaid { .. }
+            | Record::WithdrawalPaid(_)
             | Record::Books(_)
             | Record::Lineage(_)
             | Record::Authorised { .. }

@@ -256,12 +256,13 @@ fn statements_explain_balances(world: &World) -> Vec<String> {
     sums.into_iter().filter_map(differs).collect()
 }
 
-/// The issuer's operator knows where to pay every withdrawal.
+/// Every issuer's operator knows where to pay every withdrawal.
 fn withdrawals_are_known(world: &World) -> Vec<String> {
-    let Some(issuer) = world.node(0) else { return Vec::new() };
-    let requests = issuer.books().into_iter().flat_map(protocol::ledger::issuer::Issuer::withdrawals);
-    let unknown = requests.filter(|(_, request)| issuer.payout_text(request.payout).is_none());
-    unknown.map(|(id, _)| format!("nobody knows where to pay withdrawal {id:?}")).collect()
+    let requests =
+        world.books().flat_map(|(issuer, books)| books.withdrawals().map(move |one| (issuer, one)));
+    let knows = |issuer, payout| world.node(issuer).is_some_and(|node| node.payout_text(payout).is_some());
+    let unknown = requests.filter(|(issuer, (_, request))| !knows(*issuer, request.payout));
+    unknown.map(|(issuer, (id, _))| format!("issuer {issuer} does not know where to pay {id:?}")).collect()
 }
 
 /// The price of a job that is done is the price of what arrived, once.

@@ -7,7 +7,7 @@ use node::api::views::{
     BalanceView, DepositView, EntryView, LedgerChannelView, ReceiptDetailView, StatementView, WithdrawalView,
 };
 use serde::de::DeserializeOwned;
-use tests::{Ended, Ground, OPENING_NANO, Peer, check_sums, job, until};
+use tests::{Council, Ended, Ground, OPENING_NANO, Peer, check_sums, job, until};
 
 use crate::SHAREMESH;
 
@@ -196,4 +196,70 @@ async fn a_ledger_moves_to_an_empty_folder_whole_or_not_at_all() {
     check_sums(&trio.all()).await;
     assert_eq!(all(&trio.consumer.balance().await), all(&before));
     until_explained(&trio.consumer).await;
+}
+
+#[tokio::test]
+async fn three_of_four_operators_book_a_deposit_one_pays_a_withdrawal_and_statements_show_both() {
+    let ground = Ground::new(SHAREMESH);
+    let council = ground.council(4, &[]).await;
+    let [first, second, third, _] = council.issuers.as_slice() else { unreachable!("four issuers") };
+    let (consumer, provider) =
+        (council.consumer.status().await.account, council.provider.status().await.account);
+    let deposit = ["deposit", &consumer, "3", "--reference", "transfer 17", "--json"];
+    let signed: DepositView = read(&first.cli(&deposit).await);
+    assert_eq!((signed.booked, signed.signed, signed.needed), (false, 1, 3));
+    let slip = ["deposit", &consumer, "4", "--reference", "transfer 17"];
+    first.cli(&slip).await.must_fail(1, &["transfer 17", "was signed here before", "3 credits"]);
+    second.cli(&deposit).await.must_succeed();
+    until("the first operator sees that another one has signed", async || {
+        let view: DepositView = read(&first.cli(&deposit).await);
+        if view.signed == 2 { Ok(()) } else { Err(format!("{view:?}")) }
+    })
+    .await;
+    assert_eq!(council.consumer.balance().await.cash.nano, OPENING_NANO);
+
+    third.cli(&deposit).await.must_succeed();
+    council.consumer.until_available(OPENING_NANO + 3 * CREDIT).await;
+    council.consumer.cli(&["pay", &provider, "1.5"]).await.must_succeed();
+    let view = until_explained(&council.provider).await;
+    let received = view.lines.iter().find(|line| line.kind == "received").expect("it was paid");
+    assert_eq!((received.credit.nano, received.partner.as_ref()), (CREDIT * 3 / 2, Some(&consumer)));
+    let view = until_explained(&council.consumer).await;
+    let deposits = view.lines.iter().filter(|line| line.kind == "deposit").map(|line| line.credit.nano);
+    assert_eq!(deposits.collect::<Vec<_>>(), [OPENING_NANO, 3 * CREDIT]);
+
+    council.consumer.cli(&["withdraw", "1", "--to", "a bank", "--yes"]).await.must_succeed();
+    is_paid_by_one(&council).await;
+    council.check_books().await;
+}
+
+/// The operator whose turn it is pays the only withdrawal; the others cannot mark it, and all come to know.
+async fn is_paid_by_one(council: &Council) {
+    let mut payers = Vec::new();
+    for issuer in &council.issuers {
+        let listed = until_withdrawal(issuer, |one| one.to.as_deref() == Some("a bank")).await;
+        payers.push((issuer, issuer.status().await.node, listed));
+    }
+    payers.sort_by_key(|(_, node, listed)| listed.payer.as_ref() == Some(node));
+    for (place, (issuer, _, listed)) in payers.iter().enumerate() {
+        let ended = issuer.cli(&["withdraw", "paid", &listed.id, "--reference", "t 1"]).await;
+        if place == 3 {
+            ended.must_succeed();
+        } else {
+            ended.must_fail(1, &["paid twice"]);
+        }
+    }
+    let payer = payers[3].1.clone();
+    for peer in council.issuers.iter().chain([&council.consumer]) {
+        let told = until_withdrawal(peer, |one| one.reference.as_deref() == Some("t 1")).await;
+        assert_eq!((told.state.as_str(), told.payer.as_ref()), ("paid", Some(&payer)));
+    }
+}
+
+async fn until_withdrawal(peer: &Peer, so: impl Fn(&WithdrawalView) -> bool) -> WithdrawalView {
+    until("a withdrawal is listed as it should be", async || {
+        let listed: Vec<WithdrawalView> = read(&peer.cli(&["withdraw", "ls", "--json"]).await);
+        listed.iter().find(|one| so(one)).cloned().ok_or_else(|| format!("{listed:?}"))
+    })
+    .await
 }

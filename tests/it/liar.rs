@@ -13,10 +13,13 @@ use node::clock::Clock;
 use node::issuer_key::IssuerKey;
 use node::network_file::NetworkFile;
 use protocol::advert::{Incentive, ProviderClass};
-use protocol::ids::{AccountId, DomainId, NodeId};
+use protocol::ids::{AccountId, DomainId, NodeId, RecordId};
 use protocol::keys::{Scheme, Signer};
-use protocol::message::{Message, Wire};
+use protocol::ledger::quorum::{Certificate, Fact};
+use protocol::ledger::records::{AccountOp, OpBody, Vote};
+use protocol::message::{Checked, Message, Wire};
 use protocol::node::{Config, Effect, Input, Node};
+use protocol::signed::{Role, Verified, sign};
 use protocol::time::Time;
 use simulations::liar::{RICH, answer};
 use tests::{Council, Peer};
@@ -27,10 +30,19 @@ const TICK: Duration = Duration::from_millis(100);
 
 type Told = Arc<Mutex<BTreeSet<&'static str>>>;
 
+/// Seed of the key of its own account.
+const OWNER: [u8; 32] = [66; 32];
+
+/// What it is told to do.
+enum Order {
+    Meet(Multiaddr),
+    SpendTwice { issuers: [NodeId; 3], to: [AccountId; 2], nano: u64 },
+}
+
 /// The last issuer of a network; it ends with this.
 pub(crate) struct Liar {
     told: Told,
-    dials: mpsc::Sender<Multiaddr>,
+    orders: mpsc::Sender<Order>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -39,11 +51,11 @@ impl Liar {
     pub(crate) async fn start(council: &Council) -> Self {
         let keys = IssuerKey::read(council.founded.keys.last().unwrap()).unwrap();
         let manifest = NetworkFile::read(&council.founded.file).unwrap().manifest;
-        let (told, (dials, dialled)) = (Told::default(), mpsc::channel(8));
+        let (told, (orders, ordered)) = (Told::default(), mpsc::channel(8));
         let config = config(&keys, protocol::manifest::Manifest::clone(&manifest));
         let mut body = Body::new(&keys, config, manifest.domain(), told.clone());
-        let task = tokio::spawn(async move { body.run(dialled).await });
-        let liar = Self { told, dials, task };
+        let task = tokio::spawn(async move { body.run(ordered).await });
+        let liar = Self { told, orders, task };
         for peer in council.all() {
             liar.meet(peer).await;
         }
@@ -54,7 +66,18 @@ impl Liar {
     pub(crate) async fn meet(&self, peer: &Peer) {
         let addresses = peer.status().await.addresses;
         let address = addresses.iter().find(|address| address.contains("/quic-v1")).unwrap();
-        self.dials.send(address.parse().unwrap()).await.unwrap();
+        self.orders.send(Order::Meet(address.parse().unwrap())).await.unwrap();
+    }
+
+    /// Returns its own account.
+    pub(crate) fn account() -> AccountId {
+        Signer::from_seed(OWNER).public().into()
+    }
+
+    /// Pays from its own account to two others in one slot: asks two of the honest issuers to vote for the first payment
+    /// and one for the second, votes for both itself, and shows the second to everybody once the first has a quorum.
+    pub(crate) async fn spend_twice(&self, issuers: [NodeId; 3], to: [AccountId; 2], nano: u64) {
+        self.orders.send(Order::SpendTwice { issuers, to, nano }).await.unwrap();
     }
 
     /// Returns the names of the lies it has told.
@@ -73,7 +96,7 @@ fn config(keys: &IssuerKey, manifest: protocol::manifest::Manifest) -> Config {
     Config {
         manifest,
         node: Signer::from_seed(keys.node),
-        owner: Signer::from_seed([66; 32]).into(),
+        owner: Signer::from_seed(OWNER).into(),
         issuer: Some(Signer::from_seed(keys.issuer)),
         name: "liar".to_owned(),
         incentive: Incentive::Exchange,
@@ -98,6 +121,14 @@ struct Body {
     control: Control,
     protocol: StreamProtocol,
     told: Told,
+    double: Option<Double>,
+}
+
+/// Two payments for one slot, and the votes for them.
+struct Double {
+    issuers: [NodeId; 3],
+    steps: [Verified<AccountOp>; 2],
+    votes: Vec<Verified<Vote>>,
 }
 
 impl Body {
@@ -122,16 +153,19 @@ impl Body {
         let protocol = StreamProtocol::try_from_owned(name).unwrap();
         let signer = Signer::from_seed(keys.issuer);
         let node = Node::new(config, 66, &[], now()).unwrap();
-        Self { node, signer, domain, swarm, control, protocol, told }
+        Self { node, signer, domain, swarm, control, protocol, told, double: None }
     }
 
-    async fn run(&mut self, mut dials: mpsc::Receiver<Multiaddr>) {
+    async fn run(&mut self, mut orders: mpsc::Receiver<Order>) {
         let mut incoming = self.control.accept(self.protocol.clone()).unwrap();
         let (messages, mut received) = mpsc::channel(1024);
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                Some(address) = dials.recv() => self.swarm.dial(address).unwrap(),
+                Some(order) = orders.recv() => match order {
+                    Order::Meet(address) => self.swarm.dial(address).unwrap(),
+                    Order::SpendTwice { issuers, to, nano } => self.spend_twice(issuers, to, nano),
+                },
                 Some((peer, stream)) = incoming.next() => {
                     let messages = messages.clone();
                     tokio::spawn(async move {
@@ -161,6 +195,9 @@ impl Body {
     fn hear(&mut self, from: NodeId, message: &[u8]) {
         let message = Message::check(message, self.domain, Scheme::Strict).expect("honest nodes speak well");
         let account = self.node.peers().find(|peer| peer.node == from).and_then(|peer| peer.account);
+        if let Message::Voted { vote, .. } = &message {
+            self.count(vote);
+        }
         // Whose account it is matters for one lie only.
         let account = account.unwrap_or(AccountId([0; 32]));
         match answer(&self.signer, self.domain, account, &message) {
@@ -170,6 +207,48 @@ impl Body {
             }
             None => self.handle(Input::Received(from, message)),
         }
+    }
+
+    fn spend_twice(&mut self, issuers: [NodeId; 3], to: [AccountId; 2], amount: u64) {
+        let (owner, account) = (Signer::from_seed(OWNER), Liar::account());
+        let epoch = self.node.manifest().epoch(now());
+        let steps = to.map(|to| {
+            let body = OpBody::Pay { to, amount };
+            let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch, body };
+            sign(op, self.domain, Role::Owner, &owner)
+        });
+        let votes = steps.each_ref().map(|op| {
+            let vote = Vote { op: op.id(), account, sequence: 0, epoch };
+            sign(vote, self.domain, Role::Issuer, &self.signer)
+        });
+        for (issuer, step) in issuers.into_iter().zip([0, 0, 1]) {
+            self.step(issuer, &steps[step]);
+        }
+        self.double = Some(Double { issuers, steps, votes: votes.to_vec() });
+    }
+
+    fn step(&self, issuer: NodeId, op: &Verified<AccountOp>) {
+        self.send(issuer, &Message::<Checked>::Step { op: op.clone(), terms: None }.to_wire());
+    }
+
+    /// Brings the first payment's certificate to one issuer, and the second payment to all, with the votes it has.
+    fn count(&mut self, vote: &Verified<Vote>) {
+        let Some(double) = &mut self.double else { return };
+        double.votes.push(vote.clone());
+        if double.votes.len() < 5 {
+            return;
+        }
+        let Double { issuers, steps, votes } = self.double.take().expect("just seen");
+        let certificate = |op: &Verified<AccountOp>| {
+            let votes = votes.iter().filter(|vote| vote.op == op.id()).cloned().collect();
+            Message::<Checked>::Fact(Fact::Step(Certificate { op: op.clone(), terms: None, votes })).to_wire()
+        };
+        self.send(issuers[0], &certificate(&steps[0]));
+        for issuer in issuers {
+            self.step(issuer, &steps[1]);
+            self.send(issuer, &certificate(&steps[1]));
+        }
+        self.told.lock().unwrap().insert("spent_twice");
     }
 
     fn wake(&mut self) {

@@ -2,6 +2,7 @@
 
 use node::api::views::{AuditView, StatusView};
 use node::exit::FailureKind;
+use protocol::ids::AccountId;
 use tests::{Council, Ground, PACED, Peer, job, until};
 
 use crate::SHAREMESH;
@@ -90,6 +91,50 @@ async fn one_of_four_issuers_lies_about_everything_and_honest_nodes_lose_nothing
     for lie in ["voted", "recorded", "redeemed", "account_state"] {
         assert!(told.contains(lie), "it never came to `{lie}`: {told:?}");
     }
+}
+
+#[tokio::test]
+async fn a_lying_issuer_votes_for_two_of_its_own_payments_in_one_slot_and_one_is_made() {
+    let ground = Ground::new(SHAREMESH);
+    let council = ground.council(3, &[]).await;
+    let liar = Liar::start(&council).await;
+    for peer in council.all() {
+        peer.until_issuers(4).await;
+    }
+    let account = Liar::account().to_string();
+    council.issuers[0].cli(&["grant", &account, "5"]).await.must_succeed();
+    let (nano, to) = (4_000_000_000, [AccountId([1; 32]), AccountId([2; 32])]);
+    let mut nodes = Vec::new();
+    for issuer in &council.issuers {
+        until("the liar has credits", async || {
+            let held = held_by(issuer, &account).await;
+            if held > nano { Ok(()) } else { Err(format!("it has {held}")) }
+        })
+        .await;
+        nodes.push(issuer.status().await.node.parse().unwrap());
+    }
+
+    liar.spend_twice(nodes.try_into().unwrap(), to, nano).await;
+
+    for issuer in &council.issuers {
+        until("the payment is in the books", async || {
+            let paid = held_by(issuer, &to[0].to_string()).await;
+            if paid == nano { Ok(()) } else { Err(format!("{paid}: {:?}", liar.told())) }
+        })
+        .await;
+    }
+    council.consumer.must_ask(&job("a story", 24)).await;
+    council.check_books().await;
+    for issuer in &council.issuers {
+        assert_eq!(held_by(issuer, &to[1].to_string()).await, 0, "the second payment was made too");
+    }
+}
+
+/// Returns what an account can spend by an issuer's books.
+async fn held_by(issuer: &Peer, account: &str) -> u64 {
+    let books = issuer.balance().await.books.expect("an issuer's");
+    let book = books.accounts.iter().find(|book| book.account == account);
+    book.map_or(0, |book| book.cash.nano + book.earned.nano)
 }
 
 /// Closes and redeems everything, so that the next job needs a new channel.

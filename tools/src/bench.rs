@@ -49,12 +49,18 @@ enum What {
     /// Runs the engine in this process for jobs on standard input
     #[command(hide = true)]
     Direct(decode::Arguments),
+    /// Follows a journal in this process
+    #[command(hide = true)]
+    Replay(ledger::ReplayArguments),
 }
 
 /// Measures in a release build of this tree: this very program, built so, does the measuring.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let What::Direct(arguments) = &arguments.what {
         return decode::run_directly(arguments).map(|()| ExitCode::SUCCESS);
+    }
+    if let What::Replay(arguments) = &arguments.what {
+        return ledger::replay(arguments).map(|()| ExitCode::SUCCESS);
     }
     if cfg!(debug_assertions) {
         return release::run_again();
@@ -66,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             What::Mesh(arguments) => mesh::run(&program, arguments).await,
             What::Faults(arguments) => faults::run(&program, arguments).await,
             What::Ledger(arguments) => ledger::run(&program, arguments).await,
-            What::Direct(_) => Ok(()),
+            What::Direct(_) | What::Replay(_) => Ok(()),
         }
     })?;
     Ok(ExitCode::SUCCESS)

@@ -63,7 +63,8 @@ Examples:
   sharemesh withdraw paid 3f9a --reference \"transfer 88\"
 
 The fee is shown first, and nothing happens without a yes. The credits leave the account at once; the issuer's operator
-sees the request with `ls`, pays it outside, and marks it as paid.
+sees the request with `ls`, pays it outside, and marks it as paid. Of several operators the one pays whose issuer `ls`
+names; after 7 epochs it is the next one's turn.
 
 Exit codes:
   0 done, 1 refused or not answered yet, 2 not confirmed or change what you ask, 3 node not running, 5 not enough cash"
@@ -216,11 +217,12 @@ fn describe(all: &[WithdrawalView]) -> String {
             one.state.clone(),
             one.to.clone().unwrap_or_else(|| "not told yet".to_owned()),
             one.reference.clone().unwrap_or_default(),
+            one.payer.as_deref().map(short).unwrap_or_default().to_owned(),
         ]
     };
     let rows: Vec<_> = all.iter().map(row).collect();
     if rows.is_empty() {
         return String::new();
     }
-    table(&["WITHDRAWAL", "ACCOUNT", "CREDITS", "STATE", "TO", "REFERENCE"], &rows)
+    table(&["WITHDRAWAL", "ACCOUNT", "CREDITS", "STATE", "TO", "REFERENCE", "PAYER"], &rows)
 }

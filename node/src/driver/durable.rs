@@ -1,18 +1,26 @@
 //! What must survive: the journal, the index that follows it, and the effects that wait for the disk.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use protocol::ids::{DomainId, JobId, NodeId};
 use protocol::message::{Message, Wire};
 use protocol::node::Effect;
 use protocol::record::Record;
+use tokio::time::Instant;
 
 use crate::folder::DataFolder;
 use crate::journal::{self, History, Journal, JournalError, Position, Urgency};
-use crate::store::{Reader, Store};
+use crate::store::Reader;
 
-use super::index::Indexer;
+use super::index::{Indexer, JournalEnd};
+
+/// How long a start waits for the index, from its beginning: most need less, and larger ones must not hold it up.
+const INDEX_PATIENCE: Duration = Duration::from_millis(700);
+
+/// How long it waits at least once the journal is read.
+const INDEX_PATIENCE_MIN: Duration = Duration::from_millis(50);
 
 /// The journal, its index and what waits for either.
 pub(super) struct Durable {
@@ -29,48 +37,33 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    /// Opens the journal and its index; returns all records.
-    pub(super) fn open(folder: &DataFolder, domain: DomainId) -> Result<(Self, Vec<Record>)> {
-        let mut records = Vec::new();
-        let mut heads = BTreeMap::new();
-        let mut unreadable = None;
-        let each = |position: Position, head: &journal::Head, bytes: &[u8]| {
-            heads.insert(position, *head);
-            match Record::from_bytes(bytes) {
-                Ok(record) => records.push(record),
-                Err(error) => {
-                    unreadable.get_or_insert((position, error));
-                }
+    /// Opens the journal and its index; hands on each record, and none after one that is not taken.
+    pub(super) fn open(
+        folder: &DataFolder,
+        domain: DomainId,
+        mut take: impl FnMut(Record) -> Result<()>,
+    ) -> Result<Self> {
+        let begun = Instant::now();
+        let (mut index, index_end) = Indexer::open(folder.index(), domain)?;
+        let mut refused = None;
+        let each = |position: Position, _: &journal::Head, bytes: &[u8]| {
+            if refused.is_none() {
+                refused = read(position, bytes).and_then(&mut take).err();
             }
         };
         let (journal, recovered) = Journal::open(&folder.journal(), journal::Options::default(), each)?;
-        if let Some((position, error)) = unreadable {
-            anyhow::bail!(
-                "record {position} of the journal cannot be read ({error}): it was written by another version of \
-                 sharemesh; start that version, or restore the folder from a backup"
-            );
+        if let Some(error) = refused {
+            return Err(error);
         }
         if recovered.torn_bytes > 0 {
             tracing::warn!(bytes = recovered.torn_bytes, "Cut off an unfinished write at the journal's end");
         }
-        let head_at = |position: Position| {
-            if position == Position::default() { None } else { heads.get(&position).copied() }
-        };
-        let (store, opened) = Store::open(&folder.index(), head_at)?;
-        if let Some(why) = &opened.rebuild {
-            tracing::info!(%why, "Rebuilding the index from the journal");
-        }
-        let history = journal.history();
-        let committed = recovered.position;
-        let mut index = Indexer::new(store, domain);
-        for (position, record) in
-            (1..).map(Position).zip(&records).skip_while(|(at, _)| *at <= opened.position)
-        {
-            let head = heads.get(&position).copied().expect("every record has a head");
-            index.push(position, head, record);
-        }
-        index.apply_up_to(committed);
-        let durable = Self {
+        let (history, committed) = (journal.history(), recovered.position);
+        let end = JournalEnd { history: history.clone(), position: committed, head: recovered.head };
+        // A thread that has ended says so to whoever waits for it.
+        let _ = index_end.send(end);
+        index.wait(INDEX_PATIENCE.saturating_sub(begun.elapsed()).max(INDEX_PATIENCE_MIN))?;
+        Ok(Self {
             journal: Some(journal),
             history,
             committed,
@@ -78,8 +71,7 @@ impl Durable {
             held: VecDeque::new(),
             held_for: BTreeMap::new(),
             index,
-        };
-        Ok((durable, records))
+        })
     }
 
     /// Writes a record that later effects wait for.
@@ -198,6 +190,15 @@ impl Durable {
     }
 }
 
+fn read(position: Position, bytes: &[u8]) -> Result<Record> {
+    Record::read_back(bytes).map_err(|error| {
+        anyhow::anyhow!(
+            "record {position} of the journal cannot be read ({error}): it was written by another version of \
+             sharemesh; start that version, or restore the folder from a backup"
+        )
+    })
+}
+
 /// Says whether a message tells its receiver of what must be on our disk, whichever input wrote it there: what an
 /// account holds, which step it took, what was paid out of a channel, who was admitted. Its receiver may be another than
 /// the one whose message was recorded, so the order kept for each peer is not enough. What belongs to a job goes at once.
@@ -276,7 +277,7 @@ mod tests {
     async fn an_index_that_dropped_entries_is_read_from_the_journal_again() {
         let folder = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&folder.path().join("node")).unwrap();
-        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
+        let mut durable = Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
         let ticket = Record::Ticket { fingerprint: Digest([5; 32]), amount: 1 };
         durable.record(&ticket).unwrap();
         let position = durable.committed().await.unwrap();
@@ -299,7 +300,7 @@ mod tests {
     async fn what_states_a_fact_waits_for_every_record_before_it_and_a_job_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&folder.path().join("node")).unwrap();
-        let (mut durable, _) = Durable::open(&folder, DomainId([0; 32])).unwrap();
+        let mut durable = Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
         let job = JobId([3; 16]);
         let balance = Effect::Send(
             PAYEE,

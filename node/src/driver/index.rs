@@ -1,6 +1,8 @@
 //! What the index holds of the journal's records: what a person asks for by name or by time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -54,11 +56,10 @@ const RECEIPT: u8 = b'r';
 const HEAD: u8 = b'h';
 const REDEEMED: u8 = b'p';
 
-/// Follows the journal with the index; a doubtful index is rebuilt beside the running node.
+/// Follows the journal with the index, which is opened, and when it is in doubt rebuilt, beside the running node.
 pub(super) struct Indexer {
     store: Option<Store>,
     domain: DomainId,
-    reader: Reader,
     /// Entries of records that are not durable yet, or that the index had no room for.
     waiting: VecDeque<(Position, Head, Vec<Put>)>,
     /// Entries were dropped: the index must be rebuilt from the journal, which has them.
@@ -68,8 +69,15 @@ pub(super) struct Indexer {
     mend_at: Option<Instant>,
 }
 
-/// How a rebuild went: up to where the index has everything, or `None`. The store comes back either way.
-type Mended = (Store, Option<Position>);
+/// An index that was opened or rebuilt, and up to where it has everything; `None` when a rebuild failed.
+type Mended = io::Result<(Store, Option<Position>)>;
+
+/// Where the journal ends that an index is opened for.
+pub(super) struct JournalEnd {
+    pub(super) history: History,
+    pub(super) position: Position,
+    pub(super) head: Head,
+}
 
 /// Bounds the entries that wait for an index that is slow or away; beyond, they are read from the journal again.
 pub(super) const WAITING_MAX: usize = 100_000;
@@ -78,17 +86,24 @@ pub(super) const WAITING_MAX: usize = 100_000;
 const MEND_AGAIN: Duration = Duration::from_secs(60);
 
 impl Indexer {
-    pub(super) fn new(store: Store, domain: DomainId) -> Self {
-        let reader = store.reader();
-        Self {
-            store: Some(store),
-            domain,
-            reader,
-            waiting: VecDeque::new(),
-            incomplete: false,
-            mending: None,
-            mend_at: None,
+    /// Begins to open the index in the folder `path` on a thread of its own; it waits there to be told where the journal
+    /// ends, and changes nothing if it never is.
+    pub(super) fn open(path: PathBuf, domain: DomainId) -> io::Result<(Self, mpsc::Sender<JournalEnd>)> {
+        let (sender, end) = mpsc::channel();
+        let mending = on_thread(move || open_index(&path, domain, &end))?;
+        let (waiting, mending) = (VecDeque::new(), Some(mending));
+        let index = Self { store: None, domain, waiting, incomplete: false, mending, mend_at: None };
+        Ok((index, sender))
+    }
+
+    /// Waits for the index to be opened, but no longer than `patience`: a large one is opened beside the running node.
+    pub(super) fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        let opened = self.mending.as_ref().map(|opening| opening.recv_timeout(patience));
+        if let Some(Ok(opened)) = opened {
+            let (store, mended) = opened?;
+            self.on_mended(store, mended);
         }
+        Ok(())
     }
 
     pub(super) fn push(&mut self, position: Position, head: Head, record: &Record) {
@@ -128,7 +143,11 @@ impl Indexer {
     pub(super) fn mend(&mut self, history: &History, durable: Position) {
         if let Some(done) = &self.mending {
             match done.try_recv() {
-                Ok((store, mended)) => self.on_mended(store, mended),
+                Ok(Ok((store, mended))) => self.on_mended(store, mended),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "The index cannot be opened: restart the node to try again");
+                    self.mending = None;
+                }
                 Err(mpsc::TryRecvError::Empty) => {}
                 Err(mpsc::TryRecvError::Disconnected) => {
                     tracing::error!("The index is gone: restart the node to have it rebuilt");
@@ -140,51 +159,28 @@ impl Indexer {
         if self.mend_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        let doubtful = self.incomplete || self.reader.get(Tree::Meta, b"?").is_err();
-        let Some(mut store) = self.store.take_if(|_| doubtful) else { return };
+        let incomplete = self.incomplete;
+        let is_doubtful = |store: &mut Store| incomplete || store.reader().get(Tree::Meta, b"?").is_err();
+        let Some(mut store) = self.store.take_if(is_doubtful) else { return };
         self.incomplete = false;
-        let (sender, receiver) = mpsc::channel();
         let (history, domain) = (history.clone(), self.domain);
-        let rebuild = move |store: &mut Store| -> anyhow::Result<()> {
-            store.rebuild()?;
-            let mut failed = None;
-            history.replay(Position::default(), durable, |position, head, bytes| {
-                let Ok(record) = Record::from_bytes(bytes) else { return };
-                let mut entries = puts(position, &record, domain);
-                loop {
-                    match store.apply(position, *head, entries) {
-                        Ok(()) => return,
-                        Err(ApplyError::Full(back)) => {
-                            entries = back;
-                            let _ = store.flush();
-                        }
-                        Err(ApplyError::TooLong { .. }) => return,
-                        Err(error @ ApplyError::Store(_)) => {
-                            failed.get_or_insert(error);
-                            return;
-                        }
-                    }
-                }
-            })?;
-            failed.map_or(Ok(()), |error| Err(error.into()))
-        };
         let run = move || {
-            let mended = rebuild(&mut store);
+            let begun = store.rebuild().map_err(anyhow::Error::from);
+            let mended =
+                begun.and_then(|()| catch_up(&store, &history, Position::default(), durable, domain));
             if let Err(error) = &mended {
                 tracing::error!(%error, "The index could not be rebuilt; trying again in a minute");
             }
-            // A node that has stopped needs no index.
-            let _ = sender.send((store, mended.is_ok().then_some(durable)));
+            Ok((store, mended.is_ok().then_some(durable)))
         };
-        match std::thread::Builder::new().name("mend".to_owned()).spawn(run) {
-            Ok(_) => self.mending = Some(receiver),
+        match on_thread(run) {
+            Ok(receiver) => self.mending = Some(receiver),
             Err(error) => tracing::error!(%error, "No thread for rebuilding the index"),
         }
     }
 
     fn on_mended(&mut self, store: Store, mended: Option<Position>) {
         self.mending = None;
-        self.reader = store.reader();
         self.store = Some(store);
         if let Some(position) = mended {
             self.waiting.retain(|(at, _, _)| *at > position);
@@ -202,7 +198,76 @@ impl Indexer {
     }
 
     pub(super) fn reader(&self) -> Option<Reader> {
-        self.store.as_ref().filter(|_| !self.incomplete).map(|_| self.reader.clone())
+        self.store.as_ref().filter(|_| !self.incomplete).map(Store::reader)
+    }
+}
+
+/// Opens, repairs or catches up with an index where that may take its time.
+fn on_thread(run: impl FnOnce() -> Mended + Send + 'static) -> io::Result<mpsc::Receiver<Mended>> {
+    let (sender, receiver) = mpsc::channel();
+    // A node that has stopped needs no index.
+    let run = move || drop(sender.send(run()));
+    std::thread::Builder::new().name("mend".to_owned()).spawn(run)?;
+    Ok(receiver)
+}
+
+fn open_index(path: &Path, domain: DomainId, end: &mpsc::Receiver<JournalEnd>) -> Mended {
+    let mut known = None;
+    let head_at = |position: Position| {
+        let end = end.recv().map_err(|_| io::Error::other("the journal was not opened"))?;
+        let head = match position {
+            Position(0) => None,
+            position if position == end.position => Some(end.head),
+            // What cannot be read is not what the index was made from.
+            position => end.history.head_at(position).ok().flatten(),
+        };
+        known = Some(end);
+        Ok(head)
+    };
+    let (store, opened) = Store::open(path, head_at)?;
+    if let Some(why) = &opened.rebuild {
+        tracing::info!(%why, "Rebuilding the index from the journal");
+    }
+    let JournalEnd { history, position, .. } = known.expect("it is asked for before the index is opened");
+    let whole = catch_up(&store, &history, opened.position, position, domain);
+    if let Err(error) = &whole {
+        tracing::error!(%error, "The index does not follow the journal");
+    }
+    Ok((store, whole.is_ok().then_some(position)))
+}
+
+/// Gives an index what the journal has behind `after`, up to and with `until`.
+fn catch_up(
+    store: &Store,
+    history: &History,
+    after: Position,
+    until: Position,
+    domain: DomainId,
+) -> anyhow::Result<()> {
+    let mut failed = None;
+    history.replay(after, until, |position, head, bytes| {
+        if let (Ok(record), None) = (Record::read_back(bytes), &failed) {
+            failed = put_in(store, position, *head, puts(position, &record, domain)).err();
+        }
+    })?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Applies entries, however busy the index is.
+fn put_in(store: &Store, position: Position, head: Head, mut entries: Vec<Put>) -> Result<(), StoreError> {
+    loop {
+        match store.apply(position, head, entries) {
+            Ok(()) => return Ok(()),
+            Err(ApplyError::Full(back)) => {
+                entries = back;
+                store.flush()?;
+            }
+            Err(error @ ApplyError::TooLong { .. }) => {
+                tracing::error!(%error, %position, "The index goes on without a record");
+                return Ok(());
+            }
+            Err(ApplyError::Store(error)) => return Err(error),
+        }
     }
 }
 
@@ -248,7 +313,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Books(_)
         | Record::Taken(_)
         | Record::Text(_)
-        | Record::WithdrawalPaid { .. }
+        | Record::WithdrawalPaid(_)
         | Record::Noticed(_)
         | Record::Lineage(_)
         | Record::Authorised { .. }

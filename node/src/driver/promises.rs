@@ -87,8 +87,8 @@ impl Driver {
         | Record::Endorsed { deposit, .. } = record
         {
             deposit.peek_in(self.node.domain()).map(|(deposit, ..)| deposit.reference)
-        } else if let Record::WithdrawalPaid { step, .. } = record {
-            Some(Digest(step.0))
+        } else if let Record::WithdrawalPaid(paid) = record {
+            paid.peek_in(self.node.domain()).map(|(paid, ..)| Digest(paid.step.0))
         } else if let Record::Authorised { device, .. } = record {
             device.peek_in(self.node.domain()).map(|(device, ..)| Digest(device.node.0))
         } else {

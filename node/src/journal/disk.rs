@@ -62,8 +62,10 @@ impl Disk for Directory {
     }
 
     fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
-        let mut contents = Vec::new();
-        File::open(self.path.join(name))?.take(limit).read_to_end(&mut contents)?;
+        let file = File::open(self.path.join(name))?;
+        let length = usize::try_from(file.metadata()?.len().min(limit)).unwrap_or_default();
+        let mut contents = Vec::with_capacity(length);
+        file.take(limit).read_to_end(&mut contents)?;
         Ok(contents)
     }
 

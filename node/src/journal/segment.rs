@@ -10,6 +10,8 @@
 //! tells what a crash may tear (behind the last mark) from what must be whole (before any mark), and it lets
 //! reopening compare counts and the hash chain at each commit.
 
+use std::io::{self, Read};
+
 use super::Position;
 
 /// The BLAKE3 hash chain after a record: `head[n] = blake3(head[n - 1] | record[n])`.
@@ -184,6 +186,29 @@ pub fn scan(header: &Header, file: &[u8], each: &mut dyn FnMut(Position, &Head, 
         return Scan { position, head, end: offset, attested, ends_marked, fault: Some(fault) };
     }
     Scan { position, head, end: offset, attested, ends_marked, fault: None }
+}
+
+/// Calls back with the records of a segment as their lengths tell them, whatever their checksums are.
+pub fn skim(mut file: impl Read, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    let mut take = |buffer: &mut [u8]| match file.read_exact(buffer) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| true),
+    };
+    let (mut start, mut content) = ([0; FRAME_BYTES], Vec::new());
+    let mut is_more = take(&mut [0; HEADER_BYTES])?;
+    while is_more && take(&mut start)? {
+        let word = u32_at(&start, 0);
+        let length = (word & !MARK) as usize;
+        if length > RECORD_BYTES_MAX {
+            break;
+        }
+        content.resize(length, 0);
+        is_more = take(&mut content)?;
+        if is_more && word & MARK == 0 {
+            each(&content);
+        }
+    }
+    Ok(())
 }
 
 /// Returns the place of the first mark after byte `from`: proof that what stands before it was durable once.

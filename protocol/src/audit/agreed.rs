@@ -75,7 +75,7 @@ impl Audit {
         if !is_taken {
             return self.agreed.settled.learn(Arc::new(fact));
         }
-        if let Fact::Paid { receipt, claim } = &fact {
+        if let Fact::Redeemed { receipt, claim } = &fact {
             let paid = self.books.redeem_claimed(receipt, claim.as_ref()).map(drop);
             self.book("a redemption", Some(paid));
         }

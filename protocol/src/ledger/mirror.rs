@@ -170,7 +170,7 @@ impl Mirror {
     #[must_use]
     pub fn set_of(&self, payee: NodeId) -> Set {
         let entries = self.payees.get(&payee).into_iter().flat_map(BTreeMap::values);
-        entries.map(|entry| (entry.receipt.epoch, entry.receipt.id())).collect()
+        entries.map(|entry| entry.receipt.id()).collect()
     }
 
     /// Returns what is kept for `payee`, in the order of the channels.

@@ -1,8 +1,12 @@
 //! The paid side of one channel: what was delivered, what was paid, and how far it is safe to go on.
 
+mod kept;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Deref;
 
 use thiserror::Error;
 
@@ -10,41 +14,64 @@ use crate::encoding::encode;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
 use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
-use crate::ledger::paying::{WINDOW_MIN, is_newer};
+use crate::ledger::paying::{WINDOW_MIN, outranks, rank};
 use crate::ledger::records::{Claim, Epoch, Final, Receipt, Terms};
+use crate::message::{Checked, Opening};
 use crate::mutant;
 use crate::price::Usage;
 use crate::signed::{Role, Signable, Verified, sign};
+
+use kept::{Head, Proof};
 
 /// A channel on which we are paid.
 #[derive(Debug, Clone)]
 pub struct Paid {
     /// The channel.
     pub channel: ChannelId,
-    /// Our conditions, shared by all channels on them.
+    agreement: Arc<Agreement>,
+    /// Last epoch in which it takes jobs.
+    pub expires: Epoch,
+    cap: u64,
+    proof: Option<Proof>,
+    head: Option<Head>,
+    /// Base that the issuer has paid out.
+    redeemed: u64,
+    /// Work of jobs that ended.
+    settled: Usage,
+    jobs: Digest,
+    /// Of the work, first windows that were lost unpaid, set aside while other jobs run: they are owed like the rest, but
+    /// must not stand between those jobs and what was paid for them.
+    set_aside: Option<Box<Usage>>,
+    flights: BTreeMap<JobId, Flight>,
+    /// A job was interrupted: the payer may count less than we do.
+    interrupted: bool,
+    closing: Option<Box<Verified<Final>>>,
+}
+
+/// What the channels of one payer on the same terms share.
+#[derive(Debug, Clone)]
+pub struct Agreement {
+    /// Our conditions.
     pub terms: Arc<Verified<Terms>>,
     /// Node that pays.
     pub payer: NodeId,
     /// Account that pays.
     pub payer_account: AccountId,
-    /// Last epoch in which it takes jobs.
-    pub expires: Epoch,
-    payer_key: PublicKey,
-    cap: u64,
-    signer: Arc<Signer>,
-    head: Option<Verified<Receipt>>,
-    /// Base that the issuer has paid out.
-    redeemed: u64,
-    /// Work of jobs that ended.
-    settled: Usage,
-    /// Of it, first windows that were lost unpaid, set aside while other jobs run: they are owed like the rest, but must
-    /// not stand between those jobs and what was paid for them.
-    set_aside: Usage,
-    jobs: Digest,
-    flights: BTreeMap<JobId, Flight>,
-    /// A job was interrupted: the payer may count less than we do.
-    interrupted: bool,
-    closing: Option<Box<Verified<Final>>>,
+    /// Key that signs for it.
+    pub payer_key: PublicKey,
+    /// Signs for us.
+    pub signer: Arc<Signer>,
+    /// Keys that sign openings, as far as they are known: kept here once.
+    pub keys: Vec<PublicKey>,
+}
+
+/// What channels share reads as their own.
+impl Deref for Paid {
+    type Target = Agreement;
+
+    fn deref(&self) -> &Agreement {
+        &self.agreement
+    }
 }
 
 /// A job in flight on a channel.
@@ -90,33 +117,36 @@ pub enum PaidError {
 }
 
 impl Paid {
-    /// Returns the paid side of a channel that the issuers have committed.
+    /// Returns the paid side of a channel that shares nothing with others.
     #[must_use]
     pub fn new(
         channel: ChannelId,
-        terms: impl Into<Arc<Verified<Terms>>>,
-        payer: (NodeId, AccountId, PublicKey),
+        terms: Verified<Terms>,
+        (payer, payer_account, payer_key): (NodeId, AccountId, PublicKey),
         cap: u64,
-        signer: impl Into<Arc<Signer>>,
+        signer: Signer,
     ) -> Self {
-        let (payer, payer_account, payer_key) = payer;
+        let (terms, signer, keys) = (Arc::new(terms), Arc::new(signer), Vec::new());
+        Self::on(channel, Arc::new(Agreement { terms, payer, payer_account, payer_key, signer, keys }), cap)
+    }
+
+    /// Returns the paid side of a channel that the issuers have committed.
+    #[must_use]
+    pub fn on(channel: ChannelId, agreement: Arc<Agreement>, cap: u64) -> Self {
         Self {
             channel,
-            terms: terms.into(),
-            payer,
-            payer_account,
-            payer_key,
+            agreement,
+            expires: Epoch(u32::MAX),
             cap,
-            signer: signer.into(),
+            proof: None,
             head: None,
             redeemed: 0,
             settled: Usage::default(),
-            set_aside: Usage::default(),
             jobs: Digest::ZERO,
+            set_aside: None,
             flights: BTreeMap::new(),
             interrupted: false,
             closing: None,
-            expires: Epoch(u32::MAX),
         }
     }
 
@@ -126,10 +156,33 @@ impl Paid {
         Self { expires, ..self }
     }
 
+    /// Returns the same channel with the proof that it was opened.
+    #[must_use]
+    pub fn proven_by(self, opening: &Opening<Checked>) -> Self {
+        Self { proof: Proof::of(opening, &self.agreement), ..self }
+    }
+
+    /// Returns the proof that the channel was opened, if it was kept.
+    #[must_use]
+    pub fn opening(&self, domain: DomainId) -> Option<Opening<Checked>> {
+        self.proof.as_ref()?.opening(self, domain)
+    }
+
     /// Returns the newest receipt, signed by both.
     #[must_use]
-    pub const fn head(&self) -> Option<&Verified<Receipt>> {
-        self.head.as_ref()
+    pub fn head(&self) -> Option<Verified<Receipt>> {
+        let head = self.head.as_ref()?;
+        Some(head.receipt(self.channel, self.payer_key, self.terms.payee_key))
+    }
+
+    /// Takes a receipt that both have signed, if it is newer than the newest; says whether it did.
+    fn take(&mut self, receipt: &Verified<Receipt>) -> bool {
+        let head = Head::of(receipt, self.payer_key, self.terms.payee_key);
+        let is_news = |head: &Head| self.head.as_ref().is_none_or(|own| outranks(head.rank(), own.rank()));
+        let news = head.filter(is_news);
+        let is_news = news.is_some();
+        self.head = news.or_else(|| self.head.take());
+        is_news
     }
 
     /// Returns the base paid, in nano-credits.
@@ -153,7 +206,7 @@ impl Paid {
     /// Returns what the issuers shall pay out: the newest receipt, and our word on how much of it we have earned.
     #[must_use]
     pub fn claim(&self, domain: DomainId) -> Option<(Verified<Receipt>, Verified<Claim>)> {
-        let receipt = self.head()?.clone();
+        let receipt = self.head()?;
         let claim = Claim { channel: self.channel, receipt: receipt.id(), amount: self.earned() };
         Some((receipt, sign(claim, domain, Role::Payee, &self.signer)))
     }
@@ -221,7 +274,7 @@ impl Paid {
     #[must_use]
     pub fn is_disputed(&self) -> bool {
         let owed = self.owed();
-        let agrees = |head: &Verified<Receipt>| head.usage.covers(&owed) && self.affords(&head.usage);
+        let agrees = |head: &Head| head.usage.covers(&owed) && self.affords(&head.usage);
         let lacks = self.redeemed > self.paid() && !mutant::is_in("serve-below-redeemed");
         lacks || (self.interrupted && !self.head.as_ref().is_some_and(agrees))
     }
@@ -229,7 +282,7 @@ impl Paid {
     /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
     /// lost count, as a crash makes it.
     pub fn shown(&mut self, receipt: RecordId) {
-        let head = self.head.as_ref().filter(|head| head.id() == receipt && self.flights.is_empty());
+        let head = self.head.as_ref().filter(|head| head.id == receipt && self.flights.is_empty());
         if head.is_some_and(|head| !head.usage.covers(&self.settled)) {
             self.interrupted = true;
         }
@@ -273,12 +326,14 @@ impl Paid {
         if receipt.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        if self.is_closing() || self.head.as_ref().is_some_and(|head| !is_newer(receipt, head)) {
+        if self.is_closing() || self.head.as_ref().is_some_and(|head| !outranks(rank(receipt), head.rank())) {
             return Ok(None);
         }
 
         let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
-        self.head = Some(both.clone());
+        if !self.take(&both) {
+            return Err(PaidError::WrongKey);
+        }
         if self.flights.is_empty() {
             self.agree();
         }
@@ -289,22 +344,17 @@ impl Paid {
     }
 
     /// Takes a receipt of our own journal.
-    pub fn replay(&mut self, receipt: Verified<Receipt>) {
-        if self.head.as_ref().is_none_or(|head| is_newer(&receipt, head)) {
-            self.head = Some(receipt);
-        }
+    pub fn replay(&mut self, receipt: &Verified<Receipt>) {
+        self.take(receipt);
     }
 
     /// Takes back a receipt that we co-signed and have forgotten; an older one changes nothing. Says whether it is news.
     pub fn adopt(&mut self, receipt: &Verified<Receipt>) -> bool {
         let both = [(Role::Payer, self.payer_key), (Role::Payee, self.terms.payee_key)];
         let is_ours = receipt.is_signed_only_by(&both) && receipt.amount <= self.cap && !self.is_closing();
-        let news = is_ours && self.head.as_ref().is_none_or(|head| is_newer(receipt, head));
-        if news {
-            self.head = Some(receipt.clone());
-            if self.flights.is_empty() {
-                self.agree();
-            }
+        let news = is_ours && self.take(receipt);
+        if news && self.flights.is_empty() {
+            self.agree();
         }
         news
     }
@@ -379,7 +429,7 @@ impl Paid {
         let flight = self.flights.remove(&record.job)?;
         let lost = record.finish == Finish::Lost;
         if lost && flight.postpaid && !self.affords(&self.granted().plus(&record.usage)) {
-            self.set_aside = self.set_aside.plus(&record.usage);
+            self.set_aside = Some(Box::new(self.aside().plus(&record.usage)));
         } else {
             self.settled = self.settled.plus(&record.usage);
         }
@@ -421,7 +471,7 @@ impl Paid {
             return Err(PaidError::TooLittle);
         }
 
-        if closing.receipt != self.head.as_ref().map(Verified::id) {
+        if closing.receipt != self.head.as_ref().map(|head| head.id) {
             return Err(PaidError::OtherReceipt);
         }
 
@@ -433,7 +483,7 @@ impl Paid {
     /// Returns the id of the newest receipt.
     #[must_use]
     pub fn head_id(&self) -> RecordId {
-        self.head.as_ref().map_or(RecordId::NONE, Verified::id)
+        self.head.as_ref().map_or(RecordId::NONE, |head| head.id)
     }
 
     /// Says whether the payer signed and nobody else but us: the issuer reads no record with a third signature.
@@ -446,21 +496,25 @@ impl Paid {
     fn rejoin(&mut self) {
         if self.flights.is_empty() {
             self.settled = self.owed();
-            self.set_aside = Usage::default();
+            self.set_aside = None;
         }
     }
 
     /// Takes the payer's count if it is paid for. Ours never falls: a payer could interrupt every job, deny it, and have
     /// the next one for the same money.
     fn agree(&mut self) {
-        if let Some(head) = self.head.as_ref().filter(|head| self.affords(&head.usage)) {
+        if let Some(usage) = self.head.as_ref().map(|head| head.usage).filter(|usage| self.affords(usage)) {
             let believes_less = mutant::is_in("payee-believes-less");
-            self.settled = if believes_less { head.usage } else { self.settled.or_more(&head.usage) };
+            self.settled = if believes_less { usage } else { self.settled.or_more(&usage) };
         }
     }
 
     fn owed(&self) -> Usage {
-        self.settled.plus(&self.set_aside)
+        self.settled.plus(&self.aside())
+    }
+
+    fn aside(&self) -> Usage {
+        self.set_aside.as_deref().copied().unwrap_or_default()
     }
 
     fn granted(&self) -> Usage {
@@ -745,7 +799,7 @@ mod tests {
             let mut again = paid();
             for line in &self.lines {
                 match line {
-                    Line::Receipt(receipt) => again.replay(receipt.clone()),
+                    Line::Receipt(receipt) => again.replay(receipt),
                     Line::Job(record) => again.replay_job(record),
                     Line::Redeemed(amount) => again.redeemed(*amount),
                 }

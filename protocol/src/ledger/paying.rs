@@ -372,10 +372,22 @@ impl Flight {
 }
 
 /// Orders receipts of one channel: by amount, then sequence, then id, so that merging needs no order of arrival.
+pub type Rank = (u64, u64, RecordId);
+
+/// Returns the place of a receipt among those of its channel.
+#[must_use]
+pub fn rank(receipt: &Verified<Receipt>) -> Rank {
+    (receipt.amount, receipt.sequence, receipt.id())
+}
+
+/// Says whether a receipt of one rank replaces one of another.
+#[must_use]
+pub fn outranks(rank: Rank, than: Rank) -> bool {
+    if mutant::is_in("merge-last-wins") { rank.2 != than.2 } else { rank > than }
+}
+
+/// Says whether a receipt replaces another of its channel.
 #[must_use]
 pub fn is_newer(receipt: &Verified<Receipt>, than: &Verified<Receipt>) -> bool {
-    if mutant::is_in("merge-last-wins") {
-        return receipt.id() != than.id();
-    }
-    (receipt.amount, receipt.sequence, receipt.id()) > (than.amount, than.sequence, than.id())
+    outranks(rank(receipt), rank(than))
 }

@@ -10,6 +10,7 @@ use crate::keys::{PublicKey, Scheme};
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::records::{
     AccountOp, Claim, CloseVote, Deposit, Epoch, OpBody, Receipt, Recorded, RedeemAck, Terms, Vote,
+    WithdrawalPaid,
 };
 use crate::manifest::{ISSUERS_MAX, Manifest};
 use crate::message::{Checked, Stage, Wire};
@@ -46,10 +47,11 @@ pub struct EndCertificate<S: Stage> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "S::Of<AccountOp>: Serialize, S::Of<Terms>: Serialize, S::Of<Vote>: Serialize,
-        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize, S::Of<Receipt>: Serialize, S::Of<Claim>: Serialize",
+        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize, S::Of<Receipt>: Serialize, S::Of<Claim>: Serialize,
+        S::Of<WithdrawalPaid>: Serialize",
     deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>,
         S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
-        S::Of<Claim>: Deserialize<'de>"
+        S::Of<Claim>: Deserialize<'de>, S::Of<WithdrawalPaid>: Deserialize<'de>"
 ))]
 pub enum Fact<S: Stage> {
     /// Credits entered.
@@ -58,8 +60,10 @@ pub enum Fact<S: Stage> {
     Step(Certificate<S>),
     /// A channel ended.
     End(EndCertificate<S>),
+    /// The operator whose turn it was has paid a withdrawal.
+    Paid(S::Of<WithdrawalPaid>),
     /// A channel paid.
-    Paid {
+    Redeemed {
         /// The receipt, signed by both sides.
         receipt: S::Of<Receipt>,
         /// How much of it the payee wants paid; without that word it is what the receipt's own usage costs.
@@ -199,7 +203,8 @@ impl Fact<Wire> {
             Self::Deposit(deposit) => Fact::Deposit(deposit.verify(domain, scheme)?),
             Self::Step(certificate) => Fact::Step(certificate.verify(domain, scheme)?),
             Self::End(certificate) => Fact::End(certificate.verify(domain, scheme)?),
-            Self::Paid { receipt, claim } => Fact::Paid {
+            Self::Paid(paid) => Fact::Paid(paid.verify(domain, scheme)?),
+            Self::Redeemed { receipt, claim } => Fact::Redeemed {
                 receipt: receipt.verify(domain, scheme)?,
                 claim: claim.map(|claim| claim.verify(domain, scheme)).transpose()?,
             },
@@ -215,10 +220,11 @@ impl Fact<Wire> {
     /// When it cannot be read.
     pub fn read_back(self, domain: DomainId) -> Result<Fact<Checked>, SignedError> {
         Ok(match self {
+            Self::Paid(paid) => Fact::Paid(paid.read_back(domain)?),
             Self::Deposit(deposit) => Fact::Deposit(deposit.read_back(domain)?),
             Self::Step(certificate) => Fact::Step(certificate.read_back(domain)?),
             Self::End(certificate) => Fact::End(certificate.read_back(domain)?),
-            Self::Paid { receipt, claim } => Fact::Paid {
+            Self::Redeemed { receipt, claim } => Fact::Redeemed {
                 receipt: receipt.read_back(domain)?,
                 claim: claim.map(|claim| claim.read_back(domain)).transpose()?,
             },
@@ -237,8 +243,9 @@ impl Fact<Checked> {
             Self::Deposit(deposit) => Fact::Deposit(deposit.signed()),
             Self::Step(certificate) => Fact::Step(certificate.signed()),
             Self::End(certificate) => Fact::End(certificate.signed()),
-            Self::Paid { receipt, claim } => {
-                Fact::Paid { receipt: receipt.signed(), claim: claim.as_ref().map(Verified::signed) }
+            Self::Paid(paid) => Fact::Paid(paid.signed()),
+            Self::Redeemed { receipt, claim } => {
+                Fact::Redeemed { receipt: receipt.signed(), claim: claim.as_ref().map(Verified::signed) }
             }
             Self::Doubled(first, second) => Fact::Doubled(first.signed(), second.signed()),
         }
@@ -249,7 +256,9 @@ impl Fact<Checked> {
     pub fn owner(&self) -> Option<AccountId> {
         match self {
             Self::Step(certificate) => Some(certificate.op.account),
-            Self::Deposit(_) | Self::End(_) | Self::Paid { .. } | Self::Doubled(..) => None,
+            Self::Deposit(_) | Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Paid(_) => {
+                None
+            }
         }
     }
 
@@ -267,7 +276,7 @@ impl Fact<Checked> {
                 | OpBody::Rotate(_) => None,
             },
             Self::Deposit(deposit) => Some(deposit.account),
-            Self::End(_) | Self::Paid { .. } | Self::Doubled(..) => None,
+            Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Paid(_) => None,
         }
     }
 
@@ -281,7 +290,8 @@ impl Fact<Checked> {
                 let channel = certificate.votes.first().map_or(ChannelId([0; 32]), |vote| vote.channel);
                 end_name(channel)
             }
-            Self::Paid { receipt, claim } => {
+            Self::Paid(paid) => paid_name(paid.step),
+            Self::Redeemed { receipt, claim } => {
                 let claim = claim.as_ref().map_or(RecordId::NONE, Verified::id);
                 name_of(b"paid\0", &[receipt.id().0, claim.0])
             }
@@ -303,6 +313,13 @@ fn name_of(kind: &[u8], parts: &[[u8; 32]]) -> RecordId {
 #[must_use]
 pub fn end_name(channel: ChannelId) -> RecordId {
     name_of(b"end\0", &[channel.0])
+}
+
+/// Returns what the payout of a withdrawal is called among facts; the step has its own name.
+fn paid_name(step: RecordId) -> RecordId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"paid\0").update(&step.0);
+    RecordId(*hasher.finalize().as_bytes())
 }
 
 /// Returns whether a quorum of issuers signed a deposit.

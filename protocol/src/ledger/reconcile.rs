@@ -1,27 +1,45 @@
-//! Range-based set reconciliation: two peers find out which records only one of them holds, without listing the rest.
+//! Set reconciliation: two peers find out which records only one of them holds, without listing the rest.
 //!
-//! The side that begins sends fingerprints of ranges of its set; the other compares them with its own and answers with
-//! finer ones where they differ, until short lists of ids are left. Records are ordered by epoch, then id: what two
-//! peers have missed of each other is mostly of the last epochs, hence of a few neighbouring ranges. The side that
-//! answers keeps nothing between messages.
+//! The side that asks names a salt and takes so many coded cells of the other's set, more each time, until its own
+//! cells and these tell the difference; then it asks for the ids of the records that it lacks. What this costs depends
+//! on the difference alone, not on the sets and not on where in them they differ. The side that answers keeps nothing
+//! between messages.
+//!
+//! The salt is new each time and known to nobody before, so that nobody can make records that hide one another.
 
-use alloc::collections::BTreeSet;
+mod cells;
+
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use negentropy::{Id, Negentropy, NegentropyStorageVector};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::RecordId;
-use crate::ledger::records::Epoch;
+
+use cells::{Cell, Name, peel};
 
 /// Bounds one message of a reconciliation, so that it fits a message between peers with what is around it.
 pub const RECONCILE_BYTES_MAX: usize = 60 * 1024;
 
-/// Bounds the questions of one reconciliation: 5 halve a million records down to lists, the others carry lists.
-pub const ROUNDS_MAX: u32 = 64;
+/// Bounds the questions of one reconciliation: as many as the most differences take.
+pub const ROUNDS_MAX: u32 = 80;
 
 /// Bounds what one reconciliation may find, so that a peer which names records that nobody has fills no memory.
 pub const DIFFERENCES_MAX: usize = 65_536;
+
+/// Cells of the first answer: enough for about ten differences.
+const CELLS_FIRST: usize = 16;
+
+/// Most cells of an answer: 12 bytes each.
+const CELLS_MAX: usize = 5_000;
+
+/// Most cells in all.
+const CELLS_ALL_MAX: usize = 2 * DIFFERENCES_MAX;
+
+/// Most ids of an answer: 32 bytes each.
+const IDS_MAX: usize = 1_900;
 
 /// Why a reconciliation cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -32,29 +50,67 @@ pub enum ReconcileError {
         /// Length given.
         length: usize,
     },
-    /// Not a message of a reconciliation.
+    /// Not a message of a reconciliation, or not an answer to the question.
     #[error("this is no message of a reconciliation")]
     Malformed,
-    /// The peer names more than the two sets can differ by, or finds no end.
+    /// The two sets differ by more than is compared, or the peer finds no end.
     #[error("the reconciliation finds no end")]
     Endless,
 }
 
-/// The records that one side holds, by the epoch in which they were made and their id. The ids must be hashes: ranges are
-/// compared by the sums of their ids.
-#[derive(Debug, Clone)]
-pub struct Set(NegentropyStorageVector);
-
-impl FromIterator<(Epoch, RecordId)> for Set {
-    fn from_iter<I: IntoIterator<Item = (Epoch, RecordId)>>(records: I) -> Self {
-        let mut storage = NegentropyStorageVector::new();
-        for (epoch, id) in records {
-            let inserted = storage.insert(u64::from(epoch.0), Id::from_byte_array(id.0));
-            inserted.expect("a set takes records until it is sealed");
+impl From<DecodeError> for ReconcileError {
+    fn from(error: DecodeError) -> Self {
+        if let DecodeError::TooLong { length, .. } = error {
+            Self::TooLong { length }
+        } else {
+            Self::Malformed
         }
-        storage.seal().expect("a set is sealed once");
-        Self(storage)
     }
+}
+
+/// Makes the names of one comparison; drawn by the side that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Salt(pub [u8; 16]);
+
+/// The records that one side holds, each once.
+#[derive(Debug, Clone, Default)]
+pub struct Set(Vec<RecordId>);
+
+impl FromIterator<RecordId> for Set {
+    fn from_iter<I: IntoIterator<Item = RecordId>>(records: I) -> Self {
+        let mut records: Vec<RecordId> = records.into_iter().collect();
+        records.sort_unstable();
+        records.dedup();
+        Self(records)
+    }
+}
+
+impl Set {
+    fn named(&self, salt: Salt) -> impl Iterator<Item = (Name, RecordId)> + '_ {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&salt.0);
+        self.0.iter().map(move |id| (name_of(&key, id), *id))
+    }
+}
+
+fn name_of(key: &[u8; 32], id: &RecordId) -> Name {
+    let mut name = Name::default();
+    name.copy_from_slice(&blake3::keyed_hash(key, &id.0).as_bytes()[..8]);
+    name
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Question {
+    /// So many cells, from this one on.
+    Cells { salt: Salt, first: u32, count: u32 },
+    /// The ids of the records with these names.
+    Ids { salt: Salt, names: Vec<Name> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Answer {
+    Cells(Vec<Cell>),
+    Ids(Vec<RecordId>),
 }
 
 /// Answers a question about `set`.
@@ -62,17 +118,39 @@ impl FromIterator<(Epoch, RecordId)> for Set {
 /// # Errors
 /// When the question is too long or none at all.
 pub fn answer(set: &Set, question: &[u8]) -> Result<Vec<u8>, ReconcileError> {
-    check_length(question)?;
-    let mut side = Negentropy::borrowed(&set.0, limit()).map_err(|_| ReconcileError::Malformed)?;
-    side.reconcile(question).map_err(|_| ReconcileError::Malformed)
+    let answered = match decode(question, RECONCILE_BYTES_MAX)? {
+        Question::Cells { salt, first, count } => {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let last = usize::try_from(first).unwrap_or(usize::MAX).saturating_add(count);
+            if count > CELLS_MAX || last > CELLS_ALL_MAX {
+                return Err(ReconcileError::Malformed);
+            }
+            Answer::Cells(cells::cells(set.named(salt).map(|(name, _)| name), first.into(), count))
+        }
+        Question::Ids { salt, names } => {
+            if names.len() > IDS_MAX {
+                return Err(ReconcileError::Malformed);
+            }
+            let names: BTreeSet<Name> = names.into_iter().collect();
+            let wanted = set.named(salt).filter(|(name, _)| names.contains(name));
+            Answer::Ids(wanted.map(|(_, id)| id).take(IDS_MAX).collect())
+        }
+    };
+    Ok(encode(&answered))
 }
 
 /// The side that asks.
 #[derive(Debug)]
 pub struct Session {
-    side: Negentropy<'static, NegentropyStorageVector>,
+    salt: Salt,
+    set: Set,
     rounds: u32,
+    /// What the other's cells and ours do not share.
+    cells: Vec<Cell>,
+    /// Records that we lack, whose ids are not known yet.
+    nameless: BTreeSet<Name>,
     found: Differences,
+    asked: Question,
 }
 
 /// What two sets do not share.
@@ -94,14 +172,13 @@ pub enum Step {
 }
 
 impl Session {
-    /// Begins to compare `set` with a peer's; returns the first question too.
-    ///
-    /// # Errors
-    /// Never for a set that was collected whole.
-    pub fn begin(set: Set) -> Result<(Self, Vec<u8>), ReconcileError> {
-        let mut side = Negentropy::owned(set.0, limit()).map_err(|_| ReconcileError::Malformed)?;
-        let question = side.initiate().map_err(|_| ReconcileError::Malformed)?;
-        Ok((Self { side, rounds: 1, found: Differences::default() }, question))
+    /// Begins to compare `set` with a peer's; returns the first question too. The peer must not know `salt` before.
+    #[must_use]
+    pub fn begin(set: Set, salt: Salt) -> (Self, Vec<u8>) {
+        let asked = Question::Cells { salt, first: 0, count: counted(CELLS_FIRST) };
+        let question = encode(&asked);
+        let (cells, nameless, found) = (Vec::new(), BTreeSet::new(), Differences::default());
+        (Self { salt, set, rounds: 1, cells, nameless, found, asked }, question)
     }
 
     /// Takes the peer's answer to the last question.
@@ -109,19 +186,78 @@ impl Session {
     /// # Errors
     /// When it is too long, no answer, or the peer finds no end; the session is then of no more use.
     pub fn on_answer(&mut self, answer: &[u8]) -> Result<Step, ReconcileError> {
-        check_length(answer)?;
-        let (mut here, mut there) = (Vec::new(), Vec::new());
-        let next = self.side.reconcile_with_ids(answer, &mut here, &mut there);
-        let next = next.map_err(|_| ReconcileError::Malformed)?;
-        self.found.only_here.extend(here.into_iter().map(record_id));
-        self.found.only_there.extend(there.into_iter().map(record_id));
-        let Some(question) = next else { return Ok(Step::Done(core::mem::take(&mut self.found))) };
-        self.rounds = self.rounds.saturating_add(1);
-        if self.rounds > ROUNDS_MAX || self.found.only_there.len() > DIFFERENCES_MAX {
+        match (decode(answer, RECONCILE_BYTES_MAX)?, self.asked.clone()) {
+            (Answer::Cells(theirs), Question::Cells { count, .. }) if theirs.len() == size(count) => {
+                self.on_cells(&theirs)
+            }
+            (Answer::Ids(ids), Question::Ids { names, .. }) => self.on_ids(&ids, &names),
+            (Answer::Cells(_) | Answer::Ids(_), _) => Err(ReconcileError::Malformed),
+        }
+    }
+
+    fn on_cells(&mut self, theirs: &[Cell]) -> Result<Step, ReconcileError> {
+        let ours = self.set.named(self.salt).map(|(name, _)| name);
+        let mut news = cells::cells(ours, u64::from(counted(self.cells.len())), theirs.len());
+        news.iter_mut().zip(theirs).for_each(|(cell, other)| cell.toggle(other));
+        self.cells.append(&mut news);
+        let Some(mut names) = peel(self.cells.clone()) else { return self.ask_for_more() };
+        if names.len() > DIFFERENCES_MAX {
             return Err(ReconcileError::Endless);
         }
-        Ok(Step::Ask(question))
+        let here = self.set.named(self.salt).filter(|(name, _)| names.remove(name));
+        self.found.only_here = here.map(|(_, id)| id).collect();
+        self.nameless = names;
+        self.ask_for_ids()
     }
+
+    /// Asks for half as many cells again.
+    fn ask_for_more(&mut self) -> Result<Step, ReconcileError> {
+        let held = self.cells.len();
+        let count = held.div_ceil(2).min(CELLS_MAX).min(CELLS_ALL_MAX.saturating_sub(held));
+        if count == 0 {
+            return Err(ReconcileError::Endless);
+        }
+        self.ask(Question::Cells { salt: self.salt, first: counted(held), count: counted(count) })
+    }
+
+    fn on_ids(&mut self, ids: &[RecordId], names: &[Name]) -> Result<Step, ReconcileError> {
+        let given: Set = ids.iter().copied().collect();
+        let given: BTreeMap<Name, RecordId> = given.named(self.salt).collect();
+        if ids.len() != names.len() || !names.iter().all(|name| given.contains_key(name)) {
+            return Err(ReconcileError::Malformed);
+        }
+        for (name, id) in given {
+            self.nameless.remove(&name);
+            self.found.only_there.insert(id);
+        }
+        self.ask_for_ids()
+    }
+
+    fn ask_for_ids(&mut self) -> Result<Step, ReconcileError> {
+        let names: Vec<Name> = self.nameless.iter().take(IDS_MAX).copied().collect();
+        if names.is_empty() {
+            return Ok(Step::Done(core::mem::take(&mut self.found)));
+        }
+        self.ask(Question::Ids { salt: self.salt, names })
+    }
+
+    fn ask(&mut self, question: Question) -> Result<Step, ReconcileError> {
+        self.rounds = self.rounds.saturating_add(1);
+        if self.rounds > ROUNDS_MAX {
+            return Err(ReconcileError::Endless);
+        }
+        let bytes = encode(&question);
+        self.asked = question;
+        Ok(Step::Ask(bytes))
+    }
+}
+
+fn counted(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn size(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// What a reconciliation of two sets in one place came to: for tests, and for measuring.
@@ -139,8 +275,8 @@ pub struct Exchange {
 ///
 /// # Errors
 /// When it needs more rounds, or finds more, than is allowed between peers.
-pub fn exchange(asking: Set, answering: &Set) -> Result<Exchange, ReconcileError> {
-    let (mut session, mut question) = Session::begin(asking)?;
+pub fn exchange(asking: Set, answering: &Set, salt: Salt) -> Result<Exchange, ReconcileError> {
+    let (mut session, mut question) = Session::begin(asking, salt);
     let (mut rounds, mut bytes) = (0_u32, 0_u64);
     let counted = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     loop {
@@ -154,67 +290,86 @@ pub fn exchange(asking: Set, answering: &Set) -> Result<Exchange, ReconcileError
     }
 }
 
-fn limit() -> u64 {
-    u64::try_from(RECONCILE_BYTES_MAX).unwrap_or(u64::MAX)
-}
-
-const fn check_length(message: &[u8]) -> Result<(), ReconcileError> {
-    let length = message.len();
-    if length > RECONCILE_BYTES_MAX { Err(ReconcileError::TooLong { length }) } else { Ok(()) }
-}
-
-fn record_id(id: Id) -> RecordId {
-    RecordId(id.to_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use std::vec;
 
     use super::*;
     use crate::ids::Digest;
+    use crate::prng::Prng;
 
-    fn record(epoch: u32, number: u32) -> (Epoch, RecordId) {
-        (Epoch(epoch), RecordId(Digest::of(&number.to_be_bytes()).0))
+    const SALT: Salt = Salt([7; 16]);
+
+    fn record(number: u32) -> RecordId {
+        RecordId(Digest::of(&number.to_be_bytes()).0)
+    }
+
+    /// Returns the error with which a session ends that is answered like this, if it ends.
+    fn end_of(set: Set, mut answer: impl FnMut(&Question) -> Answer) -> Option<ReconcileError> {
+        let (mut session, _) = Session::begin(set, SALT);
+        (0..=ROUNDS_MAX).find_map(|_| session.on_answer(&encode(&answer(&session.asked.clone()))).err())
     }
 
     #[test]
     fn a_question_that_is_none_is_refused() {
-        let set: Set = (0..100).map(|number| record(0, number)).collect();
+        let set: Set = (0..100).map(record).collect();
 
         assert_eq!(answer(&set, &[]), Err(ReconcileError::Malformed));
-        assert_eq!(answer(&set, &[0x61, 0, 0, 9]), Err(ReconcileError::Malformed));
+        assert_eq!(answer(&set, &[2, 0, 0]), Err(ReconcileError::Malformed));
         let length = RECONCILE_BYTES_MAX + 1;
-        assert_eq!(answer(&set, &vec![0x61; length]), Err(ReconcileError::TooLong { length }));
-    }
-
-    #[test]
-    fn a_peer_that_never_agrees_is_left() {
-        let set: Set = (0..1000).map(|number| record(0, number)).collect();
-        let (mut session, _) = Session::begin(set).expect("a whole set");
-        // One range over everything, with a fingerprint that fits nothing.
-        let contrary = [&[0x61, 0, 0, 1][..], &[0xab; 16]].concat();
-
-        let ended = (0..=ROUNDS_MAX).find_map(|_| session.on_answer(&contrary).err());
-        assert_eq!(ended, Some(ReconcileError::Endless));
-    }
-
-    #[test]
-    fn a_peer_that_names_records_without_end_is_left() {
-        let (mut session, _) = Session::begin(Set::from_iter([])).expect("a whole set");
-        let mut number = 0_u32;
-        let mut ended = None;
-        for _ in 0..ROUNDS_MAX {
-            // 1,200 ids below a bound, then a fingerprint of the rest, so that there is something to ask.
-            let mut claims = vec![0x61, 1, 1, 0xff, 2, 0x89, 0x30];
-            for _ in 0..1200 {
-                number += 1;
-                claims.extend(record(0, number).1.0);
-            }
-            claims.extend([0, 0, 1]);
-            claims.extend([0xab; 16]);
-            ended = ended.or(session.on_answer(&claims).err());
+        assert_eq!(answer(&set, &vec![0; length]), Err(ReconcileError::TooLong { length }));
+        let many = [(0, CELLS_MAX + 1), (CELLS_ALL_MAX, 1), (u32::MAX as usize, 1)];
+        for (first, count) in many.map(|(first, count)| (counted(first), counted(count))) {
+            let question = encode(&Question::Cells { salt: SALT, first, count });
+            assert_eq!(answer(&set, &question), Err(ReconcileError::Malformed));
         }
+        let question = encode(&Question::Ids { salt: SALT, names: vec![[0; 8]; IDS_MAX + 1] });
+        assert_eq!(answer(&set, &question), Err(ReconcileError::Malformed));
+    }
+
+    #[test]
+    fn a_peer_whose_cells_never_end_is_left() {
+        let set: Set = (0..1000).map(record).collect();
+        let mut noise = Prng::new(1);
+        let ended = end_of(set, |asked| {
+            let Question::Cells { first, count, .. } = asked else { panic!("noise has no names") };
+            let names = core::iter::repeat_with(|| noise.next_u64().to_be_bytes());
+            Answer::Cells(cells::cells(names.take(2000), u64::from(*first), size(*count)))
+        });
         assert_eq!(ended, Some(ReconcileError::Endless));
+    }
+
+    #[test]
+    fn a_peer_that_claims_too_many_records_is_left() {
+        let ended = end_of(Set::default(), |asked| {
+            let Question::Cells { first, count, .. } = asked else { panic!("there are too many") };
+            let claims: Set = (0..70_000).map(record).collect();
+            let names = claims.named(SALT).map(|(name, _)| name);
+            Answer::Cells(cells::cells(names, u64::from(*first), size(*count)))
+        });
+        assert_eq!(ended, Some(ReconcileError::Endless));
+    }
+
+    #[test]
+    fn ids_that_were_not_asked_for_are_no_answer() {
+        let theirs: Set = (0..3).map(record).collect();
+        for wrong in [vec![], vec![record(0)], vec![record(0), record(1), record(9)], vec![record(0); 3]] {
+            let ended = end_of(Set::default(), |asked| match asked {
+                Question::Cells { first, count, .. } => {
+                    let names = theirs.named(SALT).map(|(name, _)| name);
+                    Answer::Cells(cells::cells(names, u64::from(*first), size(*count)))
+                }
+                Question::Ids { .. } => Answer::Ids(wrong.clone()),
+            });
+            assert_eq!(ended, Some(ReconcileError::Malformed));
+        }
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_none() {
+        let (mut session, _) = Session::begin(Set::default(), SALT);
+        let fewer = Answer::Cells(vec![Cell::default(); CELLS_FIRST - 1]);
+        assert_eq!(session.on_answer(&encode(&fewer)), Err(ReconcileError::Malformed));
+        assert_eq!(session.on_answer(&encode(&Answer::Ids(vec![]))), Err(ReconcileError::Malformed));
     }
 }

@@ -1,5 +1,6 @@
 //! The signed records of the ledger, with their bounds.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
@@ -197,6 +198,17 @@ pub struct CloseVote {
     pub epoch: Epoch,
 }
 
+/// An issuer's word that its operator has paid a withdrawal outside the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawalPaid {
+    /// The step that withdrew.
+    pub step: RecordId,
+    /// The operator's reference of the payment outside, at most [`PAYOUT_BYTES_MAX`].
+    pub reference: String,
+    /// Epoch in which it was marked.
+    pub epoch: Epoch,
+}
+
 /// A payee's conditions for one channel; signed by its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -347,6 +359,15 @@ impl Signable for Deposit {
     const BYTES_MAX: usize = 512;
     /// Those of a quorum of issuers.
     const ATTESTATIONS_MAX: usize = crate::manifest::ISSUERS_MAX;
+}
+
+impl Signable for WithdrawalPaid {
+    const TAG: &'static str = "withdrawal-paid";
+    const BYTES_MAX: usize = 512;
+
+    fn check_bounds(&self) -> Result<(), &'static str> {
+        if self.reference.len() <= PAYOUT_BYTES_MAX { Ok(()) } else { Err("reference") }
+    }
 }
 
 impl Signable for Receipt {

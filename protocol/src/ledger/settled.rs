@@ -89,7 +89,9 @@ fn take(books: &mut Issuer, fact: &Fact<Checked>, epoch: Epoch) -> Result<bool, 
         Fact::Deposit(deposit) => books.enter(deposit),
         Fact::Step(certificate) => books.certify(certificate, epoch),
         Fact::End(certificate) => books.end_by(certificate),
-        Fact::Paid { receipt, claim } => books.redeem_claimed(receipt, claim.as_ref()),
+        Fact::Redeemed { receipt, claim } => books.redeem_claimed(receipt, claim.as_ref()),
+        // An operator's word on what happened outside moves no credits.
+        Fact::Paid(_) => Ok(false),
         Fact::Doubled(first, second) => books.free_slot((first, second), (epoch, fact.name())).map(|()| true),
     }
 }
@@ -136,7 +138,8 @@ impl Settled {
         }
         self.learned.remove(&name);
         let place = match &*fact {
-            Fact::Paid { receipt, .. } => *self.paid.entry(receipt.channel).or_insert(self.since.len()),
+            Fact::Paid(_) => return,
+            Fact::Redeemed { receipt, .. } => *self.paid.entry(receipt.channel).or_insert(self.since.len()),
             Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Doubled(..) => self.since.len(),
         };
         self.names.insert(name, place);
@@ -208,7 +211,7 @@ impl Settled {
 
     /// Says whether a redemption is above the end on which a quorum has agreed since.
     fn is_beyond_end(&self, fact: &Fact<Checked>) -> bool {
-        let Fact::Paid { receipt, claim } = fact else { return false };
+        let Fact::Redeemed { receipt, claim } = fact else { return false };
         let place = self.names.get(&end_name(receipt.channel));
         let Some(Fact::End(end)) = place.and_then(|place| self.since.get(*place)).map(Arc::as_ref) else {
             return false;
@@ -292,20 +295,21 @@ impl Settled {
 fn slot_of(fact: &Fact<Checked>) -> Option<(AccountId, u64)> {
     match fact {
         Fact::Doubled(first, _) => Some((first.account, first.sequence)),
-        Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Paid { .. } => None,
+        Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Paid(_) => None,
     }
 }
 
 /// Says whether books have a fact already.
 fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
     match fact {
+        Fact::Paid(_) => true,
         Fact::Deposit(deposit) => books.deposit_of(deposit.reference).is_some(),
         Fact::Step(certificate) => books.next_slot(certificate.op.account).0 > certificate.op.sequence,
         Fact::End(certificate) => {
             let channel = certificate.votes.first().and_then(|vote| books.channel(vote.channel));
             channel.is_some_and(|(_, closed)| closed)
         }
-        Fact::Paid { receipt, claim } => match books.channel(receipt.channel) {
+        Fact::Redeemed { receipt, claim } => match books.channel(receipt.channel) {
             Some((paid, closed)) => {
                 closed || books.amount_claimed(receipt, claim.as_ref()).is_ok_and(|amount| amount <= paid)
             }
@@ -321,6 +325,6 @@ fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
 fn is_void(books: &Issuer, fact: &Fact<Checked>) -> bool {
     match fact {
         Fact::Step(certificate) => books.is_void(certificate),
-        Fact::Deposit(_) | Fact::End(_) | Fact::Paid { .. } | Fact::Doubled(..) => false,
+        Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => false,
     }
 }

@@ -263,6 +263,19 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_follows_another_head_than_the_issuers_is_given_up() {
+        let mut wallet = wallet();
+        wallet.learn(1, RecordId([1; 32]), Balance { as_of: 1, ..Balance::default() });
+        let step = wallet.sign(body(1), Epoch(0)).expect("idle");
+
+        wallet.learn(1, step.previous, Balance { as_of: 2, ..Balance::default() });
+        assert!(wallet.pending().is_some(), "it fits still");
+        wallet.learn(1, RecordId([2; 32]), Balance { as_of: 3, ..Balance::default() });
+        assert!(wallet.pending().is_none());
+        assert!(wallet.sign(body(1), Epoch(0)).is_some_and(|step| step.previous == RecordId([2; 32])));
+    }
+
+    #[test]
     fn a_wallet_signs_nothing_before_it_knows_its_head() {
         assert_eq!(wallet().sign(body(1), Epoch(0)), None);
     }

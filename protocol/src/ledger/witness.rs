@@ -407,7 +407,7 @@ impl Witness {
             let record = Record::PaidOut { receipt: receipt.signed(), amount };
             return Ok((amount, is_new.then_some(record)));
         }
-        let fact = Fact::Paid { receipt: receipt.clone(), claim: claim.cloned() };
+        let fact = Fact::Redeemed { receipt: receipt.clone(), claim: claim.cloned() };
         let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
         if is_new {
             self.settled.took(Arc::new(fact));
@@ -426,14 +426,14 @@ impl Witness {
         claim: Option<&Verified<Claim>>,
     ) -> Result<Option<Record>, IssuerError> {
         let (amount, record) = self.redeem(receipt, claim)?;
-        let fact = Fact::Paid { receipt: receipt.clone(), claim: claim.cloned() };
+        let fact = Fact::Redeemed { receipt: receipt.clone(), claim: claim.cloned() };
         let is_open = self.books.channel(receipt.channel).is_some_and(|(_, closed)| !closed);
         let is_held_back = is_open && self.books.amount_claimed(receipt, claim)? > amount;
         if record.is_some() || !is_held_back || self.settled.has_taken(&fact.name()) {
             return Ok(record);
         }
         let kept = self.settled.paid(receipt.channel).map(Arc::as_ref);
-        if let Some(Fact::Paid { receipt: of, claim: by }) = kept
+        if let Some(Fact::Redeemed { receipt: of, claim: by }) = kept
             && self.books.amount_claimed(of, by.as_ref())? >= self.books.amount_claimed(receipt, claim)?
         {
             return Ok(None);
@@ -556,12 +556,12 @@ impl Witness {
     /// When it contradicts those before it.
     pub fn replay_taken(&mut self, fact: Fact<Checked>) -> Result<(), IssuerError> {
         match fact {
-            Fact::Paid { receipt, claim } => self.redeem_elsewhere(&receipt, claim.as_ref()).map(drop),
+            Fact::Redeemed { receipt, claim } => self.redeem_elsewhere(&receipt, claim.as_ref()).map(drop),
             Fact::Doubled(..) => {
                 self.took(fact, true);
                 Ok(())
             }
-            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) => Ok(()),
+            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Paid(_) => Ok(()),
         }
     }
 
@@ -620,7 +620,7 @@ impl Witness {
             | Record::Expired(_)
             | Record::Taken(_)
             | Record::Text(_)
-            | Record::WithdrawalPaid { .. }
+            | Record::WithdrawalPaid(_)
             | Record::Noticed(_)
             | Record::Books(_)
             | Record::Lineage(_)

@@ -331,10 +331,17 @@ impl Node {
         let key = self.wallet.signer().map(crate::keys::Signer::public);
         let by_old_key = key.is_some_and(|key| !self.device.is_signed_by(Role::Owner, key));
         let due = by_old_key || self.device.expires < epoch.plus(RENEW_EPOCHS);
-        if due && !self.is_device() {
+        due && self.sign_own_device(now)
+    }
+
+    /// Signs the delegation of this node, if that is ours to do; says whether it is.
+    pub(super) fn sign_own_device(&mut self, now: Time) -> bool {
+        let ours = !self.is_device();
+        if ours {
+            let epoch = self.epoch(now);
             self.device = delegation(&self.wallet, &self.config.owner, self.me, self.domain, epoch);
         }
-        due && !self.is_device()
+        ours
     }
 
     /// The owner wants the key replaced.

@@ -489,7 +489,8 @@ impl Node {
             }
             Fact::End(certificate) => certificate.check(manifest).is_ok(),
             // Their names are those of all their parts.
-            Fact::Paid { .. } | Fact::Doubled(..) => true,
+            Fact::Redeemed { .. } | Fact::Doubled(..) => true,
+            Fact::Paid(_) => false,
         };
         if is_proven {
             issuing.settled.learn(Arc::new(fact.clone()));

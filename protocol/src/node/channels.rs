@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, JobId, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
-use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
 use crate::ledger::quorum::Acks;
 use crate::ledger::records::{
@@ -256,16 +255,17 @@ impl Node {
     /// Tells a partner the newest receipts that we hold of the channels between us.
     pub(super) fn send_heads(&mut self, partner: NodeId, out: &mut Vec<Effect>) {
         let paying = self.paying.values().filter(|channel| channel.side.terms.payee == partner);
-        let paying = paying.filter_map(|channel| Some((channel.side.head()?, 0)));
+        let paying = paying.filter_map(|channel| {
+            let receipt = channel.side.head()?;
+            let (channel, amount, receipt) = (receipt.channel, receipt.amount, receipt.id());
+            Some(Head { channel, amount, receipt, due: 0 })
+        });
         let paid = self.paid.values().filter(|paid| paid.payer == partner);
-        let paid = paid.filter_map(|paid| Some((paid.head()?, paid.due())));
-        let head = |(receipt, due): (&Verified<Receipt>, u64)| Head {
-            channel: receipt.channel,
-            amount: receipt.amount,
-            receipt: receipt.id(),
-            due,
-        };
-        let heads: Vec<Head> = paying.chain(paid).map(head).collect();
+        let paid = paid.filter(|paid| paid.head_id() != RecordId::NONE).map(|paid| {
+            let (channel, amount, receipt) = (paid.channel, paid.paid(), paid.head_id());
+            Head { channel, amount, receipt, due: paid.due() }
+        });
+        let heads: Vec<Head> = paying.chain(paid).collect();
         // A side that has lost its only receipt has none to show, and says so.
         let deals = self.paid.values().any(|paid| paid.payer == partner);
         if deals || !heads.is_empty() {
@@ -314,7 +314,7 @@ impl Node {
         }
         for paid in self.paid.values().filter(|paid| paid.payer == from) {
             if let Some(head) = paid.head().filter(|head| lacks(head)) {
-                messages.push(Message::CoSigned(head.clone()));
+                messages.push(Message::CoSigned(head));
             }
         }
         for message in messages.into_iter().take(HEADS_MAX) {
@@ -529,8 +529,7 @@ impl Node {
         let known = paid.is_closing();
         let Ok(both) = paid.close(closing, domain) else {
             // A job is still open, or the payer has forgotten a receipt or counts less: it will ask again.
-            let head = paid.head().cloned();
-            if let Some(head) = head {
+            if let Some(head) = paid.head() {
                 self.send(from, Message::CoSigned(head), out);
             }
             self.send_heads(from, out);
@@ -552,7 +551,8 @@ impl Node {
             return;
         };
         let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
-        let Some(known) = paying.or_else(|| self.paid.get(&ack.channel).map(Paid::amount_redeemed)) else {
+        let Some(known) = paying.or_else(|| self.paid.get(&ack.channel).map(|paid| paid.amount_redeemed()))
+        else {
             return;
         };
         let said = self.acks.get(&ack.channel).cloned().unwrap_or_default();

@@ -233,6 +233,11 @@ impl Checkpoints {
         !known && (owners < OWNERS_MAX || !is_steps(&proof))
     }
 
+    /// Learns how many checkpoints the journal has, before it is followed.
+    pub(super) const fn expect(&mut self, checkpoints: usize) {
+        self.to_replay = checkpoints;
+    }
+
     /// Starts a new run of pages served.
     pub(super) fn reconciled(&mut self) {
         self.served.clear();
@@ -583,12 +588,6 @@ impl Node {
         });
         let page = BooksMessage::Page(name, leaves.unwrap_or(Leaves::Gone));
         self.send(from, Message::Books(page), out);
-    }
-
-    /// Learns how many checkpoints the journal has, before it is followed.
-    pub(super) fn expect_checkpoints(&mut self, records: &[Record]) {
-        let is_checkpoint = |record: &&Record| matches!(record, Record::Books(BooksRecord::Checkpoint(_)));
-        self.checkpoints.to_replay = records.iter().filter(is_checkpoint).count();
     }
 
     /// Takes back what the journal says of the books.

@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
@@ -12,7 +11,7 @@ use crate::ledger::outside::from_outside;
 use crate::ledger::quorum::Certificate;
 use crate::ledger::records::{
     AccountOp, Claim, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms,
-    Vote,
+    Vote, WithdrawalPaid,
 };
 use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
@@ -38,8 +37,8 @@ pub(super) struct Issuing {
     pub(super) tickets: BTreeMap<Digest, TicketState>,
     /// News for those whom a step concerns.
     pub(super) inboxes: Inboxes,
-    /// The operator's references of the withdrawals that were paid.
-    pub(super) references: BTreeMap<RecordId, String>,
+    /// Whose operator has paid a withdrawal, with which reference.
+    pub(super) payouts: BTreeMap<RecordId, Verified<WithdrawalPaid>>,
     pub(super) ends: EpochEnds,
     /// The agreement on the next checkpoint, where there are several issuers.
     pub(super) agreeing: Convention,

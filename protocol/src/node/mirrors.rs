@@ -5,13 +5,13 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
-use crate::ledger::mirror::{Mirror, MirrorError, News};
+use crate::ledger::mirror::{Mirror, MirrorError, News, PER_PAYEE_MAX};
 use crate::ledger::paid::Paid;
-use crate::ledger::reconcile::{Differences, Session, Set, Step, answer};
-use crate::ledger::records::{AccountOp, Epoch, Receipt, Recorded};
-use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message, Opening};
+use crate::ledger::reconcile::{Differences, Salt, Session, Set, Step, answer};
+use crate::ledger::records::{Epoch, Receipt};
+use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message};
 use crate::record::Record;
-use crate::signed::{Signed, Verified};
+use crate::signed::Verified;
 use crate::time::Time;
 
 use super::channels::is_round;
@@ -33,8 +33,6 @@ pub(super) struct Mirrors {
     pub(super) kept: Mirror,
     /// In which epoch each of them was last connected.
     seen: BTreeMap<NodeId, Epoch>,
-    /// Proofs of the channels on which we are paid, but for the terms.
-    proofs: BTreeMap<ChannelId, Proof>,
     /// Which of our receipts each mirror was last sent.
     told: BTreeMap<NodeId, BTreeMap<ChannelId, RecordId>>,
     /// Comparisons under way.
@@ -43,20 +41,7 @@ pub(super) struct Mirrors {
     pub(super) recovered: (Time, u32),
 }
 
-/// What an opening is made of beside the terms, as it travels: it is shown, and never looked at.
-#[derive(Debug, Clone)]
-struct Proof {
-    op: Signed<AccountOp>,
-    recorded: Vec<Signed<Recorded>>,
-}
-
 impl Mirrors {
-    /// Takes note of a channel on which we are paid.
-    pub(super) fn prove(&mut self, opening: &Opening<Checked>) {
-        let recorded = opening.recorded.iter().map(Verified::signed).collect();
-        self.proofs.insert(opening.op.id().into(), Proof { op: opening.op.signed(), recorded });
-    }
-
     pub(super) fn on_peer_down(&mut self, peer: NodeId) {
         self.sessions.remove(&peer);
     }
@@ -107,7 +92,6 @@ impl Node {
     /// Forgets what concerns channels that we no longer know.
     fn forget_mirrored(&mut self) {
         let (paid, ended) = (&self.paid, &self.ended);
-        self.mirrors.proofs.retain(|channel, _| paid.contains_key(channel));
         for told in self.mirrors.told.values_mut() {
             told.retain(|channel, _| paid.contains_key(channel) || ended.contains_key(channel));
         }
@@ -118,32 +102,42 @@ impl Node {
 
     /// Begins to compare our receipts with what each mirror keeps of them.
     fn compare_with_mirrors(&mut self, out: &mut Vec<Effect>) {
-        let mut chosen: BTreeMap<NodeId, Vec<(Epoch, RecordId, ChannelId)>> = BTreeMap::new();
+        let mut chosen: BTreeMap<NodeId, Vec<(RecordId, ChannelId)>> = BTreeMap::new();
         let ranked = self.ranked_mirrors();
         for paid in self.paid.values() {
-            let Some(head) = paid.head() else { continue };
+            let head = paid.head_id();
+            if head == RecordId::NONE {
+                continue;
+            }
             for mirror in self.mirrors_of(paid, &ranked) {
-                chosen.entry(mirror).or_default().push((head.epoch, head.id(), head.channel));
+                let chosen = chosen.entry(mirror).or_default();
+                // It keeps no more for one payee, and what it must refuse would differ for ever.
+                if chosen.len() < PER_PAYEE_MAX {
+                    chosen.push((head, paid.channel));
+                }
             }
         }
         let connected: Vec<NodeId> =
             self.mirrors.told.keys().copied().filter(|mirror| self.is_connected(*mirror)).collect();
         for mirror in connected {
             let kept: BTreeSet<ChannelId> =
-                chosen.get(&mirror).into_iter().flatten().map(|(.., id)| *id).collect();
+                chosen.get(&mirror).into_iter().flatten().map(|(_, channel)| *channel).collect();
             self.tell_over(mirror, &kept, out);
         }
         for (mirror, held) in chosen {
-            let ours = held.into_iter().map(|(epoch, id, _)| (epoch, id)).collect();
+            let ours = held.into_iter().map(|(receipt, _)| receipt).collect();
             self.compare_with(mirror, ours, out);
         }
     }
 
     fn compare_with(&mut self, mirror: NodeId, ours: Set, out: &mut Vec<Effect>) {
-        if let Ok((session, question)) = Session::begin(ours) {
-            self.mirrors.sessions.insert(mirror, session);
-            self.send(mirror, Message::Compare(question), out);
-        }
+        // The mirror sees salts, and must not know the next one from them.
+        let draws = [self.prng.next_u64(), self.prng.next_u64()].map(u64::to_be_bytes).concat();
+        let mut salt = Salt([0; 16]);
+        salt.0.copy_from_slice(&Digest::of(&draws).0[..16]);
+        let (session, question) = Session::begin(ours, salt);
+        self.mirrors.sessions.insert(mirror, session);
+        self.send(mirror, Message::Compare(question), out);
     }
 
     /// Returns the peers that may be mirrors, best first: issuers last, because what they hold they have on their own
@@ -199,8 +193,8 @@ impl Node {
         let told = self.mirrors.told.get(&mirror).cloned().unwrap_or_default();
         let replaced: BTreeSet<RecordId> = told.into_values().collect();
         let lacked = self.paid.values().filter_map(|paid| {
-            let head = paid.head().filter(|head| differences.only_here.contains(&head.id()))?;
-            self.kept_of(paid, Some(head.clone()))
+            let is_lacked = differences.only_here.contains(&paid.head_id());
+            is_lacked.then(|| self.kept_of(paid, paid.head()))?
         });
         let lacked: Vec<Kept<Checked>> = lacked.take(KEPT_MAX * BATCHES_MAX).collect();
         for entry in &lacked {
@@ -221,11 +215,7 @@ impl Node {
 
     /// Returns a channel on which we are paid as a mirror keeps it.
     pub(super) fn kept_of(&self, paid: &Paid, receipt: Option<Verified<Receipt>>) -> Option<Kept<Checked>> {
-        let Proof { op, recorded } = self.mirrors.proofs.get(&paid.channel)?.clone();
-        let op = op.read_back(self.domain).ok()?;
-        let recorded = recorded.into_iter().map(|recorded| recorded.read_back(self.domain));
-        let recorded = recorded.collect::<Result<_, _>>().ok()?;
-        Some(Kept { opening: Opening { op, terms: Verified::clone(&paid.terms), recorded }, receipt })
+        Some(Kept { opening: paid.opening(self.domain)?, receipt })
     }
 
     /// Takes back what a mirror has kept for us and we have forgotten; lets it forget what is over.

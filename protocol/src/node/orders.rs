@@ -1,15 +1,19 @@
 //! What the owner orders of its account beside channels: payments and withdrawals, signed one at a time.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, Digest, NodeId, RecordId};
 use crate::ledger::issuer::IssuerError;
-use crate::ledger::records::{AccountOp, OpBody, PAYOUT_BYTES_MAX, Recorded, text_digest};
+use crate::ledger::quorum::Fact;
+use crate::ledger::records::{
+    AccountOp, Epoch, OpBody, PAYOUT_BYTES_MAX, Recorded, WithdrawalPaid, text_digest,
+};
+use crate::manifest::Manifest;
 use crate::message::Message;
 use crate::record::Record;
-use crate::signed::Verified;
+use crate::signed::{Role, Verified};
 use crate::time::Time;
 
 use super::{Effect, Node, Offence};
@@ -62,17 +66,19 @@ pub enum OrderError {
 }
 
 /// A withdrawal of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OwnWithdrawal {
     /// Nano-credits.
     pub amount: u64,
     /// Where it is to be paid, if we know it still.
     pub to: Option<String>,
-    /// The operator's reference, once it was paid.
-    pub paid: Option<String>,
+    /// The word of the issuer whose operator has paid it.
+    pub paid: Option<Verified<WithdrawalPaid>>,
     payout: Digest,
-    /// The issuer knows where to pay it.
-    is_known: bool,
+    /// Epoch of the step.
+    taken: Epoch,
+    /// Issuers that know where to pay it.
+    known: BTreeSet<NodeId>,
 }
 
 /// The owner's orders and what became of the withdrawals among them.
@@ -167,24 +173,35 @@ impl Node {
             oldest.map(|id| self.orders.withdrawals.remove(&id));
         }
         let to = self.orders.texts.get(payout).cloned();
-        let own = OwnWithdrawal { amount: *amount, to, paid: None, payout: *payout, is_known: false };
+        let own = OwnWithdrawal {
+            amount: *amount,
+            to,
+            paid: None,
+            payout: *payout,
+            taken: op.epoch,
+            known: BTreeSet::new(),
+        };
         self.orders.withdrawals.insert(op.id(), own);
     }
 
-    /// Tells the issuer where to pay what it has not confirmed to know; asks what became of the others.
+    /// Tells every issuer where to pay what is not paid, and so asks what became of it.
     pub(super) fn ask_payouts(&mut self, out: &mut Vec<Effect>) {
-        let Some(issuer) = self.issuer() else { return };
         let open = self.orders.withdrawals.iter().filter(|(_, own)| own.paid.is_none());
         let open = open.filter_map(|(step, own)| Some((*step, own.to.clone()?)));
-        for (step, to) in open.take(ORDERS_MAX).collect::<Vec<_>>() {
-            self.send(issuer, Message::Payout { step, to }, out);
+        let open: Vec<(RecordId, String)> = open.take(ORDERS_MAX).collect();
+        for issuer in self.issuers() {
+            for (step, to) in open.clone() {
+                self.send(issuer, Message::Payout { step, to }, out);
+            }
         }
     }
 
-    /// Tells the issuer where to pay what it has not confirmed to know.
+    /// Tells issuers where to pay what they have not confirmed to know.
     pub(super) fn say_payouts(&mut self, out: &mut Vec<Effect>) {
-        let unknown = self.orders.withdrawals.values().any(|own| !own.is_known && own.paid.is_none());
-        if unknown {
+        let issuers = self.issuers();
+        let open = self.orders.withdrawals.values().filter(|own| own.paid.is_none());
+        let unknown = open.flat_map(|own| issuers.iter().filter(|issuer| !own.known.contains(issuer)));
+        if unknown.count() > 0 {
             self.ask_payouts(out);
         }
     }
@@ -203,54 +220,91 @@ impl Node {
         if self.orders.texts.insert(payout, to.clone()).is_none() {
             out.push(Effect::Record(Record::Text(to)));
         }
-        let paid = self.issuing.as_ref().and_then(|issuing| issuing.references.get(&step).cloned());
+        let paid = self.issuing.as_ref().and_then(|issuing| issuing.payouts.get(&step).cloned());
         self.send(from, Message::Withdrawal { step, paid }, out);
     }
 
-    /// As issuer: the operator has paid a withdrawal out.
-    pub(super) fn mark_paid(&mut self, step: RecordId, reference: String, out: &mut Vec<Effect>) {
-        let Some(issuing) = &mut self.issuing else { return };
-        let known = issuing.references.contains_key(&step);
-        if known || issuing.books.mark_paid(step, text_digest(&reference)).is_err() {
-            return;
-        }
-        issuing.references.insert(step, reference.clone());
-        let account = issuing.books.withdrawal(step).map(|request| request.account);
-        out.push(Effect::Record(Record::WithdrawalPaid { step, reference: reference.clone() }));
-        for node in account.map(|account| self.nodes_of(account)).unwrap_or_default() {
-            self.send(node, Message::Withdrawal { step, paid: Some(reference.clone()) }, out);
+    /// As issuer: the operator, whose turn it is, has paid a withdrawal out.
+    pub(super) fn mark_paid(&mut self, step: RecordId, reference: String, now: Time, out: &mut Vec<Effect>) {
+        let epoch = self.epoch(now);
+        let Some(issuing) = &self.issuing else { return };
+        let paid = issuing.sign(WithdrawalPaid { step, reference, epoch });
+        if self.take_payout(&paid, epoch) == Ok(true) {
+            out.push(Effect::Record(Record::WithdrawalPaid(paid.signed())));
+            self.tell_payout(&paid, out);
+            if self.has_many_issuers() {
+                self.tell_issuers(&Message::Fact(Fact::Paid(paid)), out);
+            }
         }
     }
 
-    /// What the issuer says of a withdrawal of ours.
+    /// As issuer: takes the word of the issuer whose turn it was; says whether it is new.
+    pub(super) fn take_payout(
+        &mut self,
+        paid: &Verified<WithdrawalPaid>,
+        now: Epoch,
+    ) -> Result<bool, IssuerError> {
+        let manifest = &self.config.manifest;
+        let issuing = self.issuing.as_mut().ok_or(IssuerError::UnknownWithdrawal)?;
+        let request = *issuing.books.withdrawal(paid.step).ok_or(IssuerError::UnknownWithdrawal)?;
+        if !is_by_its_payer(paid, request.epoch, manifest) {
+            return Err(IssuerError::WrongKey);
+        }
+        if paid.epoch > now.plus(1) {
+            return Err(IssuerError::WrongEpoch);
+        }
+        if issuing.books.is_one_of_many() {
+            issuing.facts.push(Fact::Paid(paid.clone()));
+        }
+        if issuing.payouts.contains_key(&paid.step) {
+            return Ok(false);
+        }
+        issuing.books.mark_paid(paid.step, text_digest(&paid.reference))?;
+        issuing.payouts.insert(paid.step, paid.clone());
+        Ok(true)
+    }
+
+    /// As issuer: tells the owner that its withdrawal is paid.
+    pub(super) fn tell_payout(&mut self, paid: &Verified<WithdrawalPaid>, out: &mut Vec<Effect>) {
+        let request = self.issuing.as_ref().and_then(|issuing| issuing.books.withdrawal(paid.step));
+        let account = request.map(|request| request.account);
+        for node in account.map(|account| self.nodes_of(account)).unwrap_or_default() {
+            self.send(node, Message::Withdrawal { step: paid.step, paid: Some(paid.clone()) }, out);
+        }
+    }
+
+    /// What an issuer says of a withdrawal of ours. That it is paid only the issuer says whose turn it was.
     pub(super) fn on_withdrawal(
         &mut self,
         from: NodeId,
         step: RecordId,
-        paid: Option<String>,
+        paid: Option<Verified<WithdrawalPaid>>,
+        now: Time,
         out: &mut Vec<Effect>,
     ) {
         if !(from == self.me || self.config.manifest.has_issuer_node(from)) {
             return;
         }
+        let epoch = self.epoch(now);
         let Some(own) = self.orders.withdrawals.get_mut(&step) else { return };
-        own.is_known = true;
-        if let Some(reference) = paid.filter(|text| own.paid.is_none() && text.len() <= PAYOUT_BYTES_MAX) {
-            own.paid = Some(reference.clone());
-            out.push(Effect::Record(Record::WithdrawalPaid { step, reference }));
+        own.known.insert(from);
+        let Some(paid) = paid.filter(|_| own.paid.is_none()) else { return };
+        let by_its_payer = is_by_its_payer(&paid, own.taken, &self.config.manifest);
+        if paid.step != step || paid.epoch > epoch.plus(1) || !by_its_payer {
+            out.push(Effect::Penalise(from, Offence::WrongSigner));
+            return;
         }
+        own.paid = Some(paid.clone());
+        out.push(Effect::Record(Record::WithdrawalPaid(paid.signed())));
     }
 
     /// Takes back from the journal that a withdrawal was paid.
-    pub(super) fn replay_paid(&mut self, step: RecordId, reference: String) {
-        if let Some(own) = self.orders.withdrawals.get_mut(&step) {
-            own.paid = Some(reference.clone());
+    pub(super) fn replay_paid(&mut self, paid: Verified<WithdrawalPaid>) {
+        if let Some(own) = self.orders.withdrawals.get_mut(&paid.step) {
+            own.paid = Some(paid.clone());
         }
-        if let Some(issuing) = &mut self.issuing
-            && issuing.books.mark_paid(step, text_digest(&reference)).is_ok()
-        {
-            issuing.references.insert(step, reference);
-        }
+        // At an owner there is no request to mark.
+        let _ = self.take_payout(&paid, paid.epoch);
     }
 
     /// Returns our withdrawals, by the step that asked for each.
@@ -264,9 +318,15 @@ impl Node {
         self.orders.texts.get(&payout).map(String::as_str)
     }
 
-    /// As issuer: returns the reference with which a withdrawal was paid.
+    /// As issuer: returns whose operator has paid a withdrawal, with which reference.
     #[must_use]
-    pub fn payout_reference(&self, step: RecordId) -> Option<&str> {
-        self.issuing.as_ref()?.references.get(&step).map(String::as_str)
+    pub fn payout(&self, step: RecordId) -> Option<&Verified<WithdrawalPaid>> {
+        self.issuing.as_ref()?.payouts.get(&step)
     }
+}
+
+/// Says whether the issuer signed it whose turn it was when it says so.
+fn is_by_its_payer(paid: &Verified<WithdrawalPaid>, taken: Epoch, manifest: &Manifest) -> bool {
+    let payer = manifest.payer_of(paid.step, taken, paid.epoch);
+    payer.is_some_and(|(issuer, _)| paid.is_signed_by(Role::Issuer, issuer.key))
 }

@@ -1,15 +1,15 @@
 //! The provider's side of a job: offer, admit, run, be paid as it goes.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
-use crate::keys::Signer;
-use crate::ledger::paid::{Grant, Paid};
+use crate::ledger::paid::{Agreement, Grant, Paid};
 use crate::ledger::paying::Allowances;
-use crate::ledger::records::{Accepted, OpBody, Receipt, Terms, VALIDITY_EPOCHS_MAX};
+use crate::ledger::records::{Accepted, OpBody, OpenChannel, Receipt, Terms, VALIDITY_EPOCHS_MAX};
 use crate::message::{Checked, Kept, Message, Opening};
 use crate::mutant;
 use crate::price::{Price, Usage};
@@ -36,9 +36,6 @@ const UNPAID_MS: u64 = 20_000;
 /// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
 /// on its way to arrive, and for one to be sent again.
 const UNCOVERED_MS: u64 = 12_000;
-
-/// Terms of ours on which channels were opened, and the key with which we sign receipts on them.
-pub(super) type Agreed = (Arc<Verified<Terms>>, Arc<Signer>);
 
 /// A job that our engine runs.
 #[derive(Debug)]
@@ -229,8 +226,7 @@ impl Node {
         }
         match self.paid_side(&opening).filter(|_| valid) {
             Some(paid) => {
-                self.paid.insert(paid.channel, paid);
-                self.mirrors.prove(&opening);
+                self.paid.insert(paid.channel, Box::new(paid));
                 out.push(Effect::Record(Record::Paid(opening.signed())));
             }
             None => out.push(Effect::Penalise(from, Offence::BadLedger)),
@@ -263,15 +259,19 @@ impl Node {
         if !ours {
             return None;
         }
-        let (terms, signer) = self.agreed(terms)?;
-        let payer = (open.payer, opening.op.account, open.payer_key);
-        Some(Paid::new(opening.op.id().into(), terms, payer, open.cap, signer).until(open.expires))
+        let agreement = self.agreed(terms, open)?;
+        let paid = Paid::on(opening.op.id().into(), agreement, open.cap);
+        Some(paid.until(open.expires).proven_by(opening))
     }
 
-    /// Returns terms of ours and the key with which we sign receipts on them, if they name it: both once for all channels.
-    fn agreed(&mut self, terms: &Verified<Terms>) -> Option<Agreed> {
-        if let Some(agreed) = self.agreed.get(&terms.id()) {
-            return Some(agreed.clone());
+    /// Returns what the channels of one payer on terms of ours share, with the key with which we sign receipts on them, if
+    /// they name it: once for all of them.
+    fn agreed(&mut self, terms: &Verified<Terms>, open: &OpenChannel) -> Option<Arc<Agreement>> {
+        let known = self.agreed.get(&terms.id());
+        if let Some(known) =
+            known.filter(|known| (known.payer, known.payer_key) == (open.payer, open.payer_key))
+        {
+            return Some(known.clone());
         }
         let context = [b"payee".as_slice(), &terms.payer_account.0, &terms.model.0].concat();
         let signer = self.config.node.derive(&context);
@@ -279,11 +279,19 @@ impl Node {
             return None;
         }
         if self.agreed.len() > self.paid.len() {
-            self.agreed.retain(|_, (terms, _)| Arc::strong_count(terms) > 1);
+            self.agreed.retain(|_, agreement| Arc::strong_count(agreement) > 1);
         }
-        let agreed = (Arc::new(terms.clone()), Arc::new(signer));
-        self.agreed.insert(terms.id(), agreed.clone());
-        Some(agreed)
+        let issuers = self.config.manifest.issuers.iter().map(|issuer| issuer.key);
+        let agreement = Arc::new(Agreement {
+            terms: Arc::new(terms.clone()),
+            payer: open.payer,
+            payer_account: terms.payer_account,
+            payer_key: open.payer_key,
+            signer: Arc::new(signer),
+            keys: core::iter::once(terms.payer_account.into()).chain(issuers).collect(),
+        });
+        self.agreed.insert(terms.id(), agreement.clone());
+        Some(agreement)
     }
 
     pub(super) fn on_engine(&mut self, event: EngineEvent, now: Time, out: &mut Vec<Effect>) {
@@ -408,7 +416,7 @@ impl Node {
     /// A job of a channel has ended: one that waited for it may begin.
     fn pass_first_window(&mut self, channel: Option<ChannelId>, out: &mut Vec<Effect>) {
         let paid = channel.and_then(|channel| self.paid.get_mut(&channel));
-        if let Some((job, up_to)) = paid.and_then(Paid::pass_first_window) {
+        if let Some((job, up_to)) = paid.and_then(|paid| paid.pass_first_window()) {
             self.grant_tokens(job, up_to, out);
         }
     }
@@ -468,8 +476,7 @@ impl Node {
             }
             // Our signature may have been lost on its way, or the payer has forgotten a newer receipt.
             Ok(None) => {
-                let head = paid.head().cloned();
-                if let Some(head) = head {
+                if let Some(head) = paid.head() {
                     self.send(from, Message::CoSigned(head), out);
                 }
             }

@@ -10,7 +10,7 @@ use crate::ledger::facts::WANTED_MAX;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::outside::Progress;
 use crate::ledger::quorum::{EndCertificate, Fact, is_agreed};
-use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Source, Terms};
+use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Source, Terms, WithdrawalPaid};
 use crate::message::{Checked, Message};
 use crate::record::Record;
 use crate::signed::{Role, Verified};
@@ -98,16 +98,20 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         }
+        if let Fact::Paid(paid) = fact {
+            return self.on_paid(from, paid, now, out);
+        }
         let Some(issuing) = self.issuing.as_mut().filter(|issuing| issuing.books.is_one_of_many()) else {
             return;
         };
         let taken = match fact {
+            Fact::Paid(_) => return,
             Fact::Deposit(deposit) => issuing.enter(deposit).map(|record| (None, record)),
             Fact::End(certificate) => issuing.end(certificate).map(|record| (None, record)),
             Fact::Step(certificate) => {
                 issuing.certify(certificate, epoch).map(|(recorded, record)| (Some(recorded), record))
             }
-            Fact::Paid { receipt, claim } => {
+            Fact::Redeemed { receipt, claim } => {
                 issuing.redeem_elsewhere(receipt, claim.as_ref()).map(|record| (None, record))
             }
             Fact::Doubled(one, other) => Ok((None, issuing.double(one, other))),
@@ -139,6 +143,20 @@ impl Node {
         self.learned(fact, now, out);
     }
 
+    /// From an issuer: the operator whose turn it was has paid a withdrawal.
+    fn on_paid(&mut self, from: NodeId, paid: &Verified<WithdrawalPaid>, now: Time, out: &mut Vec<Effect>) {
+        match self.take_payout(paid, self.epoch(now)) {
+            Ok(false) => {}
+            Ok(true) => {
+                out.push(Effect::Record(Record::WithdrawalPaid(paid.signed())));
+                self.tell_payout(paid, out);
+            }
+            // It comes again when the step has come.
+            Err(IssuerError::UnknownWithdrawal) => self.hurry(now, out),
+            Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
+        }
+    }
+
     fn booked(&self, account: AccountId) -> Balance {
         self.issuing.as_ref().map(|issuing| issuing.books.balance(account)).unwrap_or_default()
     }
@@ -158,7 +176,8 @@ impl Node {
                 }
                 self.tell_account(deposit.account, out);
             }
-            Fact::Paid { receipt, .. } => self.acknowledge(receipt.channel, now, out),
+            Fact::Paid(_) => {}
+            Fact::Redeemed { receipt, .. } => self.acknowledge(receipt.channel, now, out),
             Fact::Doubled(one, other) => self.found_two_steps(one, other, out),
             Fact::End(certificate) => {
                 if let Some(vote) = certificate.votes.first() {

@@ -4,18 +4,17 @@
 //! whoever holds the proof of an open one and its newest receipt gives them back. All of it is checked as if a stranger
 //! had said it, so that nobody can give back more than there was.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, NodeId};
 use crate::ledger::issuer::Booked;
 use crate::ledger::mirror::proven;
-use crate::ledger::paid::Paid;
-use crate::ledger::records::{Epoch, Receipt, VALIDITY_EPOCHS_MAX};
+use crate::ledger::records::{Epoch, VALIDITY_EPOCHS_MAX};
 use crate::message::{BOOKED_MAX, Checked, KEPT_MAX, Kept, Message, Opening};
 use crate::mutant;
 use crate::record::Record;
-use crate::signed::Verified;
 use crate::time::Time;
 
 use super::mirrors::BATCHES_MAX;
@@ -235,8 +234,7 @@ impl Node {
     ) -> Option<Option<u64>> {
         if !self.paid.contains_key(&booked.channel) {
             let paid = self.paid_side(&entry.opening)?;
-            self.paid.insert(booked.channel, paid);
-            self.mirrors.prove(&entry.opening);
+            self.paid.insert(booked.channel, Box::new(paid));
             out.push(Effect::Record(Record::Paid(entry.opening.signed())));
         }
         let paid = self.paid.get_mut(&booked.channel)?;
@@ -324,7 +322,7 @@ impl Node {
     /// Goes on as after any restart.
     fn resume_after_recovery(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.paying.values_mut().for_each(|channel| channel.side.restarted());
-        self.paid.values_mut().for_each(Paid::restarted);
+        self.paid.values_mut().for_each(|paid| paid.restarted());
         let peers: Vec<NodeId> = self.peers.keys().copied().filter(|node| self.is_connected(*node)).collect();
         for peer in peers {
             self.send_heads(peer, out);
@@ -358,13 +356,12 @@ impl Node {
         if !self.answers_recovery(now) {
             return;
         }
-        let held = |receipt: Option<&Verified<Receipt>>| receipt.cloned();
         let paying = self.paying.iter().filter(|(_, channel)| channel.side.terms.payee == from);
         let paying = paying.map(|(_, channel)| {
-            Some(Kept { opening: channel.opening.clone(), receipt: held(channel.side.head()) })
+            Some(Kept { opening: channel.opening.clone(), receipt: channel.side.head().cloned() })
         });
         let paid = self.paid.values().filter(|paid| paid.payer == from);
-        let paid = paid.map(|paid| self.kept_of(paid, held(paid.head())));
+        let paid = paid.map(|paid| self.kept_of(paid, paid.head()));
         let all = paying.chain(paid).flatten().chain(self.mirrors.kept.of(from));
         let all = all.map(|entry| (ChannelId::from(entry.opening.op.id()), entry));
         let later: BTreeMap<ChannelId, Kept<Checked>> = all.filter(|(channel, _)| *channel > after).collect();

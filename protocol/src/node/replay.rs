@@ -8,13 +8,14 @@ use crate::ids::ChannelId;
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::quorum::View;
 use crate::ledger::records::{OpBody, text_digest};
+use crate::message::{Checked, Opening, Wire};
 use crate::record::Record;
-use crate::signed::{Role, SignedError};
+use crate::signed::{Role, SignedError, Verified};
 use crate::time::Time;
 
-use super::Node;
 use super::issuing::{Admitted, TicketState};
 use super::recovery::Recovery;
+use super::{Config, Node};
 
 /// Why a journal cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -30,10 +31,41 @@ pub enum ReplayError {
     UnknownChannel(ChannelId),
 }
 
+/// A node that follows its journal line by line, and does nothing else yet.
+#[derive(Debug)]
+pub struct Starting(Node);
+
+impl Starting {
+    /// Returns a node that has read nothing yet. `checkpoints` is how many lines about checkpoints the journal has, see
+    /// [`crate::record::is_checkpoint`]; only an issuer must know it.
+    #[must_use]
+    pub fn new(config: Config, seed: u64, checkpoints: usize) -> Self {
+        let mut node = Node::empty(config, seed);
+        node.checkpoints.expect(checkpoints);
+        Self(node)
+    }
+
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// When it cannot be read or contradicts the ones before it: the journal is not this node's.
+    pub fn follow(&mut self, record: Record) -> Result<(), ReplayError> {
+        self.0.replay(record)
+    }
+
+    /// Returns the node that the lines describe, at `now`.
+    #[must_use]
+    pub fn start(self, now: Time) -> Node {
+        let mut node = self.0;
+        node.start(now);
+        node
+    }
+}
+
 impl Node {
-    pub(super) fn replay(&mut self, record: &Record) -> Result<(), ReplayError> {
+    fn replay(&mut self, record: Record) -> Result<(), ReplayError> {
         let domain = self.domain;
-        match record.clone() {
+        match record {
             Record::Joined { membership, .. } => self.membership = Some(membership.read_back(domain)?),
             Record::Step { op, terms } => {
                 self.wallet.replay(op.read_back(domain)?);
@@ -45,18 +77,17 @@ impl Node {
                 self.adopt_paying(opening, Time::default());
             }
             Record::Paid(opening) => {
-                let opening = opening.read_back(domain)?;
+                let opening = self.read_back_opening(opening)?;
                 let channel = ChannelId::from(opening.op.id());
                 let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
-                self.paid.insert(channel, paid);
-                self.mirrors.prove(&opening);
+                self.paid.insert(channel, Box::new(paid));
             }
             Record::Receipt(receipt) => {
                 let receipt = receipt.read_back(domain)?;
                 if let Some(paying) = self.paying.get_mut(&receipt.channel) {
                     paying.side.adopt(&receipt);
                 } else if let Some(paid) = self.paid.get_mut(&receipt.channel) {
-                    paid.replay(receipt);
+                    paid.replay(&receipt);
                 }
             }
             Record::Job(job) => {
@@ -89,12 +120,12 @@ impl Node {
             Record::Text(text) => {
                 self.orders.texts.insert(text_digest(&text), text);
             }
-            Record::WithdrawalPaid { step, reference } => self.replay_paid(step, reference),
+            Record::WithdrawalPaid(paid) => self.replay_paid(paid.read_back(domain)?),
             Record::Noticed(news) => self.apply_news(&news.read_back(domain)?),
-            Record::Lineage(_)
+            record @ (Record::Lineage(_)
             | Record::Authorised { .. }
             | Record::Delegated { .. }
-            | Record::Lent { .. } => self.replay_account(record.clone())?,
+            | Record::Lent { .. }) => self.replay_account(record)?,
             Record::Kept { opening, receipt } => {
                 let opening = opening.map(|opening| opening.read_back(domain)).transpose()?;
                 self.mirrors.kept.restore(opening, receipt.read_back(domain)?);
@@ -110,7 +141,7 @@ impl Node {
                 self.recovery = None;
                 self.recovered = Some(since);
             }
-            Record::Ticket { .. }
+            record @ (Record::Ticket { .. }
             | Record::Admitted { .. }
             | Record::Deposited(_)
             | Record::Stepped { .. }
@@ -122,11 +153,23 @@ impl Node {
             | Record::Endorsed { .. }
             | Record::Promised { .. }
             | Record::Vouched(_)
-            | Record::Concluded(_) => self.replay_issuing(record.clone())?,
+            | Record::Concluded(_)) => self.replay_issuing(record)?,
             Record::Books(books) => self.replay_books(books)?,
             Record::Agreed(agreed) => self.replay_agreed(agreed)?,
         }
         Ok(())
+    }
+
+    /// Takes the opening of a channel on which we are paid out of the journal; its terms are read once for all channels.
+    fn read_back_opening(&self, opening: Opening<Wire>) -> Result<Opening<Checked>, SignedError> {
+        let domain = self.domain;
+        let Opening { op, terms, recorded } = opening;
+        let terms = match self.agreed.get(&terms.id_in(domain)) {
+            Some(agreement) => Verified::clone(&agreement.terms),
+            None => terms.read_back(domain)?,
+        };
+        let recorded = recorded.into_iter().map(|recorded| recorded.read_back(domain));
+        Ok(Opening { op: op.read_back(domain)?, terms, recorded: recorded.collect::<Result<_, _>>()? })
     }
 
     fn replay_issuing(&mut self, record: Record) -> Result<(), ReplayError> {
@@ -189,7 +232,7 @@ impl Node {
             | Record::Agreed(_)
             | Record::Taken(_)
             | Record::Text(_)
-            | Record::WithdrawalPaid { .. }
+            | Record::WithdrawalPaid(_)
             | Record::Noticed(_)
             | Record::Lineage(_)
             | Record::Authorised { .. }

@@ -7,6 +7,7 @@ mod agreement;
 mod answers;
 mod closing;
 mod deposits;
+mod expiry;
 mod facts;
 mod network;
 mod outside;

@@ -71,7 +71,9 @@ fn witness(place: usize, facts: &[Fact<Checked>]) -> Witness {
             match fact {
                 Fact::Deposit(deposit) => drop(witness.enter(deposit)),
                 Fact::Step(certificate) => drop(witness.certify(certificate, Epoch(0))),
-                Fact::End(_) | Fact::Paid { .. } | Fact::Doubled(..) => unreachable!("none is made"),
+                Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
+                    unreachable!("none is made")
+                }
             }
         }
     }
@@ -225,7 +227,7 @@ fn a_checkpoint_ends_a_channel_at_the_largest_redemption_when_no_quorum_agrees_o
 
     let (_, names) = more.facts.since(0);
     let paid = names.iter().find_map(|name| {
-        let Fact::Paid { receipt, claim } = more.fact(name)? else { return None };
+        let Fact::Redeemed { receipt, claim } = more.fact(name)? else { return None };
         Some((receipt.clone(), claim.clone()))
     });
     let (receipt, claim) = paid.expect("what was paid on a channel that is over is handed to the others");

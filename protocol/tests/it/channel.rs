@@ -246,7 +246,7 @@ proptest! {
             for receipt in receipts {
                 paid.receive(receipt, domain()).expect("the payer's, below the cap");
             }
-            paid.head().cloned()
+            paid.head()
         };
         let parts: Vec<_> = [merge(one), merge(other)].into_iter().flatten().collect();
         prop_assert_eq!(merge(&parts).map(|head| head.id()), merge(&all).map(|head| head.id()));
@@ -332,6 +332,7 @@ fn a_payer_without_the_payees_signature_asks_for_it_until_it_comes() {
     payer.delivered(job(1), 20);
     payer.end(job(1), Usage { tokens_out: 20, ..worst }, None).expect("a job in flight");
     let (sent, _) = payer.pay(domain(), Epoch(0)).expect("a receipt is due");
+    assert_eq!((payer.paid(), sent.amount), (cost(&sent.usage), cost(&sent.usage)));
     let both = payee.receive(&sent, domain()).expect("it is the payer's").expect("it is news");
 
     // The payee shows that it holds the receipt, but its signature was lost.

@@ -1,11 +1,14 @@
 //! What a mirror keeps, and what an issuer pays out to whom a mirror brings it.
 
+use std::sync::Arc;
+
 use protocol::advert::Incentive;
 use protocol::ids::{ChannelId, Digest, NodeId, RecordId};
 use protocol::keys::Signer;
 use protocol::ledger::issuer::{Issuer, IssuerError};
 use protocol::ledger::mirror::{Mirror, MirrorError, News};
-use protocol::ledger::reconcile::exchange;
+use protocol::ledger::paid::{Agreement, Paid};
+use protocol::ledger::reconcile::{Salt, exchange};
 use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, OpenChannel, Receipt, Recorded, Source};
 use protocol::message::{Checked, Kept, Opening};
 use protocol::price::Usage;
@@ -80,8 +83,36 @@ fn the_newest_receipt_of_a_channel_is_kept_whatever_the_order() {
 
     let kept: Vec<u64> = mirror.receipts().map(|(_, receipt)| receipt.amount).collect();
     assert_eq!(kept, [90]);
-    let found = exchange(mirror.set_of(id(PAYEE)), &mirror.set_of(id(PAYER))).expect("two sets");
+    let of = |tag| mirror.set_of(id(tag));
+    let found = exchange(of(PAYEE), &of(PAYER), Salt([1; 16])).expect("two sets");
     assert_eq!((found.differences.only_here.len(), found.differences.only_there.len()), (1, 0));
+}
+
+#[test]
+fn a_payee_shows_opening_and_receipt_as_they_were_signed() {
+    let entry = entry(3, 50);
+    let receipt = entry.receipt.as_ref().expect("there is one");
+    let paid = |channel, keys| {
+        let agreement = Agreement {
+            terms: Arc::new(entry.opening.terms.clone()),
+            payer: id(PAYER),
+            payer_account: account(PAYER),
+            payer_key: payer_signer(PAYER).public(),
+            signer: Arc::new(payee_signer(PAYEE)),
+            keys,
+        };
+        Paid::on(channel, Arc::new(agreement), CAP).until(Epoch(2)).proven_by(&entry.opening)
+    };
+    for keys in [vec![], vec![account(PAYER).into(), signer(ISSUER).public()], vec![signer(9).public()]] {
+        let mut ours = paid(entry.opening.op.id().into(), keys.clone());
+        ours.replay(receipt);
+        // The payer lets it end early.
+        ours.expires = Epoch(1);
+
+        assert_eq!(ours.head().as_ref(), Some(receipt));
+        assert_eq!(ours.opening(domain()).as_ref(), Some(&entry.opening));
+        assert_eq!(paid(ChannelId([9; 32]), keys).opening(domain()), None, "of another channel");
+    }
 }
 
 #[test]

@@ -143,7 +143,7 @@ impl Ending {
         let payer = (signer(PAYER).public().into(), account(PAYER), payer_signer(PAYER).public());
         let terms = terms(PAYEE, PAYER, Incentive::Exchange, 0);
         let mut payee = Paid::new(self.channel(), terms, payer, CAP, payee_signer(PAYEE));
-        self.receipts.iter().for_each(|receipt| payee.replay(receipt.clone()));
+        self.receipts.iter().for_each(|receipt| payee.replay(receipt));
         payee.replay_job(&job(self.channel()));
         payee.restarted();
         payee

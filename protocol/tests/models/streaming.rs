@@ -255,7 +255,7 @@ impl State {
                 self.payee_journal.push(Line::Receipt(both.clone()));
                 self.answer(both);
             }
-            Ok(None) => self.payee.head().cloned().into_iter().for_each(|head| self.answer(head)),
+            Ok(None) => self.payee.head().into_iter().for_each(|head| self.answer(head)),
         }
         for (paid, up_to) in allowances {
             let Grant::Raised(up_to) = self.payee.grant(*paid, *up_to) else { continue };
@@ -327,7 +327,7 @@ impl State {
     }
 
     fn meet(&mut self) {
-        let (payer, payee) = (self.payer.head().cloned(), self.payee.head().cloned());
+        let (payer, payee) = (self.payer.head().cloned(), self.payee.head());
         if let Some(head) = &payee {
             self.payer.shown(head.id(), self.payee.due());
         }
@@ -364,7 +364,7 @@ impl State {
         self.payee = new_payee();
         for line in &self.payee_journal {
             match line {
-                Line::Receipt(receipt) => self.payee.replay(receipt.clone()),
+                Line::Receipt(receipt) => self.payee.replay(receipt),
                 Line::Job(record) => self.payee.replay_job(record),
             }
         }

@@ -89,6 +89,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::rotation()).called("rotate"),
         Kind::of(&samples::vote()),
         Kind::of(&samples::close_vote()),
+        Kind::of(&samples::withdrawal_paid()),
         Kind::of(&samples::recorded()),
         Kind::of(&samples::terms()),
         Kind::of(&samples::receipt()),

@@ -138,7 +138,10 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Notice(News::Step(certificate())),
         Message::Noticed(op),
         Message::Payout { step: samples::withdrawal().id(), to: "bank account 1".to_owned() },
-        Message::Withdrawal { step: samples::withdrawal().id(), paid: Some("transfer 1".to_owned()) },
+        Message::Withdrawal {
+            step: samples::withdrawal().id(),
+            paid: Some(samples::withdrawal_paid().signed()),
+        },
         Message::Books(BooksMessage::Checkpoint(samples::checkpoint().signed())),
         Message::Lineage(samples::lineage().signed()),
         Message::Devices {
@@ -155,8 +158,8 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::SpendRefused { request: 21, refusal: SpendRefusal::Budget { left: 5 } },
         Message::Keep(vec![kept()]),
         Message::Kept { entries: vec![Kept { receipt: None, ..kept() }], last: true },
-        Message::Compare(vec![0x61, 0, 0, 0]),
-        Message::Compared(vec![0x61]),
+        Message::Compare(vec![0; 19]),
+        Message::Compared(vec![0; 2]),
         Message::KeptQuery(vec![samples::receipt().id()]),
         Message::Over(vec![CHANNEL]),
         Message::RedeemKept(samples::receipt().signed()),
@@ -201,14 +204,15 @@ pub(crate) fn facts() -> Vec<Fact<Wire>> {
         Fact::Deposit(samples::deposit().signed()),
         Fact::Step(certificate()),
         Fact::End(EndCertificate { votes: vec![samples::close_vote().signed()] }),
-        Fact::Paid { receipt: samples::receipt().signed(), claim: Some(samples::claim().signed()) },
+        Fact::Paid(samples::withdrawal_paid().signed()),
+        Fact::Redeemed { receipt: samples::receipt().signed(), claim: Some(samples::claim().signed()) },
         Fact::Doubled(samples::withdrawal().signed(), samples::open_channel().signed()),
     ]
 }
 
 /// Returns what an issuer keeps of an agreement, in the order of the numbers.
 pub(crate) fn agreed() -> Vec<AgreedRecord> {
-    let fact = || facts().remove(3);
+    let fact = || facts().remove(4);
     vec![
         AgreedRecord::Taken(fact()),
         AgreedRecord::Learned(fact()),
@@ -293,7 +297,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Expired(EPOCH),
         Record::Taken(samples::recorded().signed()),
         Record::Text("bank account 1".to_owned()),
-        Record::WithdrawalPaid { step: samples::withdrawal().id(), reference: "transfer 1".to_owned() },
+        Record::WithdrawalPaid(samples::withdrawal_paid().signed()),
         Record::Noticed(News::Deposit(samples::deposit().signed())),
         Record::Books(BooksRecord::Equivocation(equivocation())),
         Record::Lineage(samples::lineage().signed()),
@@ -394,7 +398,6 @@ fn no_message_is_read_in_another_network() {
             "heads",
             "noticed",
             "payout",
-            "withdrawal",
             "spend_refused",
             "compare",
             "compared",

@@ -9,7 +9,7 @@ use protocol::ledger::checkpoint::{AccountLeaf, ChannelLeaf, Checkpoint};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::{
     Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel,
-    Receipt, Recorded, RedeemAck, Rights, Source, Terms, Vote, text_digest,
+    Receipt, Recorded, RedeemAck, Rights, Source, Terms, Vote, WithdrawalPaid, text_digest,
 };
 use protocol::licence::{Licence, LicenceKind, Scope, open_licence};
 use protocol::manifest::Manifest;
@@ -86,6 +86,11 @@ pub(crate) fn account_op(body: OpBody) -> Verified<AccountOp> {
 
 pub(crate) fn close_vote() -> Verified<CloseVote> {
     by_issuer(CloseVote { channel: CHANNEL, amount: 414_000, epoch: EPOCH })
+}
+
+pub(crate) fn withdrawal_paid() -> Verified<WithdrawalPaid> {
+    let (step, reference) = (withdrawal().id(), "transfer 1".to_owned());
+    by_issuer(WithdrawalPaid { step, reference, epoch: EPOCH })
 }
 
 pub(crate) fn vote() -> Verified<Vote> {

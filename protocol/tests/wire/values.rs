@@ -15,7 +15,7 @@ use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::records::{
     Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Epoch, Final, Markup, Membership, OpBody,
     OpenChannel, Receipt, Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms,
-    Vote,
+    Vote, WithdrawalPaid,
 };
 use protocol::licence::{Licence, LicenceKind, Scope};
 use protocol::manifest::Manifest;
@@ -129,6 +129,14 @@ fn close_vote() -> impl Strategy<Value = CloseVote> {
     (bytes32(), any::<(u64, u32)>()).prop_map(|(channel, (amount, epoch))| CloseVote {
         channel: ChannelId(channel),
         amount,
+        epoch: Epoch(epoch),
+    })
+}
+
+fn withdrawal_paid() -> impl Strategy<Value = WithdrawalPaid> {
+    (bytes32(), ".{0,60}", any::<u32>()).prop_map(|(step, reference, epoch)| WithdrawalPaid {
+        step: RecordId(step),
+        reference,
         epoch: Epoch(epoch),
     })
 }
@@ -396,6 +404,7 @@ every_type! {
     an_account_op_has_one_meaning: account_op();
     a_vote_has_one_meaning: vote();
     a_vote_for_an_end_has_one_meaning: close_vote();
+    a_payout_has_one_meaning: withdrawal_paid();
     a_recorded_has_one_meaning: recorded();
     a_receipt_has_one_meaning: receipt();
     a_final_has_one_meaning: closing();

@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::context::Context;
 
 /// All that `protocol` may depend on.
-const DIRECT: [&str; 7] =
-    ["blake3", "data-encoding", "ed25519-dalek", "negentropy", "postcard", "serde", "thiserror"];
+const DIRECT: [&str; 6] = ["blake3", "data-encoding", "ed25519-dalek", "postcard", "serde", "thiserror"];
 
 /// What may not come in through those either: runtimes, networks, entropy, clocks, threads.
 const NEVER: [&str; 15] = [

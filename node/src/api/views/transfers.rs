@@ -106,6 +106,8 @@ pub struct WithdrawalView {
     pub state: String,
     /// The operator's reference, once it is paid.
     pub reference: Option<String>,
+    /// Node of the issuer whose operator has paid it, or whose turn it is to pay.
+    pub payer: Option<String>,
 }
 
 /// A channel of this node, open or not: an element of `GET ledger/channels`.

@@ -79,8 +79,11 @@ impl Driver {
     pub(super) fn asker(&self) -> Result<Asker, Failure> {
         let names = self.model_names();
         self.durable.reader().map(|reader| Asker { reader, names }).ok_or_else(|| {
-            Failure::new(FailureKind::Unavailable, "the index is being rebuilt: try again in a moment")
-                .retry_after(1000)
+            Failure::new(
+                FailureKind::Unavailable,
+                "the index is being opened or rebuilt: try again in a moment",
+            )
+            .retry_after(1000)
         })
     }
 

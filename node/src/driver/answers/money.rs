@@ -1,8 +1,9 @@
 //! What an issuer's operator does by hand, and what became of withdrawals.
 
-use protocol::ids::{AccountId, Digest, RecordId};
-use protocol::ledger::records::text_digest;
+use protocol::ids::{AccountId, Digest, NodeId, RecordId};
+use protocol::ledger::records::{WithdrawalPaid, text_digest};
 use protocol::node::{Input, OwnerCommand};
+use protocol::signed::{Role, Verified};
 
 use crate::api::views::{DepositView, FeesView, WithdrawalView};
 use crate::command::Reply;
@@ -64,9 +65,10 @@ impl Driver {
             Some(other) => return Err(reference_taken("was booked before", other, &view.reference)),
             None => {}
         }
-        let ours = self.node.deposit_progress(name).map(|ours| (ours.account, ours.amount));
-        if let Some(other) = ours.filter(|ours| *ours != (to, nano)) {
-            return Err(reference_taken("was signed here before", other, &view.reference));
+        match self.node.deposit_progress(name).map(|ours| (ours.account, ours.amount)) {
+            Some(ours) if ours == (to, nano) => return Ok((name, self.deposited(view))),
+            Some(other) => return Err(reference_taken("was signed here before", other, &view.reference)),
+            None => {}
         }
         available.checked_add(nano).ok_or_else(|| Failure::usage("the amount is too large"))?;
         self.inputs.push_back(Input::Owner(OwnerCommand::Deposit {
@@ -111,7 +113,8 @@ impl Driver {
             amount: own.amount.into(),
             to: own.to.clone(),
             state: state(own.paid.is_some()),
-            reference: own.paid.clone(),
+            reference: own.paid.as_ref().map(|paid| paid.reference.clone()),
+            payer: own.paid.as_ref().and_then(|paid| self.issuer_of(paid)),
         }
     }
 
@@ -126,8 +129,27 @@ impl Driver {
             amount: request.amount.into(),
             to: self.node.payout_text(request.payout).map(str::to_owned),
             state: state(request.paid.is_some()),
-            reference: self.node.payout_reference(id).map(str::to_owned),
+            reference: self.node.payout(id).map(|paid| paid.reference.clone()),
+            payer: self.node.payout(id).map_or_else(
+                || self.payer_of(id).map(|(payer, _)| payer.to_string()),
+                |paid| self.issuer_of(paid),
+            ),
         }
+    }
+
+    /// Returns the node of the issuer that says that it has paid a withdrawal.
+    fn issuer_of(&self, paid: &Verified<WithdrawalPaid>) -> Option<String> {
+        let issuers = self.node.manifest().issuers.iter();
+        let mut signers = issuers.filter(|issuer| paid.is_signed_by(Role::Issuer, issuer.key));
+        signers.next().map(|issuer| issuer.node.to_string())
+    }
+
+    /// As issuer: returns whose turn it is to pay a withdrawal, and until before which epoch.
+    fn payer_of(&self, id: RecordId) -> Option<(NodeId, u32)> {
+        let manifest = self.node.manifest();
+        let taken = self.node.books()?.withdrawal(id)?.epoch;
+        let now = manifest.epoch(self.now());
+        manifest.payer_of(id, taken, now).map(|(issuer, next)| (issuer.node, next.0))
     }
 
     pub(super) fn on_mark_paid(&mut self, id: &str, reference: String, reply: Reply<WithdrawalView>) {
@@ -170,6 +192,13 @@ impl Driver {
                 return Err(Failure::new(FailureKind::Refused, words));
             }
             None => {}
+        }
+        if let Some((payer, next)) = self.payer_of(step).filter(|(payer, _)| *payer != self.node.id()) {
+            let words = format!(
+                "it is for the operator of issuer {payer} to pay withdrawal {step} before epoch {next}: if two pay it, it \
+                 is paid twice"
+            );
+            return Err(Failure::new(FailureKind::Refused, words));
         }
         self.inputs.push_back(Input::Owner(OwnerCommand::MarkPaid { step, reference: reference.clone() }));
         Ok((step, WithdrawalView { state: state(true), reference: Some(reference), ..view }, false))

@@ -296,7 +296,7 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Expired(_)
         | Record::Taken(_)
         | Record::Text(_)
-        | Record::WithdrawalPaid { .. }
+        | Record::WithdrawalPaid(_)
         | Record::Books(_)
         | Record::Lineage(_)
         | Record::Authorised { .. }

@@ -142,6 +142,9 @@ fn books_come_back_from_the_journal_with_the_same_checkpoints() {
         })
         .collect();
 
+    let is_checkpoint = |r: &Record| matches!(r, Record::Books(BooksRecord::Checkpoint(_)));
+    assert!(records.iter().all(|r| crate::record::is_checkpoint(&r.to_bytes()) == is_checkpoint(r)));
+
     let config = issuer.node.config.clone();
     let again =
         Node::new(config.clone(), 1, &records, START.plus_ms(12 * DAY_MS + 2)).expect("its own journal");

@@ -1,21 +1,19 @@
-//! Records per second: signed, checked, merged on one core; stored on this disk; opened by an issuer.
+//! Records per second: signed, checked, merged on one core; stored on this disk.
 
 use std::hint::black_box;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use ed25519_dalek::{Signer as _, SigningKey};
 use node::journal::{self, Urgency};
-use protocol::ids::{ChannelId, Digest};
+use protocol::ids::ChannelId;
 use protocol::keys::{Scheme, Signer};
-use protocol::ledger::issuer::Issuer;
 use protocol::ledger::paying::Paying;
-use protocol::ledger::records::{Deposit, Epoch, Receipt, Recorded, Source, Vote};
+use protocol::ledger::records::Receipt;
 use protocol::manifest::Manifest;
-use protocol::message::{Message, Wire};
 use protocol::record::Record;
-use protocol::signed::{Role, Verified, sign};
+use protocol::signed::{Role, Verified};
 use protocol::time::Time;
 use serde::Serialize;
 
@@ -28,9 +26,6 @@ const BATCH: usize = 64;
 
 /// Batches in a row, before the other way of storing them has its turn.
 const ROUND: usize = 20;
-
-/// Accounts that open channels at the same time.
-const ACCOUNTS: usize = 64;
 
 /// Receipts per second on one core.
 #[derive(Debug, Serialize)]
@@ -56,16 +51,8 @@ pub(super) struct Journal {
     pub(super) ratio: f64,
 }
 
-/// Channels opened per second.
-#[derive(Debug, Serialize)]
-pub(super) struct Opens {
-    /// By the issuer of a network that has one.
-    pub(super) n1: f64,
-    #[serde(skip)]
-    pub(super) opened: usize,
-}
-
-fn manifest() -> (Manifest, Signer) {
+/// Returns the manifest of a network with one issuer, and the issuer's key.
+pub(super) fn home() -> (Manifest, Signer) {
     let issuer = Signer::from_seed([1; 32]);
     let node = Signer::from_seed([2; 32]).public().into();
     (Manifest::home("bench".to_owned(), Time(1_800_000_000_000), &issuer, node), issuer)
@@ -73,7 +60,7 @@ fn manifest() -> (Manifest, Signer) {
 
 /// Measures what is done with receipts in memory.
 pub(super) fn measure(receipts: usize) -> Result<Rates> {
-    let (manifest, _) = manifest();
+    let (manifest, _) = home();
     let (domain, payee) = (manifest.domain(), Signer::from_seed([3; 32]));
     let payer = Payer::new(1);
     let channel = ChannelId([9; 32]);
@@ -135,7 +122,7 @@ fn bare(runs: usize, body: usize) -> Result<(f64, f64)> {
 
 /// Measures batches of receipts through the journal and, alternating with them, as plain appends of the same bytes.
 pub(super) async fn measure_journal(batches: usize) -> Result<Journal> {
-    let (manifest, _) = manifest();
+    let (manifest, _) = home();
     let payer = Payer::new(1);
     let records: Vec<Vec<u8>> = (1..=BATCH as u64)
         .map(|number| {
@@ -197,50 +184,7 @@ async fn store(journal: &mut journal::Journal, records: &[Vec<u8>], times: &mut 
     Ok(())
 }
 
-/// Measures the issuer of a network that has one: each message is read and checked, applied, signed for and durable.
-/// There is no network in between; every account has one step on its way.
-pub(super) async fn measure_opens(rounds: usize) -> Result<Opens> {
-    let (manifest, signer) = manifest();
-    let (domain, payee) = (manifest.domain(), Signer::from_seed([3; 32]));
-    let mut books = Issuer::new(manifest.clone());
-    let mut payers: Vec<_> = (0..ACCOUNTS).map(Payer::new).collect();
-    let mut asked: Vec<Vec<Vec<u8>>> = vec![Vec::new(); rounds];
-    for payer in &mut payers {
-        let reference = Digest(payer.id().0);
-        let amount = manifest.grant_budget / (2 * ACCOUNTS as u64);
-        let (account, epoch, source) = (payer.id(), Epoch(0), Source::Budget);
-        books.deposit(&Deposit { reference, account, amount, epoch, source })?;
-        let terms = terms(&manifest, &payee, payee.public().into(), payer.id());
-        for round in &mut asked {
-            let (op, terms) = (payer.open(&terms, domain).signed(), Some(terms.signed()));
-            round.push(Message::<Wire>::Step { op, terms }.to_bytes());
-        }
-    }
-    let folder = folder()?;
-    let (mut journal, _) =
-        journal::Journal::open(&folder.path().join("journal"), Default::default(), |_, _, _| {})?;
-    let begun = Instant::now();
-    for round in &asked {
-        for bytes in round {
-            let Message::Step { op, terms } = Message::check(bytes, domain, Scheme::Strict)? else {
-                anyhow::bail!("another message was read")
-            };
-            let terms = terms.context("an opening has terms")?;
-            books.apply(&op, Some(&terms), Epoch(0))?;
-            let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
-            black_box(sign(vote, domain, Role::Issuer, &signer));
-            black_box(sign(Recorded { op: op.id(), epoch: Epoch(0) }, domain, Role::Issuer, &signer));
-            let record = Record::Stepped { op: op.signed(), terms: Some(terms.signed()), epoch: Epoch(0) };
-            journal.append(&[record.to_bytes()], Urgency::Now)?;
-        }
-        // No answer leaves, and no account takes its next step, before this one is durable.
-        while journal.committed().await? < journal.position() {}
-    }
-    let opened = rounds * ACCOUNTS;
-    Ok(Opens { n1: per_s(opened, begun.elapsed()), opened })
-}
-
 #[expect(clippy::cast_precision_loss, reason = "a few thousand runs")]
-fn per_s(runs: usize, time: Duration) -> f64 {
+pub(super) fn per_s(runs: usize, time: Duration) -> f64 {
     (runs as f64 / time.as_secs_f64()).round()
 }

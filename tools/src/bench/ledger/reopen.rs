@@ -1,6 +1,7 @@
 //! A provider that is paid on very many channels: how long it takes to start, what it holds in memory and on disk.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +24,7 @@ use super::super::cluster::{Node, folder, until};
 use super::super::idle::memory_mb;
 use super::super::samples::{Samples, Spread};
 use super::records::{Payer, payee_signer, receipt, terms};
+use super::replay::{self, Replay};
 
 /// Channels of one payer; an account has no more open at once.
 const PER_PAYER: usize = 64;
@@ -31,11 +33,18 @@ const PER_PAYER: usize = 64;
 #[derive(Debug, Serialize)]
 pub(super) struct Reopen {
     pub(super) channels: usize,
-    /// From the start of the process until its API answers, with an index that is whole.
+    /// From the start of the process until its API says what is owed, with an index that is whole.
     pub(super) api_ms: Spread,
+    /// Until it lists receipts, which are read from the index.
+    pub(super) index_ms: Spread,
     /// Resident memory then, the median of all starts; in MB of a million bytes.
     pub(super) rss_mb: f64,
-    /// The same of a node without a channel.
+    /// The most that was resident by then.
+    pub(super) peak_mb: f64,
+    /// The journal followed by the core alone.
+    pub(super) core: Replay,
+    pub(super) core_bytes_per_channel: f64,
+    /// Resident memory of a node without a channel.
     pub(super) rss_empty_mb: f64,
     pub(super) journal_bytes_per_channel: f64,
     pub(super) index_bytes_per_channel: f64,
@@ -54,15 +63,15 @@ pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> R
 
     // The first start makes the index of what was written beside it.
     node.start_again().await?;
-    until("the index to be made", async || {
-        let page = node.client.get_with::<ReceiptsView>("ledger/receipts", &[("limit", "1")]).await;
-        Ok(page.ok().filter(|page| !page.receipts.is_empty()))
-    })
-    .await?;
+    until_indexed(&node).await?;
     node.end().await?;
     let index_bytes = bytes_in(&data.join("index"))?;
+    let core = replay::measure(&data)?;
+    // Else the first start would wait for the disk to take all that was just written.
+    ensure!(Command::new("sync").status()?.success(), "the disk does not take what was written");
 
-    let (mut api, mut rss) = (Samples::default(), Samples::default());
+    let (mut api, mut index) = (Samples::default(), Samples::default());
+    let (mut rss, mut peak) = (Samples::default(), Samples::default());
     for _ in 0..starts {
         let begun = Instant::now();
         node.start_again().await?;
@@ -70,6 +79,9 @@ pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> R
         api.push_time(begun.elapsed());
         ensure!(balance.channels_in as usize == channels, "{} channels came back", balance.channels_in);
         rss.push(memory_mb(node.pid()?, "VmRSS:")?);
+        peak.push(memory_mb(node.pid()?, "VmHWM:")?);
+        until_indexed(&node).await?;
+        index.push_time(begun.elapsed());
         node.end().await?;
     }
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -77,11 +89,25 @@ pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> R
     Ok(Reopen {
         channels,
         api_ms: api.spread(),
+        index_ms: index.spread(),
         rss_mb: rss.spread().p50,
+        peak_mb: peak.spread().p50,
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        core_bytes_per_channel: (core.mb * 1e6 / channels as f64).round(),
+        core,
         rss_empty_mb,
         journal_bytes_per_channel: per_channel(journal_bytes),
         index_bytes_per_channel: per_channel(index_bytes),
     })
+}
+
+async fn until_indexed(node: &Node) -> Result<()> {
+    until("the index to answer", async || {
+        let page = node.client.get_with::<ReceiptsView>("ledger/receipts", &[("limit", "1")]).await;
+        Ok(page.ok().filter(|page| !page.receipts.is_empty()))
+    })
+    .await?;
+    Ok(())
 }
 
 /// Writes the openings of channels to the journal of a node that has stopped, each with a receipt that both have signed.
@@ -103,7 +129,7 @@ async fn fill(data: &Path, channels: usize) -> Result<()> {
 }
 
 /// Says where the node is; what else a node is told does not matter to who it is.
-fn config(data: &Path) -> Config {
+pub(super) fn config(data: &Path) -> Config {
     Config {
         data: data.to_owned(),
         name: String::new(),
@@ -121,6 +147,9 @@ fn config(data: &Path) -> Config {
         exit_with_parent: false,
         passphrase: None,
         device: None,
+        network: None,
+        issuer_key: None,
+        bootstrap: Vec::new(),
     }
 }
 
