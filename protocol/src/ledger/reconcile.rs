@@ -50,9 +50,13 @@ pub enum ReconcileError {
         /// Length given.
         length: usize,
     },
-    /// Not a message of a reconciliation, or not an answer to the question.
+    /// Not a message of a reconciliation.
     #[error("this is no message of a reconciliation")]
     Malformed,
+    /// Not an answer to the last question: one to an earlier comparison that came late, or the peer's records changed
+    /// since.
+    #[error("this answers another question")]
+    Mismatch,
     /// The two sets differ by more than is compared, or the peer finds no end.
     #[error("the reconciliation finds no end")]
     Endless,
@@ -107,10 +111,28 @@ enum Question {
     Ids { salt: Salt, names: Vec<Name> },
 }
 
+/// Says which comparison an answer belongs to: the beginning of its salt.
+type Tag = [u8; 4];
+
+impl Salt {
+    const fn tag(self) -> Tag {
+        let [a, b, c, d, ..] = self.0;
+        [a, b, c, d]
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Answer {
-    Cells(Vec<Cell>),
-    Ids(Vec<RecordId>),
+    Cells(Tag, Vec<Cell>),
+    Ids(Tag, Vec<RecordId>),
+}
+
+impl Answer {
+    const fn tag(&self) -> Tag {
+        match self {
+            Self::Cells(tag, _) | Self::Ids(tag, _) => *tag,
+        }
+    }
 }
 
 /// Answers a question about `set`.
@@ -125,7 +147,10 @@ pub fn answer(set: &Set, question: &[u8]) -> Result<Vec<u8>, ReconcileError> {
             if count > CELLS_MAX || last > CELLS_ALL_MAX {
                 return Err(ReconcileError::Malformed);
             }
-            Answer::Cells(cells::cells(set.named(salt).map(|(name, _)| name), first.into(), count))
+            Answer::Cells(
+                salt.tag(),
+                cells::cells(set.named(salt).map(|(name, _)| name), first.into(), count),
+            )
         }
         Question::Ids { salt, names } => {
             if names.len() > IDS_MAX {
@@ -133,7 +158,7 @@ pub fn answer(set: &Set, question: &[u8]) -> Result<Vec<u8>, ReconcileError> {
             }
             let names: BTreeSet<Name> = names.into_iter().collect();
             let wanted = set.named(salt).filter(|(name, _)| names.contains(name));
-            Answer::Ids(wanted.map(|(_, id)| id).take(IDS_MAX).collect())
+            Answer::Ids(salt.tag(), wanted.map(|(_, id)| id).take(IDS_MAX).collect())
         }
     };
     Ok(encode(&answered))
@@ -184,14 +209,19 @@ impl Session {
     /// Takes the peer's answer to the last question.
     ///
     /// # Errors
-    /// When it is too long, no answer, or the peer finds no end; the session is then of no more use.
+    /// When it is too long or no answer, or the peer finds no end; the session is then of no more use.
+    /// [`ReconcileError::Mismatch`] when it is one to another question; the session still waits for its own.
     pub fn on_answer(&mut self, answer: &[u8]) -> Result<Step, ReconcileError> {
-        match (decode(answer, RECONCILE_BYTES_MAX)?, self.asked.clone()) {
-            (Answer::Cells(theirs), Question::Cells { count, .. }) if theirs.len() == size(count) => {
+        let answer: Answer = decode(answer, RECONCILE_BYTES_MAX)?;
+        if answer.tag() != self.salt.tag() {
+            return Err(ReconcileError::Mismatch);
+        }
+        match (answer, self.asked.clone()) {
+            (Answer::Cells(_, theirs), Question::Cells { count, .. }) if theirs.len() == size(count) => {
                 self.on_cells(&theirs)
             }
-            (Answer::Ids(ids), Question::Ids { names, .. }) => self.on_ids(&ids, &names),
-            (Answer::Cells(_) | Answer::Ids(_), _) => Err(ReconcileError::Malformed),
+            (Answer::Ids(_, ids), Question::Ids { names, .. }) => self.on_ids(&ids, &names),
+            (Answer::Cells(..) | Answer::Ids(..), _) => Err(ReconcileError::Mismatch),
         }
     }
 
@@ -224,7 +254,7 @@ impl Session {
         let given: Set = ids.iter().copied().collect();
         let given: BTreeMap<Name, RecordId> = given.named(self.salt).collect();
         if ids.len() != names.len() || !names.iter().all(|name| given.contains_key(name)) {
-            return Err(ReconcileError::Malformed);
+            return Err(ReconcileError::Mismatch);
         }
         for (name, id) in given {
             self.nameless.remove(&name);
@@ -334,7 +364,7 @@ mod tests {
         let ended = end_of(set, |asked| {
             let Question::Cells { first, count, .. } = asked else { panic!("noise has no names") };
             let names = core::iter::repeat_with(|| noise.next_u64().to_be_bytes());
-            Answer::Cells(cells::cells(names.take(2000), u64::from(*first), size(*count)))
+            Answer::Cells(SALT.tag(), cells::cells(names.take(2000), u64::from(*first), size(*count)))
         });
         assert_eq!(ended, Some(ReconcileError::Endless));
     }
@@ -345,7 +375,7 @@ mod tests {
             let Question::Cells { first, count, .. } = asked else { panic!("there are too many") };
             let claims: Set = (0..70_000).map(record).collect();
             let names = claims.named(SALT).map(|(name, _)| name);
-            Answer::Cells(cells::cells(names, u64::from(*first), size(*count)))
+            Answer::Cells(SALT.tag(), cells::cells(names, u64::from(*first), size(*count)))
         });
         assert_eq!(ended, Some(ReconcileError::Endless));
     }
@@ -357,19 +387,27 @@ mod tests {
             let ended = end_of(Set::default(), |asked| match asked {
                 Question::Cells { first, count, .. } => {
                     let names = theirs.named(SALT).map(|(name, _)| name);
-                    Answer::Cells(cells::cells(names, u64::from(*first), size(*count)))
+                    Answer::Cells(SALT.tag(), cells::cells(names, u64::from(*first), size(*count)))
                 }
-                Question::Ids { .. } => Answer::Ids(wrong.clone()),
+                Question::Ids { .. } => Answer::Ids(SALT.tag(), wrong.clone()),
             });
-            assert_eq!(ended, Some(ReconcileError::Malformed));
+            assert_eq!(ended, Some(ReconcileError::Mismatch));
         }
     }
 
     #[test]
     fn an_answer_to_another_question_is_none() {
         let (mut session, _) = Session::begin(Set::default(), SALT);
-        let fewer = Answer::Cells(vec![Cell::default(); CELLS_FIRST - 1]);
-        assert_eq!(session.on_answer(&encode(&fewer)), Err(ReconcileError::Malformed));
-        assert_eq!(session.on_answer(&encode(&Answer::Ids(vec![]))), Err(ReconcileError::Malformed));
+        let late = Answer::Cells([8; 4], vec![Cell::default(); CELLS_FIRST]);
+        assert_eq!(session.on_answer(&encode(&late)), Err(ReconcileError::Mismatch));
+        let fewer = Answer::Cells(SALT.tag(), vec![Cell::default(); CELLS_FIRST - 1]);
+        assert_eq!(session.on_answer(&encode(&fewer)), Err(ReconcileError::Mismatch));
+        assert_eq!(
+            session.on_answer(&encode(&Answer::Ids(SALT.tag(), vec![]))),
+            Err(ReconcileError::Mismatch)
+        );
+        assert_eq!(session.on_answer(&[9]), Err(ReconcileError::Malformed));
+        let own = Answer::Cells(SALT.tag(), vec![Cell::default(); CELLS_FIRST]);
+        assert_eq!(session.on_answer(&encode(&own)), Ok(Step::Done(Differences::default())));
     }
 }

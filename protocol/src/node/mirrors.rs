@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::mirror::{Mirror, MirrorError, News, PER_PAYEE_MAX};
 use crate::ledger::paid::Paid;
-use crate::ledger::reconcile::{Differences, Salt, Session, Set, Step, answer};
+use crate::ledger::reconcile::{Differences, ReconcileError, Salt, Session, Set, Step, answer};
 use crate::ledger::records::{Epoch, Receipt};
 use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message};
 use crate::record::Record;
@@ -184,7 +184,15 @@ impl Node {
                 self.send(from, Message::Compare(question), out);
             }
             Ok(Step::Done(differences)) => self.on_differences(from, &differences, out),
-            Err(_) => out.push(Effect::Penalise(from, Offence::Excess)),
+            // An answer to an earlier comparison that came late.
+            Err(ReconcileError::Mismatch) => {
+                self.mirrors.sessions.insert(from, session);
+            }
+            // What a mirror keeps may have changed between two answers: the next round compares anew.
+            Err(ReconcileError::Endless) => {}
+            Err(ReconcileError::TooLong { .. } | ReconcileError::Malformed) => {
+                out.push(Effect::Penalise(from, Offence::Excess));
+            }
         }
     }
 
