@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::identity::{Keypair, ed25519};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, noise, ping, tcp, yamux};
 use libp2p_stream::Control;
 use node::clock::Clock;
 use node::issuer_key::IssuerKey;
@@ -109,6 +109,7 @@ fn config(keys: &IssuerKey, manifest: protocol::manifest::Manifest) -> Config {
 #[derive(NetworkBehaviour)]
 struct Raw {
     identify: identify::Behaviour,
+    ping: ping::Behaviour,
     streams: libp2p_stream::Behaviour,
 }
 
@@ -143,6 +144,7 @@ impl Body {
                     format!("sharemesh/{domain}"),
                     key.public(),
                 )),
+                ping: ping::Behaviour::default(),
                 streams: libp2p_stream::Behaviour::new(),
             })
             .unwrap()
@@ -160,20 +162,23 @@ impl Body {
         let mut incoming = self.control.accept(self.protocol.clone()).unwrap();
         let (messages, mut received) = mpsc::channel(1024);
         let mut tick = tokio::time::interval(TICK);
+        // Streams that nobody takes at once are dropped, so they are taken by a task that does nothing else.
+        tokio::spawn(async move {
+            while let Some((peer, stream)) = incoming.next().await {
+                let messages = messages.clone();
+                tokio::spawn(async move {
+                    if let Some(message) = read(stream).await {
+                        let _ = messages.send((node_of(peer), message)).await;
+                    }
+                });
+            }
+        });
         loop {
             tokio::select! {
                 Some(order) = orders.recv() => match order {
                     Order::Meet(address) => self.swarm.dial(address).unwrap(),
                     Order::SpendTwice { issuers, to, nano } => self.spend_twice(issuers, to, nano),
                 },
-                Some((peer, stream)) = incoming.next() => {
-                    let messages = messages.clone();
-                    tokio::spawn(async move {
-                        if let Some(message) = read(stream).await {
-                            let _ = messages.send((node_of(peer), message)).await;
-                        }
-                    });
-                }
                 Some((from, message)) = received.recv() => self.hear(from, &message),
                 _ = tick.tick() => self.wake(),
                 event = self.swarm.select_next_some() => self.on_event(event),

@@ -236,7 +236,7 @@ fn open_index(path: &Path, domain: DomainId, end: &mpsc::Receiver<JournalEnd>) -
     Ok((store, whole.is_ok().then_some(position)))
 }
 
-/// Gives an index what the journal has behind `after`, up to and with `until`.
+/// Gives an index what the journal has behind `after`, up to and with `until`; all of it can be read then.
 fn catch_up(
     store: &Store,
     history: &History,
@@ -250,7 +250,10 @@ fn catch_up(
             failed = put_in(store, position, *head, puts(position, &record, domain)).err();
         }
     })?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    Ok(store.flush()?)
 }
 
 /// Applies entries, however busy the index is.

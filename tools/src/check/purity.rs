@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(source_faults("protocol/src/lib.rs", &tested), Vec::<String>::new());
 
         let faults = source_faults("protocol/src/ids.rs", "//! Ids.\nextern crate std as core2;\n");
-        assert_eq!(faults, ["protocol/src/ids.rs:2: `extern crate std` outside of `#[cfg(test)]`"]);
+        assert_eq!(faults, ["protocol/src/ids.rs:2: `extern crate std` outside of tests"]);
     }
 
     #[test]
