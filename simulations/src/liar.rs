@@ -25,7 +25,8 @@ pub fn answer(
     message: &Message<Checked>,
 ) -> Option<Message<Checked>> {
     let answer = if let Message::Step { op, .. } = message {
-        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+        let vote =
+            Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
         Message::Voted { vote: by(signer, domain, vote), balance: RICH }
     } else if let Message::Fact(Fact::Step(certificate)) = message {
         let recorded = Recorded { op: certificate.op.id(), epoch: Epoch(0) };

@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 44] = [
+pub const MUTANTS: [Mutant; 45] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -264,6 +264,11 @@ pub const MUTANTS: [Mutant; 44] = [
         "unlock-recorded",
         "settling::a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared",
         "an issuer lets a checkpoint free a slot of which it has recorded a step",
+    ),
+    among_issuers(
+        "stale-votes-count",
+        "settling::what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot",
+        "votes from before a checkpoint that freed their slot count in it if they are of a later epoch",
     ),
     in_simulated_agreement(
         "ballot-before-disk",

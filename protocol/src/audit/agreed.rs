@@ -51,9 +51,12 @@ impl Audit {
             AgreedRecord::Names(names) => self.agreed.names.push(names),
             AgreedRecord::Candidate(checkpoint) => {
                 let names = names_of(core::mem::take(&mut self.agreed.names), checkpoint.facts);
+                self.agreed.settled.hold(checkpoint.facts, &names);
                 self.agreed.candidates.insert(checkpoint.facts, names);
             }
-            AgreedRecord::Frozen { .. } => {}
+            AgreedRecord::Frozen { channels, .. } => {
+                channels.into_iter().for_each(|channel| self.books.pay_no_more(channel));
+            }
             AgreedRecord::Balloted { ballot, prepares } => {
                 self.verified(ballot);
                 prepares.into_iter().for_each(|prepare| drop(self.verified(prepare)));

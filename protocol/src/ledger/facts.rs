@@ -54,6 +54,15 @@ impl Facts {
         self.facts.insert(name, fact);
     }
 
+    /// Keeps a fact that was taken instead of one with the same name: a step that was certified again, because the votes
+    /// for it had become void.
+    pub fn replace(&mut self, fact: Arc<Fact<Checked>>) {
+        match self.facts.get_mut(&fact.name()) {
+            Some(known) => *known = fact,
+            None => self.push(fact),
+        }
+    }
+
     /// Returns a fact.
     #[must_use]
     pub fn get(&self, name: &RecordId) -> Option<&Fact<Checked>> {

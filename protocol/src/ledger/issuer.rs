@@ -108,7 +108,7 @@ struct Account {
     head: Option<RecordId>,
     /// The step for which we voted in the next slot; no other gets our vote.
     lock: Option<RecordId>,
-    /// Its next slot, if a checkpoint has freed it.
+    /// The last of its slots that a checkpoint has freed.
     freed: Option<settling::Freed>,
     channels: u32,
     /// Its keys, once an account with a next key has begun; boxed, because plain accounts have none.
@@ -441,7 +441,6 @@ impl Issuer {
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
         account.lock = None;
-        account.leave_slot();
         account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
     }

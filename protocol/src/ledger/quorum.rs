@@ -126,10 +126,11 @@ impl Certificate<Checked> {
         if self.has_quorum(manifest, |_| true) { Ok(()) } else { Err(IssuerError::NoQuorum) }
     }
 
-    /// Says whether a quorum voted for this step after `epoch`.
+    /// Says whether a quorum voted for this step when it had followed the checkpoint of `epoch`.
     #[must_use]
     pub fn has_quorum_after(&self, epoch: Epoch, manifest: &Manifest) -> bool {
-        self.has_quorum(manifest, |vote| vote.epoch > epoch)
+        let stale = mutant::is_in("stale-votes-count");
+        self.has_quorum(manifest, |vote| vote.settled >= Some(epoch) || (stale && vote.epoch > epoch))
     }
 
     fn has_quorum(&self, manifest: &Manifest, counts: impl Fn(&Vote) -> bool) -> bool {

@@ -176,6 +176,8 @@ pub struct Vote {
     pub sequence: u64,
     /// Epoch of the vote.
     pub epoch: Epoch,
+    /// The last checkpoint that the issuer had followed: one that frees the slot makes all votes before it void.
+    pub settled: Option<Epoch>,
 }
 
 /// An issuer's word that it durably holds the certificate (a quorum of votes) of a step.

@@ -4,7 +4,7 @@
 //! proposer's; each fact in it proves itself. So books that took facts in different orders, or lack some, agree again at
 //! every checkpoint, down to the bucket that a hold came from.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -34,10 +34,14 @@ pub struct Settled {
     books: Issuer,
     previous: RecordId,
     epoch: Option<Epoch>,
-    /// In the order in which they were taken; a redemption stands where the first one of its channel did.
+    /// In the order in which they were taken; a redemption stands where the first one of its channel did, and two steps
+    /// in one slot where the first ones of their account did.
     since: Vec<Arc<Fact<Checked>>>,
     names: BTreeMap<RecordId, usize>,
     paid: BTreeMap<ChannelId, usize>,
+    doubled: BTreeMap<AccountId, usize>,
+    /// The facts of checkpoints that may come to stand: our books may have taken others in their places since.
+    held: BTreeMap<Digest, BTreeMap<RecordId, Arc<Fact<Checked>>>>,
     /// Facts that a proposal names and that our own books have not taken.
     learned: BTreeMap<RecordId, Arc<Fact<Checked>>>,
     /// The facts of the last checkpoints.
@@ -92,7 +96,7 @@ fn take(books: &mut Issuer, fact: &Fact<Checked>, epoch: Epoch) -> Result<bool, 
         Fact::Redeemed { receipt, claim } => books.redeem_claimed(receipt, claim.as_ref()),
         // An operator's word on what happened outside moves no credits.
         Fact::Paid(_) => Ok(false),
-        Fact::Doubled(first, second) => books.free_slot((first, second), (epoch, fact.name())).map(|()| true),
+        Fact::Doubled(first, second) => books.free_slot((first, second), epoch).map(|()| true),
     }
 }
 
@@ -107,6 +111,8 @@ impl Settled {
             since: Vec::new(),
             names: BTreeMap::new(),
             paid: BTreeMap::new(),
+            doubled: BTreeMap::new(),
+            held: BTreeMap::new(),
             learned: BTreeMap::new(),
             past: VecDeque::new(),
         }
@@ -137,10 +143,12 @@ impl Settled {
             return;
         }
         self.learned.remove(&name);
+        let last = self.since.len();
         let place = match &*fact {
             Fact::Paid(_) => return,
-            Fact::Redeemed { receipt, .. } => *self.paid.entry(receipt.channel).or_insert(self.since.len()),
-            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Doubled(..) => self.since.len(),
+            Fact::Redeemed { receipt, .. } => *self.paid.entry(receipt.channel).or_insert(last),
+            Fact::Doubled(first, _) => *self.doubled.entry(first.account).or_insert(last),
+            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) => last,
         };
         self.names.insert(name, place);
         if let Some(old) = self.since.get_mut(place) {
@@ -157,6 +165,15 @@ impl Settled {
         self.since.get(*self.paid.get(&channel)?)
     }
 
+    /// Returns the slot in which two steps of an account are known since.
+    #[must_use]
+    pub fn doubled(&self, account: AccountId) -> Option<u64> {
+        match &**self.since.get(*self.doubled.get(&account)?)? {
+            Fact::Doubled(first, _) => Some(first.sequence),
+            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Paid(_) => None,
+        }
+    }
+
     /// Remembers a fact that a proposal names; at most so many as it can name.
     pub fn learn(&mut self, fact: Arc<Fact<Checked>>) {
         let name = fact.name();
@@ -165,17 +182,38 @@ impl Settled {
         }
     }
 
+    /// Makes room for so many facts more by forgetting all that were learned, if there is too little.
+    pub fn make_room(&mut self, more: usize) {
+        if self.learned.len().saturating_add(more) > BATCH_MAX {
+            self.learned.clear();
+        }
+    }
+
     /// Forgets facts that proposals named and that no checkpoint stated.
     pub fn forget_learned(&mut self) {
         self.learned.clear();
+    }
+
+    /// Keeps the facts of a checkpoint that may come to stand, as they are now.
+    pub fn hold(&mut self, facts: Digest, names: &[RecordId]) {
+        if !self.held.contains_key(&facts) {
+            let held = names.iter().filter_map(|name| Some((*name, self.get(name)?.clone()))).collect();
+            self.held.insert(facts, held);
+        }
+    }
+
+    /// Lets go of the facts of all checkpoints but these.
+    pub fn release(&mut self, but: &BTreeSet<Digest>) {
+        self.held.retain(|facts, _| but.contains(facts));
     }
 
     /// Returns a fact that is not settled, or was lately.
     #[must_use]
     pub fn get(&self, name: &RecordId) -> Option<&Arc<Fact<Checked>>> {
         let taken = self.names.get(name).and_then(|place| self.since.get(*place));
+        let held = || self.held.values().find_map(|held| held.get(name));
         let past = || self.past.iter().find_map(|past| past.facts.get(name));
-        taken.or_else(|| self.learned.get(name)).or_else(past)
+        taken.or_else(|| self.learned.get(name)).or_else(held).or_else(past)
     }
 
     /// Says whether our books have taken a fact since the last checkpoint.
@@ -199,7 +237,10 @@ impl Settled {
         let mut books = self.books.clone();
         let mut names = Vec::new();
         let mut freed = Vec::new();
-        for fact in self.since.iter().take(BATCH_MAX).filter(|fact| !self.is_beyond_end(fact)) {
+        let stepped = self.stepped();
+        let is_stuck = |fact: &Fact<Checked>| slot_of(fact).is_none_or(|slot| !stepped.contains(&slot));
+        let stated = |fact: &&Arc<Fact<Checked>>| !self.is_beyond_end(fact) && is_stuck(fact);
+        for fact in self.since.iter().filter(stated).take(BATCH_MAX) {
             if take(&mut books, fact, epoch) == Ok(true) {
                 names.push(fact.name());
                 freed.extend(slot_of(fact));
@@ -207,6 +248,17 @@ impl Settled {
         }
         let outcome = self.close(books, epoch, digest_of(&names), freed)?;
         Ok((names, outcome))
+    }
+
+    /// Returns those slots with two steps of which one has been certified all the same: they are not stuck.
+    fn stepped(&self) -> BTreeSet<(AccountId, u64)> {
+        let steps = self.since.iter().filter_map(|fact| match &**fact {
+            Fact::Step(certificate) => Some((certificate.op.account, certificate.op.sequence)),
+            Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
+                None
+            }
+        });
+        steps.filter(|(account, sequence)| self.doubled(*account) == Some(*sequence)).collect()
     }
 
     /// Says whether a redemption is above the end on which a quorum has agreed since.
@@ -263,7 +315,9 @@ impl Settled {
     /// not in it. Nothing that a quorum has recorded is dropped; what cannot be taken yet waits.
     pub fn adopt(&mut self, id: RecordId, names: &[RecordId], outcome: Outcome, live: &mut Issuer) {
         let Outcome { checkpoint, mut books, .. } = outcome;
-        let facts = names.iter().filter_map(|name| Some((*name, self.get(name)?.clone()))).collect();
+        self.hold(checkpoint.facts, names);
+        let facts = self.held.remove(&checkpoint.facts).unwrap_or_default();
+        self.held.clear();
         self.past.push_back(Past { digest: checkpoint.facts, names: names.to_vec(), facts });
         let kept = |past: &VecDeque<Past>| past.iter().map(|past| past.names.len()).sum::<usize>();
         while self.past.len() > PAST_MAX || (self.past.len() > 1 && kept(&self.past) > FACTS_MAX) {
@@ -276,17 +330,21 @@ impl Settled {
         let since = core::mem::take(&mut self.since);
         self.names.clear();
         self.paid.clear();
+        self.doubled.clear();
         self.learned.clear();
+        let mut waiting = Vec::new();
         for fact in since {
             if is_settled(&now, &fact) || is_void(&books, &fact) {
                 live.drop_withdrawal_of(&fact, &now);
                 continue;
             }
             // What waits for something else is tried again with the next checkpoint.
-            let _ = take(&mut now, &fact, checkpoint.epoch);
+            let waits = take(&mut now, &fact, checkpoint.epoch).is_err();
+            waiting.extend(waits.then(|| fact.clone()));
             self.took(fact);
         }
         now.carry_over(live);
+        waiting.iter().for_each(|fact| now.keep_slot(fact));
         *live = now;
         (self.books, self.previous, self.epoch) = (books, id, Some(checkpoint.epoch));
     }
@@ -316,7 +374,8 @@ fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
             None => false,
         },
         Fact::Doubled(first, _) => {
-            books.next_slot(first.account).0 > first.sequence || books.is_freed_by(first.account, fact.name())
+            books.next_slot(first.account).0 > first.sequence
+                || books.void_until(first.account, first.sequence).is_some()
         }
     }
 }

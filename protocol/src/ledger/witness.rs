@@ -74,8 +74,8 @@ struct Locked {
 /// What nothing but the next checkpoint may resolve.
 #[derive(Debug, Clone, Default)]
 struct Frozen {
-    /// Slots, and until which epoch votes are void in them.
-    slots: BTreeMap<AccountId, (u64, Epoch)>,
+    /// Slots, and the epoch of the checkpoint before which votes would be void in them.
+    slots: BTreeMap<(AccountId, u64), Epoch>,
     channels: BTreeSet<ChannelId>,
 }
 
@@ -133,7 +133,8 @@ impl Witness {
         }
         self.books.lock(op, terms, epoch)?;
         self.locked(op);
-        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
+        let settled = self.settled.epoch();
+        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch, settled };
         let terms = terms.map(Verified::signed);
         let record = Record::Voted { op: op.signed(), terms, epoch };
         let is_written = was_known || mutant::is_in("vote-before-disk");
@@ -380,13 +381,17 @@ impl Witness {
     /// Returns a fact for another issuer.
     #[must_use]
     pub fn fact(&self, name: &RecordId) -> Option<&Fact<Checked>> {
-        self.facts.get(name).or_else(|| self.settled.get(name).map(Arc::as_ref))
+        self.settled.get(name).map(Arc::as_ref).or_else(|| self.facts.get(name))
     }
 
     /// Keeps a fact for others, and for the next checkpoint if our books had not taken it before.
     fn took(&mut self, fact: Fact<Checked>, is_new: bool) {
         let fact = Arc::new(fact);
-        self.facts.push(fact.clone());
+        if is_new {
+            self.facts.replace(fact.clone());
+        } else {
+            self.facts.push(fact.clone());
+        }
         if is_new && self.books.is_one_of_many() {
             self.settled.took(fact);
         }
@@ -498,11 +503,13 @@ impl Witness {
         let (first, second) = if one.id() < other.id() { (one, other) } else { (other, one) };
         let fact = Fact::Doubled(first.clone(), second.clone());
         let mut books = self.books.account_alone(one.account);
-        let (name, epoch) = (fact.name(), Epoch(0));
-        if self.settled.has_taken(&name) || self.books.is_freed_by(one.account, name) {
+        let freed = self.books.void_until(one.account, one.sequence).is_some();
+        // Whoever has not voted since the slot was freed does not know that it is stuck again.
+        let is_old = freed && self.books.locked(one.account).is_none();
+        if is_old || self.settled.doubled(one.account) == Some(one.sequence) {
             return None;
         }
-        books.free_slot((first, second), (epoch, name)).ok()?;
+        books.free_slot((first, second), Epoch(0)).ok()?;
         let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
         self.took(fact, true);
         Some(record)
@@ -511,9 +518,8 @@ impl Witness {
     /// Says whether a step must wait for a checkpoint that would free its slot.
     fn is_frozen(&self, certificate: &Certificate<Checked>) -> bool {
         let op = &certificate.op;
-        self.frozen.slots.get(&op.account).is_some_and(|(sequence, until)| {
-            *sequence == op.sequence && !certificate.has_quorum_after(*until, &self.manifest)
-        })
+        let until = self.frozen.slots.get(&(op.account, op.sequence));
+        until.is_some_and(|until| !certificate.has_quorum_after(*until, &self.manifest))
     }
 
     /// Says whether a checkpoint would resolve something otherwise than we have recorded it: then we may not prepare it,
@@ -534,8 +540,14 @@ impl Witness {
 
     /// Leaves to the next checkpoint what one that we prepare would resolve. It must be on disk before the vote leaves.
     pub fn freeze(&mut self, epoch: Epoch, slots: &[(AccountId, u64)], channels: &[ChannelId]) {
-        self.frozen.slots.extend(slots.iter().map(|(account, sequence)| (*account, (*sequence, epoch))));
-        self.frozen.channels.extend(channels);
+        for slot in slots {
+            let until = self.frozen.slots.entry(*slot).or_insert(epoch);
+            *until = epoch.max(*until);
+        }
+        for channel in channels {
+            self.books.pay_no_more(*channel);
+            self.frozen.channels.insert(*channel);
+        }
     }
 
     /// Follows a checkpoint that stands.

@@ -53,6 +53,8 @@ pub(super) struct Convention {
     fetched: Time,
     /// The checkpoint that stands and that we cannot follow yet.
     standing: Option<(RecordId, Checkpoint)>,
+    /// Which of the others is asked about it: one after the other, for some may not have it, or lie.
+    turn: usize,
     /// While the journal is read: names that a line to come will claim.
     names: Vec<Vec<RecordId>>,
 }
@@ -63,12 +65,16 @@ struct Proposal {
     id: RecordId,
     checkpoint: Checkpoint,
     prepares: Vec<Verified<Ballot>>,
+    /// Its facts do not lead to it.
+    is_refused: bool,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Batch {
     names: Vec<RecordId>,
     is_whole: bool,
+    /// Who was asked for them: nobody else may add to them.
+    of: Option<NodeId>,
 }
 
 impl Convention {
@@ -89,8 +95,9 @@ impl Convention {
             .or_else(|| standing().map(|(_, checkpoint)| checkpoint))
     }
 
-    /// Keeps in memory what may still be needed, so that liars cannot fill it.
-    fn tidy(&mut self) {
+    /// Keeps in memory what may still be needed, so that liars cannot fill it; returns the digests of the facts of
+    /// those checkpoints.
+    fn tidy(&mut self) -> BTreeSet<Digest> {
         let proposed = self.proposals.values().map(|proposal| proposal.id);
         let locked =
             self.agreement.as_ref().and_then(|agreement| agreement.lock()).map(|lock| lock.checkpoint);
@@ -102,6 +109,7 @@ impl Convention {
         let digests: BTreeSet<Digest> =
             ids.iter().filter_map(|id| self.content(*id)).map(|content| content.facts).collect();
         self.batches.retain(|digest, _| digests.contains(digest));
+        digests
     }
 }
 
@@ -146,13 +154,9 @@ impl Node {
         let Some(agreement) = &convention.agreement else { return };
         let (previous, round) = (agreement.previous(), agreement.round());
         let mut messages = Vec::from([Agreeing::Round { previous, round }]);
-        if let Some(Proposal { checkpoint, prepares, .. }) =
-            convention.proposals.get(&self.me).filter(|proposal| proposal.round == round).cloned()
-        {
-            messages.push(Agreeing::Proposal { round, checkpoint: Box::new(checkpoint), prepares });
-        }
         messages.extend(agreement.own(me).into_iter().map(Agreeing::Ballot));
         messages.extend(convention.signed.get(&me).cloned().map(Agreeing::Signed));
+        self.repeat_proposal(out);
         for message in messages {
             self.tell_issuers(&Message::Agreeing(message), out);
         }
@@ -178,7 +182,9 @@ impl Node {
                 self.on_proposal(from, round, *checkpoint, prepares, out);
             }
             Agreeing::NamesQuery { facts, from: first } => self.on_names_query(from, facts, first, out),
-            Agreeing::Names { facts, from: first, names } => self.on_names(from, facts, first, names, out),
+            Agreeing::Names { facts, from: first, names } => {
+                self.on_names(from, facts, first, names, (now, out))
+            }
             Agreeing::Ballot(ballot) => self.on_ballot(from, key, &ballot, out),
             Agreeing::Signed(checkpoint) => self.on_signed(from, key, checkpoint, now, out),
             Agreeing::Locked(op) => self.on_locked(from, &op, out),
@@ -236,10 +242,17 @@ impl Node {
                 }
             }
             Some(_) | None => {
-                convention.proposals.insert(from, Proposal { round, id, checkpoint, prepares });
-                convention.tidy();
+                let proposal = Proposal { round, id, checkpoint, prepares, is_refused: false };
+                convention.proposals.insert(from, proposal);
+                self.tidy_agreement();
             }
         }
+    }
+
+    fn tidy_agreement(&mut self) {
+        let Some(issuing) = &mut self.issuing else { return };
+        let needed = issuing.agreeing.tidy();
+        issuing.settled.release(&needed);
     }
 
     fn on_names_query(&mut self, from: NodeId, facts: Digest, first: u32, out: &mut Vec<Effect>) {
@@ -259,12 +272,12 @@ impl Node {
         facts: Digest,
         first: u32,
         names: Vec<RecordId>,
-        out: &mut Vec<Effect>,
+        (now, out): (Time, &mut Vec<Effect>),
     ) {
         let Some(issuing) = &mut self.issuing else { return };
         let convention = &mut issuing.agreeing;
         let Some(batch) = convention.batches.get_mut(&facts).filter(|batch| !batch.is_whole) else { return };
-        if batch.names.len() != first as usize {
+        if batch.of != Some(from) || batch.names.len() != first as usize {
             return;
         }
         let is_last = names.len() < NAMES_MAX;
@@ -273,8 +286,10 @@ impl Node {
         if is_last && digest_of(&batch.names) == facts && batch.names.len() <= BATCH_MAX {
             batch.is_whole = true;
         } else if is_last || batch.names.len() > BATCH_MAX {
-            // Somebody has told something else: from the beginning, from whoever is next.
+            // From the beginning, from whoever is next, and not at once.
             *batch = Batch::default();
+            convention.fetched = now;
+            convention.turn = convention.turn.wrapping_add(1);
             out.push(Effect::Penalise(from, Offence::BadLedger));
         }
     }
@@ -319,7 +334,7 @@ impl Node {
                 }
                 Some(_) | None => {
                     convention.signed.insert(key, checkpoint);
-                    convention.tidy();
+                    self.tidy_agreement();
                 }
             }
         }
@@ -348,30 +363,48 @@ impl Node {
         if !is_ours || has_proposed {
             return;
         }
-        let (checkpoint, prepares) = match agreement.lock().cloned() {
-            Some(lock) => match issuing.agreeing.content(lock.checkpoint) {
-                Some(checkpoint) => (checkpoint.clone(), lock.prepares),
+        let key = issuing.key();
+        let begun = agreement.lock().map(|lock| (lock.checkpoint, lock.prepares.clone()));
+        // After a crash in this round it must be what we have prepared in it.
+        let begun = begun.or_else(|| Some((agreement.prepared(key)?, Vec::new())));
+        let (checkpoint, prepares) = match begun {
+            Some((id, prepares)) => match issuing.agreeing.content(id) {
+                Some(checkpoint) => (checkpoint.clone(), prepares),
                 // Somebody else who is locked on it knows it.
                 None => return,
             },
             None => {
                 let Ok((names, outcome)) = issuing.settled.propose(over) else { return };
                 let checkpoint = outcome.checkpoint.clone();
+                issuing.settled.hold(checkpoint.facts, &names);
                 let agreeing = &mut issuing.agreeing;
-                agreeing.batches.insert(checkpoint.facts, Batch { names, is_whole: true });
+                agreeing.batches.insert(checkpoint.facts, Batch { names, is_whole: true, of: None });
                 agreeing.outcomes.insert(id_of(&checkpoint, domain), outcome);
                 (checkpoint, Vec::new())
             }
         };
         let id = id_of(&checkpoint, domain);
-        let message = Agreeing::Proposal {
-            round,
-            checkpoint: Box::new(checkpoint.clone()),
-            prepares: prepares.clone(),
+        let proposal = Proposal { round, id, checkpoint, prepares, is_refused: false };
+        issuing.agreeing.proposals.insert(me, proposal);
+        self.tidy_agreement();
+        self.prepare(now, out);
+        self.repeat_proposal(out);
+    }
+
+    /// Says what we propose in this round, once we have prepared it ourselves and that is on its way to the disk.
+    fn repeat_proposal(&mut self, out: &mut Vec<Effect>) {
+        let Some(issuing) = &self.issuing else { return };
+        let convention = &issuing.agreeing;
+        let Some(agreement) = &convention.agreement else { return };
+        let Some(Proposal { round, id, checkpoint, prepares, .. }) = convention.proposals.get(&self.me)
+        else {
+            return;
         };
-        issuing.agreeing.proposals.insert(me, Proposal { round, id, checkpoint, prepares });
-        issuing.agreeing.tidy();
-        self.tell_issuers(&Message::Agreeing(message), out);
+        if *round == agreement.round() && agreement.prepared(issuing.key()) == Some(*id) {
+            let (checkpoint, prepares) = (Box::new(checkpoint.clone()), prepares.clone());
+            let message = Agreeing::Proposal { round: *round, checkpoint, prepares };
+            self.tell_issuers(&Message::Agreeing(message), out);
+        }
     }
 
     /// Prepares what the proposer of our round proposes, once we have come to the same.
@@ -384,6 +417,7 @@ impl Node {
         let round = agreement.round();
         let Some(proposer) = agreement.proposer(round, manifest).map(|issuer| issuer.node) else { return };
         let proposal = convention.proposals.get(&proposer).filter(|proposal| proposal.round == round);
+        let proposal = proposal.filter(|proposal| !proposal.is_refused);
         let Some(Proposal { id, checkpoint, prepares, .. }) = proposal.cloned() else { return };
         let is_over = checkpoint.epoch < epoch
             && issuing.settled.epoch().is_none_or(|settled| settled < checkpoint.epoch);
@@ -424,41 +458,52 @@ impl Node {
             return false;
         }
         let facts = checkpoint.facts;
-        let batch = issuing.agreeing.batches.entry(facts).or_default();
+        let (witness, agreeing) = (&mut issuing.witness, &mut issuing.agreeing);
+        let batch = agreeing.batches.entry(facts).or_default();
         if !batch.is_whole {
-            let from = u32::try_from(batch.names.len()).unwrap_or(u32::MAX);
-            if !is_ours {
-                issuing.agreeing.fetched = now;
-                self.send(of, Message::Agreeing(Agreeing::NamesQuery { facts, from }), out);
+            if is_ours {
+                return false;
             }
+            if batch.of != Some(of) {
+                *batch = Batch { of: Some(of), ..Batch::default() };
+            }
+            let from = u32::try_from(batch.names.len()).unwrap_or(u32::MAX);
+            agreeing.fetched = now;
+            self.send(of, Message::Agreeing(Agreeing::NamesQuery { facts, from }), out);
             return false;
         }
-        let names = batch.names.clone();
-        let missing = names.iter().filter(|name| issuing.settled.get(name).is_none());
+        let missing = batch.names.iter().filter(|name| witness.settled.get(name).is_none());
         let missing: Vec<RecordId> = missing.take(WANTED_MAX).copied().collect();
         if !missing.is_empty() {
             if !is_ours {
-                issuing.agreeing.fetched = now;
-                issuing.agreeing.wanted = missing.iter().copied().collect();
+                witness.settled.make_room(missing.len());
+                agreeing.fetched = now;
+                agreeing.wanted = missing.iter().copied().collect();
                 self.send(of, Message::FactQuery(missing), out);
             }
             return false;
         }
-        match issuing.settled.outcome(checkpoint.epoch, &names) {
+        witness.settled.hold(facts, &batch.names);
+        match witness.settled.outcome(checkpoint.epoch, &batch.names) {
             Ok(outcome) if outcome.checkpoint == *checkpoint => {
-                issuing.agreeing.outcomes.insert(id, outcome);
+                agreeing.outcomes.insert(id, outcome);
                 true
             }
-            Ok(_) => {
-                // The facts lead elsewhere: whoever says otherwise lies.
-                issuing.agreeing.proposals.retain(|_, proposal| proposal.id != id);
-                out.push(Effect::Penalise(of, Offence::BadLedger));
-                false
-            }
-            Err(_) => {
-                issuing.settled.forget_learned();
-                issuing.agreeing.batches.remove(&facts);
-                issuing.agreeing.proposals.retain(|_, proposal| proposal.id != id);
+            failed => {
+                // Whoever was asked may have shown us another certificate of a step than the one that counts.
+                witness.settled.forget_learned();
+                agreeing.batches.remove(&facts);
+                agreeing.fetched = now;
+                agreeing.turn = agreeing.turn.wrapping_add(1);
+                let proposals = agreeing.proposals.values_mut();
+                proposals
+                    .filter(|proposal| proposal.id == id)
+                    .for_each(|proposal| proposal.is_refused = true);
+                let is_standing = agreeing.standing.as_ref().is_some_and(|(other, _)| *other == id);
+                if failed.is_ok() && !is_standing {
+                    out.push(Effect::Penalise(of, Offence::BadLedger));
+                }
+                self.tidy_agreement();
                 false
             }
         }
@@ -612,12 +657,8 @@ impl Node {
             let next = self.checkpoints().iter().find(|kept| kept.previous == previous).cloned();
             let Some(next) = next else { return };
             let others: Vec<NodeId> = self.issuers().into_iter().filter(|node| *node != self.me).collect();
-            // One after the other: some may not have it, or lie.
-            let turn = usize::try_from(now.0 / REPEAT_MS).unwrap_or(0);
-            let of = others.get(turn.checked_rem(others.len()).unwrap_or(0)).copied().unwrap_or(self.me);
-            if let Some(issuing) = &mut self.issuing {
-                issuing.agreeing.standing = Some((next.id(), Checkpoint::clone(&next)));
-            }
+            let Some(of) = self.stands(&next, now).checked_rem(others.len()) else { return };
+            let of = others.get(of).copied().unwrap_or(self.me);
             if !self.has_outcome(next.id(), &next, of, now, out) {
                 return;
             }
@@ -631,6 +672,19 @@ impl Node {
             self.deadlines.clear(&Timer::Agreement);
             self.send(self.me, Message::Books(BooksMessage::LeafQuery), out);
         }
+    }
+
+    /// Notes a checkpoint that stands and that we shall follow; returns whose turn it is to be asked about it.
+    fn stands(&mut self, next: &Verified<Checkpoint>, now: Time) -> usize {
+        let Some(issuing) = &mut self.issuing else { return 0 };
+        let convention = &mut issuing.agreeing;
+        let known = convention.standing.replace((next.id(), Checkpoint::clone(next)));
+        let is_unanswered =
+            convention.fetched != Time::default() && now.since_ms(convention.fetched) >= FETCH_MS;
+        if known.is_some() && is_unanswered {
+            convention.turn = convention.turn.wrapping_add(1);
+        }
+        convention.turn
     }
 
     /// Lets our books follow a checkpoint whose outcome we know; returns the channels that it ended.
@@ -664,7 +718,8 @@ impl Node {
             AgreedRecord::Names(names) => issuing.agreeing.names.push(names),
             AgreedRecord::Candidate(checkpoint) => {
                 let names = names_of(core::mem::take(&mut issuing.agreeing.names), checkpoint.facts);
-                let batch = Batch { names, is_whole: true };
+                issuing.settled.hold(checkpoint.facts, &names);
+                let batch = Batch { names, is_whole: true, of: None };
                 issuing.agreeing.batches.insert(checkpoint.facts, batch);
                 issuing.agreeing.written.insert(id_of(&checkpoint, domain), checkpoint);
             }

@@ -85,7 +85,7 @@ impl Issuing {
     }
 
     fn vote_for(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Verified<Vote> {
-        self.sign(Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch })
+        self.sign(Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch, settled: None })
     }
 
     /// As the only issuer: returns the proof that a step was taken, for those whom it concerns.

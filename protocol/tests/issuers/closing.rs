@@ -80,7 +80,7 @@ impl Model for Closing {
 
     fn init_states(&self) -> Vec<State> {
         let op = opening(DEPOSIT / 2);
-        let vote = Vote { op: op.id(), account: op.account, sequence: 0, epoch: Epoch(0) };
+        let vote = Vote { op: op.id(), account: op.account, sequence: 0, epoch: Epoch(0), settled: None };
         let votes =
             (0..HONEST).map(|place| sign(vote.clone(), domain(), Role::Issuer, &issuer_signer(place)));
         let certificate = Certificate::<Checked> { op, terms: Some(terms()), votes: votes.collect() };

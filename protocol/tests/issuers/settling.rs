@@ -44,8 +44,10 @@ fn step(tag: u8, sequence: u64, previous: RecordId, body: OpBody) -> Verified<Ac
     sign(op, domain(), Role::Owner, &owner(tag))
 }
 
-fn certified(op: &Verified<AccountOp>, epoch: u32) -> Certificate<Checked> {
-    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(epoch) };
+/// Returns a step with the votes of issuers that had followed the checkpoint of this epoch.
+fn certified(op: &Verified<AccountOp>, settled: Option<Epoch>) -> Certificate<Checked> {
+    let (id, account, sequence) = (op.id(), op.account, op.sequence);
+    let vote = Vote { op: id, account, sequence, epoch: Epoch(1), settled };
     Certificate { op: op.clone(), terms: None, votes: by(&[0, 1, 2], vote) }
 }
 
@@ -58,7 +60,7 @@ fn facts(payments: &[(u8, u64)]) -> Vec<Fact<Checked>> {
         let to = account((from + 1) % ACCOUNTS);
         let op = step(*from, sequence, previous, OpBody::Pay { to, amount: *amount });
         heads[usize::from(*from)] = (sequence + 1, op.id());
-        facts.push(Fact::Step(certified(&op, 0)));
+        facts.push(Fact::Step(certified(&op, None)));
     }
     facts
 }
@@ -158,10 +160,10 @@ fn a_checkpoint_frees_a_slot_and_only_later_votes_count_in_it() {
     follow(&mut second, &proposer, &names, Epoch(0));
 
     assert_eq!((first.books.locked(account(0)), second.books.locked(account(0))), (None, None));
-    assert_eq!(second.certify(&certified(&one, 0), Epoch(1)), Err(IssuerError::WrongEpoch));
-    assert_eq!(second.vote(&one, None, Epoch(0)), Err(IssuerError::WrongEpoch));
-    second.vote(&one, None, Epoch(1)).expect("a later vote");
-    second.certify(&certified(&one, 1), Epoch(1)).expect("later votes");
+    assert_eq!(second.certify(&certified(&one, None), Epoch(1)), Err(IssuerError::WrongEpoch));
+    let (vote, _) = second.vote(&one, None, Epoch(1)).expect("within the rules");
+    assert_eq!(vote.settled, Some(Epoch(0)));
+    second.certify(&certified(&one, Some(Epoch(0))), Epoch(1)).expect("later votes");
     assert_eq!(second.books.next_slot(account(0)), (1, one.id()));
 }
 
@@ -174,12 +176,89 @@ fn a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared() {
     proposer.double(&one, &other).expect("two steps for one slot");
     let (_, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
 
-    recorder.certify(&certified(&one, 0), Epoch(0)).expect("a quorum voted");
+    recorder.certify(&certified(&one, None), Epoch(0)).expect("a quorum voted");
     assert!(recorder.objects(&outcome), "who has recorded a step lets nobody free its slot");
 
     assert!(!freezer.objects(&outcome));
     freezer.freeze(Epoch(0), &outcome.freed, &[]);
-    assert_eq!(freezer.certify(&certified(&one, 0), Epoch(0)), Err(IssuerError::Behind));
+    assert_eq!(freezer.certify(&certified(&one, None), Epoch(0)), Err(IssuerError::Behind));
+}
+
+#[test]
+fn what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot() {
+    let [one, other] = two_steps();
+    let mut issuers = [0, 1, 2].map(|place| witness(place, &facts(&[])));
+    issuers[2].vote(&other, None, Epoch(0)).expect("within the rules");
+    issuers[2].double(&one, &other).expect("two steps for one slot");
+    // The epoch that the checkpoint states is over.
+    let mut votes =
+        [0, 1].map(|place| issuers[place].vote(&one, None, Epoch(1)).expect("within the rules").0);
+    let (names, _) = issuers[2].settled.propose(Epoch(0)).expect("sums that can be stated");
+    let proposer = issuers[2].clone();
+    for issuer in &mut issuers {
+        follow(issuer, &proposer, &names, Epoch(0));
+    }
+
+    let lied = Vote { settled: Some(Epoch(9)), ..(*votes[0]).clone() };
+    let mut lied = by(&[3], lied);
+    lied.extend(votes.clone());
+    let stale = Certificate { op: one.clone(), terms: None, votes: lied };
+    assert_eq!(stale.check(&manifest()), Ok(()));
+    assert_eq!(issuers[0].certify(&stale, Epoch(1)), Err(IssuerError::WrongEpoch));
+    votes = [0, 1].map(|place| issuers[place].vote(&other, None, Epoch(1)).expect("a free slot").0);
+    let mut again = Vec::from([issuers[2].vote(&other, None, Epoch(1)).expect("a free slot").0]);
+    again.extend(votes);
+    let fresh = Certificate { op: other.clone(), terms: None, votes: again };
+    issuers[0].certify(&fresh, Epoch(1)).expect("a quorum has voted since");
+    let word = issuers[0].certify(&stale, Epoch(1));
+    assert_eq!(word, Err(IssuerError::WrongEpoch), "nobody says that it has recorded what never stood");
+}
+
+#[test]
+fn two_steps_in_a_slot_that_got_its_certificate_all_the_same_hold_up_no_checkpoint() {
+    let [one, other] = two_steps();
+    let mut issuer = witness(0, &facts(&[]));
+    issuer.vote(&one, None, Epoch(0)).expect("within the rules");
+    issuer.double(&one, &other).expect("two steps for one slot");
+    issuer.certify(&certified(&one, None), Epoch(0)).expect("a quorum voted");
+
+    let (names, outcome) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert!(!issuer.objects(&outcome));
+    assert_eq!((outcome.freed.as_slice(), outcome.books.next_slot(account(0)).0), (&[][..], 1));
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(issuer.settled.since(), 0, "the two steps are settled with the slot");
+}
+
+#[test]
+fn one_owner_fills_no_books_with_pairs_of_steps_and_no_old_pair_frees_a_slot_again() {
+    let pay = |amount| step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount });
+    let steps: Vec<_> = (1..6).map(pay).collect();
+    let mut issuer = witness(0, &facts(&[]));
+    let before = issuer.settled.since();
+    for one in &steps {
+        for other in steps.iter().filter(|other| other.id() != one.id()) {
+            issuer.double(one, other);
+        }
+    }
+    assert_eq!(issuer.settled.since(), before + 1);
+
+    let (names, _) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(issuer.double(&steps[3], &steps[4]), None);
+    issuer.vote(&steps[0], None, Epoch(1)).expect("a free slot");
+    assert!(issuer.double(&steps[3], &steps[4]).is_some(), "its slot may be stuck again");
+}
+
+#[test]
+fn a_frozen_slot_stays_frozen_whatever_is_prepared_later() {
+    let [one, _] = two_steps();
+    let mut issuer = witness(0, &facts(&[]));
+    issuer.freeze(Epoch(3), &[(account(0), 0)], &[]);
+    issuer.freeze(Epoch(2), &[(account(0), 0), (account(0), 1)], &[]);
+    let certificate = certified(&one, Some(Epoch(2)));
+    assert_eq!(issuer.certify(&certificate, Epoch(4)), Err(IssuerError::Behind));
 }
 
 /// Shows an issuer the payer's deposit and its channel.
@@ -190,7 +269,7 @@ fn opened(place: usize) -> Witness {
         deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
     });
     let op = opening(DEPOSIT / 2);
-    let certificate = Certificate { terms: Some(terms()), ..certified(&op, 0) };
+    let certificate = Certificate { terms: Some(terms()), ..certified(&op, None) };
     let mut witness = Witness::new(manifest(), issuer_signer(place));
     witness.enter(&deposit).expect("signed by a quorum");
     witness.certify(&certificate, Epoch(0)).expect("a quorum voted");
@@ -261,4 +340,32 @@ fn an_issuer_comes_back_from_its_journal_with_the_steps_for_which_it_voted() {
         after.old_locks(8);
     }
     assert_eq!(after.stuck(), [(one, other)]);
+}
+
+#[test]
+fn what_a_prepared_checkpoint_states_is_known_when_it_stands_whatever_was_paid_meanwhile() {
+    let mut issuer = opened(0);
+    let [small, large] = [redemption(1, 30_000), redemption(2, 70_000)];
+    issuer.redeem(&small.0, Some(&small.1)).expect("within the receipt");
+    let (names, outcome) = issuer.settled.propose(Epoch(0)).expect("stated");
+    issuer.settled.hold(outcome.checkpoint.facts, &names);
+    issuer.redeem(&large.0, Some(&large.1)).expect("within the receipt");
+
+    let again = issuer.settled.outcome(Epoch(0), &names).expect("every fact is still here");
+    assert_eq!(again.checkpoint, outcome.checkpoint);
+    issuer.adopt(id_of(&again.checkpoint, domain()), &names, again);
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    assert_eq!(issuer.books.channel(channel), Some((70_000, false)), "what was paid since is kept");
+    assert_eq!(issuer.settled.since(), 1);
+}
+
+#[test]
+fn nothing_more_is_paid_on_a_channel_that_a_prepared_checkpoint_ends() {
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    let mut issuer = opened(0);
+    let [small, large] = [redemption(1, 30_000), redemption(2, 70_000)];
+    issuer.redeem(&small.0, Some(&small.1)).expect("within the receipt");
+    issuer.freeze(Epoch(9), &[], &[channel]);
+    let (paid, record) = issuer.redeem(&large.0, Some(&large.1)).expect("nothing is wrong with it");
+    assert_eq!((paid, record), (30_000, None));
 }

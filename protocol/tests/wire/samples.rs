@@ -94,7 +94,13 @@ pub(crate) fn withdrawal_paid() -> Verified<WithdrawalPaid> {
 }
 
 pub(crate) fn vote() -> Verified<Vote> {
-    by_issuer(Vote { op: open_channel().id(), account: id(&account()), sequence: 7, epoch: EPOCH })
+    by_issuer(Vote {
+        op: open_channel().id(),
+        account: id(&account()),
+        sequence: 7,
+        epoch: EPOCH,
+        settled: Some(EPOCH),
+    })
 }
 
 pub(crate) fn recorded() -> Verified<Recorded> {

@@ -142,11 +142,13 @@ fn withdrawal_paid() -> impl Strategy<Value = WithdrawalPaid> {
 }
 
 fn vote() -> impl Strategy<Value = Vote> {
-    (bytes32(), bytes32(), any::<(u64, u32)>()).prop_map(|(op, account, (sequence, epoch))| Vote {
+    let numbers = any::<(u64, u32, Option<u32>)>();
+    (bytes32(), bytes32(), numbers).prop_map(|(op, account, (sequence, epoch, settled))| Vote {
         op: RecordId(op),
         account: AccountId(account),
         sequence,
         epoch: Epoch(epoch),
+        settled: settled.map(Epoch),
     })
 }
 

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::{Account, Issuer, IssuerError};
-use crate::ids::{AccountId, ChannelId, RecordId};
+use super::{Issuer, IssuerError};
+use crate::ids::{AccountId, ChannelId};
 use crate::ledger::account::check_signer;
 use crate::ledger::quorum::{Certificate, Fact};
 use crate::ledger::records::{AccountOp, Epoch};
@@ -14,22 +14,20 @@ use crate::signed::Verified;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Freed {
     sequence: u64,
-    /// Votes of this epoch and before count for nothing in this slot.
+    /// Votes before the checkpoint of this epoch count for nothing in this slot.
     epoch: Epoch,
-    /// The proof.
-    by: RecordId,
 }
 
 impl Issuer {
-    /// Frees the slot for which an account's owner has signed these two steps: the votes of `epoch` and before are void
-    /// in it, and whichever step gets a quorum of later votes has it.
+    /// Frees the slot for which an account's owner has signed these two steps: votes before the checkpoint of `epoch` are
+    /// void in it, and whichever step gets a quorum of later votes has it.
     ///
     /// # Errors
     /// When they are not two steps of the account's owner for its next slot.
     pub fn free_slot(
         &mut self,
         (first, second): (&Verified<AccountOp>, &Verified<AccountOp>),
-        (epoch, by): (Epoch, RecordId),
+        epoch: Epoch,
     ) -> Result<(), IssuerError> {
         let same = (first.account, first.sequence) == (second.account, second.sequence);
         let next = self.next_slot(first.account).0;
@@ -41,7 +39,7 @@ impl Issuer {
         }
         let account = self.accounts.get_mut(&first.account).ok_or(IssuerError::UnknownAccount)?;
 
-        account.freed = Some(Freed { sequence: next, epoch, by });
+        account.freed = Some(Freed { sequence: next, epoch });
         account.lock = None;
         Ok(())
     }
@@ -62,17 +60,11 @@ impl Issuer {
         books
     }
 
-    /// Returns until which epoch votes are void in this slot.
+    /// Returns the epoch of the checkpoint before which votes are void in this slot.
     #[must_use]
     pub fn void_until(&self, account: AccountId, sequence: u64) -> Option<Epoch> {
         let freed = self.accounts.get(&account)?.freed?;
         (freed.sequence == sequence).then_some(freed.epoch)
-    }
-
-    /// Says whether this proof has freed the account's slot.
-    #[must_use]
-    pub fn is_freed_by(&self, account: AccountId, proof: RecordId) -> bool {
-        self.accounts.get(&account).and_then(|account| account.freed).is_some_and(|freed| freed.by == proof)
     }
 
     /// Says whether enough of the votes of a certificate count in its slot.
@@ -84,11 +76,17 @@ impl Issuer {
         }
     }
 
-    /// Says whether a step was certified by votes that are void since its slot was freed.
+    /// Says whether a step was certified by votes that are void since its slot was freed. What lies before such a slot is
+    /// settled: nobody needs a word on it, and there may be certificates of steps that never came to stand.
     #[must_use]
     pub fn is_void(&self, certificate: &Certificate<Checked>) -> bool {
-        let void = self.void_until(certificate.op.account, certificate.op.sequence);
-        void.is_some_and(|until| !certificate.has_quorum_after(until, &self.manifest))
+        let op = &certificate.op;
+        let freed = self.accounts.get(&op.account).and_then(|account| account.freed);
+        freed.is_some_and(|freed| {
+            op.sequence < freed.sequence
+                || (op.sequence == freed.sequence
+                    && !certificate.has_quorum_after(freed.epoch, &self.manifest))
+        })
     }
 
     /// Forgets the withdrawal of a step of ours that did not come to stand: another one has its slot.
@@ -148,15 +146,17 @@ impl Issuer {
         self.withdrawals.carry_over(&before.withdrawals);
     }
 
+    /// Keeps the slot of a recorded step that cannot be taken yet for that step.
+    pub fn keep_slot(&mut self, fact: &Fact<Checked>) {
+        if let Fact::Step(certificate) = fact
+            && self.next_slot(certificate.op.account).0 == certificate.op.sequence
+        {
+            self.lock_to(&certificate.op);
+        }
+    }
+
     /// Forgets what only an operator needs to know of withdrawals.
     pub fn forget_withdrawals(&mut self) {
         self.withdrawals.forget();
-    }
-}
-
-impl Account {
-    /// Drops the mark of a slot that has been taken.
-    pub(super) fn leave_slot(&mut self) {
-        self.freed = self.freed.filter(|freed| freed.sequence >= self.next);
     }
 }

@@ -32,16 +32,18 @@ impl Issuer {
             Some(_) if op.sequence == self.next_slot(op.account).0 => return Err(IssuerError::SlotLocked),
             Some(_) | None => {}
         }
-        if self.void_until(op.account, op.sequence).is_some_and(|until| now <= until) {
-            return Err(IssuerError::WrongEpoch);
-        }
         self.take(op, terms, now, Taking::Judge)?;
         if self.next_slot(op.account).1 == op.id() {
             return Ok(());
         }
 
-        self.accounts.entry(op.account).or_default().lock = Some(op.id());
+        self.lock_to(op);
         Ok(())
+    }
+
+    /// Locks an account's next slot to a step, whatever rules say.
+    pub(super) fn lock_to(&mut self, op: &Verified<AccountOp>) {
+        self.accounts.entry(op.account).or_default().lock = Some(op.id());
     }
 
     /// Returns the step for which we voted in an account's next slot.
@@ -59,7 +61,7 @@ impl Issuer {
     pub fn certify(&mut self, certificate: &Certificate<Checked>, now: Epoch) -> Result<bool, IssuerError> {
         let op = &certificate.op;
         if op.sequence < self.next_slot(op.account).0 {
-            certificate.check(&self.manifest)?;
+            self.check_votes(certificate)?;
             return Ok(false);
         }
         self.check_votes(certificate)?;
