@@ -39,7 +39,7 @@ const STEPS_MAX: usize = 10_000;
 /// Refused steps of an account that an issuer remembers: its owner signs others in their place, and is right to.
 const REFUSED_MAX: usize = 16;
 
-/// How often an answer is asked for that does not come.
+/// How often an answer is asked for that does not come; after that for the proof of our account only, and as often more rarely.
 const ASKED_MAX: u32 = 12;
 
 /// Pages served to one peer in each [`super::channels::RECONCILE_MS`].
@@ -412,8 +412,9 @@ impl Node {
         if !self.has_many_issuers() {
             return self.issuer().filter(|_| self.is_admitted());
         }
-        let asked =
-            self.checkpoints.leaf_asked.wrapping_add(self.checkpoints.gap.map_or(0, |(_, asked)| asked));
+        let leaf_asked = self.checkpoints.leaf_asked;
+        let asked = leaf_asked.wrapping_add(leaf_asked / ASKED_MAX);
+        let asked = asked.wrapping_add(self.checkpoints.gap.map_or(0, |(_, asked)| asked));
         let others: Vec<NodeId> = self.issuers().into_iter().filter(|node| *node != self.me).collect();
         let place = usize::try_from(asked).unwrap_or(0).checked_rem(others.len())?;
         others.get(place).copied().filter(|_| self.is_admitted())
@@ -430,8 +431,10 @@ impl Node {
             }
         }
         let is_open = self.checkpoints.newest().is_some() && self.books_view().own.is_none();
-        if is_open && self.checkpoints.leaf_asked < ASKED_MAX {
-            self.checkpoints.leaf_asked = self.checkpoints.leaf_asked.saturating_add(1);
+        let asked = self.checkpoints.leaf_asked;
+        self.checkpoints.leaf_asked = asked.saturating_add(u32::from(is_open));
+        // Whoever can prove it may have been away for long.
+        if is_open && (asked < ASKED_MAX || asked.is_multiple_of(ASKED_MAX)) {
             self.send(issuer, Message::Books(BooksMessage::LeafQuery), out);
         }
     }
