@@ -90,7 +90,7 @@ pub enum Mdns {
 #[derive(Debug)]
 pub enum NetEvent {
     /// A peer sent a message. It was acknowledged as arrived.
-    Received { from: PeerKey, message: Vec<u8>, body: Bytes },
+    Received { from: PeerKey, message: Bytes, body: Bytes },
     /// A message was not acknowledged; it may have arrived all the same, unless the reason excludes it.
     SendFailed { to: PeerKey, tag: u64, reason: SendFailure },
     /// Something published, to be judged before it is passed on. `from` passed it to us and need not be its author.
@@ -271,7 +271,8 @@ impl Net {
     }
 
     /// Sends a message with its body, dialing the peer if needed. Silence means that it was acknowledged.
-    pub fn send(&mut self, to: PeerKey, tag: u64, message: Vec<u8>, body: Bytes) {
+    pub fn send(&mut self, to: PeerKey, tag: u64, message: impl Into<Bytes>, body: Bytes) {
+        let message = message.into();
         let bytes = message.len() + body.len();
         if message.len() > MESSAGE_MAX || body.len() > BODY_MAX {
             return self.fail_send(to, tag, SendFailure::TooLarge);
@@ -279,11 +280,15 @@ impl Net {
         if !self.outbox.has_room(to, bytes) {
             return self.fail_send(to, tag, SendFailure::QueueFull);
         }
-        let request = Request::Whole { message, body, room: None };
-        let id = self.swarm.behaviour_mut().messages.send_request(&to.peer_id(), request);
-        self.outbox.insert(id, Sent { to, tag, bytes });
         self.counters.messages_sent += 1;
         self.counters.bytes_sent += bytes as u64;
+        self.hand_over(Sent { to, tag, message, body, lost: 0 });
+    }
+
+    fn hand_over(&mut self, sent: Sent) {
+        let request = Request::Whole { message: sent.message.clone(), body: sent.body.clone(), room: None };
+        let id = self.swarm.behaviour_mut().messages.send_request(&sent.to.peer_id(), request);
+        self.outbox.insert(id, sent);
     }
 
     fn fail_send(&mut self, to: PeerKey, tag: u64, reason: SendFailure) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use crate::model::ops::{add_scaled, dot, softmax, with_slice};
 
@@ -261,11 +261,13 @@ fn attend_on_device(queries: &Tensor, cache: &LayerCache, rows: Range<usize>) ->
     let grouped = (kv_count, count / kv_count * rows.len(), width);
     let queries = queries.transpose(0, 1)?.contiguous()?.reshape(grouped)?;
     let scores = (queries.matmul(&keys.transpose(1, 2)?)? * (1.0 / (width as f64).sqrt()))?;
-    let by_head = scores.reshape((count, rows.len(), cache.length))?;
-    let visible = by_head.broadcast_add(&mask(rows.len(), cache.length, queries.device())?)?;
-    let weights = candle_nn::ops::softmax(&visible, D::Minus1)?;
+    let mut scores = scores.reshape((count, rows.len(), cache.length))?;
+    if rows.len() > 1 {
+        scores = scores.broadcast_add(&mask(rows.len(), cache.length, queries.device())?)?;
+    }
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
     let weights = weights.reshape((kv_count, count / kv_count * rows.len(), cache.length))?;
-    let result = weights.matmul(&values.contiguous()?)?.reshape((count, rows.len(), width))?;
+    let result = weights.matmul(&values)?.reshape((count, rows.len(), width))?;
     result.transpose(0, 1)?.reshape((rows.len(), count * width))
 }
 

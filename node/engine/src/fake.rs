@@ -4,15 +4,17 @@
 //! sampler do not matter, because the fake gives one token all the probability.
 //!
 //! A prompt may contain directives, each at most once: `[[crash=5]]` aborts the process before token 5,
-//! `[[hang=5]]` stops the computing thread for ever before token 5, `[[end=5]]` ends the answer after 5 tokens,
-//! `[[emoji]]` makes an answer of emoji whose four bytes are four tokens.
+//! `[[hang=5]]` stops the computing thread for ever before token 5, `[[fail=5]]` makes computing token 5 an error,
+//! `[[break=5]]` that and all that follows, `[[end=5]]` ends the answer after 5 tokens, `[[emoji]]` makes an answer of
+//! emoji whose four bytes are four tokens.
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::frame::{DeviceInfo, Generate, JobError, ModelInfo, Prompt};
 use crate::model::{Model, PreparedJob, Vocabulary};
@@ -38,6 +40,7 @@ const TOKENS_PER_TURN: usize = 64;
 pub struct Fake {
     options: FakeOptions,
     info: ModelInfo,
+    broken: AtomicBool,
 }
 
 impl Fake {
@@ -47,7 +50,7 @@ impl Fake {
         if let Some(error) = &options.fail_to_load {
             bail!("{error}");
         }
-        Ok(Self { options: options.clone(), info: info(options) })
+        Ok(Self { options: options.clone(), info: info(options), broken: AtomicBool::new(false) })
     }
 }
 
@@ -116,7 +119,12 @@ impl Model for Fake {
 
     fn decode(&self, batch: &mut [(&mut FakeSession, u32)]) -> Result<Vec<Vec<f32>>> {
         self.keep_pace(batch);
-        Ok(batch.iter_mut().map(|(session, _)| self.next(session)).collect())
+        batch.iter_mut().map(|(session, _)| self.next(session)).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(!self.broken.load(Ordering::Relaxed), "the fake device is broken");
+        Ok(())
     }
 
     fn tokens_per_turn(&self) -> usize {
@@ -125,7 +133,7 @@ impl Model for Fake {
 }
 
 impl Fake {
-    fn next(&self, session: &mut FakeSession) -> Vec<f32> {
+    fn next(&self, session: &mut FakeSession) -> Result<Vec<f32>> {
         session.read += 1;
         let index = u32::try_from(session.read - session.tokens_in).expect("bounded by the context");
         let directives = &session.directives;
@@ -135,9 +143,14 @@ impl Fake {
         while [directives.hang_at, self.options.hang_at].contains(&Some(index)) {
             thread::park();
         }
+        if directives.break_at == Some(index) {
+            self.broken.store(true, Ordering::Relaxed);
+        }
+        self.check()?;
+        ensure!(directives.fail_at != Some(index), "the fake failed on request");
         let mut logits = vec![f32::NEG_INFINITY; VOCABULARY_SIZE];
         logits[session.token(index) as usize] = 0.0;
-        logits
+        Ok(logits)
     }
 
     fn keep_pace(&self, batch: &mut [(&mut FakeSession, u32)]) {
@@ -177,6 +190,8 @@ fn sleep_per_token(tokens_per_s: u32, tokens: usize) {
 struct Directives {
     crash_at: Option<u32>,
     hang_at: Option<u32>,
+    fail_at: Option<u32>,
+    break_at: Option<u32>,
     end_at: Option<u32>,
     emoji: bool,
 }
@@ -190,6 +205,8 @@ impl Directives {
         Self {
             crash_at: at("crash"),
             hang_at: at("hang"),
+            fail_at: at("fail"),
+            break_at: at("break"),
             end_at: at("end"),
             emoji: text.contains("[[emoji]]"),
         }

@@ -29,6 +29,11 @@ pub trait Model: Send + 'static {
     /// Reads one token for each session, and returns the logits of the next one for each.
     fn decode(&self, batch: &mut [(&mut Self::Session, u32)]) -> Result<Vec<Vec<f32>>>;
 
+    /// Says, after an error, whether other jobs can still be computed; an error here is the device's end.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Says how many tokens to make before they are sent: more than one only where they cost nothing.
     fn tokens_per_turn(&self) -> usize {
         1

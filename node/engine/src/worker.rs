@@ -420,7 +420,7 @@ impl<M: Model, W: Write> Compute<M, W> {
                 job.phase = Phase::Generating(Box::new(generation));
                 self.send_parts()
             }
-            Err(error) => self.fail(key, &error),
+            Err(error) => self.fail(&[key], &error),
         }
     }
 
@@ -450,7 +450,7 @@ impl<M: Model, W: Write> Compute<M, W> {
         let result = generation.prefill(&self.model);
         let key = job.key;
         self.jobs.push_back(job);
-        result.or_else(|error| self.fail(key, &error))
+        result.or_else(|error| self.fail(&[key], &error))
     }
 
     fn decode_all(&mut self) -> Result<()> {
@@ -487,13 +487,17 @@ impl<M: Model, W: Write> Compute<M, W> {
     fn fail_decoding(&mut self, error: &anyhow::Error) -> Result<()> {
         let keys: Vec<_> =
             self.jobs.iter_mut().filter_map(|job| job.decoding().is_some().then_some(job.key)).collect();
-        keys.into_iter().try_for_each(|key| self.fail(key, error))
+        self.fail(&keys, error)
     }
 
-    fn fail(&mut self, key: JobKey, error: &anyhow::Error) -> Result<()> {
-        tracing::error!(job = %key, error = %format!("{error:#}"), "A job failed");
-        self.jobs.retain(|job| job.key != key);
-        self.shared.fail(key, JobError::Internal(format!("{error:#}")))
+    /// Fails jobs, and with them the process if none can be computed any more: the node starts another.
+    fn fail(&mut self, keys: &[JobKey], error: &anyhow::Error) -> Result<()> {
+        for key in keys {
+            tracing::error!(job = %key, error = %format!("{error:#}"), "A job failed");
+            self.jobs.retain(|job| job.key != *key);
+            self.shared.fail(*key, JobError::Internal(format!("{error:#}")))?;
+        }
+        self.model.check()
     }
 }
 
@@ -740,6 +744,33 @@ mod tests {
         assert!(matches!(answers[&job(4)].end, Some(Err(JobError::BadRequest(_)))));
         // The context ends this one.
         assert_eq!((ended(&answers[&job(5)]), answers[&job(5)].ids.len()), (Finish::Length, 99));
+    }
+
+    #[test]
+    fn an_error_of_the_device_fails_the_jobs_it_was_computing_and_no_later_one() {
+        let mut worker = Worker::ready(paced());
+        worker.send(&start(1, generate("[[fail=3]]", 100), u32::MAX));
+        let answer = worker.answers(&[job(1)]).remove(&job(1)).expect("asked for");
+        assert!(matches!(answer.end, Some(Err(JobError::Internal(_)))), "{answer:?}");
+        assert_eq!(answer.ids.len(), 3);
+        worker.send(&start(2, generate("fine", 5), u32::MAX));
+        assert_eq!(ended(&worker.answers(&[job(2)])[&job(2)]), Finish::Length);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_used_any_more_ends_the_worker_once_its_jobs_have_failed() {
+        let mut worker = Worker::ready(paced());
+        // Granted no token, the other is no part of the batch that fails: its end is that of the process.
+        worker.send(&start(1, generate("other", 100), 0));
+        worker.send(&start(2, generate("[[break=3]]", 100), u32::MAX));
+        let mut answers = BTreeMap::from([1, 2].map(|number| (job(number), Answer::default())));
+        while answers[&job(2)].end.is_none() {
+            worker.collect(&mut answers);
+        }
+        assert!(matches!(answers[&job(2)].end, Some(Err(JobError::Internal(_)))), "{answers:?}");
+        assert_eq!(answers[&job(1)].end, None);
+        let error = format!("{:#}", worker.fails());
+        assert!(error.contains("device"), "{error}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use libp2p::{
 use libp2p_memory_connection_limits as memory_limits;
 use tokio::sync::mpsc;
 
-use super::{Mdns, NetConfig, codec::Codec, gate, gate::ip_of, jobs, limits::*, names, names::Names};
+use super::{Mdns, NetConfig, codec::Codec, gate, gate::ip_of, jobs, limits::*, names::Agent, names::Names};
 
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
@@ -140,7 +140,7 @@ fn behaviour(
         jobs: jobs::Behaviour::new(names.job_protocol(), config.limits.job_streams_per_peer, job_requests),
         gossip: gossip(names, keypair)?,
         directory: directory(names, me),
-        identify: identify::Behaviour::new(identify(config, names, keypair)),
+        identify: identify::Behaviour::new(identify(config, names, keypair)?),
         ping: ping::Behaviour::new(
             ping::Config::new().with_interval(Duration::from_secs(10)).with_timeout(Duration::from_secs(10)),
         ),
@@ -274,16 +274,18 @@ fn directory(names: &Names, me: PeerId) -> kad::Behaviour<MemoryStore> {
     directory
 }
 
-fn identify(config: &NetConfig, names: &Names, keypair: &Keypair) -> identify::Config {
+fn identify(config: &NetConfig, names: &Names, keypair: &Keypair) -> Result<identify::Config> {
     let network = match &config.mdns {
         Mdns::Off => None,
         Mdns::Announce { name } => Some(name.as_str()),
     };
-    identify::Config::new(names.identity(), keypair.public())
-        .with_agent_version(names::agent(&config.agent, network))
+    let run = getrandom::u64().context("draw a number for this run")?;
+    let identify = identify::Config::new(names.identity(), keypair.public())
+        .with_agent_version(Agent::text(&config.agent, run, network))
         .with_interval(Duration::from_secs(300))
         .with_push_listen_addr_updates(true)
-        .with_cache_size(4 * config.limits.connections as usize)
+        .with_cache_size(4 * config.limits.connections as usize);
+    Ok(identify)
 }
 
 fn autonat() -> autonat::Config {

@@ -16,7 +16,7 @@ use super::{
 #[derive(Debug)]
 pub(super) enum Request {
     Whole {
-        message: Vec<u8>,
+        message: Bytes,
         body: Bytes,
         room: Option<OwnedSemaphorePermit>,
     },
@@ -142,7 +142,7 @@ async fn read<T: AsyncRead + Unpin>(io: &mut T, mut room: Room) -> Result<Reques
     Ok(Request::Whole { message, body, room: room.taken })
 }
 
-async fn read_message<T: AsyncRead + Unpin>(io: &mut T, room: &mut Room) -> Result<Vec<u8>, Unreadable> {
+async fn read_message<T: AsyncRead + Unpin>(io: &mut T, room: &mut Room) -> Result<Bytes, Unreadable> {
     let mut length = [0; 4];
     io.read_exact(&mut length).await?;
     let length = u32::from_le_bytes(length) as usize;
@@ -152,7 +152,7 @@ async fn read_message<T: AsyncRead + Unpin>(io: &mut T, room: &mut Room) -> Resu
     room.take(length)?;
     let mut message = vec![0; length];
     io.read_exact(&mut message).await?;
-    Ok(message)
+    Ok(message.into())
 }
 
 /// Reads until the end; memory grows only with what has come.
@@ -200,9 +200,9 @@ mod tests {
         }
     }
 
-    async fn written(message: Vec<u8>, body: Bytes) -> Vec<u8> {
+    async fn written(message: impl Into<Bytes>, body: Bytes) -> Vec<u8> {
         let mut out = Cursor::new(Vec::new());
-        let request = Request::Whole { message, body, room: None };
+        let request = Request::Whole { message: message.into(), body, room: None };
         Codec::new(0).write_request(&PROTOCOL, &mut out, request).await.unwrap();
         out.into_inner()
     }

@@ -20,8 +20,9 @@ use super::{
     codec::{Ack, Request},
     gate::{ip_of, is_public},
     jobs,
-    limits::{ADDRESSES_PER_PEER_MAX, FOUND_DIALED_MAX, LAN_NODES_MAX},
-    names::{domain_of, program_and_network},
+    limits::{ADDRESSES_PER_PEER_MAX, CONNECTIONS_PER_PEER_MAX, FOUND_DIALED_MAX, LAN_NODES_MAX},
+    names::{Agent, domain_of},
+    outbox::Sent,
     stream::JobStream,
 };
 
@@ -84,9 +85,9 @@ impl Net {
                 self.on_gossip(propagation_source, message_id, message);
             }
             BehaviourEvent::Directory(event) => self.on_directory_event(event),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
                 if let Some(peer) = PeerKey::of(&peer_id) {
-                    self.on_identified(peer, info);
+                    self.on_identified(peer, connection_id, info);
                 }
             }
             BehaviourEvent::Ping(event) => self.on_ping(event),
@@ -181,12 +182,22 @@ impl Net {
             request_response::Event::OutboundFailure { request_id, error, .. } => {
                 if let Some(sent) = self.outbox.remove(request_id) {
                     tracing::debug!(to = ?sent.to, %error, "Message failed");
-                    self.fail_send(sent.to, sent.tag, failure_of(&error));
+                    self.on_unacknowledged(sent, failure_of(&error));
                 }
             }
             request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {
             }
         }
+    }
+
+    /// A message that went down with one connection goes again over another: a peer that crashed and came back has,
+    /// until it says so, connections that nobody answers beside the one that lives.
+    fn on_unacknowledged(&mut self, sent: Sent, reason: SendFailure) {
+        let went_down = matches!(reason, SendFailure::Closed | SendFailure::Broken);
+        if went_down && sent.lost < CONNECTIONS_PER_PEER_MAX && self.peers.is_connected(sent.to) {
+            return self.hand_over(Sent { lost: sent.lost + 1, ..sent });
+        }
+        self.fail_send(sent.to, sent.tag, reason);
     }
 
     fn on_request(&mut self, from: PeerKey, request: Request) -> Ack {
@@ -341,13 +352,16 @@ impl Net {
         }
     }
 
-    fn on_identified(&mut self, peer: PeerKey, info: identify::Info) {
-        let (agent, network) = program_and_network(&info.agent_version);
+    fn on_identified(&mut self, peer: PeerKey, connection: ConnectionId, info: identify::Info) {
+        let agent = Agent::read(&info.agent_version);
         let domain = domain_of(&info.protocol_version);
         if domain != Some(self.names.domain) {
-            return self.on_stranger(peer, network, domain);
+            return self.on_stranger(peer, agent.network, domain);
         }
-        self.peers.identified(peer, agent);
+        for earlier in self.peers.identified(peer, connection, agent) {
+            tracing::debug!(?peer, "It was started anew: its earlier connection is dead");
+            self.swarm.close_connection(earlier);
+        }
         self.admit(peer);
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
             self.relays.offered(peer);

@@ -111,19 +111,38 @@ pub(super) fn domain_of(identity: &str) -> Option<[u8; 32]> {
     data_encoding::HEXLOWER.decode(encoded.as_bytes()).ok()?.try_into().ok()
 }
 
-/// Joins the program's version and, where it is announced, the network's name.
-pub(super) fn agent(program: &str, network: Option<&str>) -> String {
-    let program: String = program.chars().filter(|c| c.is_ascii_graphic()).take(AGENT_MAX).collect();
-    match network {
-        Some(network) => format!("{program} {}", printable(network)),
-        None => program,
+/// What a node says of itself in identify; all of it is only claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agent {
+    /// Program and version, such as `sharemesh/0.1.0`.
+    pub(super) program: String,
+    /// Drawn anew whenever the program starts.
+    pub(super) run: Option<u64>,
+    /// Empty where it is not announced.
+    pub(super) network: String,
+}
+
+/// Between the program's version and its run.
+const RUN: &str = "+run.";
+
+impl Agent {
+    /// Returns the text for identify.
+    pub(super) fn text(program: &str, run: u64, network: Option<&str>) -> String {
+        let program = graphic(program);
+        let network = network.map(|network| format!(" {}", printable(network)));
+        format!("{program}{RUN}{run:016x}{}", network.unwrap_or_default())
+    }
+
+    pub(super) fn read(text: &str) -> Self {
+        let (program, network) = text.split_once(' ').unwrap_or((text, ""));
+        let (program, run) = program.split_once(RUN).unwrap_or((program, ""));
+        let run = u64::from_str_radix(run, 16).ok();
+        Self { program: graphic(program), run, network: printable(network) }
     }
 }
 
-/// Splits what a peer says of itself into its program and the name of its network; both are only claims.
-pub(super) fn program_and_network(agent: &str) -> (String, String) {
-    let (program, network) = agent.split_once(' ').unwrap_or((agent, ""));
-    (program.chars().filter(|c| c.is_ascii_graphic()).take(AGENT_MAX).collect(), printable(network))
+fn graphic(text: &str) -> String {
+    text.chars().filter(char::is_ascii_graphic).take(AGENT_MAX).collect()
 }
 
 /// A peer's text ends up on the owner's terminal, so it is short and has no control characters.
@@ -175,10 +194,13 @@ mod tests {
 
         assert_eq!(domain_of(&names.identity()), Some([9; 32]));
         assert_eq!(domain_of("ipfs/1.0"), None);
+        let agent = Agent::read(&Agent::text("sharemesh/0.1.0", 7, Some("Ada\u{1b}'s home")));
         assert_eq!(
-            program_and_network(&agent("sharemesh/0.1.0", Some("Ada\u{1b}'s home"))),
-            ("sharemesh/0.1.0".into(), "Ada's home".into())
+            (&agent.program[..], &agent.network[..], agent.run),
+            ("sharemesh/0.1.0", "Ada's home", Some(7))
         );
+        let other = Agent::read("other/2+run.x");
+        assert_eq!((&other.program[..], &other.network[..], other.run), ("other/2", "", None));
         assert_eq!(names.plain_topic(&names.topic("checkpoints")), Some("checkpoints"));
         assert_eq!(Names::new([8; 32]).plain_topic(&names.topic("checkpoints")), None);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use libp2p::request_response::OutboundRequestId;
 
 use super::{
@@ -15,11 +16,20 @@ pub(super) struct Outbox {
     queues: BTreeMap<PeerKey, Queue>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Sent {
     pub(super) to: PeerKey,
     pub(super) tag: u64,
-    pub(super) bytes: usize,
+    pub(super) message: Bytes,
+    pub(super) body: Bytes,
+    /// How many connections closed on it before it was acknowledged.
+    pub(super) lost: u32,
+}
+
+impl Sent {
+    fn bytes(&self) -> usize {
+        self.message.len() + self.body.len()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,7 +47,7 @@ impl Outbox {
     pub(super) fn insert(&mut self, id: OutboundRequestId, sent: Sent) {
         let queue = self.queues.entry(sent.to).or_default();
         queue.messages += 1;
-        queue.bytes += sent.bytes;
+        queue.bytes += sent.bytes();
         self.sent.insert(id, sent);
     }
 
@@ -46,7 +56,7 @@ impl Outbox {
         let sent = self.sent.remove(&id)?;
         let queue = self.queues.get_mut(&sent.to).expect("each sent message is in its peer's queue");
         queue.messages -= 1;
-        queue.bytes -= sent.bytes;
+        queue.bytes -= sent.bytes();
         if queue.messages == 0 {
             self.queues.remove(&sent.to);
         }

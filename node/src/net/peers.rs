@@ -9,6 +9,7 @@ use super::{
     PeerKey,
     jobs::is_relayed,
     limits::{Bucket, IDENTIFY_PATIENCE, Limits, Rate},
+    names::Agent,
 };
 
 /// Provider records one peer may store with us: all models of a large provider at once, then a slow trickle.
@@ -76,6 +77,8 @@ struct Link {
     direction: Direction,
     rtt: Option<Duration>,
     ping_failures: u32,
+    /// Which run of the peer's program it leads to, once that was said.
+    run: Option<u64>,
     since: Instant,
 }
 
@@ -99,6 +102,7 @@ impl Peers {
             address,
             rtt: None,
             ping_failures: 0,
+            run: None,
             since: now,
         };
         let limits = self.limits;
@@ -126,10 +130,22 @@ impl Peers {
         !entry.links.is_empty() && !std::mem::replace(&mut entry.admitted, true)
     }
 
-    pub(super) fn identified(&mut self, peer: PeerKey, agent: String) {
-        if let Some(entry) = self.entries.get_mut(&peer) {
-            entry.agent = agent;
-        }
+    /// Notes what a peer says of itself over a link, and returns the links that are dead by it: the earlier ones of a
+    /// run that ended. Nobody told us of its end, and QUIC needs seconds to find out.
+    pub(super) fn identified(
+        &mut self,
+        peer: PeerKey,
+        connection: ConnectionId,
+        agent: Agent,
+    ) -> Vec<ConnectionId> {
+        let Some(entry) = self.entries.get_mut(&peer) else { return Vec::new() };
+        entry.agent = agent.program;
+        let Some(speaking) = entry.links.iter().position(|link| link.connection == connection) else {
+            return Vec::new();
+        };
+        entry.links[speaking].run = agent.run;
+        let is_over = |link: &&Link| link.run.is_some() && agent.run.is_some() && link.run != agent.run;
+        entry.links[..speaking].iter().filter(is_over).map(|link| link.connection).collect()
     }
 
     /// Notes a round trip, or returns whether the link is dead.
@@ -336,6 +352,22 @@ mod tests {
         assert_eq!(peers.replaced(later), [(PEER.peer_id(), relayed)]);
         peers.admit(PEER);
         assert_eq!(peers.infos()[0].transport, Transport::Quic);
+    }
+
+    #[test]
+    fn the_links_of_an_earlier_run_are_dead_and_no_others() {
+        let (mut peers, now) = (Peers::new(limits()), Instant::now());
+        let links = [1, 2, 3, 4].map(ConnectionId::new_unchecked);
+        let says = |run| Agent { program: "sharemesh/1".into(), run, network: String::new() };
+        for link in links {
+            peers.connected(PEER, link, &dialed("/ip4/127.0.0.1/tcp/1"), now);
+        }
+
+        assert!(peers.identified(PEER, links[0], says(Some(1))).is_empty());
+        assert!(peers.identified(PEER, links[1], says(Some(1))).is_empty());
+        assert!(peers.identified(PEER, links[3], says(None)).is_empty());
+        assert_eq!(peers.identified(PEER, links[2], says(Some(2))), links[..2]);
+        assert!(peers.identified(PEER, links[0], says(Some(1))).is_empty());
     }
 
     #[test]

@@ -336,6 +336,12 @@ impl Model for Llama {
         let normed = ops::rms_norm(&rows, &self.norm, self.config.epsilon)?;
         Ok(self.output.forward(&normed)?.to_vec2()?)
     }
+
+    fn check(&self) -> Result<()> {
+        // A GPU whose kernel failed answers every later call with the same error, until the process ends; one that was
+        // asked for too much memory does not.
+        self.device.synchronize().context("the device cannot be used any more")
+    }
 }
 
 /// Takes tensors of the expected shapes from a file.
