@@ -257,7 +257,7 @@ pub const MUTANTS: [Mutant; 45] = [
     ),
     among_issuers(
         "commit-unprepared",
-        "agreement::four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_says",
+        "agreement::nothing_is_committed_before_a_quorum_has_prepared_it",
         "an issuer commits what only itself and one other have prepared",
     ),
     among_issuers(

@@ -205,3 +205,41 @@ fn four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_
         search("agreement", Council { manifest: manifest(), turn });
     }
 }
+
+/// Returns an issuer's agreement in a round, having heard these votes.
+fn having_heard(round: u32, casts: &[Cast]) -> Agreement {
+    let mut agreement = Agreement::new(RecordId::NONE, 0, Time(0));
+    agreement.enter(round, Time(0));
+    for cast in casts {
+        agreement.hear(key(cast.0), &ballot(*cast)).expect("one vote of each");
+    }
+    agreement
+}
+
+#[test]
+fn nothing_is_committed_before_a_quorum_has_prepared_it() {
+    let prepares = [0, 1, 2].map(|place| (place, Phase::Prepare, 0, 1));
+    assert_eq!(having_heard(0, &prepares[..2]).to_commit(key(0), &manifest()), None);
+    let other = [prepares[0], prepares[1], (2, Phase::Prepare, 0, 2)];
+    assert_eq!(having_heard(0, &other).to_commit(key(0), &manifest()), None);
+    let lock = having_heard(0, &prepares).to_commit(key(0), &manifest()).expect("a quorum");
+    assert_eq!((lock.round, lock.checkpoint, lock.prepares.len()), (0, id(1), 3));
+}
+
+#[test]
+fn a_lock_yields_to_a_quorum_of_a_later_round_and_to_nothing_else() {
+    let locked = (0, Phase::Commit, 1, 1);
+    let mut agreement = Agreement::new(RecordId::NONE, 0, Time(0));
+    agreement.restore(key(0), &ballot(locked), Vec::new());
+    agreement.enter(3, Time(0));
+    let yields = |round, places: &[usize]| {
+        let prepares: Vec<_> =
+            places.iter().map(|place| ballot((*place, Phase::Prepare, round, 2))).collect();
+        agreement.may_prepare(key(0), id(2), &prepares, &manifest())
+    };
+    assert!(yields(2, &[1, 2, 3]));
+    assert!(!yields(2, &[1, 2]) && !yields(2, &[1, 2, 2]) && !yields(2, &[]));
+    assert!(!yields(1, &[1, 2, 3]) && !yields(0, &[1, 2, 3]), "not later than the lock");
+    assert!(!yields(3, &[1, 2, 3]), "not before this round");
+    assert!(agreement.may_prepare(key(0), id(1), &[], &manifest()), "what it is locked on");
+}
