@@ -282,7 +282,7 @@ impl Net {
         }
         self.counters.messages_sent += 1;
         self.counters.bytes_sent += bytes as u64;
-        self.hand_over(Sent { to, tag, message, body, lost: 0 });
+        self.hand_over(Sent { to, tag, message, body, at: Instant::now(), lost: 0 });
     }
 
     fn hand_over(&mut self, sent: Sent) {

@@ -456,6 +456,8 @@ pub struct Head {
     pub receipt: RecordId,
     /// From the payee: the least with which it lets the channel end. From the payer: 0.
     pub due: u64,
+    /// From the payee: the base of all that it counts, jobs in flight at what they were granted. From the payer: 0.
+    pub counted: u64,
 }
 
 /// Why a wallet node opens no channel for another node of its account.

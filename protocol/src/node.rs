@@ -684,7 +684,7 @@ impl Node {
             }
             Message::Accepted(accepted) => self.on_accepted(from, &accepted, now, out),
             Message::Pay { receipt, allowances } => self.on_pay(from, &receipt, &allowances, now, out),
-            Message::CoSigned(receipt) => self.on_co_signed(from, receipt, out),
+            Message::CoSigned(receipt) => self.on_co_signed(from, receipt, now, out),
             Message::Finished { record, jobs } => self.on_finished(from, record, jobs, now, out),
             Message::Failed { job, tokens_out, reason } => {
                 self.on_failed(from, job, tokens_out, reason, now, out)

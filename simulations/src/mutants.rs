@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 45] = [
+pub const MUTANTS: [Mutant; 46] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -124,6 +124,11 @@ pub const MUTANTS: [Mutant; 45] = [
         "window-ahead-of-delivery",
         "streaming::payment_keeps_up_with_a_stream_whatever_is_lost",
         "a payer signs the largest window from the first token on",
+    ),
+    in_model(
+        "restart-without-doubt",
+        "streaming::a_payer_that_forgets_its_newest_receipts_goes_on_or_closes",
+        "a payer that was restarted begins jobs whatever the payee counts",
     ),
     mutant(
         "issuer-answers-before-disk",

@@ -190,11 +190,12 @@ impl Net {
         }
     }
 
-    /// A message that went down with one connection goes again over another: a peer that crashed and came back has,
-    /// until it says so, connections that nobody answers beside the one that lives.
+    /// A message that went down with one connection goes again over another that was there when it was sent: a peer that
+    /// crashed and came back has, until it says so, connections that nobody answers beside the one that lives. What was
+    /// sent before it came back was for the run that ended.
     fn on_unacknowledged(&mut self, sent: Sent, reason: SendFailure) {
         let went_down = matches!(reason, SendFailure::Closed | SendFailure::Broken);
-        if went_down && sent.lost < CONNECTIONS_PER_PEER_MAX && self.peers.is_connected(sent.to) {
+        if went_down && sent.lost < CONNECTIONS_PER_PEER_MAX && self.peers.had_link(sent.to, sent.at) {
             return self.hand_over(Sent { lost: sent.lost + 1, ..sent });
         }
         self.fail_send(sent.to, sent.tag, reason);

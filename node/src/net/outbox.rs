@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use libp2p::request_response::OutboundRequestId;
+use tokio::time::Instant;
 
 use super::{
     PeerKey,
@@ -22,6 +23,8 @@ pub(super) struct Sent {
     pub(super) tag: u64,
     pub(super) message: Bytes,
     pub(super) body: Bytes,
+    /// When it was sent first.
+    pub(super) at: Instant,
     /// How many connections closed on it before it was acknowledged.
     pub(super) lost: u32,
 }

@@ -183,6 +183,11 @@ impl Peers {
         self.entries.get(&peer).is_some_and(|entry| !entry.links.is_empty())
     }
 
+    /// Says whether a link that lives was there at that time.
+    pub(super) fn had_link(&self, peer: PeerKey, at: Instant) -> bool {
+        self.entries.get(&peer).is_some_and(|entry| entry.links.iter().any(|link| link.since <= at))
+    }
+
     pub(super) fn is_admitted(&self, peer: PeerKey) -> bool {
         self.entries.get(&peer).is_some_and(|entry| entry.admitted)
     }

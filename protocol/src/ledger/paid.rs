@@ -237,6 +237,12 @@ impl Paid {
         self.earned().max(self.redeemed)
     }
 
+    /// Returns the base of all that we count, jobs in flight at what they were granted.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.cost(&self.granted()).unwrap_or(u64::MAX)
+    }
+
     /// Says whether a job is in flight.
     #[must_use]
     pub fn is_busy(&self) -> bool {

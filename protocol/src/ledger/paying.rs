@@ -95,12 +95,15 @@ impl Paying {
         self.retired
     }
 
-    /// Learns the newest receipt that the payee holds, and the least with which it lets the channel end.
+    /// Learns the newest receipt that the payee holds, the least with which it lets the channel end, and what it counts in
+    /// all. Only this ends the doubt after a restart: a co-signed receipt may be late, and not the newest. A payee that
+    /// counts more, as of a prompt or of a job that we have forgotten, would wait for a payment that we do not know of.
     ///
     /// The payee can have the issuer pay out every receipt it holds, so conceding that much costs nothing.
-    pub fn shown(&mut self, receipt: RecordId, due: u64) {
-        if self.head.as_ref().is_some_and(|head| head.id() == receipt) {
+    pub fn shown(&mut self, receipt: RecordId, due: u64, counted: u64) {
+        if self.doubtful && self.head.as_ref().is_some_and(|head| head.id() == receipt) {
             self.doubtful = false;
+            self.retired |= counted > self.bill() && !mutant::is_in("restart-without-doubt");
         }
         self.concede(due.min(self.paid()));
     }
@@ -276,8 +279,8 @@ impl Paying {
         self.flights.iter().map(|(job, flight)| (*job, flight.allowance)).collect()
     }
 
-    /// Takes the payee's copy of a receipt: a newer one that we signed ourselves and have forgotten is adopted whole,
-    /// the one we sent last is thereby known to have arrived. Returns whether anything changed.
+    /// Takes the payee's copy of a receipt: a newer one that we signed ourselves and have forgotten is adopted whole, and
+    /// retires the channel; the one we sent last is thereby known to have arrived. Returns whether anything changed.
     pub fn adopt(&mut self, receipt: &Verified<Receipt>) -> bool {
         let ours = (Role::Payer, self.signer.public());
         let both = [ours, (Role::Payee, self.terms.payee_key)];
@@ -286,6 +289,8 @@ impl Paying {
         }
         let newer = self.head.as_ref().is_none_or(|head| is_newer(receipt, head));
         if newer {
+            // What else was forgotten with it the payee may count, and wait for.
+            self.retired |= !mutant::is_in("restart-without-doubt");
             self.head = Some(receipt.clone());
             self.settled = receipt.usage;
             self.jobs = receipt.jobs;
@@ -297,7 +302,6 @@ impl Paying {
         let settles = by_both && self.head.as_ref().is_some_and(|head| head.id() == receipt.id());
         let news = newer || (settles && !self.is_cosigned());
         if settles {
-            self.doubtful = false;
             self.head = Some(receipt.clone());
         }
         news

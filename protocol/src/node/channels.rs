@@ -232,17 +232,26 @@ impl Node {
         self.send(payee, Message::Pay { receipt, allowances }, out);
     }
 
-    pub(super) fn on_co_signed(&mut self, from: NodeId, receipt: Verified<Receipt>, out: &mut Vec<Effect>) {
+    pub(super) fn on_co_signed(
+        &mut self,
+        from: NodeId,
+        receipt: Verified<Receipt>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(paying) = self.paying.get_mut(&receipt.channel) else { return };
         if paying.side.terms.payee != from || !receipt.is_signed_by(Role::Payee, paying.side.terms.payee_key)
         {
             out.push(Effect::Penalise(from, Offence::BadLedger));
             return;
         }
+        let (channel, to_close) = (receipt.channel, paying.to_close);
         if paying.side.adopt(&receipt) {
             out.push(Effect::Note(Record::Receipt(receipt.signed())));
+            // What is due for a job in flight may be due on top of what was forgotten.
+            self.pay(channel, now, out);
         }
-        if paying.to_close {
+        if to_close {
             self.close_ready(out);
         }
     }
@@ -258,12 +267,12 @@ impl Node {
         let paying = paying.filter_map(|channel| {
             let receipt = channel.side.head()?;
             let (channel, amount, receipt) = (receipt.channel, receipt.amount, receipt.id());
-            Some(Head { channel, amount, receipt, due: 0 })
+            Some(Head { channel, amount, receipt, due: 0, counted: 0 })
         });
         let paid = self.paid.values().filter(|paid| paid.payer == partner);
         let paid = paid.filter(|paid| paid.head_id() != RecordId::NONE).map(|paid| {
             let (channel, amount, receipt) = (paid.channel, paid.paid(), paid.head_id());
-            Head { channel, amount, receipt, due: paid.due() }
+            Head { channel, amount, receipt, due: paid.due(), counted: paid.counted() }
         });
         let heads: Vec<Head> = paying.chain(paid).collect();
         // A side that has lost its only receipt has none to show, and says so.
@@ -298,7 +307,7 @@ impl Node {
         for head in &page.heads {
             let paying = self.paying.get_mut(&head.channel);
             if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
-                paying.side.shown(head.receipt, head.due);
+                paying.side.shown(head.receipt, head.due, head.counted);
             }
             if let Some(paid) = self.paid.get_mut(&head.channel).filter(|paid| paid.payer == from) {
                 paid.shown(head.receipt);

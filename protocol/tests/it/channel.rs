@@ -336,7 +336,7 @@ fn a_payer_without_the_payees_signature_asks_for_it_until_it_comes() {
     let both = payee.receive(&sent, domain()).expect("it is the payer's").expect("it is news");
 
     // The payee shows that it holds the receipt, but its signature was lost.
-    payer.shown(both.id(), payee.due());
+    payer.shown(both.id(), payee.due(), payee.counted());
     assert_eq!(payer.unacknowledged().map(Verified::id), Some(both.id()));
     assert!(payer.adopt(&both));
     assert!(payer.unacknowledged().is_none() && payer.is_cosigned());

@@ -35,6 +35,8 @@ struct Streaming {
     tokens: u32,
     /// How many are generated, or arrive, at once.
     step: u32,
+    /// Whether tokens may come before the payee's word of the prompt's length.
+    late: bool,
     /// Whether the payer, and the payee, may crash: once each.
     crashes: (bool, bool),
 }
@@ -45,6 +47,8 @@ struct Flight {
     number: u8,
     at_payer: bool,
     at_payee: bool,
+    /// Whether the payer knows how long the payee found the prompt; tokens may be faster than that message.
+    accepted: bool,
     granted: u32,
     generated: u32,
     arrived: u32,
@@ -62,6 +66,7 @@ enum Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Begin,
+    Accept,
     Generate,
     Arrive,
     FinishAtPayee,
@@ -92,6 +97,8 @@ struct State {
     co_signed: BTreeMap<(u64, RecordId), Verified<Receipt>>,
     payer_crashed: bool,
     payee_crashed: bool,
+    /// Whether the payer is back from its crash and has not met the payee yet.
+    is_back: bool,
     /// What really happened, counted apart: generated, arrived, and the most that was ever signed for.
     generated: Usage,
     arrived: Usage,
@@ -102,7 +109,14 @@ impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         hash_shown(&(&self.payer, &self.payee, self.flight, self.begun), hasher);
         hash_shown(
-            &(self.payer_crashed, self.payee_crashed, self.generated, self.arrived, self.signed),
+            &(
+                self.payer_crashed,
+                self.payee_crashed,
+                self.is_back,
+                self.generated,
+                self.arrived,
+                self.signed,
+            ),
             hasher,
         );
         self.payer_journal.iter().for_each(|receipt| receipt.id().hash(hasher));
@@ -171,6 +185,7 @@ impl State {
             co_signed: BTreeMap::new(),
             payer_crashed: false,
             payee_crashed: false,
+            is_back: false,
             generated: Usage::default(),
             arrived: Usage::default(),
             signed: 0,
@@ -191,16 +206,27 @@ impl State {
         self.begun = number;
         let granted = self.payee.begin(job(number), worst);
         self.payee.prepared(job(number), PROMPT);
-        self.payer.accepted(job(number), PROMPT);
         self.flight = Some(Flight {
             number,
             at_payer: true,
             at_payee: true,
+            accepted: false,
             granted,
             generated: 0,
             arrived: 0,
             finished: None,
         });
+        if !self.setting.late {
+            self.accept();
+        }
+        Some(())
+    }
+
+    fn accept(&mut self) -> Option<()> {
+        let flight = self.flight.as_mut().filter(|flight| flight.at_payer && !flight.accepted)?;
+        flight.accepted = true;
+        self.payer.accepted(job(flight.number), PROMPT);
+        self.pay();
         Some(())
     }
 
@@ -267,6 +293,7 @@ impl State {
     fn adopt(&mut self, receipt: &Verified<Receipt>) {
         if self.payer.adopt(receipt) {
             self.payer_journal.push(receipt.clone());
+            self.pay();
         }
     }
 
@@ -316,7 +343,8 @@ impl State {
     fn end_at_payer(&mut self) {
         let Some(flight) = self.flight.as_mut().filter(|flight| flight.at_payer) else { return };
         flight.at_payer = false;
-        let used = Usage::of_job(u64::from(PROMPT), u64::from(flight.arrived));
+        let prompt = if flight.accepted { PROMPT } else { 0 };
+        let used = Usage::of_job(u64::from(prompt), u64::from(flight.arrived));
         self.payer.end_lost(job(flight.number), used);
         self.pay();
         self.forget_flight();
@@ -327,9 +355,14 @@ impl State {
     }
 
     fn meet(&mut self) {
+        // The connection of the run that ended is closed, with all that was on its way in it.
+        if std::mem::take(&mut self.is_back) {
+            self.pays.clear();
+            self.co_signed.clear();
+        }
         let (payer, payee) = (self.payer.head().cloned(), self.payee.head());
         if let Some(head) = &payee {
-            self.payer.shown(head.id(), self.payee.due());
+            self.payer.shown(head.id(), self.payee.due(), self.payee.counted());
         }
         if let Some(head) = &payer {
             self.payee.shown(head.id());
@@ -344,6 +377,7 @@ impl State {
     fn crash_payer(&mut self, lost: usize) -> Option<()> {
         let kept = self.payer_journal.len().checked_sub(lost).filter(|_| !self.payer_crashed)?;
         self.payer_crashed = true;
+        self.is_back = true;
         self.payer_journal.truncate(kept);
         self.payer = new_payer();
         for receipt in &self.payer_journal {
@@ -395,6 +429,24 @@ impl State {
         None
     }
 
+    /// Says whether the job in flight comes to its end once all that is on its way arrives.
+    fn completes(&self) -> bool {
+        let mut state = self.clone();
+        for _ in 0..8 {
+            state.accept();
+            for ((_, _, allowances), receipt) in state.pays.clone() {
+                state.receive(&receipt, &allowances);
+            }
+            state.co_signed.clone().values().for_each(|receipt| state.adopt(receipt));
+            while state.generate().is_some() {}
+            while state.arrive().is_some() {}
+            if state.finish_at_payee().is_some() && state.finish_at_payer().is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Returns the base that either side still knows to be signed for.
     fn known(&self) -> u64 {
         self.payee.paid().max(self.payer.paid())
@@ -415,7 +467,13 @@ impl Model for Streaming {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        actions.extend([Action::Begin, Action::Generate, Action::Arrive, Action::FinishAtPayee]);
+        actions.extend([
+            Action::Begin,
+            Action::Accept,
+            Action::Generate,
+            Action::Arrive,
+            Action::FinishAtPayee,
+        ]);
         actions.extend([Action::FinishAtPayer, Action::Break, Action::Meet]);
         actions.extend((0..state.pays.len()).map(Action::Pay));
         actions.extend((0..state.co_signed.len()).map(Action::CoSigned));
@@ -428,6 +486,7 @@ impl Model for Streaming {
         let mut state = last.clone();
         match action {
             Action::Begin => state.begin()?,
+            Action::Accept => state.accept()?,
             Action::Generate => state.generate()?,
             Action::Arrive => state.arrive()?,
             Action::FinishAtPayee => state.finish_at_payee()?,
@@ -467,6 +526,10 @@ impl Model for Streaming {
             Property::<Self>::always("the two can always agree on the end", |_, state| {
                 state.closed().is_some_and(|amount| amount <= state.signed)
             }),
+            Property::<Self>::always("a job that was taken can be finished", |_, state| {
+                let runs = state.flight.is_some_and(|flight| flight.at_payer && flight.at_payee);
+                !runs || state.completes()
+            }),
             Property::<Self>::sometimes("every job ends and is paid", |model, state| {
                 let jobs = u64::from(model.jobs);
                 let all = usage(jobs, jobs * u64::from(PROMPT), jobs * u64::from(model.tokens));
@@ -484,15 +547,18 @@ impl Model for Streaming {
 
 #[test]
 fn payment_keeps_up_with_a_stream_whatever_is_lost() {
-    search("streaming", Streaming { jobs: 1, tokens: 160, step: 32, crashes: (false, false) });
-    search("streaming, two jobs", Streaming { jobs: 2, tokens: 128, step: 64, crashes: (false, false) });
+    search("streaming", Streaming { jobs: 1, tokens: 160, step: 32, late: true, crashes: (false, false) });
+    search(
+        "streaming, two jobs",
+        Streaming { jobs: 2, tokens: 128, step: 64, late: true, crashes: (false, false) },
+    );
 }
 
 #[test]
 fn a_payer_that_forgets_its_newest_receipts_goes_on_or_closes() {
     search(
         "streaming, the payer crashes",
-        Streaming { jobs: 2, tokens: 128, step: 64, crashes: (true, false) },
+        Streaming { jobs: 2, tokens: 128, step: 64, late: true, crashes: (true, false) },
     );
 }
 
@@ -500,11 +566,14 @@ fn a_payer_that_forgets_its_newest_receipts_goes_on_or_closes() {
 fn a_payee_that_forgets_its_newest_receipts_goes_on_or_closes() {
     search(
         "streaming, the payee crashes",
-        Streaming { jobs: 2, tokens: 128, step: 64, crashes: (false, true) },
+        Streaming { jobs: 2, tokens: 128, step: 64, late: false, crashes: (false, true) },
     );
 }
 
 #[test]
 fn two_sides_that_both_forget_can_still_close() {
-    search("streaming, both crash", Streaming { jobs: 1, tokens: 128, step: 64, crashes: (true, true) });
+    search(
+        "streaming, both crash",
+        Streaming { jobs: 1, tokens: 128, step: 64, late: true, crashes: (true, true) },
+    );
 }

@@ -34,7 +34,13 @@ fn opening() -> Opening<Wire> {
 }
 
 fn heads() -> Message<Wire> {
-    let head = Head { channel: CHANNEL, amount: 414_000, receipt: samples::receipt().id(), due: 400_000 };
+    let head = Head {
+        channel: CHANNEL,
+        amount: 414_000,
+        receipt: samples::receipt().id(),
+        due: 400_000,
+        counted: 414_000,
+    };
     Message::Heads(Heads::pages(vec![head]).remove(0))
 }
 

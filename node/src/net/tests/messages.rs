@@ -124,13 +124,13 @@ async fn a_peer_that_was_started_anew_gets_all_that_is_sent_to_it() {
         nets[0].send(b, tag, Vec::from([u8::try_from(tag).unwrap()]), Bytes::new());
     }
     let mut missing: BTreeSet<u8> = (0..4).collect();
-    wait(&mut nets, |_, event| match event {
-        NetEvent::SendFailed { tag, reason, .. } => panic!("message {tag} is lost: {reason}"),
-        NetEvent::Received { message, .. } => {
-            missing.remove(&message[0]);
-            missing.is_empty().then_some(())
+    wait(&mut nets, |_, event| {
+        if let NetEvent::SendFailed { tag, reason, .. } = &event {
+            panic!("message {tag} is lost: {reason}");
         }
-        _ => None,
+        let NetEvent::Received { message, .. } = event else { return None };
+        missing.remove(&message[0]);
+        missing.is_empty().then_some(())
     })
     .await;
 
