@@ -35,7 +35,7 @@ pub(crate) const CONFINED: [Confined; 9] = [
     Confined {
         words: &["sled::"],
         unless: None,
-        homes: &["node/src/store.rs"],
+        homes: &["node/src/store.rs", "node/src/store/"],
         why: "only `store` knows sled",
     },
     Confined {

@@ -124,12 +124,11 @@ async fn a_peer_that_was_started_anew_gets_all_that_is_sent_to_it() {
         nets[0].send(b, tag, Vec::from([u8::try_from(tag).unwrap()]), Bytes::new());
     }
     let mut missing: BTreeSet<u8> = (0..4).collect();
-    wait(&mut nets, |_, event| {
-        if let NetEvent::SendFailed { tag, reason, .. } = &event {
-            panic!("message {tag} is lost: {reason}");
+    wait(&mut nets, |index, event| {
+        if let NetEvent::Received { message, .. } = &event {
+            missing.remove(&message[0]);
         }
-        let NetEvent::Received { message, .. } = event else { return None };
-        missing.remove(&message[0]);
+        assert_eq!(failed(index, event), None, "a message is lost");
         missing.is_empty().then_some(())
     })
     .await;
