@@ -1,5 +1,6 @@
 //! Checks a whole journal again: every signature, every chain of receipts, every sum.
 
+mod agreed;
 mod books;
 
 use alloc::collections::BTreeMap;
@@ -12,6 +13,7 @@ use crate::keys::Scheme;
 use crate::ledger::account::SignedLineage;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paying::is_newer;
+use crate::ledger::quorum::Fact;
 use crate::ledger::records::{OpBody, Receipt, Terms, WithdrawalPaid, text_digest};
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
@@ -44,6 +46,7 @@ pub struct Audit {
     domain: DomainId,
     channels: BTreeMap<ChannelId, Channel>,
     books: Issuer,
+    agreed: agreed::Agreed,
     is_issuer: bool,
     checkpoints: u64,
     findings_seen: u64,
@@ -66,10 +69,12 @@ impl Audit {
     pub fn new(manifest: Manifest) -> Self {
         let domain = manifest.domain();
         let books = Issuer::new(manifest.clone());
+        let manifest_of_books = manifest.clone();
         Self {
             manifest,
             domain,
             channels: BTreeMap::new(),
+            agreed: agreed::Agreed::new(manifest_of_books),
             books,
             is_issuer: false,
             checkpoints: 0,
@@ -146,6 +151,7 @@ impl Audit {
                     return self.problem("a certificate is not signed as it should be".to_string());
                 };
                 let taken = self.books.certify(&certificate, epoch).map(drop);
+                self.agreed.took(Fact::Step(certificate), taken.is_ok());
                 self.book("a certified step", Some(taken));
             }
             Record::Endorsed { deposit, .. } | Record::Vouched(deposit) => self.by_issuer(deposit),
@@ -156,6 +162,7 @@ impl Audit {
                     return self.problem("the end of a channel is not signed as it should be".to_string());
                 };
                 let ended = self.books.end_by(&certificate).map(drop);
+                self.agreed.took(Fact::End(certificate), ended.is_ok());
                 self.book("a channel's end", Some(ended));
             }
             Record::Taken(recorded) => self.by_issuer(recorded),
@@ -163,6 +170,7 @@ impl Audit {
             Record::WithdrawalPaid(paid) => self.withdrawal_paid(paid),
             Record::Text(_) => {}
             Record::Books(record) => self.of_books(record),
+            Record::Agreed(record) => self.of_agreement(record),
             Record::Lineage(lineage) => self.lineage(lineage),
             Record::Authorised { device, .. } => drop(self.verified(device)),
             Record::Delegated { device, lineage } => {
@@ -301,7 +309,10 @@ impl Audit {
         if let Some(deposit) = deposit {
             let many = self.books.is_one_of_many();
             let booked = self.verified(deposit).map(|deposit| {
-                if many { self.books.enter(&deposit).map(drop) } else { self.books.deposit(&deposit) }
+                let taken =
+                    if many { self.books.enter(&deposit).map(drop) } else { self.books.deposit(&deposit) };
+                self.agreed.took(Fact::Deposit(deposit), taken.is_ok());
+                taken
             });
             self.book("a deposit", booked);
         }

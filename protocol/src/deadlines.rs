@@ -32,6 +32,11 @@ impl<K: Ord + Clone> Deadlines<K> {
         }
     }
 
+    /// Says whether `key` has a deadline.
+    pub fn is_set(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Takes the deadline of `key` away, if it has one.
     pub fn clear(&mut self, key: &K) {
         if let Some(at) = self.by_key.remove(key) {

@@ -29,6 +29,10 @@ pub mod merkle;
 
 pub mod checkpoint;
 
+pub mod agreement;
+
+pub mod settled;
+
 pub mod epoch_log;
 
 pub mod equivocation;

@@ -7,19 +7,21 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
+use crate::agreeing::Agreeing;
 use crate::books::BooksMessage;
 use crate::encoding::{DecodeError, decode, encode};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, RecordId};
 use crate::job::{JobRecord, JobSpec};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::account::{Lineage, SignedLineage};
+use crate::ledger::agreement::Ballot;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::{Balance, Booked, IssuerError};
 use crate::ledger::paying::Allowances;
 use crate::ledger::quorum::{Certificate, Fact, is_agreed};
 use crate::ledger::records::{
-    Accepted, AccountOp, CloseVote, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck, Terms,
-    Vote, WithdrawalPaid,
+    Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck,
+    Terms, Vote, WithdrawalPaid,
 };
 use crate::manifest::Manifest;
 use crate::scheduler::Refusal;
@@ -69,14 +71,14 @@ impl Stage for Checked {
     serialize = "S::Of<Accepted>: Serialize, S::Of<AccountOp>: Serialize, S::Of<Advert>: Serialize,
         S::Of<Deposit>: Serialize, S::Of<Device>: Serialize, S::Of<Final>: Serialize, S::Of<Membership>: Serialize,
         S::Of<Receipt>: Serialize, S::Of<Recorded>: Serialize, S::Of<RedeemAck>: Serialize, S::Of<Terms>: Serialize,
-        S::Of<Vote>: Serialize, S::Of<CloseVote>: Serialize, S::Of<Checkpoint>: Serialize,
-        S::Of<WithdrawalPaid>: Serialize, S::Keys: Serialize",
+        S::Of<Vote>: Serialize, S::Of<CloseVote>: Serialize, S::Of<Checkpoint>: Serialize, S::Of<Claim>: Serialize,
+        S::Of<Ballot>: Serialize, S::Of<WithdrawalPaid>: Serialize, S::Keys: Serialize",
     deserialize = "S::Of<Accepted>: Deserialize<'de>, S::Of<AccountOp>: Deserialize<'de>,
         S::Of<Advert>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Device>: Deserialize<'de>,
         S::Of<Final>: Deserialize<'de>, S::Of<Membership>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
         S::Of<Recorded>: Deserialize<'de>, S::Of<RedeemAck>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>,
         S::Of<Vote>: Deserialize<'de>, S::Of<CloseVote>: Deserialize<'de>, S::Of<Checkpoint>: Deserialize<'de>,
-        S::Of<WithdrawalPaid>: Deserialize<'de>, S::Keys: Deserialize<'de>"
+        S::Of<Claim>: Deserialize<'de>, S::Of<Ballot>: Deserialize<'de>, S::Of<WithdrawalPaid>: Deserialize<'de>, S::Keys: Deserialize<'de>"
 ))]
 pub enum Message<S: Stage> {
     /// Says for whom a node acts, by which right it is here, and what it serves; the first message of a connection.
@@ -221,8 +223,8 @@ pub enum Message<S: Stage> {
     Redeem {
         /// The receipt.
         receipt: S::Of<Receipt>,
-        /// Base to pay out in all, at most what the receipt states.
-        amount: u64,
+        /// How much of it to pay out.
+        claim: S::Of<Claim>,
     },
     /// What the issuer has paid out of a channel.
     Redeemed(S::Of<RedeemAck>),
@@ -346,6 +348,8 @@ pub enum Message<S: Stage> {
     },
     /// From issuer to issuer: asks for facts by their names.
     FactQuery(Vec<RecordId>),
+    /// From issuer to issuer: about the next checkpoint.
+    Agreeing(Agreeing<S>),
 }
 
 /// Most channels in one message of an issuer.
@@ -576,9 +580,10 @@ impl Message<Wire> {
             Self::Failed { job, tokens_out, reason } => Message::Failed { job, tokens_out, reason },
             Self::Cancel { job } => Message::Cancel { job },
             Self::Heads(heads) => Message::Heads(heads),
-            Self::Redeem { receipt, amount } => {
-                Message::Redeem { receipt: receipt.verify(domain, scheme)?, amount }
-            }
+            Self::Redeem { receipt, claim } => Message::Redeem {
+                receipt: receipt.verify(domain, scheme)?,
+                claim: claim.verify(domain, scheme)?,
+            },
             Self::Redeemed(ack) => Message::Redeemed(ack.verify(domain, scheme)?),
             Self::Close { closing, opening } => Message::Close {
                 closing: closing.verify(domain, scheme)?,
@@ -594,6 +599,7 @@ impl Message<Wire> {
             Self::FactsQuery(since) => Message::FactsQuery(since),
             Self::Facts { first, names } => Message::Facts { first, names },
             Self::FactQuery(names) => Message::FactQuery(names),
+            Self::Agreeing(message) => Message::Agreeing(message.verify(domain, scheme)?),
             Self::Notice(news) => Message::Notice(news.verify(domain, scheme)?),
             Self::Noticed(record) => Message::Noticed(record),
             Self::Payout { step, to } => Message::Payout { step, to },
@@ -712,8 +718,8 @@ impl Message<Checked> {
             }
             Self::Cancel { job } => Message::Cancel { job: *job },
             Self::Heads(heads) => Message::Heads(heads.clone()),
-            Self::Redeem { receipt, amount } => {
-                Message::Redeem { receipt: receipt.signed(), amount: *amount }
+            Self::Redeem { receipt, claim } => {
+                Message::Redeem { receipt: receipt.signed(), claim: claim.signed() }
             }
             Self::Redeemed(ack) => Message::Redeemed(ack.signed()),
             Self::Close { closing, opening } => {
@@ -729,6 +735,7 @@ impl Message<Checked> {
             Self::FactsQuery(since) => Message::FactsQuery(*since),
             Self::Facts { first, names } => Message::Facts { first: *first, names: names.clone() },
             Self::FactQuery(names) => Message::FactQuery(names.clone()),
+            Self::Agreeing(message) => Message::Agreeing(message.to_wire()),
             Self::Notice(news) => Message::Notice(news.signed()),
             Self::Noticed(record) => Message::Noticed(*record),
             Self::Payout { step, to } => Message::Payout { step: *step, to: to.clone() },
@@ -806,6 +813,7 @@ impl<S: Stage> Message<S> {
             Self::FactsQuery(_) => "facts_query",
             Self::Facts { .. } => "facts",
             Self::FactQuery(_) => "fact_query",
+            Self::Agreeing(message) => message.name(),
             Self::Notice(_) => "notice",
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
@@ -867,6 +875,7 @@ impl<S: Stage> Message<S> {
             | Self::FactsQuery(_)
             | Self::Facts { .. }
             | Self::FactQuery(_)
+            | Self::Agreeing(_)
             | Self::Notice(_)
             | Self::Noticed(_)
             | Self::Payout { .. }

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod adverts;
+mod agreeing;
 mod auditing;
 mod channels;
 mod checkpoints;
@@ -138,7 +139,6 @@ impl From<Signer> for Owner {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "inputs are handled one at a time, never kept")]
 pub enum Input {
     /// A peer said something.
     Received(NodeId, Message<Checked>),
@@ -438,6 +438,8 @@ enum Timer {
     Advertise,
     /// Another channel may be opened.
     Openings,
+    /// Issuers agree on a checkpoint.
+    Agreement,
 }
 
 /// One node.
@@ -536,6 +538,7 @@ impl Node {
             inboxes: notices::Inboxes::default(),
             payouts: BTreeMap::new(),
             ends: checkpoints::EpochEnds::new(),
+            agreeing: agreeing::Convention::default(),
         });
         Self {
             me,
@@ -634,6 +637,7 @@ impl Node {
                 Timer::Reconcile => self.on_reconcile_due(now, out),
                 Timer::Advertise => self.on_advertise_due(now, out),
                 Timer::Openings => self.resume_openings(now, out),
+                Timer::Agreement => self.on_agreement_due(now, out),
             }
         }
     }
@@ -691,7 +695,7 @@ impl Node {
                     self.on_heads(from, &heads, out);
                 }
             }
-            Message::Redeem { receipt, amount } => self.on_redeem(from, &receipt, amount, now, out),
+            Message::Redeem { receipt, claim } => self.on_redeem(from, &receipt, &claim, now, out),
             Message::Redeemed(ack) => self.on_redeemed(from, &ack, out),
             Message::Close { closing, opening } => self.on_close(from, &closing, opening, now, out),
             Message::Keep(_)
@@ -713,6 +717,7 @@ impl Node {
             Message::FactsQuery(since) => self.on_facts_query(from, since, out),
             Message::Facts { first, names } => self.on_facts(from, first, &names, out),
             Message::FactQuery(names) => self.on_fact_query(from, &names, out),
+            Message::Agreeing(message) => self.on_agreeing(from, message, now, out),
             Message::Notice(news) => self.on_notice(from, &news, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),
@@ -780,6 +785,7 @@ impl Timer {
             Self::Reconcile => "reconcile",
             Self::Advertise => "advertise",
             Self::Openings => "another channel may be opened",
+            Self::Agreement => "issuers agree",
         }
     }
 }

@@ -4,6 +4,7 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agreeing::AgreedRecord;
 use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, decode_own, encode};
 use crate::ids::{AccountId, ChannelId, Digest};
@@ -179,6 +180,8 @@ pub enum Record {
     Concluded(EndCertificate<Wire>),
     /// As one of several issuers: our operator has seen a payment from outside, and we signed its deposit.
     Vouched(Signed<Deposit>),
+    /// As one of several issuers: what it keeps to agree on checkpoints.
+    Agreed(AgreedRecord),
 }
 
 impl Record {

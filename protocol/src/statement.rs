@@ -169,6 +169,7 @@ impl Statement {
             | Record::Promised { .. }
             | Record::Concluded(_)
             | Record::Vouched(_)
+            | Record::Agreed(_)
             // It is in the statement of the node that uses the channel.
             | Record::Lent { .. }
             // As mirror, for others.

@@ -332,7 +332,11 @@ fn checkpoints_hold(world: &World) -> Vec<String> {
                 issued.epoch
             ));
         }
-        let holds = node.balance().as_of > 0;
+        let holds = if world.issuers() == 1 {
+            node.balance().as_of > 0
+        } else {
+            world.booked(node.account()).as_of > 0
+        };
         let is_there = matches!(books.own, Some(OwnLeaf::Proved | OwnLeaf::Included));
         if is_there != holds || (!is_there && books.own != Some(OwnLeaf::Absent)) {
             findings.push(format!("the account of host {place} is {:?} in the checkpoint", books.own));

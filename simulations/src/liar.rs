@@ -1,9 +1,13 @@
 //! An issuer that lies: it votes for whatever it is asked, records what it does not hold, names balances at will, tells
 //! of credits that never entered, and has seen twice what other operators have.
 
+use protocol::agreeing::Agreeing;
 use protocol::ids::{AccountId, Digest, DomainId, RecordId};
 use protocol::keys::Signer;
+use protocol::ledger::agreement::{Ballot, Phase};
+use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::issuer::Balance;
+use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::quorum::Fact;
 use protocol::ledger::records::{CloseVote, Deposit, Epoch, Recorded, RedeemAck, Source, Vote};
 use protocol::message::{Checked, Message, News};
@@ -21,7 +25,8 @@ pub fn answer(
     message: &Message<Checked>,
 ) -> Option<Message<Checked>> {
     let answer = if let Message::Step { op, .. } = message {
-        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+        let vote =
+            Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
         Message::Voted { vote: by(signer, domain, vote), balance: RICH }
     } else if let Message::Fact(Fact::Step(certificate)) = message {
         let recorded = Recorded { op: certificate.op.id(), epoch: Epoch(0) };
@@ -35,6 +40,8 @@ pub fn answer(
         Message::CloseVoted(by(signer, domain, less))
     } else if let Message::FactsQuery(since) = message {
         Message::Facts { first: *since, names: vec![RecordId([0xee; 32])] }
+    } else if let Message::Agreeing(message) = message {
+        Message::Agreeing(about_checkpoint(signer, domain, message)?)
     } else if let Message::Deposit(deposit) = message {
         let more = Deposit { amount: deposit.amount.saturating_mul(2), ..Deposit::clone(deposit) };
         Message::Deposit(by(signer, domain, more))
@@ -46,6 +53,39 @@ pub fn answer(
         return None;
     };
     Some(answer)
+}
+
+/// Votes for whatever anybody votes for, twice, and proposes in every round a checkpoint that no facts lead to.
+fn about_checkpoint(
+    signer: &Signer,
+    domain: DomainId,
+    message: &Agreeing<Checked>,
+) -> Option<Agreeing<Checked>> {
+    match message {
+        Agreeing::Ballot(ballot) => {
+            let commit = Ballot { phase: Phase::Commit, ..Ballot::clone(ballot) };
+            Some(Agreeing::Ballot(by(signer, domain, commit)))
+        }
+        Agreeing::Round { previous, round } => {
+            let root = SumRoot { hash: Digest([9; 32]), count: 1, sums: Sums::default() };
+            let checkpoint = Checkpoint {
+                epoch: Epoch(0),
+                previous: *previous,
+                accounts: root,
+                channels: root,
+                deposited: 0,
+                withdrawn: 0,
+                facts: Digest([round.to_be_bytes()[3]; 32]),
+            };
+            Some(Agreeing::Proposal { round: *round, checkpoint: Box::new(checkpoint), prepares: Vec::new() })
+        }
+        Agreeing::NamesQuery { facts, from } => {
+            Some(Agreeing::Names { facts: *facts, from: *from, names: vec![RecordId([0xee; 32])] })
+        }
+        Agreeing::Proposal { .. } | Agreeing::Names { .. } | Agreeing::Signed(_) | Agreeing::Locked(_) => {
+            None
+        }
+    }
 }
 
 fn by<T: Signable>(signer: &Signer, domain: DomainId, record: T) -> Verified<T> {

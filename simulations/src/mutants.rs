@@ -44,8 +44,12 @@ const fn among_issuers(name: &'static str, test: &'static str, fault: &'static s
     Mutant { target: Target::Test("issuers"), ..mutant(name, test, fault) }
 }
 
+const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
+    Mutant { package: "simulations", target: Target::Test("agreement"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 41] = [
+pub const MUTANTS: [Mutant; 46] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -250,5 +254,30 @@ pub const MUTANTS: [Mutant; 41] = [
         "older-view-counts",
         "answers::what_an_issuer_says_late_does_not_replace_what_it_said_since",
         "what an issuer said of an account earlier replaces what it said since",
+    ),
+    among_issuers(
+        "lock-not-kept",
+        "agreement::four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_says",
+        "an issuer prepares another checkpoint than the one on which it is locked",
+    ),
+    among_issuers(
+        "commit-unprepared",
+        "agreement::nothing_is_committed_before_a_quorum_has_prepared_it",
+        "an issuer commits what only itself and one other have prepared",
+    ),
+    among_issuers(
+        "unlock-recorded",
+        "settling::a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared",
+        "an issuer lets a checkpoint free a slot of which it has recorded a step",
+    ),
+    among_issuers(
+        "stale-votes-count",
+        "settling::what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot",
+        "votes from before a checkpoint that freed their slot count in it if they are of a later epoch",
+    ),
+    in_simulated_agreement(
+        "ballot-before-disk",
+        "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
+        "an issuer's vote for a checkpoint leaves before it is on its disk",
     ),
 ];

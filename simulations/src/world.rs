@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use protocol::advert::{Advert, Device as Hardware, ModelOffer};
+use protocol::agreeing::{AgreedRecord, Agreeing};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Failure, Finish, JobAccount, JobEvent, JobSpec};
 use protocol::keys::Scheme;
@@ -70,10 +71,14 @@ pub struct Host {
     joined: bool,
     /// Lines with the time at which they are durable.
     journal: Vec<(Time, Vec<u8>)>,
+    /// Its votes for checkpoints, with the time at which they are durable.
+    ballots: Vec<(Time, RecordId)>,
     incarnation: u32,
     armed: Option<Time>,
     /// When effects that wait for the disk are applied; later batches of the shell queue behind them.
     held_until: Time,
+    /// Batches of effects that are not applied yet.
+    waiting: usize,
     up: BTreeMap<usize, u64>,
     subscribed: BTreeSet<ModelId>,
     attached: BTreeMap<JobId, Attached>,
@@ -318,9 +323,11 @@ impl World {
             lost: false,
             joined: false,
             journal: Vec::new(),
+            ballots: Vec::new(),
             incarnation: 0,
             armed: None,
             held_until: self.now,
+            waiting: 0,
             up: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             attached: BTreeMap::new(),
@@ -473,9 +480,13 @@ impl World {
             }
             What::Apply(incarnation, effects) => {
                 let held = self.hosts[host].held_until;
+                if incarnation != self.hosts[host].incarnation {
+                    return;
+                }
                 if held > self.now {
                     self.schedule(host, held.since_ms(self.now), What::Apply(incarnation, effects));
-                } else if incarnation == self.hosts[host].incarnation {
+                } else {
+                    self.hosts[host].waiting -= 1;
                     self.apply(host, effects);
                 }
             }
@@ -527,9 +538,10 @@ impl World {
             }
         }
         let held = self.hosts[host].held_until;
-        if held > self.now && !effects.is_empty() {
+        if (held > self.now || self.hosts[host].waiting > 0) && !effects.is_empty() {
             // A shell applies its effects in order: what follows waits behind what waits for the disk.
             let incarnation = self.hosts[host].incarnation;
+            self.hosts[host].waiting += 1;
             self.schedule(host, held.since_ms(self.now), What::Apply(incarnation, effects));
         } else {
             self.apply(host, effects);
@@ -566,6 +578,7 @@ impl World {
                     let until = self.now.plus_ms(sync).max(self.hosts[host].held_until);
                     self.hosts[host].held_until = until;
                     let incarnation = self.hosts[host].incarnation;
+                    self.hosts[host].waiting += 1;
                     self.schedule(host, until.since_ms(self.now), What::Apply(incarnation, rest));
                     return;
                 }
@@ -634,6 +647,23 @@ impl World {
             *before = durable;
         }
         journal.push((durable, record.to_bytes()));
+        let ballots = &mut self.hosts[host].ballots;
+        ballots.iter_mut().for_each(|(before, _)| *before = (*before).min(durable));
+        if let Record::Agreed(AgreedRecord::Balloted { ballot, .. }) = record
+            && let Some((_, id, _)) = ballot.peek_in(self.domain)
+        {
+            self.hosts[host].ballots.push((durable, id));
+        }
+    }
+
+    /// A vote for a checkpoint leaves only when it is on disk.
+    fn check_ballot(&mut self, host: usize, message: &Message<Wire>) {
+        let Message::Agreeing(Agreeing::Ballot(ballot)) = message else { return };
+        let Some((_, id, _)) = ballot.peek_in(self.domain).filter(|_| !self.hosts[host].lies) else { return };
+        let on_disk = |(durable, written): &(Time, RecordId)| *durable <= self.now && *written == id;
+        if !self.hosts[host].ballots.iter().any(on_disk) {
+            self.findings.push(format!("{}: host {host} votes before it is on its disk", self.now));
+        }
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: &Message<Wire>) {
@@ -641,6 +671,7 @@ impl World {
         if self.hosts[from].silent.contains(message.name()) {
             return;
         }
+        self.check_ballot(from, message);
         let greeting = matches!(message, Message::Hello { .. });
         let carried = match self.network.link(from, to) {
             // A greeting is the opening of a connection, which stands or falls with it.
@@ -991,7 +1022,9 @@ impl World {
         here.incarnation += 1;
         here.armed = None;
         here.held_until = now;
+        here.waiting = 0;
         here.journal.retain(|(durable, _)| *durable <= now);
+        here.ballots.retain(|(durable, _)| *durable <= now);
         here.device.reset();
         here.up.clear();
         here.subscribed.clear();

@@ -135,7 +135,7 @@ fn certificate(home: &Home) -> (RecordId, News<Wire>) {
     let op = AccountOp { account, sequence, previous, epoch: Epoch(0), body };
     let op = sign(op, world.domain(), Role::Owner, &signer);
     let vote = |issuer: usize| {
-        let vote = Vote { op: op.id(), account, sequence, epoch: Epoch(0) };
+        let vote = Vote { op: op.id(), account, sequence, epoch: Epoch(0), settled: None };
         sign(vote, world.domain(), Role::Issuer, &issuer_signer(world, issuer))
     };
     let votes = [0, 1, 2].map(vote).to_vec();

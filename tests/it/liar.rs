@@ -223,7 +223,7 @@ impl Body {
             sign(op, self.domain, Role::Owner, &owner)
         });
         let votes = steps.each_ref().map(|op| {
-            let vote = Vote { op: op.id(), account, sequence: 0, epoch };
+            let vote = Vote { op: op.id(), account, sequence: 0, epoch, settled: None };
             sign(vote, self.domain, Role::Issuer, &self.signer)
         });
         for (issuer, step) in issuers.into_iter().zip([0, 0, 1]) {

@@ -259,6 +259,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::ChannelsQuery(_)
         | Message::Recover(_) => false,
         Message::Books(message) => message.states_fact(),
+        Message::Agreeing(message) => message.states_fact(),
     }
 }
 

@@ -333,7 +333,8 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Endorsed { .. }
         | Record::Promised { .. }
         | Record::Concluded(_)
-        | Record::Vouched(_) => Vec::new(),
+        | Record::Vouched(_)
+        | Record::Agreed(_) => Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ids::{AccountId, ChannelId, NodeId, RecordId};
+use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::issuer::{ACCOUNTS_MAX, CHANNELS_MAX};
 use crate::ledger::merkle::{SumLeaf, SumRoot, Sums};
 use crate::ledger::records::Epoch;
@@ -25,6 +25,9 @@ pub struct Checkpoint {
     pub deposited: u128,
     /// Nano-credits that ever left.
     pub withdrawn: u128,
+    /// Digest over the names of the facts that led here from the checkpoint before, in their order, on which several
+    /// issuers have agreed; zero where there is one, whose books nobody else keeps.
+    pub facts: Digest,
 }
 
 /// An account in a checkpoint.
@@ -175,6 +178,7 @@ mod tests {
             channels: Tree::new(Vec::from([channel])).expect("one").root(),
             deposited: 105,
             withdrawn: 5,
+            facts: Digest::ZERO,
         };
         assert_eq!(good.check_totals(), Ok(()));
 

@@ -1,6 +1,7 @@
 //! The facts that an issuer has taken, in its own order, so that others can fetch those they missed.
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::RecordId;
@@ -8,7 +9,7 @@ use crate::ledger::quorum::Fact;
 use crate::message::Checked;
 
 /// Most facts kept: an issuer that was away for longer needs more than its peers' memory.
-pub const FACTS_MAX: usize = 65_536;
+pub const FACTS_MAX: usize = 131_072;
 
 /// Most names in one message.
 pub const NAMES_MAX: usize = 1_024;
@@ -22,7 +23,7 @@ pub struct Facts {
     /// Number of the first name kept.
     first: u64,
     names: VecDeque<RecordId>,
-    facts: BTreeMap<RecordId, Fact<Checked>>,
+    facts: BTreeMap<RecordId, Arc<Fact<Checked>>>,
 }
 
 /// How far an issuer has followed another one.
@@ -37,7 +38,8 @@ pub struct Cursor {
 
 impl Facts {
     /// Keeps a fact that was taken; one that is kept already changes nothing.
-    pub fn push(&mut self, fact: Fact<Checked>) {
+    pub fn push(&mut self, fact: impl Into<Arc<Fact<Checked>>>) {
+        let fact = fact.into();
         let name = fact.name();
         if self.facts.contains_key(&name) {
             return;
@@ -52,10 +54,19 @@ impl Facts {
         self.facts.insert(name, fact);
     }
 
+    /// Keeps a fact that was taken instead of one with the same name: a step that was certified again, because the votes
+    /// for it had become void.
+    pub fn replace(&mut self, fact: Arc<Fact<Checked>>) {
+        match self.facts.get_mut(&fact.name()) {
+            Some(known) => *known = fact,
+            None => self.push(fact),
+        }
+    }
+
     /// Returns a fact.
     #[must_use]
     pub fn get(&self, name: &RecordId) -> Option<&Fact<Checked>> {
-        self.facts.get(name)
+        self.facts.get(name).map(Arc::as_ref)
     }
 
     /// Returns the names from number `since` on, at most [`NAMES_MAX`], with the number of the first of them.

@@ -1,6 +1,7 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
 mod closing;
+mod settling;
 mod slots;
 mod snapshot;
 mod transfers;
@@ -21,8 +22,8 @@ use crate::keys::PublicKey;
 use crate::ledger::account::{Inception, KeyError, Lineage, check_signer};
 use crate::ledger::money::{Overflow, shares, waiting, with_markup};
 use crate::ledger::records::{
-    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms, TermsError,
-    VALIDITY_EPOCHS_MAX,
+    AccountOp, Claim, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
+    TermsError, VALIDITY_EPOCHS_MAX,
 };
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
@@ -107,6 +108,8 @@ struct Account {
     head: Option<RecordId>,
     /// The step for which we voted in the next slot; no other gets our vote.
     lock: Option<RecordId>,
+    /// The last of its slots that a checkpoint has freed.
+    freed: Option<settling::Freed>,
     channels: u32,
     /// Its keys, once an account with a next key has begun; boxed, because plain accounts have none.
     lineage: Option<Box<Lineage>>,
@@ -615,15 +618,50 @@ impl Issuer {
         Ok(amount)
     }
 
+    /// Pays out what a payee claims of a co-signed receipt, or without a claim what the receipt's own usage costs; says
+    /// whether more is paid than before.
+    ///
+    /// # Errors
+    /// As [`Issuer::redeem`], and when the claim is not the payee's or not of this receipt.
+    pub fn redeem_claimed(
+        &mut self,
+        receipt: &Verified<Receipt>,
+        claim: Option<&Verified<Claim>>,
+    ) -> Result<bool, IssuerError> {
+        let amount = self.amount_claimed(receipt, claim)?;
+        let before = self.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
+        Ok(self.redeem(receipt, amount)? > before)
+    }
+
+    /// Returns how much is to be paid out by a claim, or without one.
+    ///
+    /// # Errors
+    /// When the channel is unknown, or the claim is not its payee's or not of this receipt.
+    pub fn amount_claimed(
+        &self,
+        receipt: &Verified<Receipt>,
+        claim: Option<&Verified<Claim>>,
+    ) -> Result<u64, IssuerError> {
+        let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
+        let Some(claim) = claim else {
+            let used = channel.terms.price.cost(&receipt.usage).ok_or(IssuerError::Overflow)?;
+            return Ok(used.min(receipt.amount));
+        };
+        let is_payees = claim.is_signed_by(Role::Payee, channel.terms.payee_key);
+        if is_payees && (claim.channel, claim.receipt) == (receipt.channel, receipt.id()) {
+            Ok(claim.amount)
+        } else {
+            Err(IssuerError::WrongKey)
+        }
+    }
+
     /// Pays out what a co-signed receipt's own usage costs, at most its amount, whoever shows it. What is prepaid beyond
     /// is the payer's until it is used, and only the payee knows how much of it was. Returns the base redeemed in all.
     ///
     /// # Errors
     /// As [`Issuer::redeem`].
     pub fn redeem_used(&mut self, receipt: &Verified<Receipt>) -> Result<u64, IssuerError> {
-        let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
-        let used = channel.terms.price.cost(&receipt.usage).ok_or(IssuerError::Overflow)?;
-        self.redeem(receipt, used.min(receipt.amount))
+        self.redeem(receipt, self.amount_claimed(receipt, None)?)
     }
 
     /// Ends a channel with the amount that both sides signed: what it still holds returns to the payer. Repeating

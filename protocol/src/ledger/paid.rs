@@ -15,11 +15,11 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId
 use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, outranks, rank};
-use crate::ledger::records::{Epoch, Final, Receipt, Terms};
+use crate::ledger::records::{Claim, Epoch, Final, Receipt, Terms};
 use crate::message::{Checked, Opening};
 use crate::mutant;
 use crate::price::Usage;
-use crate::signed::{Role, Signable, Verified};
+use crate::signed::{Role, Signable, Verified, sign};
 
 use kept::{Head, Proof};
 
@@ -201,6 +201,14 @@ impl Paid {
     #[must_use]
     pub fn unredeemed(&self) -> u64 {
         self.earned().saturating_sub(self.redeemed)
+    }
+
+    /// Returns what the issuers shall pay out: the newest receipt, and our word on how much of it we have earned.
+    #[must_use]
+    pub fn claim(&self, domain: DomainId) -> Option<(Verified<Receipt>, Verified<Claim>)> {
+        let receipt = self.head()?;
+        let claim = Claim { channel: self.channel, receipt: receipt.id(), amount: self.earned() };
+        Some((receipt, sign(claim, domain, Role::Payee, &self.signer)))
     }
 
     /// Returns the most base that the channel can pay.

@@ -9,7 +9,8 @@ use crate::ids::{AccountId, ChannelId, DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme};
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::records::{
-    AccountOp, CloseVote, Deposit, Epoch, OpBody, Recorded, RedeemAck, Terms, Vote, WithdrawalPaid,
+    AccountOp, Claim, CloseVote, Deposit, Epoch, OpBody, Receipt, Recorded, RedeemAck, Terms, Vote,
+    WithdrawalPaid,
 };
 use crate::manifest::{ISSUERS_MAX, Manifest};
 use crate::message::{Checked, Stage, Wire};
@@ -46,9 +47,11 @@ pub struct EndCertificate<S: Stage> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "S::Of<AccountOp>: Serialize, S::Of<Terms>: Serialize, S::Of<Vote>: Serialize,
-        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize, S::Of<WithdrawalPaid>: Serialize",
+        S::Of<CloseVote>: Serialize, S::Of<Deposit>: Serialize, S::Of<Receipt>: Serialize, S::Of<Claim>: Serialize,
+        S::Of<WithdrawalPaid>: Serialize",
     deserialize = "S::Of<AccountOp>: Deserialize<'de>, S::Of<Terms>: Deserialize<'de>, S::Of<Vote>: Deserialize<'de>,
-        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<WithdrawalPaid>: Deserialize<'de>"
+        S::Of<CloseVote>: Deserialize<'de>, S::Of<Deposit>: Deserialize<'de>, S::Of<Receipt>: Deserialize<'de>,
+        S::Of<Claim>: Deserialize<'de>, S::Of<WithdrawalPaid>: Deserialize<'de>"
 ))]
 pub enum Fact<S: Stage> {
     /// Credits entered.
@@ -59,6 +62,15 @@ pub enum Fact<S: Stage> {
     End(EndCertificate<S>),
     /// The operator whose turn it was has paid a withdrawal.
     Paid(S::Of<WithdrawalPaid>),
+    /// A channel paid.
+    Redeemed {
+        /// The receipt, signed by both sides.
+        receipt: S::Of<Receipt>,
+        /// How much of it the payee wants paid; without that word it is what the receipt's own usage costs.
+        claim: Option<S::Of<Claim>>,
+    },
+    /// An owner signed two steps for one slot. The one with the lower id comes first.
+    Doubled(S::Of<AccountOp>, S::Of<AccountOp>),
 }
 
 fn all<T: Signable>(
@@ -111,11 +123,22 @@ impl Certificate<Checked> {
     /// # Errors
     /// [`IssuerError::NoQuorum`] when too few did.
     pub fn check(&self, manifest: &Manifest) -> Result<(), IssuerError> {
+        if self.has_quorum(manifest, |_| true) { Ok(()) } else { Err(IssuerError::NoQuorum) }
+    }
+
+    /// Says whether a quorum voted for this step when it had followed the checkpoint of `epoch`.
+    #[must_use]
+    pub fn has_quorum_after(&self, epoch: Epoch, manifest: &Manifest) -> bool {
+        let stale = mutant::is_in("stale-votes-count");
+        self.has_quorum(manifest, |vote| vote.settled >= Some(epoch) || (stale && vote.epoch > epoch))
+    }
+
+    fn has_quorum(&self, manifest: &Manifest, counts: impl Fn(&Vote) -> bool) -> bool {
         let is_for = |vote: &Verified<Vote>| {
             vote.op == self.op.id() && vote.account == self.op.account && vote.sequence == self.op.sequence
         };
-        let by = |key| self.votes.iter().any(|vote| is_for(vote) && vote.is_signed_by(Role::Issuer, key));
-        if manifest.agrees(by) { Ok(()) } else { Err(IssuerError::NoQuorum) }
+        let votes = || self.votes.iter().filter(|vote| is_for(vote) && counts(vote));
+        manifest.agrees(|key| votes().any(|vote| vote.is_signed_by(Role::Issuer, key)))
     }
 
     /// Returns the epoch in which the step was voted for, which no lying issuer can put later than honest ones do.
@@ -182,6 +205,33 @@ impl Fact<Wire> {
             Self::Step(certificate) => Fact::Step(certificate.verify(domain, scheme)?),
             Self::End(certificate) => Fact::End(certificate.verify(domain, scheme)?),
             Self::Paid(paid) => Fact::Paid(paid.verify(domain, scheme)?),
+            Self::Redeemed { receipt, claim } => Fact::Redeemed {
+                receipt: receipt.verify(domain, scheme)?,
+                claim: claim.map(|claim| claim.verify(domain, scheme)).transpose()?,
+            },
+            Self::Doubled(first, second) => {
+                Fact::Doubled(first.verify(domain, scheme)?, second.verify(domain, scheme)?)
+            }
+        })
+    }
+
+    /// Takes a fact out of our own journal.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_back(self, domain: DomainId) -> Result<Fact<Checked>, SignedError> {
+        Ok(match self {
+            Self::Paid(paid) => Fact::Paid(paid.read_back(domain)?),
+            Self::Deposit(deposit) => Fact::Deposit(deposit.read_back(domain)?),
+            Self::Step(certificate) => Fact::Step(certificate.read_back(domain)?),
+            Self::End(certificate) => Fact::End(certificate.read_back(domain)?),
+            Self::Redeemed { receipt, claim } => Fact::Redeemed {
+                receipt: receipt.read_back(domain)?,
+                claim: claim.map(|claim| claim.read_back(domain)).transpose()?,
+            },
+            Self::Doubled(first, second) => {
+                Fact::Doubled(first.read_back(domain)?, second.read_back(domain)?)
+            }
         })
     }
 }
@@ -195,6 +245,10 @@ impl Fact<Checked> {
             Self::Step(certificate) => Fact::Step(certificate.signed()),
             Self::End(certificate) => Fact::End(certificate.signed()),
             Self::Paid(paid) => Fact::Paid(paid.signed()),
+            Self::Redeemed { receipt, claim } => {
+                Fact::Redeemed { receipt: receipt.signed(), claim: claim.as_ref().map(Verified::signed) }
+            }
+            Self::Doubled(first, second) => Fact::Doubled(first.signed(), second.signed()),
         }
     }
 
@@ -203,7 +257,9 @@ impl Fact<Checked> {
     pub fn owner(&self) -> Option<AccountId> {
         match self {
             Self::Step(certificate) => Some(certificate.op.account),
-            Self::Deposit(_) | Self::End(_) | Self::Paid(_) => None,
+            Self::Deposit(_) | Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Paid(_) => {
+                None
+            }
         }
     }
 
@@ -221,7 +277,7 @@ impl Fact<Checked> {
                 | OpBody::Rotate(_) => None,
             },
             Self::Deposit(deposit) => Some(deposit.account),
-            Self::End(_) | Self::Paid(_) => None,
+            Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Paid(_) => None,
         }
     }
 
@@ -236,16 +292,28 @@ impl Fact<Checked> {
                 end_name(channel)
             }
             Self::Paid(paid) => paid_name(paid.step),
+            Self::Redeemed { receipt, claim } => {
+                let claim = claim.as_ref().map_or(RecordId::NONE, Verified::id);
+                name_of(b"paid\0", &[receipt.id().0, claim.0])
+            }
+            Self::Doubled(first, second) => name_of(b"doubled\0", &[first.id().0, second.id().0]),
         }
     }
+}
+
+fn name_of(kind: &[u8], parts: &[[u8; 32]]) -> RecordId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(kind);
+    parts.iter().for_each(|part| {
+        hasher.update(part);
+    });
+    RecordId(*hasher.finalize().as_bytes())
 }
 
 /// Returns what the end of a channel is called among facts; its opening has the channel's own name.
 #[must_use]
 pub fn end_name(channel: ChannelId) -> RecordId {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"end\0").update(&channel.0);
-    RecordId(*hasher.finalize().as_bytes())
+    name_of(b"end\0", &[channel.0])
 }
 
 /// Returns what the payout of a withdrawal is called among facts; the step has its own name.

@@ -176,6 +176,8 @@ pub struct Vote {
     pub sequence: u64,
     /// Epoch of the vote.
     pub epoch: Epoch,
+    /// The last checkpoint that the issuer had followed: one that frees the slot makes all votes before it void.
+    pub settled: Option<Epoch>,
 }
 
 /// An issuer's word that it durably holds the certificate (a quorum of votes) of a step.
@@ -310,6 +312,18 @@ pub struct RedeemAck {
     pub epoch: Epoch,
 }
 
+/// A payee's word on how much of a co-signed receipt shall be paid out: what it has delivered, and not what was prepaid
+/// beyond. With the receipt it proves itself, so issuers can hand it to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The receipt.
+    pub receipt: RecordId,
+    /// Base to pay out in all, at most what the receipt states.
+    pub amount: u64,
+}
+
 /// A provider's word that it has taken a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
@@ -339,6 +353,7 @@ signable! {
     CloseVote = "close-vote",
     RedeemAck = "redeem-ack",
     Accepted = "accepted",
+    Claim = "claim",
 }
 
 impl Signable for Deposit {

@@ -1,15 +1,21 @@
 //! One issuer of several: votes, records, promises and co-signs, each with the line that must be on disk before it leaves.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
-use crate::ids::{ChannelId, Digest, DomainId, RecordId};
+use crate::agreeing::AgreedRecord;
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::facts::Facts;
 use crate::ledger::issuer::{Issuer, IssuerError};
 use crate::ledger::outside::{Outside, Progress};
 use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
-use crate::ledger::records::{AccountOp, CloseVote, Deposit, Epoch, Final, Recorded, Source, Terms, Vote};
+use crate::ledger::records::{
+    AccountOp, Claim, CloseVote, Deposit, Epoch, Final, Receipt, Recorded, Source, Terms, Vote,
+};
+use crate::ledger::settled::{Outcome, SINCE_MAX, Settled};
 use crate::manifest::Manifest;
 use crate::message::Checked;
 use crate::mutant;
@@ -18,6 +24,9 @@ use crate::signed::{Role, Signable, Verified, sign};
 
 /// Most deposits that wait for signatures: bounds memory.
 const PROPOSALS_MAX: usize = 10_000;
+
+/// Meetings of the issuers after which a lock is old: a certificate takes no longer.
+const OLD_MEETINGS: u32 = 2;
 
 /// What an issuer says, and the line that must be on its disk first; none when it is there already.
 pub type Said<T> = (T, Option<Record>);
@@ -42,12 +51,39 @@ pub struct Witness {
     outside: Outside,
     /// Votes for the end of open channels.
     ends: BTreeMap<ChannelId, BTreeMap<PublicKey, Verified<CloseVote>>>,
+    /// What the last checkpoint settled, and the facts since.
+    pub settled: Settled,
+    /// What a checkpoint that we have prepared would resolve.
+    frozen: Frozen,
+    /// The steps to which slots are locked.
+    locks: BTreeMap<AccountId, Locked>,
+    /// The account whose lock was shown last.
+    shown: AccountId,
+}
+
+/// A step for which we voted.
+#[derive(Debug, Clone)]
+struct Locked {
+    op: Verified<AccountOp>,
+    /// How often the issuers have met since: a lock that is new will have its certificate soon.
+    meetings: u32,
+    /// Another step that its owner signed for the same slot.
+    rival: Option<Verified<AccountOp>>,
+}
+
+/// What nothing but the next checkpoint may resolve.
+#[derive(Debug, Clone, Default)]
+struct Frozen {
+    /// Slots, and the epoch of the checkpoint before which votes would be void in them.
+    slots: BTreeMap<(AccountId, u64), Epoch>,
+    channels: BTreeSet<ChannelId>,
 }
 
 impl Witness {
     /// Returns an issuer with empty books.
     #[must_use]
     pub fn new(manifest: Manifest, signer: Signer) -> Self {
+        let manifest_of_books = manifest.clone();
         Self {
             books: Issuer::new(manifest.clone()),
             facts: Facts::default(),
@@ -59,6 +95,10 @@ impl Witness {
             proposals: BTreeMap::new(),
             outside: Outside::default(),
             ends: BTreeMap::new(),
+            settled: Settled::new(manifest_of_books),
+            frozen: Frozen::default(),
+            locks: BTreeMap::new(),
+            shown: AccountId([0; 32]),
         }
     }
 
@@ -88,8 +128,13 @@ impl Witness {
             books.locked(op.account) == Some(op.id()) || books.next_slot(op.account).1 == op.id()
         };
         let was_known = known(&self.books);
+        if !was_known && self.settled.since() >= SINCE_MAX {
+            return Err(IssuerError::Full);
+        }
         self.books.lock(op, terms, epoch)?;
-        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch };
+        self.locked(op);
+        let settled = self.settled.epoch();
+        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch, settled };
         let terms = terms.map(Verified::signed);
         let record = Record::Voted { op: op.signed(), terms, epoch };
         let is_written = was_known || mutant::is_in("vote-before-disk");
@@ -105,8 +150,14 @@ impl Witness {
         certificate: &Certificate<Checked>,
         epoch: Epoch,
     ) -> Result<Said<Verified<Recorded>>, IssuerError> {
+        if self.is_frozen(certificate) {
+            return Err(IssuerError::Behind);
+        }
         let is_new = self.books.certify(certificate, epoch)?;
-        self.facts.push(Fact::Step(certificate.clone()));
+        self.took(Fact::Step(certificate.clone()), is_new);
+        self.locks.retain(|account, lock| {
+            *account != certificate.op.account || lock.op.sequence > certificate.op.sequence
+        });
         let recorded = self.sign(Recorded { op: certificate.op.id(), epoch });
         let record = Record::Certified { certificate: certificate.signed(), epoch };
         let is_written = !is_new || mutant::is_in("recorded-before-disk");
@@ -134,6 +185,7 @@ impl Witness {
     pub fn promise_expired(&mut self, epoch: Epoch) -> Vec<Said<Verified<CloseVote>>> {
         let over = self.books.promise_expired(epoch);
         let said = over.into_iter().map(|(channel, amount)| {
+            self.publish_paid(channel);
             let record = Record::Promised { channel, amount };
             (self.promised(channel, amount, epoch), Some(record))
         });
@@ -170,8 +222,12 @@ impl Witness {
     /// # Errors
     /// Says what is missing: in the certificate, or here.
     pub fn end(&mut self, certificate: &EndCertificate<Checked>) -> Result<Option<Record>, IssuerError> {
+        let channel = certificate.votes.first().map(|vote| vote.channel);
+        if channel.is_some_and(|channel| self.frozen.channels.contains(&channel)) {
+            return Err(IssuerError::Behind);
+        }
         let is_new = self.books.end_by(certificate)?;
-        self.facts.push(Fact::End(certificate.clone()));
+        self.took(Fact::End(certificate.clone()), is_new);
         if let Some(vote) = certificate.votes.first() {
             self.ends.remove(&vote.channel);
         }
@@ -316,10 +372,209 @@ impl Witness {
     /// When there is no quorum, or the books cannot take them.
     pub fn enter(&mut self, deposit: &Verified<Deposit>) -> Result<Option<Record>, IssuerError> {
         let is_new = self.books.enter(deposit)?;
-        self.facts.push(Fact::Deposit(deposit.clone()));
+        self.took(Fact::Deposit(deposit.clone()), is_new);
         self.proposals.remove(&deposit.reference);
         self.outside.booked(deposit.reference);
         Ok(is_new.then(|| Record::Deposited(deposit.signed())))
+    }
+
+    /// Returns a fact for another issuer.
+    #[must_use]
+    pub fn fact(&self, name: &RecordId) -> Option<&Fact<Checked>> {
+        self.settled.get(name).map(Arc::as_ref).or_else(|| self.facts.get(name))
+    }
+
+    /// Keeps a fact for others, and for the next checkpoint if our books had not taken it before.
+    fn took(&mut self, fact: Fact<Checked>, is_new: bool) {
+        let fact = Arc::new(fact);
+        if is_new {
+            self.facts.replace(fact.clone());
+        } else {
+            self.facts.push(fact.clone());
+        }
+        if is_new && self.books.is_one_of_many() {
+            self.settled.took(fact);
+        }
+    }
+
+    /// Pays out what a payee claims, or without its word what the receipt's usage costs; returns the base paid in all.
+    ///
+    /// # Errors
+    /// As [`Issuer::redeem_claimed`].
+    pub fn redeem(
+        &mut self,
+        receipt: &Verified<Receipt>,
+        claim: Option<&Verified<Claim>>,
+    ) -> Result<Said<u64>, IssuerError> {
+        let is_new = self.books.redeem_claimed(receipt, claim)?;
+        let amount = self.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
+        if !self.books.is_one_of_many() {
+            let record = Record::PaidOut { receipt: receipt.signed(), amount };
+            return Ok((amount, is_new.then_some(record)));
+        }
+        let fact = Fact::Redeemed { receipt: receipt.clone(), claim: claim.cloned() };
+        let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
+        if is_new {
+            self.settled.took(Arc::new(fact));
+        }
+        Ok((amount, is_new.then_some(record)))
+    }
+
+    /// Takes what another issuer has paid on a channel. What we may not pay any more, because we have promised an end, is
+    /// kept for the checkpoint.
+    ///
+    /// # Errors
+    /// As [`Issuer::redeem_claimed`].
+    pub fn redeem_elsewhere(
+        &mut self,
+        receipt: &Verified<Receipt>,
+        claim: Option<&Verified<Claim>>,
+    ) -> Result<Option<Record>, IssuerError> {
+        let (amount, record) = self.redeem(receipt, claim)?;
+        let fact = Fact::Redeemed { receipt: receipt.clone(), claim: claim.cloned() };
+        let is_open = self.books.channel(receipt.channel).is_some_and(|(_, closed)| !closed);
+        let is_held_back = is_open && self.books.amount_claimed(receipt, claim)? > amount;
+        if record.is_some() || !is_held_back || self.settled.has_taken(&fact.name()) {
+            return Ok(record);
+        }
+        let kept = self.settled.paid(receipt.channel).map(Arc::as_ref);
+        if let Some(Fact::Redeemed { receipt: of, claim: by }) = kept
+            && self.books.amount_claimed(of, by.as_ref())? >= self.books.amount_claimed(receipt, claim)?
+        {
+            return Ok(None);
+        }
+        let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
+        self.settled.took(Arc::new(fact));
+        Ok(Some(record))
+    }
+
+    /// Hands what we have paid on a channel whose time is over to the other issuers, as far as no checkpoint states it.
+    fn publish_paid(&mut self, channel: ChannelId) {
+        if let Some(fact) = self.settled.paid(channel).cloned() {
+            self.facts.push(fact);
+        }
+    }
+
+    /// Remembers the step for which we voted.
+    fn locked(&mut self, op: &Verified<AccountOp>) {
+        if self.books.is_one_of_many() && self.books.locked(op.account) == Some(op.id()) {
+            let lock = || Locked { op: op.clone(), meetings: 0, rival: None };
+            let known = self.locks.entry(op.account).or_insert_with(lock);
+            if known.op.id() != op.id() {
+                *known = lock();
+            }
+        }
+    }
+
+    /// The issuers meet: returns the steps for which we voted some meetings ago and which have no certificate yet, at most
+    /// `most` in turn. Other issuers may hold others for the same slots.
+    pub fn old_locks(&mut self, most: usize) -> Vec<Verified<AccountOp>> {
+        let books = &self.books;
+        self.locks.retain(|account, lock| books.locked(*account) == Some(lock.op.id()));
+        for lock in self.locks.values_mut() {
+            lock.meetings = lock.meetings.saturating_add(1);
+        }
+        let after = (Bound::Excluded(self.shown), Bound::Unbounded);
+        let old = self.locks.range(after).filter(|(_, lock)| lock.meetings > OLD_MEETINGS).take(most);
+        let old: Vec<Verified<AccountOp>> = old.map(|(_, lock)| lock.op.clone()).collect();
+        self.shown = old.last().filter(|_| old.len() == most).map_or(AccountId([0; 32]), |op| op.account);
+        old
+    }
+
+    /// Compares a step that its owner signed with the one for which we voted in its slot, and remembers the other one.
+    pub fn compare_lock(&mut self, op: &Verified<AccountOp>) {
+        let is_owners = self.books.check_step(op).is_ok();
+        let Some(lock) = self.locks.get_mut(&op.account).filter(|_| is_owners) else { return };
+        if lock.op.sequence == op.sequence && lock.op.id() != op.id() && lock.rival.is_none() {
+            lock.rival = Some(op.clone());
+        }
+    }
+
+    /// Returns slots that have been locked for long while another step was signed for them: neither may ever get a quorum.
+    #[must_use]
+    pub fn stuck(&self) -> Vec<(Verified<AccountOp>, Verified<AccountOp>)> {
+        let old = self.locks.values().filter(|lock| lock.meetings > OLD_MEETINGS);
+        old.filter_map(|lock| Some((lock.op.clone(), lock.rival.clone()?))).collect()
+    }
+
+    /// Keeps two steps that an owner signed for its next slot, so that the next checkpoint frees it; says whether they are
+    /// news.
+    pub fn double(&mut self, one: &Verified<AccountOp>, other: &Verified<AccountOp>) -> Option<Record> {
+        let (first, second) = if one.id() < other.id() { (one, other) } else { (other, one) };
+        let fact = Fact::Doubled(first.clone(), second.clone());
+        let mut books = self.books.account_alone(one.account);
+        let freed = self.books.void_until(one.account, one.sequence).is_some();
+        // Whoever has not voted since the slot was freed does not know that it is stuck again.
+        let is_old = freed && self.books.locked(one.account).is_none();
+        if is_old || self.settled.doubled(one.account) == Some(one.sequence) {
+            return None;
+        }
+        books.free_slot((first, second), Epoch(0)).ok()?;
+        let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
+        self.took(fact, true);
+        Some(record)
+    }
+
+    /// Says whether a step must wait for a checkpoint that would free its slot.
+    fn is_frozen(&self, certificate: &Certificate<Checked>) -> bool {
+        let op = &certificate.op;
+        let until = self.frozen.slots.get(&(op.account, op.sequence));
+        until.is_some_and(|until| !certificate.has_quorum_after(*until, &self.manifest))
+    }
+
+    /// Says whether a checkpoint would resolve something otherwise than we have recorded it: then we may not prepare it,
+    /// because a quorum may have recorded the same.
+    #[must_use]
+    pub fn objects(&self, outcome: &Outcome) -> bool {
+        let is_taken = |(account, sequence): &(AccountId, u64)| {
+            self.books.next_slot(*account).0 > *sequence && outcome.books.next_slot(*account).0 <= *sequence
+        };
+        let has_ended_otherwise = |(channel, amount): &(ChannelId, u64)| {
+            self.books.channel(*channel).is_some_and(|(paid, closed)| closed || paid > *amount)
+        };
+        if mutant::is_in("unlock-recorded") {
+            return false;
+        }
+        outcome.freed.iter().any(is_taken) || outcome.ended.iter().any(has_ended_otherwise)
+    }
+
+    /// Leaves to the next checkpoint what one that we prepare would resolve. It must be on disk before the vote leaves.
+    pub fn freeze(&mut self, epoch: Epoch, slots: &[(AccountId, u64)], channels: &[ChannelId]) {
+        for slot in slots {
+            let until = self.frozen.slots.entry(*slot).or_insert(epoch);
+            *until = epoch.max(*until);
+        }
+        for channel in channels {
+            self.books.pay_no_more(*channel);
+            self.frozen.channels.insert(*channel);
+        }
+    }
+
+    /// Follows a checkpoint that stands.
+    pub fn adopt(&mut self, id: RecordId, names: &[RecordId], outcome: Outcome) {
+        for (channel, _) in &outcome.ended {
+            self.ends.remove(channel);
+        }
+        self.settled.adopt(id, names, outcome, &mut self.books);
+        self.frozen = Frozen::default();
+        let books = &self.books;
+        self.locks.retain(|account, lock| books.locked(*account) == Some(lock.op.id()));
+        self.ends.retain(|channel, _| books.channel(*channel).is_some_and(|(_, closed)| !closed));
+    }
+
+    /// Takes a fact back that has no line of its own.
+    ///
+    /// # Errors
+    /// When it contradicts those before it.
+    pub fn replay_taken(&mut self, fact: Fact<Checked>) -> Result<(), IssuerError> {
+        match fact {
+            Fact::Redeemed { receipt, claim } => self.redeem_elsewhere(&receipt, claim.as_ref()).map(drop),
+            Fact::Doubled(..) => {
+                self.took(fact, true);
+                Ok(())
+            }
+            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Paid(_) => Ok(()),
+        }
     }
 
     /// Takes back a line of our own journal; lines of other kinds change nothing.
@@ -331,7 +586,9 @@ impl Witness {
         match record {
             Record::Voted { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
-                self.books.lock(&op.read_back(domain)?, terms.as_ref(), epoch)?;
+                let op = op.read_back(domain)?;
+                self.books.lock(&op, terms.as_ref(), epoch)?;
+                self.locked(&op);
             }
             Record::Certified { certificate, epoch } => {
                 self.certify(&certificate.read_back(domain)?, epoch)?;
@@ -345,6 +602,7 @@ impl Witness {
             }
             Record::Vouched(deposit) => self.outside.restore(deposit.read_back(domain)?),
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
+            Record::Agreed(AgreedRecord::Taken(fact)) => self.replay_taken(fact.read_back(domain)?)?,
             Record::PaidOut { receipt, amount } => {
                 self.books.redeem(&receipt.read_back(domain)?, amount)?;
             }
@@ -385,7 +643,8 @@ impl Witness {
             | Record::Over(_)
             | Record::Recovering
             | Record::Ended { .. }
-            | Record::Recovered(_) => {}
+            | Record::Recovered(_)
+            | Record::Agreed(_) => {}
         }
         Ok(())
     }

@@ -493,13 +493,14 @@ impl Node {
     }
 
     pub(super) fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
+        let domain = self.domain;
         let mut messages = Vec::new();
         for (key, issuer) in self.issuers_with_keys() {
             for paid in self.paid.values().filter(|paid| !paid.is_closing()) {
                 let known = self.acks.get(&paid.channel).map_or(0, |acks| acks.by(key));
                 let is_due = paid.earned().saturating_sub(known) > amount;
-                if let Some(receipt) = is_due.then(|| paid.head()).flatten() {
-                    messages.push((issuer, Message::Redeem { receipt, amount: paid.earned() }));
+                if let Some((receipt, claim)) = is_due.then(|| paid.claim(domain)).flatten() {
+                    messages.push((issuer, Message::Redeem { receipt, claim }));
                 }
             }
         }
@@ -511,10 +512,9 @@ impl Node {
     /// Redeems what a channel has earned, however little.
     pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
         let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
-        let due = paid.and_then(|paid| Some((paid.head()?, paid.earned())));
-        let Some((receipt, amount)) = due else { return };
+        let Some((receipt, claim)) = paid.and_then(|paid| paid.claim(self.domain)) else { return };
         for issuer in self.issuers() {
-            self.send(issuer, Message::Redeem { receipt: receipt.clone(), amount }, out);
+            self.send(issuer, Message::Redeem { receipt: receipt.clone(), claim: claim.clone() }, out);
         }
     }
 

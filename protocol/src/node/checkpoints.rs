@@ -5,13 +5,14 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::books::{BooksMessage, BooksRecord, LeafKind, Leaves, PageName};
-use crate::ids::{AccountId, NodeId, RecordId};
+use crate::ids::{AccountId, Digest, NodeId, RecordId};
 use crate::ledger::checkpoint::{AccountLeaf, Checkpoint, is_signed_by_quorum};
 use crate::ledger::epoch_log::{EPOCHS_KEPT, EpochLog};
 use crate::ledger::equivocation::Equivocation;
 use crate::ledger::finding::Finding;
 use crate::ledger::issuer::Balance;
-use crate::ledger::merkle::Proof;
+use crate::ledger::issuer::Snapshot;
+use crate::ledger::merkle::{MerkleError, Proof, SumRoot};
 use crate::ledger::records::{AccountOp, Epoch};
 use crate::message::{Checked, Message};
 use crate::record::Record;
@@ -38,7 +39,7 @@ const STEPS_MAX: usize = 10_000;
 /// Refused steps of an account that an issuer remembers: its owner signs others in their place, and is right to.
 const REFUSED_MAX: usize = 16;
 
-/// How often an answer is asked for that does not come.
+/// How often an answer is asked for that does not come; after that for the proof of our account only, and as often more rarely.
 const ASKED_MAX: u32 = 12;
 
 /// Pages served to one peer in each [`super::channels::RECONCILE_MS`].
@@ -110,6 +111,14 @@ pub struct BooksView<'a> {
 impl EpochEnds {
     pub(super) fn new() -> Self {
         Self { log: EpochLog::new(EPOCHS_KEPT), steps: BTreeMap::new(), refused: BTreeMap::new() }
+    }
+
+    /// Keeps the books that a checkpoint of several issuers states.
+    ///
+    /// # Errors
+    /// When their sums overflow.
+    pub(super) fn keep(&mut self, epoch: Epoch, books: Snapshot) -> Result<(), MerkleError> {
+        self.log.push(epoch, books).map(drop)
     }
 
     /// Remembers that a step was taken.
@@ -262,11 +271,14 @@ impl Node {
     }
 
     /// As the only issuer: ends the epochs that are over, before anything of the present one is taken. Several issuers
-    /// would have to agree first.
+    /// agree first.
     pub(super) fn end_epochs(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.has_many_issuers() {
+            return self.begin_agreement(now, out);
+        }
         let Some(over) = self.epoch(now).0.checked_sub(1).map(Epoch) else { return };
         let known = self.checkpoints.newest().is_some_and(|newest| newest.epoch >= over);
-        if self.issuing.is_none() || known || self.has_many_issuers() {
+        if self.issuing.is_none() || known {
             return;
         }
         self.expire_channels(now, out);
@@ -340,7 +352,7 @@ impl Node {
         }
     }
 
-    fn on_checkpoint(
+    pub(super) fn on_checkpoint(
         &mut self,
         from: Option<NodeId>,
         checkpoint: Verified<Checkpoint>,
@@ -362,11 +374,24 @@ impl Node {
             Some(same) if same.id() == checkpoint.id() => {}
             Some(same) => {
                 self.find(Finding::Forked { epoch: checkpoint.epoch }, out);
-                if let Some(proof) = Equivocation::of_checkpoints(same, checkpoint) {
-                    self.on_equivocation(None, proof, out);
-                }
+                self.prove_forked(same, checkpoint, out);
             }
-            None => self.follow(checkpoint, out),
+            None => {
+                self.follow(checkpoint, out);
+                self.adopt_next(now, out);
+            }
+        }
+    }
+
+    /// Shows everybody that an issuer has signed two checkpoints of one epoch.
+    pub(super) fn prove_forked(
+        &mut self,
+        one: Verified<Checkpoint>,
+        other: Verified<Checkpoint>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(proof) = Equivocation::of_checkpoints(one, other) {
+            self.on_equivocation(None, proof, out);
         }
     }
 
@@ -382,9 +407,17 @@ impl Node {
         self.ask_books(out);
     }
 
-    /// Returns the issuer that makes checkpoints, if it can be spoken to: several issuers make none.
+    /// Returns an issuer that can be spoken to, another one at each attempt: among several, one may be behind or lie.
     fn checkpoint_maker(&self) -> Option<NodeId> {
-        self.issuer().filter(|_| self.is_admitted() && !self.has_many_issuers())
+        if !self.has_many_issuers() {
+            return self.issuer().filter(|_| self.is_admitted());
+        }
+        let leaf_asked = self.checkpoints.leaf_asked;
+        let asked = leaf_asked.wrapping_add(leaf_asked / ASKED_MAX);
+        let asked = asked.wrapping_add(self.checkpoints.gap.map_or(0, |(_, asked)| asked));
+        let others: Vec<NodeId> = self.issuers().into_iter().filter(|node| *node != self.me).collect();
+        let place = usize::try_from(asked).unwrap_or(0).checked_rem(others.len())?;
+        others.get(place).copied().filter(|_| self.is_admitted())
     }
 
     /// Asks for whatever is missing of the books: the newest checkpoint, one between, the proof of our account.
@@ -398,8 +431,10 @@ impl Node {
             }
         }
         let is_open = self.checkpoints.newest().is_some() && self.books_view().own.is_none();
-        if is_open && self.checkpoints.leaf_asked < ASKED_MAX {
-            self.checkpoints.leaf_asked = self.checkpoints.leaf_asked.saturating_add(1);
+        let asked = self.checkpoints.leaf_asked;
+        self.checkpoints.leaf_asked = asked.saturating_add(u32::from(is_open));
+        // Whoever can prove it may have been away for long.
+        if is_open && (asked < ASKED_MAX || asked.is_multiple_of(ASKED_MAX)) {
             self.send(issuer, Message::Books(BooksMessage::LeafQuery), out);
         }
     }
@@ -425,7 +460,10 @@ impl Node {
 
     fn on_leaf_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
         let (Some(issuing), Some(account)) = (&self.issuing, self.account_of(from)) else { return };
-        let Some(checkpoint) = self.checkpoints.newest().map(Verified::id) else { return };
+        let newest = self.checkpoints.newest();
+        // One of several issuers may know a checkpoint that it cannot follow yet.
+        let newest = newest.filter(|newest| issuing.ends.log.epochs().last() == Some(newest.epoch));
+        let Some(checkpoint) = newest.map(Verified::id) else { return };
         let proof = issuing.ends.log.prove(account);
         self.send(from, Message::Books(BooksMessage::Leaf { checkpoint, proof }), out);
     }
@@ -441,6 +479,9 @@ impl Node {
         let newest = self.checkpoints.newest().filter(|newest| newest.id() == checkpoint);
         let Some(newest) = newest.filter(|_| is_issuer) else { return };
         let (epoch, root) = (newest.epoch, newest.accounts);
+        if self.has_many_issuers() {
+            return self.on_leaf_of_many(checkpoint, (epoch, root), proof, out);
+        }
         let own = match proof {
             None => self.absent(epoch),
             Some((proof, as_of)) => {
@@ -456,6 +497,38 @@ impl Node {
             self.find(finding, out);
         }
         self.checkpoints.own = Some((checkpoint, own.unwrap_or(OwnLeaf::Wrong)));
+    }
+
+    /// Among several issuers one that shows no proof, or a wrong one, proves nothing: another one is asked. A proof that
+    /// holds is of what a quorum has signed.
+    fn on_leaf_of_many(
+        &mut self,
+        checkpoint: RecordId,
+        (epoch, root): (Epoch, SumRoot),
+        proof: Option<(Proof<AccountLeaf>, u64)>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((proof, _)) = proof else {
+            // Nobody can prove that an account is not there.
+            let Balance { cash, earned, held, .. } = self.wallet.balance();
+            if self.checkpoints.own.is_none() && (cash, earned, held) == (0, 0, 0) {
+                self.checkpoints.own = Some((checkpoint, OwnLeaf::Absent));
+            }
+            return;
+        };
+        if proof.leaf.account != self.wallet.account() || proof.verify(&root).is_err() {
+            return;
+        }
+        // A step that is under way may be in it.
+        let most =
+            self.wallet.next().map(|next| next.saturating_add(u64::from(self.wallet.pending().is_some())));
+        let own = if most.is_some_and(|most| proof.leaf.steps > most) {
+            self.find(Finding::Steps { epoch }, out);
+            OwnLeaf::Wrong
+        } else {
+            OwnLeaf::Included
+        };
+        self.checkpoints.own = Some((checkpoint, own));
     }
 
     /// An account that has never held anything is in no books; one of which we were told before is missing.
@@ -477,7 +550,12 @@ impl Node {
         }
     }
 
-    fn on_equivocation(&mut self, from: Option<NodeId>, proof: Equivocation<Checked>, out: &mut Vec<Effect>) {
+    pub(super) fn on_equivocation(
+        &mut self,
+        from: Option<NodeId>,
+        proof: Equivocation<Checked>,
+        out: &mut Vec<Effect>,
+    ) {
         if proof.culprit(&self.config.manifest).is_none() {
             out.extend(from.map(|from| Effect::Penalise(from, Offence::BadLedger)));
             return;
@@ -536,7 +614,7 @@ impl Node {
 
     fn replay_own_checkpoint(&mut self, checkpoint: &Verified<Checkpoint>) {
         let Some(issuing) = &mut self.issuing else { return };
-        if !checkpoint.is_signed_by(Role::Issuer, issuing.key()) {
+        if !checkpoint.is_signed_by(Role::Issuer, issuing.key()) || issuing.books.is_one_of_many() {
             return;
         }
         // Trees are computed for the epochs that are kept only: a journal of years would take its length in trees.
@@ -548,11 +626,15 @@ impl Node {
         let again =
             close_books(&mut issuing.ends, &mut issuing.witness.books, checkpoint.epoch, checkpoint.previous);
         let finding = Finding::Books { epoch: checkpoint.epoch };
+        if again.as_ref() != Some(&**checkpoint) {
+            self.remember_finding(finding);
+        }
+    }
+
+    /// Notes what the journal itself shows.
+    pub(super) fn remember_finding(&mut self, finding: Finding) {
         let findings = &mut self.checkpoints.findings;
-        if again.as_ref() != Some(&**checkpoint)
-            && findings.len() < FINDINGS_MAX
-            && !findings.contains(&finding)
-        {
+        if findings.len() < FINDINGS_MAX && !findings.contains(&finding) {
             findings.push(finding);
         }
     }
@@ -569,5 +651,5 @@ fn close_books(
     books.end_epoch(epoch);
     ends.steps.clear();
     let (deposited, withdrawn) = (books.deposited(), books.withdrawn());
-    Some(Checkpoint { epoch, previous, accounts, channels, deposited, withdrawn })
+    Some(Checkpoint { epoch, previous, accounts, channels, deposited, withdrawn, facts: Digest::ZERO })
 }

@@ -10,8 +10,8 @@ use crate::ledger::issuer::IssuerError;
 use crate::ledger::outside::from_outside;
 use crate::ledger::quorum::Certificate;
 use crate::ledger::records::{
-    AccountOp, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms, Vote,
-    WithdrawalPaid,
+    AccountOp, Claim, Deposit, Epoch, Final, Membership, OpBody, Receipt, Recorded, RedeemAck, Source, Terms,
+    Vote, WithdrawalPaid,
 };
 use crate::ledger::witness::Witness;
 use crate::manifest::Admission;
@@ -22,6 +22,7 @@ use crate::signed::{Role, Verified};
 use crate::ticket::Ticket;
 use crate::time::Time;
 
+use super::agreeing::Convention;
 use super::checkpoints::EpochEnds;
 use super::notices::Inboxes;
 use super::{Effect, Node, Offence};
@@ -39,6 +40,8 @@ pub(super) struct Issuing {
     /// Whose operator has paid a withdrawal, with which reference.
     pub(super) payouts: BTreeMap<RecordId, Verified<WithdrawalPaid>>,
     pub(super) ends: EpochEnds,
+    /// The agreement on the next checkpoint, where there are several issuers.
+    pub(super) agreeing: Convention,
     /// How far we have followed the other issuers.
     pub(super) cursors: BTreeMap<NodeId, Cursor>,
     /// When we last asked them out of turn.
@@ -82,7 +85,7 @@ impl Issuing {
     }
 
     fn vote_for(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Verified<Vote> {
-        self.sign(Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch })
+        self.sign(Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch, settled: None })
     }
 
     /// As the only issuer: returns the proof that a step was taken, for those whom it concerns.
@@ -309,7 +312,7 @@ impl Node {
         &mut self,
         from: NodeId,
         receipt: &Verified<Receipt>,
-        amount: u64,
+        claim: &Verified<Claim>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
@@ -317,12 +320,11 @@ impl Node {
             return;
         }
         let Some(issuing) = &mut self.issuing else { return };
-        let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        match issuing.books.redeem(receipt, amount) {
+        match issuing.redeem(receipt, Some(claim)) {
             Err(IssuerError::UnknownChannel) => {}
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
-            Ok(amount) if amount > before => {
-                out.push(durable(Record::PaidOut { receipt: receipt.signed(), amount }));
+            Ok((_, Some(record))) => {
+                out.push(durable(record));
                 self.acknowledge(receipt.channel, now, out);
             }
             Ok(_) => self.answer(from, receipt.channel, now, out),
@@ -339,12 +341,11 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let Some(issuing) = &mut self.issuing else { return };
-        let before = issuing.books.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        match issuing.books.redeem_used(receipt) {
+        match issuing.redeem(receipt, None) {
             Err(IssuerError::UnknownChannel) => return,
             Err(_) => return out.push(Effect::Penalise(from, Offence::BadLedger)),
-            Ok(amount) if amount > before => {
-                out.push(durable(Record::PaidOut { receipt: receipt.signed(), amount }));
+            Ok((_, Some(record))) => {
+                out.push(durable(record));
                 self.acknowledge(receipt.channel, now, out);
             }
             Ok(_) => {}

@@ -2,8 +2,10 @@
 
 use alloc::vec::Vec;
 
+use crate::agreeing::Agreeing;
 use crate::ids::{AccountId, Digest, NodeId, RecordId};
 use crate::keys::PublicKey;
+use crate::ledger::equivocation::Equivocation;
 use crate::ledger::facts::WANTED_MAX;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::outside::Progress;
@@ -39,7 +41,7 @@ impl Node {
         }
     }
 
-    fn record_said(record: Option<Record>, out: &mut Vec<Effect>) {
+    pub(super) fn record_said(record: Option<Record>, out: &mut Vec<Effect>) {
         out.extend(record.map(Effect::Record));
     }
 
@@ -66,6 +68,7 @@ impl Node {
                 self.send(from, Message::Voted { vote, balance }, out);
             }
             Err(error) => {
+                issuing.compare_lock(op);
                 let is_behind = matches!(error, IssuerError::WrongSequence { next } if next < op.sequence);
                 let error = if is_behind { IssuerError::Behind } else { error };
                 self.refuse(from, op.id(), error, now, out);
@@ -108,6 +111,10 @@ impl Node {
             Fact::Step(certificate) => {
                 issuing.certify(certificate, epoch).map(|(recorded, record)| (Some(recorded), record))
             }
+            Fact::Redeemed { receipt, claim } => {
+                issuing.redeem_elsewhere(receipt, claim.as_ref()).map(|record| (None, record))
+            }
+            Fact::Doubled(one, other) => Ok((None, issuing.double(one, other))),
         };
         match taken {
             Ok((recorded, record)) => {
@@ -121,10 +128,19 @@ impl Node {
                     self.took(fact, is_owner, now, out);
                 }
             }
+            // Its slot was freed since it was voted for: whoever made it must ask for votes again.
+            Err(IssuerError::WrongEpoch) => {
+                if let (Fact::Step(certificate), Some(account), true) = (fact, account, is_owner) {
+                    let (op, error) = (certificate.op.id(), IssuerError::WrongEpoch);
+                    let balance = self.booked(account);
+                    self.send(from, Message::StepRefused { op, error, balance }, out);
+                }
+            }
             // It comes again with the next question.
             Err(IssuerError::Behind | IssuerError::UnknownChannel) => self.hurry(now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
         }
+        self.learned(fact, now, out);
     }
 
     /// From an issuer: the operator whose turn it was has paid a withdrawal.
@@ -161,6 +177,8 @@ impl Node {
                 self.tell_account(deposit.account, out);
             }
             Fact::Paid(_) => {}
+            Fact::Redeemed { receipt, .. } => self.acknowledge(receipt.channel, now, out),
+            Fact::Doubled(one, other) => self.found_two_steps(one, other, out),
             Fact::End(certificate) => {
                 if let Some(vote) = certificate.votes.first() {
                     self.acknowledge(vote.channel, now, out);
@@ -324,10 +342,47 @@ impl Node {
             self.heard_end(&vote, now, out);
             messages.push(Message::CloseVoted(vote));
         }
+        let Some(issuing) = &mut self.issuing else { return };
+        let locks = issuing.old_locks(WANTED_MAX).into_iter();
+        messages.extend(locks.map(|op| Message::Agreeing(Agreeing::Locked(op))));
         for message in messages {
             self.tell_issuers(&message, out);
         }
+        self.file_stuck(out);
         self.ask_for_facts(out);
+    }
+
+    /// From an issuer: a step for which it voted a while ago. If it has a certificate here, that is what it misses.
+    pub(super) fn on_locked(&mut self, from: NodeId, op: &Verified<AccountOp>, out: &mut Vec<Effect>) {
+        let Some(issuing) = &mut self.issuing else { return };
+        issuing.compare_lock(op);
+        if let Some(fact) = issuing.fact(&op.id()).cloned() {
+            self.send(from, Message::Fact(fact), out);
+        }
+    }
+
+    /// Keeps two steps for one slot of which neither gets a quorum, so that the next checkpoint frees the slot, and shows
+    /// them to everybody.
+    fn file_stuck(&mut self, out: &mut Vec<Effect>) {
+        let stuck = self.issuing.as_ref().map(|issuing| issuing.stuck());
+        for (one, other) in stuck.into_iter().flatten() {
+            let Some(issuing) = &mut self.issuing else { return };
+            if let Some(record) = issuing.double(&one, &other) {
+                out.push(Effect::Record(record));
+                self.found_two_steps(&one, &other, out);
+            }
+        }
+    }
+
+    fn found_two_steps(
+        &mut self,
+        one: &Verified<AccountOp>,
+        other: &Verified<AccountOp>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(proof) = Equivocation::of_steps(one.clone(), other.clone()) {
+            self.on_equivocation(None, proof, out);
+        }
     }
 
     /// Asks at once, because something that came before is missing here.
@@ -387,7 +442,7 @@ impl Node {
             return;
         };
         let facts: Vec<Fact<Checked>> =
-            names.iter().take(WANTED_MAX).filter_map(|name| issuing.facts.get(name).cloned()).collect();
+            names.iter().take(WANTED_MAX).filter_map(|name| issuing.fact(name).cloned()).collect();
         for fact in facts {
             self.send(from, Message::Fact(fact), out);
         }

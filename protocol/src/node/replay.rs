@@ -155,6 +155,7 @@ impl Node {
             | Record::Vouched(_)
             | Record::Concluded(_)) => self.replay_issuing(record)?,
             Record::Books(books) => self.replay_books(books)?,
+            Record::Agreed(agreed) => self.replay_agreed(agreed)?,
         }
         Ok(())
     }
@@ -228,6 +229,7 @@ impl Node {
             | Record::Final(_)
             | Record::Redeemed(_)
             | Record::Books(_)
+            | Record::Agreed(_)
             | Record::Taken(_)
             | Record::Text(_)
             | Record::WithdrawalPaid(_)

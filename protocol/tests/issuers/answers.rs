@@ -16,7 +16,8 @@ fn key(place: usize) -> PublicKey {
 
 fn votes(answers: &mut Answers, place: usize) -> bool {
     let op = opening(DEPOSIT / 2);
-    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+    let vote =
+        Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
     answers.voted(key(place), sign(vote, domain(), Role::Issuer, &issuer_signer(place)), &manifest())
 }
 

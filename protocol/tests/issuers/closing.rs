@@ -2,7 +2,7 @@
 
 use protocol::ids::{ChannelId, Digest};
 use protocol::ledger::quorum::{Certificate, EndCertificate};
-use protocol::ledger::records::{CloseVote, Epoch, Final, Receipt, Vote};
+use protocol::ledger::records::{Claim, CloseVote, Epoch, Final, Receipt, Vote};
 use protocol::message::Checked;
 use protocol::price::Usage;
 use protocol::signed::{Role, Verified, sign};
@@ -11,7 +11,6 @@ use stateright::{Model, Property};
 use crate::network::{
     DEPOSIT, HONEST, Honest, domain, issuer_signer, lie, manifest, opening, search, signer, terms,
 };
-use protocol::record::Record;
 
 const REDEEMED: u64 = 60_000;
 const END: u64 = 40_000;
@@ -37,6 +36,7 @@ struct State {
 struct Closing {
     channel: ChannelId,
     receipt: Verified<Receipt>,
+    claim: Verified<Claim>,
     closing: Verified<Final>,
 }
 
@@ -52,10 +52,12 @@ impl Closing {
             epoch: Epoch(0),
         };
         let receipt = sign(receipt, domain(), Role::Payer, &signer(6));
+        let claim = Claim { channel, receipt: receipt.id(), amount: REDEEMED };
         let closing = Final { channel, amount: END, receipt: None };
         let closing = sign(closing, domain(), Role::Payer, &signer(6));
         Self {
             channel,
+            claim: sign(claim, domain(), Role::Payee, &signer(4)),
             receipt: receipt.signed_also_by(domain(), Role::Payee, &signer(4)),
             closing: closing.signed_also_by(domain(), Role::Payee, &signer(4)),
         }
@@ -78,7 +80,7 @@ impl Model for Closing {
 
     fn init_states(&self) -> Vec<State> {
         let op = opening(DEPOSIT / 2);
-        let vote = Vote { op: op.id(), account: op.account, sequence: 0, epoch: Epoch(0) };
+        let vote = Vote { op: op.id(), account: op.account, sequence: 0, epoch: Epoch(0), settled: None };
         let votes =
             (0..HONEST).map(|place| sign(vote.clone(), domain(), Role::Issuer, &issuer_signer(place)));
         let certificate = Certificate::<Checked> { op, terms: Some(terms()), votes: votes.collect() };
@@ -108,10 +110,8 @@ impl Model for Closing {
         match action {
             Action::Redeem(place) => {
                 let issuer = &mut next.issuers[place];
-                let before = issuer.witness.books.channel(self.channel)?.0;
-                let paid = issuer.witness.books.redeem(&self.receipt, REDEEMED).ok()?;
-                let record = Record::PaidOut { receipt: self.receipt.signed(), amount: paid };
-                issuer.write((paid > before).then_some(record));
+                let (paid, record) = issuer.witness.redeem(&self.receipt, Some(&self.claim)).ok()?;
+                issuer.write(record);
                 next.acknowledged[place] |= paid >= REDEEMED;
             }
             Action::Promise(place) => {

@@ -11,7 +11,8 @@ use crate::network::{DEPOSIT, Honest, domain, issuer_signer, manifest, opening, 
 
 /// Returns a step with the votes of three issuers.
 fn certificate(op: &Verified<AccountOp>) -> Certificate<Checked> {
-    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+    let vote =
+        Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
     let by = |place| sign(vote.clone(), domain(), Role::Issuer, &issuer_signer(place));
     let terms = matches!(op.body, OpBody::OpenChannel(_)).then(terms);
     Certificate { op: op.clone(), terms, votes: [0, 1, 2].map(by).into() }

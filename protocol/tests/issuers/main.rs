@@ -3,6 +3,7 @@
 //!
 //! `cargo test -p protocol --test issuers -- --nocapture` prints how many states each model has.
 
+mod agreement;
 mod answers;
 mod closing;
 mod deposits;
@@ -11,5 +12,6 @@ mod facts;
 mod network;
 mod outside;
 mod rotation;
+mod settling;
 mod slots;
 mod votes;

@@ -57,7 +57,8 @@ fn vote(issuer: &mut Honest, op: &Verified<AccountOp>) -> Result<Verified<Vote>,
 
 /// Returns the step with the votes of all who vote for it, and the liar's.
 fn certificate(issuers: &mut [Honest], op: &Verified<AccountOp>) -> Certificate<Checked> {
-    let lied = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+    let lied =
+        Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
     let votes = issuers.iter_mut().filter_map(|issuer| vote(issuer, op).ok());
     Certificate { op: op.clone(), terms: None, votes: votes.chain([lie(lied)]).collect() }
 }

@@ -35,7 +35,7 @@ impl Slots {
     /// Returns what the payer can show for a step: with the liar's vote.
     fn certificate(&self, state: &State, step: Step) -> Certificate<Checked> {
         let op = &self.0[step];
-        let vote = Vote { op: op.id(), account: op.account, sequence: 0, epoch: Epoch(0) };
+        let vote = Vote { op: op.id(), account: op.account, sequence: 0, epoch: Epoch(0), settled: None };
         let honest = (0..HONEST).filter(|place| state.votes[step][*place]);
         let by = |place| {
             protocol::signed::sign(vote.clone(), manifest().domain(), Role::Issuer, &issuer_signer(place))

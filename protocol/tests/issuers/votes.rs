@@ -10,7 +10,7 @@ use protocol::signed::{Role, Verified, sign};
 use crate::network::{DEPOSIT, domain, issuer_signer, manifest, opening, signer, terms};
 
 fn vote(op: &Verified<AccountOp>) -> Vote {
-    Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) }
+    Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None }
 }
 
 fn by(place: usize, vote: Vote) -> Verified<Vote> {

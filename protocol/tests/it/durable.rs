@@ -2,7 +2,7 @@
 
 use protocol::advert::Incentive;
 use protocol::ids::{ChannelId, Digest};
-use protocol::ledger::records::{Deposit, Epoch, Final, Receipt, Source};
+use protocol::ledger::records::{Claim, Deposit, Epoch, Final, Receipt, Source};
 use protocol::message::{Message, Wire};
 use protocol::node::{Config, Effect, Node};
 use protocol::price::Usage;
@@ -64,7 +64,10 @@ fn by_both<T: Signable>(value: T) -> Verified<T> {
 fn redemption(channel: ChannelId, amount: u64) -> Message<Wire> {
     let (usage, jobs) = (Usage::default(), Digest::ZERO);
     let receipt = Receipt { channel, sequence: 1, amount, usage, jobs, epoch: Epoch(0) };
-    Message::Redeem { receipt: by_both(receipt).signed(), amount }
+    let receipt = by_both(receipt);
+    let claim = Claim { channel, receipt: receipt.id(), amount };
+    let claim = sign(claim, domain(), Role::Payee, &payee_signer(PROVIDER));
+    Message::Redeem { receipt: receipt.signed(), claim: claim.signed() }
 }
 
 /// Returns what an issuer that starts from this journal says was paid out, when somebody asks for less.

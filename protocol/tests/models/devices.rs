@@ -48,7 +48,8 @@ impl Devices {
     /// Returns a step with all votes for it, if they are a quorum.
     fn certificate(&self, state: &State, step: Step) -> Option<Certificate<Checked>> {
         let op = &self.0[step];
-        let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+        let vote =
+            Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
         let voted = (0..HONEST).filter(|place| state.votes[step][*place]);
         let votes = voted.map(|place| sign(vote.clone(), domain(), Role::Issuer, &issuer_signer(place)));
         let certificate = Certificate { op: op.clone(), terms: None, votes: votes.collect() };

@@ -144,7 +144,8 @@ fn pay(to: u8) -> OpBody {
 
 /// Returns the votes of all for a step, the liar's last.
 fn votes(op: &Verified<AccountOp>) -> Vec<Verified<Vote>> {
-    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0) };
+    let vote =
+        Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
     let honest = (0..HONEST).map(|place| sign(vote.clone(), domain(), Role::Issuer, &issuer_signer(place)));
     honest.chain([lie(vote.clone())]).collect()
 }

@@ -3,11 +3,13 @@
 use std::fmt::{Debug, Write as _};
 
 use protocol::advert::{Incentive, ProviderClass};
+use protocol::agreeing::{AgreedRecord, Agreeing};
 use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves};
 use protocol::job::{Finish, Sort};
 use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::finding::Finding;
 use protocol::ledger::issuer::IssuerError;
+use protocol::ledger::quorum::Fact;
 use protocol::ledger::records::{OpBody, SplitRole, TermsError};
 use protocol::licence::{LicenceKind, Scope};
 use protocol::manifest::Admission;
@@ -44,9 +46,12 @@ pub(crate) fn table() -> String {
         }
     };
     list("Admission", variants::<Admission>());
+    list("AgreedRecord", variants::<AgreedRecord>());
+    list("Agreeing", variants::<Agreeing<Wire>>());
     list("BooksMessage", variants::<BooksMessage<Wire>>());
     list("BooksRecord", variants::<BooksRecord>());
     list("Equivocation", variants::<Equivocation<Wire>>());
+    list("Fact", variants::<Fact<Wire>>());
     list("Finding", variants::<Finding>());
     list("Finish", variants::<Finish>());
     list("Incentive", variants::<Incentive>());

@@ -99,6 +99,8 @@ pub(crate) fn kinds() -> Vec<Kind> {
         Kind::of(&samples::advert()),
         Kind::of(&samples::licence()),
         Kind::of(&samples::checkpoint()),
+        Kind::of(&samples::claim()),
+        Kind::of(&samples::ballot()),
     ]
 }
 

@@ -1,10 +1,12 @@
 //! One message of every kind, and one line of a journal of every kind.
 
+use protocol::agreeing::{AgreedRecord, Agreeing};
 use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves, PageName};
 use protocol::encoding::{decode, encode};
 use protocol::ids::{Digest, JobId};
 use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
 use protocol::keys::Scheme;
+use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::issuer::{Balance, Booked, IssuerError};
 use protocol::ledger::merkle::Tree;
@@ -136,7 +138,7 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Failed { job: JOB, tokens_out: 3, reason: "out of memory".to_owned() },
         Message::Cancel { job: JobId([0x11; 16]) },
         heads(),
-        Message::Redeem { receipt: samples::receipt().signed(), amount: 400_000 },
+        Message::Redeem { receipt: samples::receipt().signed(), claim: samples::claim().signed() },
         Message::Redeemed(samples::redeem_ack().signed()),
         Message::Close { closing: samples::closing().signed(), opening: Some(opening()) },
         Message::Notice(News::Step(certificate())),
@@ -179,6 +181,60 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::FactsQuery(7),
         Message::Facts { first: 7, names: vec![op] },
         Message::FactQuery(vec![op]),
+        Message::Agreeing(Agreeing::Ballot(samples::ballot().signed())),
+    ]
+}
+
+/// Returns what issuers say to agree on a checkpoint, in the order of the numbers.
+pub(crate) fn agreeing() -> Vec<Agreeing<Wire>> {
+    let (previous, checkpoint) = (samples::checkpoint().previous, samples::checkpoint());
+    let facts = checkpoint.facts;
+    vec![
+        Agreeing::Round { previous, round: 2 },
+        Agreeing::Proposal {
+            round: 2,
+            checkpoint: Box::new(Checkpoint::clone(&checkpoint)),
+            prepares: vec![samples::ballot().signed()],
+        },
+        Agreeing::NamesQuery { facts, from: 1_024 },
+        Agreeing::Names { facts, from: 1_024, names: vec![samples::withdrawal().id()] },
+        Agreeing::Ballot(samples::ballot().signed()),
+        Agreeing::Signed(checkpoint.signed()),
+        Agreeing::Locked(samples::withdrawal().signed()),
+    ]
+}
+
+/// Returns what can be handed from issuer to issuer, in the order of the numbers.
+pub(crate) fn facts() -> Vec<Fact<Wire>> {
+    vec![
+        Fact::Deposit(samples::deposit().signed()),
+        Fact::Step(certificate()),
+        Fact::End(EndCertificate { votes: vec![samples::close_vote().signed()] }),
+        Fact::Paid(samples::withdrawal_paid().signed()),
+        Fact::Redeemed { receipt: samples::receipt().signed(), claim: Some(samples::claim().signed()) },
+        Fact::Doubled(samples::withdrawal().signed(), samples::open_channel().signed()),
+    ]
+}
+
+/// Returns what an issuer keeps of an agreement, in the order of the numbers.
+pub(crate) fn agreed() -> Vec<AgreedRecord> {
+    let fact = || facts().remove(4);
+    vec![
+        AgreedRecord::Taken(fact()),
+        AgreedRecord::Learned(fact()),
+        AgreedRecord::Names(vec![samples::withdrawal().id()]),
+        AgreedRecord::Candidate(Checkpoint::clone(&samples::checkpoint())),
+        AgreedRecord::Frozen {
+            epoch: EPOCH,
+            slots: vec![(samples::account_leaf().account, 8)],
+            channels: vec![CHANNEL],
+        },
+        AgreedRecord::Balloted {
+            ballot: samples::ballot().signed(),
+            prepares: vec![samples::ballot().signed()],
+        },
+        AgreedRecord::Signed(samples::checkpoint().signed()),
+        AgreedRecord::Adopted(samples::checkpoint().signed()),
     ]
 }
 
@@ -268,6 +324,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Promised { channel: CHANNEL, amount: 414_000 },
         Record::Concluded(EndCertificate { votes: vec![samples::close_vote().signed()] }),
         Record::Vouched(samples::deposit().signed()),
+        Record::Agreed(agreed().remove(4)),
     ]
 }
 
@@ -292,6 +349,33 @@ fn every_line_of_a_journal_is_listed_and_read_back() {
 
     for line in &lines {
         assert_eq!(Record::from_bytes(&line.to_bytes()).as_ref(), Ok(line));
+    }
+}
+
+#[test]
+fn everything_about_an_agreement_is_listed_and_read_back() {
+    let said: Vec<_> = agreeing().iter().map(first_word).collect();
+    assert_eq!(said, variants::<Agreeing<Wire>>());
+    for message in agreeing() {
+        let message = Message::<Wire>::Agreeing(message);
+        let read = Message::check(&message.to_bytes(), DOMAIN, Scheme::Strict).expect("as it was signed");
+        assert_eq!(read.to_wire(), message);
+    }
+
+    let handed: Vec<_> = facts().iter().map(first_word).collect();
+    assert_eq!(handed, variants::<Fact<Wire>>());
+    for fact in facts() {
+        let message = Message::Fact(fact.clone());
+        let read = Message::check(&message.to_bytes(), DOMAIN, Scheme::Strict).expect("as it was signed");
+        assert_eq!(read.to_wire(), message);
+        assert_eq!(fact.clone().read_back(DOMAIN).expect("our own").signed(), fact);
+    }
+
+    let kept: Vec<_> = agreed().iter().map(first_word).collect();
+    assert_eq!(kept, variants::<AgreedRecord>());
+    for record in agreed() {
+        let line = Record::Agreed(record);
+        assert_eq!(Record::from_bytes(&line.to_bytes()), Ok(line));
     }
 }
 

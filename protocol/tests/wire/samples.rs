@@ -4,11 +4,12 @@ use protocol::advert::{self, Advert, Incentive, ModelOffer, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::Signer;
 use protocol::ledger::account::{Inception, Lineage, promise};
+use protocol::ledger::agreement::{Ballot, Phase};
 use protocol::ledger::checkpoint::{AccountLeaf, ChannelLeaf, Checkpoint};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::records::{
-    Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt,
-    Recorded, RedeemAck, Rights, Source, Terms, Vote, WithdrawalPaid, text_digest,
+    Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Epoch, Final, Membership, OpBody, OpenChannel,
+    Receipt, Recorded, RedeemAck, Rights, Source, Terms, Vote, WithdrawalPaid, text_digest,
 };
 use protocol::licence::{Licence, LicenceKind, Scope, open_licence};
 use protocol::manifest::Manifest;
@@ -93,7 +94,13 @@ pub(crate) fn withdrawal_paid() -> Verified<WithdrawalPaid> {
 }
 
 pub(crate) fn vote() -> Verified<Vote> {
-    by_issuer(Vote { op: open_channel().id(), account: id(&account()), sequence: 7, epoch: EPOCH })
+    by_issuer(Vote {
+        op: open_channel().id(),
+        account: id(&account()),
+        sequence: 7,
+        epoch: EPOCH,
+        settled: Some(EPOCH),
+    })
 }
 
 pub(crate) fn recorded() -> Verified<Recorded> {
@@ -130,6 +137,16 @@ pub(crate) fn closing() -> Verified<Final> {
 
 pub(crate) fn redeem_ack() -> Verified<RedeemAck> {
     by_issuer(RedeemAck { channel: CHANNEL, amount: 123_456, closed: true, epoch: EPOCH })
+}
+
+pub(crate) fn claim() -> Verified<Claim> {
+    let claim = Claim { channel: CHANNEL, receipt: receipt().id(), amount: 400_000 };
+    sign(claim, DOMAIN, Role::Payee, &payee())
+}
+
+pub(crate) fn ballot() -> Verified<Ballot> {
+    let (previous, checkpoint) = (RecordId([0x51; 32]), checkpoint().id());
+    by_issuer(Ballot { previous, round: 2, phase: Phase::Commit, checkpoint })
 }
 
 pub(crate) fn accepted() -> Verified<Accepted> {
@@ -196,6 +213,7 @@ fn checkpoint_of(deposited: u128) -> Verified<Checkpoint> {
         channels: Tree::<ChannelLeaf>::new(Vec::new()).expect("none").root(),
         deposited,
         withdrawn: 7,
+        facts: Digest::of(b"facts"),
     })
 }
 

@@ -9,12 +9,13 @@ use protocol::encoding::{decode, encode};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::keys::{PublicKey, Scheme, Signer};
 use protocol::ledger::account::Inception;
+use protocol::ledger::agreement::{Ballot, Phase};
 use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::merkle::{SumRoot, Sums};
 use protocol::ledger::records::{
-    Accepted, AccountOp, CloseVote, Deposit, Device, Epoch, Final, Markup, Membership, OpBody, OpenChannel,
-    Receipt, Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms, Vote,
-    WithdrawalPaid,
+    Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Epoch, Final, Markup, Membership, OpBody,
+    OpenChannel, Receipt, Recorded, RedeemAck, Rights, SPLIT_LINES_MAX, Source, SplitLine, SplitRole, Terms,
+    Vote, WithdrawalPaid,
 };
 use protocol::licence::{Licence, LicenceKind, Scope};
 use protocol::manifest::Manifest;
@@ -141,11 +142,13 @@ fn withdrawal_paid() -> impl Strategy<Value = WithdrawalPaid> {
 }
 
 fn vote() -> impl Strategy<Value = Vote> {
-    (bytes32(), bytes32(), any::<(u64, u32)>()).prop_map(|(op, account, (sequence, epoch))| Vote {
+    let numbers = any::<(u64, u32, Option<u32>)>();
+    (bytes32(), bytes32(), numbers).prop_map(|(op, account, (sequence, epoch, settled))| Vote {
         op: RecordId(op),
         account: AccountId(account),
         sequence,
         epoch: Epoch(epoch),
+        settled: settled.map(Epoch),
     })
 }
 
@@ -180,6 +183,21 @@ fn redeem_ack() -> impl Strategy<Value = RedeemAck> {
         amount,
         closed,
         epoch: Epoch(epoch),
+    })
+}
+
+fn claim() -> impl Strategy<Value = Claim> {
+    (bytes32(), bytes32(), any::<u64>()).prop_map(|(channel, receipt, amount)| Claim {
+        channel: ChannelId(channel),
+        receipt: RecordId(receipt),
+        amount,
+    })
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    (bytes32(), any::<u32>(), any::<bool>(), bytes32()).prop_map(|(previous, round, commits, checkpoint)| {
+        let phase = if commits { Phase::Commit } else { Phase::Prepare };
+        Ballot { previous: RecordId(previous), round, phase, checkpoint: RecordId(checkpoint) }
     })
 }
 
@@ -277,14 +295,15 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
             sums,
         })
     };
-    (any::<u32>(), bytes32(), root(), root(), any::<(u128, u128)>()).prop_map(
-        |(epoch, previous, accounts, channels, (deposited, withdrawn))| Checkpoint {
+    (any::<u32>(), bytes32(), root(), root(), any::<(u128, u128)>(), bytes32()).prop_map(
+        |(epoch, previous, accounts, channels, (deposited, withdrawn), facts)| Checkpoint {
             epoch: Epoch(epoch),
             previous: RecordId(previous),
             accounts,
             channels,
             deposited,
             withdrawn,
+            facts: Digest(facts),
         },
     )
 }
@@ -398,6 +417,8 @@ every_type! {
     a_licence_has_one_meaning: licence();
     a_manifest_has_one_meaning: manifest();
     a_checkpoint_has_one_meaning: checkpoint();
+    a_claim_has_one_meaning: claim();
+    a_ballot_has_one_meaning: ballot();
 }
 
 /// Messages and lines that are whole, to be damaged.
@@ -405,8 +426,10 @@ fn whole() -> impl Strategy<Value = Vec<u8>> {
     let sign =
         |record: Receipt| sign(record, samples::DOMAIN, Role::Payer, &Signer::simulated([4; 32])).signed();
     prop_oneof![
-        (receipt(), any::<u64>()).prop_map(move |(receipt, amount)| {
-            Message::<Wire>::Redeem { receipt: sign(receipt), amount }.to_bytes()
+        (receipt(), claim()).prop_map(move |(receipt, claim)| {
+            let claim =
+                protocol::signed::sign(claim, samples::DOMAIN, Role::Payee, &Signer::simulated([5; 32]));
+            Message::<Wire>::Redeem { receipt: sign(receipt), claim: claim.signed() }.to_bytes()
         }),
         (receipt(), any::<[u8; 16]>(), any::<u32>()).prop_map(move |(receipt, job, up_to)| {
             Message::<Wire>::Pay { receipt: sign(receipt), allowances: vec![(JobId(job), up_to)] }.to_bytes()

@@ -12,7 +12,7 @@ use protocol::record::Record;
 
 use crate::enums::{first_word, table};
 use crate::kinds::kinds;
-use crate::messages::{books, lines, messages};
+use crate::messages::{agreed, agreeing, books, facts, lines, messages};
 
 /// Tells the test to write what it would compare.
 const WRITE: &str = "SHAREMESH_WRITE_VECTORS";
@@ -51,6 +51,10 @@ fn made() -> BTreeMap<String, String> {
     files.insert("messages.hex".to_owned(), messages);
     let books = books().into_iter().map(|message| line(message.name(), &encode(&message))).collect();
     files.insert("books.hex".to_owned(), books);
+    let said = agreeing().into_iter().map(|message| line(message.name(), &encode(&message)));
+    let facts = facts().into_iter().map(|fact| line(&first_word(&fact), &encode(&fact)));
+    let kept = agreed().into_iter().map(|record| line(&first_word(&record), &encode(&record)));
+    files.insert("agreement.hex".to_owned(), said.chain(facts).chain(kept).collect());
     let lines = lines().iter().map(|record: &Record| line(&first_word(record), &encode(record))).collect();
     files.insert("journal.hex".to_owned(), lines);
     files.insert("enums.txt".to_owned(), table());

@@ -310,7 +310,8 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Endorsed { .. }
         | Record::Promised { .. }
         | Record::Vouched(_)
-        | Record::Concluded(_) => None,
+        | Record::Concluded(_)
+        | Record::Agreed(_) => None,
     };
     found.into_iter().collect()
 }

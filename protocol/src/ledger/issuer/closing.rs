@@ -50,6 +50,13 @@ impl Issuer {
         Some((id, amount))
     }
 
+    /// Pays no more on a channel than has been paid: a checkpoint is about to end it.
+    pub fn pay_no_more(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.ending.get_or_insert(channel.redeemed);
+        }
+    }
+
     /// Takes back a promise from our own journal.
     pub fn restore_promise(&mut self, id: ChannelId, amount: u64) {
         if let Some(channel) = self.channels.get_mut(&id) {

@@ -37,8 +37,13 @@ impl Issuer {
             return Ok(());
         }
 
-        self.accounts.entry(op.account).or_default().lock = Some(op.id());
+        self.lock_to(op);
         Ok(())
+    }
+
+    /// Locks an account's next slot to a step, whatever rules say.
+    pub(super) fn lock_to(&mut self, op: &Verified<AccountOp>) {
+        self.accounts.entry(op.account).or_default().lock = Some(op.id());
     }
 
     /// Returns the step for which we voted in an account's next slot.
@@ -54,11 +59,12 @@ impl Issuer {
     /// [`IssuerError::Behind`] when steps or credits that came before it are missing here; otherwise what is wrong with
     /// the certificate.
     pub fn certify(&mut self, certificate: &Certificate<Checked>, now: Epoch) -> Result<bool, IssuerError> {
-        certificate.check(&self.manifest)?;
         let op = &certificate.op;
         if op.sequence < self.next_slot(op.account).0 {
+            self.check_votes(certificate)?;
             return Ok(false);
         }
+        self.check_votes(certificate)?;
         match self.take(op, certificate.terms.as_ref(), now, Taking::Certified) {
             Err(
                 IssuerError::WrongSequence { .. }

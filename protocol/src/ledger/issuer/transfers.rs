@@ -79,7 +79,7 @@ impl Issuer {
             return Err(IssuerError::NoTransfer);
         }
         let mut part = CashPart::of(self, [from, to, self.manifest.network]);
-        part.take(from, amount, self.manifest.pay_fee)?;
+        part.take(from, (amount, self.manifest.pay_fee), taking)?;
         part.give(to, amount)?;
         part.give(self.manifest.network, self.manifest.pay_fee)?;
         self.check_room_for(to)?;
@@ -104,7 +104,7 @@ impl Issuer {
             return Err(IssuerError::NoTransfer);
         }
         let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
-        part.take(account, amount, self.manifest.withdraw_fee)?;
+        part.take(account, (amount, self.manifest.withdraw_fee), taking)?;
         part.give(self.manifest.network, self.manifest.withdraw_fee)?;
         let sum = self.withdrawals.sum.checked_add(u128::from(amount)).ok_or(IssuerError::Overflow)?;
         self.check_room_for(self.manifest.network)?;
@@ -124,7 +124,7 @@ impl Issuer {
     pub(super) fn fill_slot(&mut self, account: AccountId, taking: Taking) -> Result<(), IssuerError> {
         let fee = self.manifest.pay_fee;
         let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
-        part.take(account, 0, fee)?;
+        part.take(account, (0, fee), taking)?;
         part.give(self.manifest.network, fee)?;
         self.check_room_for(self.manifest.network)?;
         if taking == Taking::Judge {
@@ -137,6 +137,21 @@ impl Issuer {
 }
 
 impl Withdrawals {
+    pub(super) fn forget(&mut self) {
+        self.requests.clear();
+    }
+
+    pub(super) fn drop_request(&mut self, step: RecordId) {
+        self.requests.remove(&step);
+    }
+
+    /// Takes over the requests of the books before, with what was done about them.
+    pub(super) fn carry_over(&mut self, before: &Self) {
+        for (step, request) in &before.requests {
+            self.requests.insert(*step, *request);
+        }
+    }
+
     fn make_room(&mut self) -> Result<(), IssuerError> {
         if self.requests.len() < WITHDRAWALS_MAX {
             return Ok(());
@@ -156,13 +171,22 @@ impl CashPart {
         Self(accounts.into_iter().map(|account| (account, books.balance(account))).collect())
     }
 
-    /// Takes `amount` and `fee` out of an account's cash, and never out of what it earned.
-    fn take(&mut self, account: AccountId, amount: u64, fee: u64) -> Result<(), IssuerError> {
+    /// Takes `amount` and `fee` out of an account's cash, and out of what it earned only if a quorum has judged that the
+    /// cash is there: books in which a credit and a step came in another order may have it in the other bucket.
+    fn take(
+        &mut self,
+        account: AccountId,
+        (amount, fee): (u64, u64),
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
         let needed = amount.checked_add(fee).ok_or(IssuerError::Overflow)?;
         let balance = self.0.entry(account).or_default();
         let available = balance.cash;
-        balance.cash =
-            available.checked_sub(needed).ok_or(IssuerError::NotEnoughCash { needed, available })?;
+        let from_cash = if taking == Taking::Certified { needed.min(available) } else { needed };
+        let lacking = IssuerError::NotEnoughCash { needed, available };
+        balance.cash = available.checked_sub(from_cash).ok_or(lacking)?;
+        let from_earned = needed.checked_sub(from_cash).ok_or(IssuerError::Overflow)?;
+        balance.earned = balance.earned.checked_sub(from_earned).ok_or(lacking)?;
         Ok(())
     }
 

@@ -91,7 +91,8 @@ async fn one(rounds: usize) -> Result<f64> {
             };
             let terms = terms.context("an opening has terms")?;
             books.apply(&op, Some(&terms), NOW)?;
-            let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: NOW };
+            let vote =
+                Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: NOW, settled: None };
             black_box(sign(vote, domain, Role::Issuer, &signer));
             black_box(sign(Recorded { op: op.id(), epoch: NOW }, domain, Role::Issuer, &signer));
             let record = Record::Stepped { op: op.signed(), terms: Some(terms.signed()), epoch: NOW };

@@ -1,0 +1,162 @@
+//! Books that several issuers bring to the same state: what a checkpoint resolves, and how an issuer's own books follow.
+
+use alloc::vec::Vec;
+
+use super::{Issuer, IssuerError};
+use crate::ids::{AccountId, ChannelId};
+use crate::ledger::account::check_signer;
+use crate::ledger::quorum::{Certificate, Fact};
+use crate::ledger::records::{AccountOp, Epoch};
+use crate::message::Checked;
+use crate::signed::Verified;
+
+/// A slot that a checkpoint has freed, because its owner signed two steps for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Freed {
+    sequence: u64,
+    /// Votes before the checkpoint of this epoch count for nothing in this slot.
+    epoch: Epoch,
+}
+
+impl Issuer {
+    /// Frees the slot for which an account's owner has signed these two steps: votes before the checkpoint of `epoch` are
+    /// void in it, and whichever step gets a quorum of later votes has it.
+    ///
+    /// # Errors
+    /// When they are not two steps of the account's owner for its next slot.
+    pub fn free_slot(
+        &mut self,
+        (first, second): (&Verified<AccountOp>, &Verified<AccountOp>),
+        epoch: Epoch,
+    ) -> Result<(), IssuerError> {
+        let same = (first.account, first.sequence) == (second.account, second.sequence);
+        let next = self.next_slot(first.account).0;
+        if !same || first.id() == second.id() || first.sequence != next {
+            return Err(IssuerError::WrongSequence { next });
+        }
+        for op in [first, second] {
+            check_signer(op, self.lineage(op.account))?;
+        }
+        let account = self.accounts.get_mut(&first.account).ok_or(IssuerError::UnknownAccount)?;
+
+        account.freed = Some(Freed { sequence: next, epoch });
+        account.lock = None;
+        Ok(())
+    }
+
+    /// Checks that a step is signed by the key that may sign it, as far as these books know.
+    ///
+    /// # Errors
+    /// Says what is wrong with the key.
+    pub fn check_step(&self, op: &Verified<AccountOp>) -> Result<(), IssuerError> {
+        Ok(check_signer(op, self.lineage(op.account))?)
+    }
+
+    /// Returns books that know this account and nothing else, to try something on it.
+    #[must_use]
+    pub fn account_alone(&self, account: AccountId) -> Self {
+        let mut books = Self::new(self.manifest.clone());
+        books.accounts.extend(self.accounts.get(&account).map(|known| (account, known.clone())));
+        books
+    }
+
+    /// Returns the epoch of the checkpoint before which votes are void in this slot.
+    #[must_use]
+    pub fn void_until(&self, account: AccountId, sequence: u64) -> Option<Epoch> {
+        let freed = self.accounts.get(&account)?.freed?;
+        (freed.sequence == sequence).then_some(freed.epoch)
+    }
+
+    /// Says whether enough of the votes of a certificate count in its slot.
+    pub(super) fn check_votes(&self, certificate: &Certificate<Checked>) -> Result<(), IssuerError> {
+        if self.is_void(certificate) {
+            Err(IssuerError::WrongEpoch)
+        } else {
+            certificate.check(&self.manifest)
+        }
+    }
+
+    /// Says whether a step was certified by votes that are void since its slot was freed. What lies before such a slot is
+    /// settled: nobody needs a word on it, and there may be certificates of steps that never came to stand.
+    #[must_use]
+    pub fn is_void(&self, certificate: &Certificate<Checked>) -> bool {
+        let op = &certificate.op;
+        let freed = self.accounts.get(&op.account).and_then(|account| account.freed);
+        freed.is_some_and(|freed| {
+            op.sequence < freed.sequence
+                || (op.sequence == freed.sequence
+                    && !certificate.has_quorum_after(freed.epoch, &self.manifest))
+        })
+    }
+
+    /// Forgets the withdrawal of a step of ours that did not come to stand: another one has its slot.
+    pub fn drop_withdrawal_of(&mut self, fact: &Fact<Checked>, settled: &Self) {
+        if let Fact::Step(certificate) = fact
+            && settled.withdrawal(certificate.op.id()).is_none()
+        {
+            self.withdrawals.drop_request(certificate.op.id());
+        }
+    }
+
+    /// Ends every channel whose time was over before `epoch`, so that a whole epoch was left for issuers to agree on its
+    /// end and to tell each other what they had paid. Returns each with the base paid.
+    ///
+    /// # Errors
+    /// When an amount overflows, which no deposits can come to.
+    pub fn resolve(&mut self, epoch: Epoch) -> Result<Vec<(ChannelId, u64)>, IssuerError> {
+        let later = self.due.split_off(&(epoch, ChannelId([0; 32])));
+        let over = core::mem::replace(&mut self.due, later);
+        let mut ended = Vec::new();
+        for (_, id) in over {
+            let Some(channel) = self.channels.get(&id) else { continue };
+            let kept_to = channel
+                .kept_to
+                .unwrap_or_else(|| channel.expires.plus(self.manifest.grace_epochs).plus(super::KEPT_EPOCHS));
+            if channel.closed && kept_to < epoch {
+                self.channels.remove(&id);
+                continue;
+            }
+            if !channel.closed {
+                let amount = self.end(id, channel.redeemed)?;
+                ended.push((id, amount));
+            }
+            self.due.insert((kept_to.max(epoch), id));
+        }
+        Ok(ended)
+    }
+
+    /// Takes over from our books before a checkpoint what it does not settle: votes for slots that are still open and that
+    /// it has not freed, promised ends, what was done about withdrawals. Balances count on from where they were, so that
+    /// whoever was told of the former does not take the new ones for older.
+    pub fn carry_over(&mut self, before: &Self) {
+        for (id, old) in &before.accounts {
+            let Some(account) = self.accounts.get_mut(id) else { continue };
+            let is_open = account.next == old.next && account.freed == old.freed;
+            account.lock = old.lock.filter(|_| is_open);
+            let same = (account.balance.cash, account.balance.earned, account.balance.held, account.next)
+                == (old.balance.cash, old.balance.earned, old.balance.held, old.next);
+            let least = old.balance.as_of.saturating_add(u64::from(!same));
+            account.balance.as_of = if same { least } else { account.balance.as_of.max(least) };
+        }
+        for (id, old) in &before.channels {
+            if let Some(channel) = self.channels.get_mut(id).filter(|channel| !channel.closed) {
+                channel.ending = old.ending;
+            }
+        }
+        self.withdrawals.carry_over(&before.withdrawals);
+    }
+
+    /// Keeps the slot of a recorded step that cannot be taken yet for that step.
+    pub fn keep_slot(&mut self, fact: &Fact<Checked>) {
+        if let Fact::Step(certificate) = fact
+            && self.next_slot(certificate.op.account).0 == certificate.op.sequence
+        {
+            self.lock_to(&certificate.op);
+        }
+    }
+
+    /// Forgets what only an operator needs to know of withdrawals.
+    pub fn forget_withdrawals(&mut self) {
+        self.withdrawals.forget();
+    }
+}

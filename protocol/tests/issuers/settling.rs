@@ -1,0 +1,371 @@
+//! Issuers that took the same facts in different orders, or lack some, come to the same checkpoint.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
+use protocol::keys::Signer;
+use protocol::ledger::issuer::IssuerError;
+use protocol::ledger::quorum::{Certificate, Fact};
+use protocol::ledger::records::{AccountOp, Claim, Deposit, Epoch, OpBody, Receipt, Source, Vote};
+use protocol::ledger::witness::Witness;
+use protocol::message::Checked;
+use protocol::price::Usage;
+use protocol::record::Record;
+use protocol::signed::{Role, Signable, Verified, id_of, sign};
+
+use crate::network::{DEPOSIT, domain, issuer_signer, manifest, opening, payer, signer, terms};
+
+const ACCOUNTS: u8 = 3;
+const CREDITS: u64 = 1_000_000;
+
+fn owner(tag: u8) -> Signer {
+    signer(100 + tag)
+}
+
+fn account(tag: u8) -> AccountId {
+    owner(tag).public().into()
+}
+
+/// Returns a record with the signatures of these issuers.
+fn by<T: Signable>(places: &[usize], record: T) -> Vec<Verified<T>> {
+    places.iter().map(|place| sign(record.clone(), domain(), Role::Issuer, &issuer_signer(*place))).collect()
+}
+
+fn deposit(tag: u8) -> Verified<Deposit> {
+    let (reference, source) = (Digest([tag; 32]), Source::Budget);
+    let deposit = Deposit { reference, account: account(tag), amount: CREDITS, epoch: Epoch(0), source };
+    let first = sign(deposit, domain(), Role::Issuer, &issuer_signer(0));
+    (1..3).fold(first, |deposit, place| deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place)))
+}
+
+fn step(tag: u8, sequence: u64, previous: RecordId, body: OpBody) -> Verified<AccountOp> {
+    let op = AccountOp { account: account(tag), sequence, previous, epoch: Epoch(0), body };
+    sign(op, domain(), Role::Owner, &owner(tag))
+}
+
+/// Returns a step with the votes of issuers that had followed the checkpoint of this epoch.
+fn certified(op: &Verified<AccountOp>, settled: Option<Epoch>) -> Certificate<Checked> {
+    let (id, account, sequence) = (op.id(), op.account, op.sequence);
+    let vote = Vote { op: id, account, sequence, epoch: Epoch(1), settled };
+    Certificate { op: op.clone(), terms: None, votes: by(&[0, 1, 2], vote) }
+}
+
+/// Returns what a history comes to: deposits, then payments in a ring.
+fn facts(payments: &[(u8, u64)]) -> Vec<Fact<Checked>> {
+    let mut facts: Vec<Fact<Checked>> = (0..ACCOUNTS).map(|tag| Fact::Deposit(deposit(tag))).collect();
+    let mut heads = [(0, RecordId::NONE); ACCOUNTS as usize];
+    for (from, amount) in payments {
+        let (sequence, previous) = heads[usize::from(*from)];
+        let to = account((from + 1) % ACCOUNTS);
+        let op = step(*from, sequence, previous, OpBody::Pay { to, amount: *amount });
+        heads[usize::from(*from)] = (sequence + 1, op.id());
+        facts.push(Fact::Step(certified(&op, None)));
+    }
+    facts
+}
+
+/// Returns an issuer that was shown these facts, again and again until it can take no more.
+fn witness(place: usize, facts: &[Fact<Checked>]) -> Witness {
+    let mut witness = Witness::new(manifest(), issuer_signer(place));
+    for _ in 0..=facts.len() {
+        for fact in facts {
+            match fact {
+                Fact::Deposit(deposit) => drop(witness.enter(deposit)),
+                Fact::Step(certificate) => drop(witness.certify(certificate, Epoch(0))),
+                Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
+                    unreachable!("none is made")
+                }
+            }
+        }
+    }
+    witness
+}
+
+/// Lets an issuer follow a checkpoint that another one proposes.
+fn follow(issuer: &mut Witness, proposer: &Witness, names: &[RecordId], epoch: Epoch) -> RecordId {
+    for name in names {
+        issuer.settled.learn(Arc::new(proposer.fact(name).expect("its own proposal").clone()));
+    }
+    let outcome = issuer.settled.outcome(epoch, names).expect("every fact proves itself");
+    let id = id_of(&outcome.checkpoint, domain());
+    issuer.adopt(id, names, outcome);
+    id
+}
+
+fn balances(witness: &Witness) -> Vec<(AccountId, u64, u64, u64)> {
+    let balances = witness.books.balances();
+    balances.map(|(account, held)| (account, held.cash, held.earned, held.held)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn issuers_with_other_orders_and_gaps_come_to_the_same_books(
+        payments in prop::collection::vec((0..ACCOUNTS, 1..50_000_u64), 0..12),
+        order in any::<prop::sample::Index>(),
+        known in 0..16_usize,
+    ) {
+        let all = facts(&payments);
+        let mut turned = all.clone();
+        turned.rotate_left(order.index(all.len()));
+        let proposer = witness(0, &turned);
+        let mut few = witness(1, &all[..known.min(all.len())]);
+        let mut many = witness(2, &all);
+        let (names, outcome) = proposer.settled.propose(Epoch(4)).expect("sums that can be stated");
+        prop_assert_eq!(outcome.checkpoint.check_totals(), Ok(()));
+
+        let one = follow(&mut few, &proposer, &names, Epoch(4));
+        let other = follow(&mut many, &proposer, &names, Epoch(4));
+        prop_assert_eq!(one, other);
+        prop_assert_eq!(balances(&few), balances(&many));
+        prop_assert!(few.books.is_conserved() && many.books.is_conserved());
+        prop_assert_eq!(few.settled.since(), 0);
+    }
+}
+
+#[test]
+fn what_a_proposer_lacks_stays_in_the_books_of_whoever_has_it() {
+    let all = facts(&[(0, 5_000), (0, 7_000)]);
+    let proposer = witness(0, &all[..4]);
+    let mut issuer = witness(1, &all);
+    let (names, _) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(issuer.books.next_slot(account(0)).0, 2, "a recorded step is never dropped");
+    assert_eq!(issuer.settled.since(), 1);
+    assert!(issuer.books.is_conserved());
+}
+
+/// Two steps for the first slot of an account.
+fn two_steps() -> [Verified<AccountOp>; 2] {
+    [1_000, 2_000].map(|amount| step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount }))
+}
+
+#[test]
+fn a_checkpoint_frees_a_slot_and_only_later_votes_count_in_it() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut first, mut second] = [0, 1].map(|place| witness(place, &deposits));
+    first.vote(&one, None, Epoch(0)).expect("within the rules");
+    second.vote(&other, None, Epoch(0)).expect("within the rules");
+    first.double(&one, &other).expect("two steps for one slot");
+
+    let (names, outcome) = first.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(0), 0)]);
+    assert!(!first.objects(&outcome) && !second.objects(&outcome));
+    let proposer = first.clone();
+    follow(&mut first, &proposer, &names, Epoch(0));
+    follow(&mut second, &proposer, &names, Epoch(0));
+
+    assert_eq!((first.books.locked(account(0)), second.books.locked(account(0))), (None, None));
+    assert_eq!(second.certify(&certified(&one, None), Epoch(1)), Err(IssuerError::WrongEpoch));
+    let (vote, _) = second.vote(&one, None, Epoch(1)).expect("within the rules");
+    assert_eq!(vote.settled, Some(Epoch(0)));
+    second.certify(&certified(&one, Some(Epoch(0))), Epoch(1)).expect("later votes");
+    assert_eq!(second.books.next_slot(account(0)), (1, one.id()));
+}
+
+#[test]
+fn a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut proposer, mut recorder, mut freezer] = [0, 1, 2].map(|place| witness(place, &deposits));
+    proposer.vote(&one, None, Epoch(0)).expect("within the rules");
+    proposer.double(&one, &other).expect("two steps for one slot");
+    let (_, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+
+    recorder.certify(&certified(&one, None), Epoch(0)).expect("a quorum voted");
+    assert!(recorder.objects(&outcome), "who has recorded a step lets nobody free its slot");
+
+    assert!(!freezer.objects(&outcome));
+    freezer.freeze(Epoch(0), &outcome.freed, &[]);
+    assert_eq!(freezer.certify(&certified(&one, None), Epoch(0)), Err(IssuerError::Behind));
+}
+
+#[test]
+fn what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot() {
+    let [one, other] = two_steps();
+    let mut issuers = [0, 1, 2].map(|place| witness(place, &facts(&[])));
+    issuers[2].vote(&other, None, Epoch(0)).expect("within the rules");
+    issuers[2].double(&one, &other).expect("two steps for one slot");
+    // The epoch that the checkpoint states is over.
+    let mut votes =
+        [0, 1].map(|place| issuers[place].vote(&one, None, Epoch(1)).expect("within the rules").0);
+    let (names, _) = issuers[2].settled.propose(Epoch(0)).expect("sums that can be stated");
+    let proposer = issuers[2].clone();
+    for issuer in &mut issuers {
+        follow(issuer, &proposer, &names, Epoch(0));
+    }
+
+    let lied = Vote { settled: Some(Epoch(9)), ..(*votes[0]).clone() };
+    let mut lied = by(&[3], lied);
+    lied.extend(votes.clone());
+    let stale = Certificate { op: one.clone(), terms: None, votes: lied };
+    assert_eq!(stale.check(&manifest()), Ok(()));
+    assert_eq!(issuers[0].certify(&stale, Epoch(1)), Err(IssuerError::WrongEpoch));
+    votes = [0, 1].map(|place| issuers[place].vote(&other, None, Epoch(1)).expect("a free slot").0);
+    let mut again = Vec::from([issuers[2].vote(&other, None, Epoch(1)).expect("a free slot").0]);
+    again.extend(votes);
+    let fresh = Certificate { op: other.clone(), terms: None, votes: again };
+    issuers[0].certify(&fresh, Epoch(1)).expect("a quorum has voted since");
+    let word = issuers[0].certify(&stale, Epoch(1));
+    assert_eq!(word, Err(IssuerError::WrongEpoch), "nobody says that it has recorded what never stood");
+}
+
+#[test]
+fn two_steps_in_a_slot_that_got_its_certificate_all_the_same_hold_up_no_checkpoint() {
+    let [one, other] = two_steps();
+    let mut issuer = witness(0, &facts(&[]));
+    issuer.vote(&one, None, Epoch(0)).expect("within the rules");
+    issuer.double(&one, &other).expect("two steps for one slot");
+    issuer.certify(&certified(&one, None), Epoch(0)).expect("a quorum voted");
+
+    let (names, outcome) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert!(!issuer.objects(&outcome));
+    assert_eq!((outcome.freed.as_slice(), outcome.books.next_slot(account(0)).0), (&[][..], 1));
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(issuer.settled.since(), 0, "the two steps are settled with the slot");
+}
+
+#[test]
+fn one_owner_fills_no_books_with_pairs_of_steps_and_no_old_pair_frees_a_slot_again() {
+    let pay = |amount| step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount });
+    let steps: Vec<_> = (1..6).map(pay).collect();
+    let mut issuer = witness(0, &facts(&[]));
+    let before = issuer.settled.since();
+    for one in &steps {
+        for other in steps.iter().filter(|other| other.id() != one.id()) {
+            issuer.double(one, other);
+        }
+    }
+    assert_eq!(issuer.settled.since(), before + 1);
+
+    let (names, _) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(issuer.double(&steps[3], &steps[4]), None);
+    issuer.vote(&steps[0], None, Epoch(1)).expect("a free slot");
+    assert!(issuer.double(&steps[3], &steps[4]).is_some(), "its slot may be stuck again");
+}
+
+#[test]
+fn a_frozen_slot_stays_frozen_whatever_is_prepared_later() {
+    let [one, _] = two_steps();
+    let mut issuer = witness(0, &facts(&[]));
+    issuer.freeze(Epoch(3), &[(account(0), 0)], &[]);
+    issuer.freeze(Epoch(2), &[(account(0), 0), (account(0), 1)], &[]);
+    let certificate = certified(&one, Some(Epoch(2)));
+    assert_eq!(issuer.certify(&certificate, Epoch(4)), Err(IssuerError::Behind));
+}
+
+/// Shows an issuer the payer's deposit and its channel.
+fn opened(place: usize) -> Witness {
+    let (reference, source) = (Digest([77; 32]), Source::Budget);
+    let deposit = Deposit { reference, account: payer(), amount: DEPOSIT, epoch: Epoch(0), source };
+    let deposit = (1..3).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
+        deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
+    });
+    let op = opening(DEPOSIT / 2);
+    let certificate = Certificate { terms: Some(terms()), ..certified(&op, None) };
+    let mut witness = Witness::new(manifest(), issuer_signer(place));
+    witness.enter(&deposit).expect("signed by a quorum");
+    witness.certify(&certificate, Epoch(0)).expect("a quorum voted");
+    witness
+}
+
+/// Returns a receipt of the payer's channel, and the payee's claim to all of it.
+fn redemption(sequence: u64, amount: u64) -> (Verified<Receipt>, Verified<Claim>) {
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    let (usage, jobs, epoch) = (Usage::default(), Digest::ZERO, Epoch(0));
+    let receipt = Receipt { channel, sequence, amount, usage, jobs, epoch };
+    let receipt =
+        sign(receipt, domain(), Role::Payer, &signer(6)).signed_also_by(domain(), Role::Payee, &signer(4));
+    let claim = Claim { channel, receipt: receipt.id(), amount };
+    let claim = sign(claim, domain(), Role::Payee, &signer(4));
+    (receipt, claim)
+}
+
+#[test]
+fn a_checkpoint_ends_a_channel_at_the_largest_redemption_when_no_quorum_agrees_on_its_end() {
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    let [mut less, mut more] = [opened(0), opened(1)];
+    let [small, large] = [redemption(1, 30_000), redemption(2, 70_000)];
+    less.redeem(&small.0, Some(&small.1)).expect("within the receipt");
+    more.redeem(&large.0, Some(&large.1)).expect("within the receipt");
+    let over = manifest().grace_epochs + 2;
+    assert_eq!(less.settled.propose(Epoch(over)).expect("stated").1.ended, [], "grace lasts to its end");
+    less.promise_expired(Epoch(over + 1));
+    more.promise_expired(Epoch(over + 1));
+
+    let (_, early) = less.settled.propose(Epoch(over + 1)).expect("stated");
+    assert_eq!(early.ended, [(channel, 30_000)]);
+    assert!(more.objects(&early), "who has paid more lets no checkpoint take it back");
+
+    let (_, names) = more.facts.since(0);
+    let paid = names.iter().find_map(|name| {
+        let Fact::Redeemed { receipt, claim } = more.fact(name)? else { return None };
+        Some((receipt.clone(), claim.clone()))
+    });
+    let (receipt, claim) = paid.expect("what was paid on a channel that is over is handed to the others");
+    less.redeem_elsewhere(&receipt, claim.as_ref()).expect("the payee's word").expect("news");
+    let (names, outcome) = less.settled.propose(Epoch(over + 1)).expect("stated");
+    assert_eq!(outcome.ended, [(channel, 70_000)]);
+    assert!(!less.objects(&outcome) && !more.objects(&outcome));
+
+    let proposer = less.clone();
+    follow(&mut more, &proposer, &names, Epoch(over + 1));
+    follow(&mut less, &proposer, &names, Epoch(over + 1));
+    for issuer in [&less, &more] {
+        assert_eq!(issuer.books.channel(channel), Some((70_000, true)));
+        assert!(issuer.books.is_conserved());
+        assert_eq!(issuer.books.balance(payer()).held, 0);
+    }
+}
+
+#[test]
+fn an_issuer_comes_back_from_its_journal_with_the_steps_for_which_it_voted() {
+    let [one, other] = two_steps();
+    let mut before = witness(0, &facts(&[]));
+    let mut journal: Vec<Record> =
+        (0..ACCOUNTS).map(|tag| Record::Deposited(deposit(tag).signed())).collect();
+    journal.extend(before.vote(&one, None, Epoch(0)).expect("within the rules").1);
+
+    let mut after = Witness::new(manifest(), issuer_signer(0));
+    journal.into_iter().for_each(|record| after.replay(record).expect("its own journal"));
+    after.compare_lock(&other);
+    for _ in 0..3 {
+        after.old_locks(8);
+    }
+    assert_eq!(after.stuck(), [(one, other)]);
+}
+
+#[test]
+fn what_a_prepared_checkpoint_states_is_known_when_it_stands_whatever_was_paid_meanwhile() {
+    let mut issuer = opened(0);
+    let [small, large] = [redemption(1, 30_000), redemption(2, 70_000)];
+    issuer.redeem(&small.0, Some(&small.1)).expect("within the receipt");
+    let (names, outcome) = issuer.settled.propose(Epoch(0)).expect("stated");
+    issuer.settled.hold(outcome.checkpoint.facts, &names);
+    issuer.redeem(&large.0, Some(&large.1)).expect("within the receipt");
+
+    let again = issuer.settled.outcome(Epoch(0), &names).expect("every fact is still here");
+    assert_eq!(again.checkpoint, outcome.checkpoint);
+    issuer.adopt(id_of(&again.checkpoint, domain()), &names, again);
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    assert_eq!(issuer.books.channel(channel), Some((70_000, false)), "what was paid since is kept");
+    assert_eq!(issuer.settled.since(), 1);
+}
+
+#[test]
+fn nothing_more_is_paid_on_a_channel_that_a_prepared_checkpoint_ends() {
+    let channel = ChannelId::from(opening(DEPOSIT / 2).id());
+    let mut issuer = opened(0);
+    let [small, large] = [redemption(1, 30_000), redemption(2, 70_000)];
+    issuer.redeem(&small.0, Some(&small.1)).expect("within the receipt");
+    issuer.freeze(Epoch(9), &[], &[channel]);
+    let (paid, record) = issuer.redeem(&large.0, Some(&large.1)).expect("nothing is wrong with it");
+    assert_eq!((paid, record), (30_000, None));
+}
