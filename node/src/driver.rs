@@ -363,6 +363,7 @@ impl Driver {
 
     fn on_tick(&mut self) {
         self.keep_contacts();
+        self.watch_clock();
         self.cancel_unwanted();
         self.detach_silent();
         self.prompts.forget_old(self.clock.now_ms());

@@ -54,6 +54,8 @@ pub mod deadlines;
 
 pub mod router;
 
+pub mod clocks;
+
 pub mod scheduler;
 
 pub mod node;

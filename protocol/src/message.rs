@@ -26,6 +26,7 @@ use crate::ledger::records::{
 use crate::manifest::Manifest;
 use crate::scheduler::Refusal;
 use crate::signed::{Role, Signable, Signed, SignedError, Verified};
+use crate::time::Time;
 
 /// Version of the messages; part of the protocol's name on the wire.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -350,6 +351,8 @@ pub enum Message<S: Stage> {
     FactQuery(Vec<RecordId>),
     /// From issuer to issuer: about the next checkpoint.
     Agreeing(Agreeing<S>),
+    /// What time it is at an issuer.
+    Clock(Time),
 }
 
 /// Most channels in one message of an issuer.
@@ -631,6 +634,7 @@ impl Message<Wire> {
             Self::ChannelsQuery(after) => Message::ChannelsQuery(after),
             Self::Channels { channels, last } => Message::Channels { channels, last },
             Self::Recover(after) => Message::Recover(after),
+            Self::Clock(time) => Message::Clock(time),
         })
     }
 }
@@ -771,6 +775,7 @@ impl Message<Checked> {
                 Message::Channels { channels: channels.clone(), last: *last }
             }
             Self::Recover(after) => Message::Recover(*after),
+            Self::Clock(time) => Message::Clock(*time),
         }
     }
 }
@@ -814,6 +819,7 @@ impl<S: Stage> Message<S> {
             Self::Facts { .. } => "facts",
             Self::FactQuery(_) => "fact_query",
             Self::Agreeing(message) => message.name(),
+            Self::Clock(_) => "clock",
             Self::Notice(_) => "notice",
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
@@ -895,7 +901,8 @@ impl<S: Stage> Message<S> {
             | Self::RedeemedKept(_)
             | Self::ChannelsQuery(_)
             | Self::Channels { .. }
-            | Self::Recover(_) => None,
+            | Self::Recover(_)
+            | Self::Clock(_) => None,
         }
     }
 }

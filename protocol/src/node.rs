@@ -36,6 +36,7 @@ use alloc::vec::Vec;
 
 use crate::advert::{Advert, Device, Incentive, ModelOffer, ProviderClass};
 use crate::books::{BooksMessage, BooksRecord};
+use crate::clocks::Clocks;
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
 use crate::job::{Finish, JobEvent, JobSpec};
@@ -460,6 +461,7 @@ pub struct Node {
     answers: Answers,
     /// What issuers last said of our account.
     views: Views,
+    clocks: Clocks,
     /// What issuers have acknowledged of our channels.
     acks: BTreeMap<ChannelId, Acks>,
     /// Issuers that do not know the ticket with which we are joining.
@@ -553,6 +555,7 @@ impl Node {
             opening_terms: None,
             answers: Answers::default(),
             views: Views::default(),
+            clocks: Clocks::default(),
             acks: BTreeMap::new(),
             refusing: BTreeSet::new(),
             balance_is_old: false,
@@ -668,7 +671,8 @@ impl Node {
             Message::Ask { job, model, account } => self.on_ask(from, job, model, account, now, out),
             Message::Offer { job, terms } => self.on_offer(from, job, terms, now, out),
             Message::Refused { job, refusal } => self.on_refused(from, job, refusal, now, out),
-            Message::AccountQuery => self.on_account_query(from, out),
+            Message::AccountQuery => self.on_account_query(from, now, out),
+            Message::Clock(theirs) => self.on_clock(from, theirs, now),
             Message::AccountState { account, next, head, balance } => {
                 self.on_account_state(from, account, View { next, head, balance }, now, out);
             }

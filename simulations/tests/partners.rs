@@ -120,6 +120,29 @@ fn a_member_whose_clock_is_two_minutes_off_finds_less_work_and_costs_nobody_a_cr
     }
 }
 
+#[test]
+fn a_member_whose_clock_is_off_is_told_by_how_much_until_it_is_right() {
+    for (issuers, ms) in [(1, 120_000), (1, -120_000), (4, 20_000), (4, -20_000)] {
+        let mut home = home(issuers);
+        let host = home.consumers[0];
+        let off = |home: &Home| home.world.node(host).expect("runs").clock_off_ms();
+        home.world.run_for(60_000);
+        assert_eq!(off(&home), None);
+
+        home.world.hosts[host].clock_ms = ms;
+        home.world.fault_in(0, host, Fault::Crash);
+        home.world.fault_in(1_000, host, Fault::Restart);
+        home.world.run_for(10_000);
+        let ahead = off(&home).expect("it is told");
+        assert!((ahead + ms).unsigned_abs() < 1_000, "{ahead} for {ms}");
+
+        home.world.hosts[host].clock_ms = 0;
+        // A clock that was ahead stands still until the time it showed.
+        home.world.run_for(3 * 60_000);
+        assert_eq!(off(&home), None, "{issuers} issuers, {ms} ms");
+    }
+}
+
 /// Puts in place of a member's journal one from before a channel ended, another was opened, and jobs were paid on it.
 fn with_an_old_journal(issuers: usize, host: usize, starts: Fault) -> Home {
     let mut home = home(issuers);

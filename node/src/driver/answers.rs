@@ -24,6 +24,7 @@ use super::promises::{Answer, Promise};
 use super::settle::Settling;
 
 pub(super) use jobs::gate_name;
+pub(super) use mesh::clock_warning;
 
 /// How long a model's name is looked for in the mesh.
 const RESOLVE_MS: u64 = 5_000;

@@ -238,6 +238,7 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Offer { .. }
         | Message::Refused { .. }
         | Message::AccountQuery
+        | Message::Clock(_)
         | Message::Submit { .. }
         | Message::Accepted(_)
         | Message::Pay { .. }

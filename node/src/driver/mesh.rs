@@ -12,6 +12,7 @@ use protocol::ticket::ADDRESSES_MAX;
 use crate::identity::Identity;
 use crate::net::{Direction, GossipId, Multiaddr, NetEvent, PeerInfo, PeerKey, Transport, Verdict};
 
+use super::answers::clock_warning;
 use super::offences::Offence;
 use super::prompts::Sender;
 use super::{Driver, stream};
@@ -42,6 +43,8 @@ pub(super) struct Contacts {
     retries: BTreeMap<NodeId, (u64, u64)>,
     /// Messages of connected peers before they greeted.
     early: BTreeMap<NodeId, u32>,
+    /// Whether the owner was told that the clock is off.
+    clock_off: bool,
     pub(super) nearby: Vec<Nearby>,
     pub(super) listening: Vec<Multiaddr>,
 }
@@ -65,6 +68,7 @@ impl Contacts {
             issuers: issuers.collect(),
             retries: BTreeMap::new(),
             early: BTreeMap::new(),
+            clock_off: false,
             nearby: Vec::new(),
             listening: Vec::new(),
         }
@@ -239,6 +243,18 @@ impl Driver {
                 self.mesh.retries.insert(node, (now + pause, (pause * 2).min(RETRY_MS.1)));
                 self.net.dial(PeerKey(node.0), addresses);
             }
+        }
+    }
+
+    /// Tells the owner when the clock is off, and when it is right again.
+    pub(super) fn watch_clock(&mut self) {
+        let off = self.node.clock_off_ms();
+        if std::mem::replace(&mut self.mesh.clock_off, off.is_some()) == off.is_some() {
+            return;
+        }
+        match off {
+            Some(ms) => tracing::warn!("{}", clock_warning(ms)),
+            None => tracing::info!("This machine's clock is right again"),
         }
     }
 

@@ -370,7 +370,8 @@ impl Node {
 
     /// Sends again whatever its receiver has not acknowledged.
     fn resend(&mut self, out: &mut Vec<Effect>) {
-        let unknown = self.balance_is_old || !self.wallet.is_idle();
+        // Whoever is off asks again, to hear when it is right.
+        let unknown = self.balance_is_old || !self.wallet.is_idle() || self.clock_off_ms().is_some();
         for issuer in self.issuers() {
             if self.wallet.pending().is_some() {
                 self.resend_step(issuer, out);

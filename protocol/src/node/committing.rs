@@ -223,6 +223,13 @@ impl Node {
         self.resume_openings(now, out);
     }
 
+    /// Learns from an issuer what time it is there.
+    pub(super) fn on_clock(&mut self, from: NodeId, theirs: Time, now: Time) {
+        if let Some(key) = self.issuer_key(from).filter(|_| from != self.me) {
+            self.clocks.hear(key, theirs, now);
+        }
+    }
+
     /// Takes over what a quorum of issuers supports; says whether there is one.
     pub(super) fn learn_supported(&mut self) -> bool {
         let supported = self.views.supported(&self.config.manifest);

@@ -223,8 +223,9 @@ impl Node {
         Ok(deposit)
     }
 
-    pub(super) fn on_account_query(&mut self, from: NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn on_account_query(&mut self, from: NodeId, now: Time, out: &mut Vec<Effect>) {
         if let Some(account) = self.account_of(from) {
+            self.send(from, Message::Clock(now), out);
             self.tell_state(from, account, out);
             self.tell_news(from, out);
         }

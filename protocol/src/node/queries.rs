@@ -188,6 +188,12 @@ impl Node {
         self.issuers()
     }
 
+    /// Returns by how many milliseconds the issuers' clocks are ahead of this node's, if that does harm.
+    #[must_use]
+    pub fn clock_off_ms(&self) -> Option<i64> {
+        self.clocks.off_ms()
+    }
+
     /// Says whether the issuer can be spoken to now.
     #[must_use]
     pub fn reaches_issuer(&self) -> bool {

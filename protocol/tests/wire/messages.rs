@@ -182,6 +182,7 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Facts { first: 7, names: vec![op] },
         Message::FactQuery(vec![op]),
         Message::Agreeing(Agreeing::Ballot(samples::ballot().signed())),
+        Message::Clock(Time(1_795_290_000_000)),
     ]
 }
 
@@ -416,6 +417,7 @@ fn no_message_is_read_in_another_network() {
             "facts_query",
             "facts",
             "fact_query",
+            "clock",
         ],
         "only what is bound to its connection carries no signature"
     );

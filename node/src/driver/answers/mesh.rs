@@ -56,6 +56,7 @@ impl Driver {
             warnings.push("this network has one issuer, which is trusted with all deposits".to_owned());
         }
         warnings.extend(self.too_few_issuers());
+        warnings.extend(self.node.clock_off_ms().map(clock_warning));
         warnings.extend(self.node.books_view().findings.iter().map(ToString::to_string));
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -334,4 +335,14 @@ impl Driver {
 
 pub(super) fn price_view(price: &Price) -> PriceView {
     PriceView { input_per_million: price.input.into(), output_per_million: price.output.into() }
+}
+
+/// Says what a clock that is off does, and what to do.
+pub(in crate::driver) fn clock_warning(ahead_ms: i64) -> String {
+    let seconds = ahead_ms.unsigned_abs() / 1000;
+    let where_it_is = if ahead_ms > 0 { "behind" } else { "ahead of" };
+    format!(
+        "this machine's clock is {seconds} s {where_it_is} the network's issuers: set it right, for example with NTP; \
+         until then others do not believe what this node offers, nor it what they offer"
+    )
 }
