@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what the network adds to the engine, how fast it gets over faults, and what its ledger costs, each
 //! number beside its floor.
 //!
-//! In reading order: [`mesh`], [`faults`] and [`ledger`] are the benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
+//! In reading order: [`mesh`], [`faults`], [`ledger`] and [`engine`] are the benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
 //! what the first measures; [`cluster`] is the network of separate processes that both run on, [`release`] the program
 //! that is measured, [`samples`] how runs become numbers, and [`table`] how those are printed.
 
@@ -10,6 +10,8 @@ mod mesh;
 mod faults;
 
 mod ledger;
+
+mod engine;
 
 mod latency;
 
@@ -46,6 +48,8 @@ enum What {
     Faults(faults::Arguments),
     /// What records cost to sign, check, merge and keep; with the floors of this machine
     Ledger(ledger::Arguments),
+    /// The engine by itself, one answer and several at once, on the CPU and on a GPU beside it
+    Engine(engine::Arguments),
     /// Runs the engine in this process for jobs on standard input
     #[command(hide = true)]
     Direct(decode::Arguments),
@@ -62,17 +66,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let What::Replay(arguments) = &arguments.what {
         return ledger::replay(arguments).map(|()| ExitCode::SUCCESS);
     }
+    let features = if let What::Engine(arguments) = &arguments.what { arguments.features() } else { &[] };
     if cfg!(debug_assertions) {
-        return release::run_again();
+        return release::run_again(features);
     }
-    let program = release::build_node()?;
+    if let What::Engine(arguments) = &arguments.what {
+        let program =
+            arguments.program().map_or_else(|| release::build_node(features), |path| Ok(path.to_owned()))?;
+        return engine::run(&program, arguments).map(|()| ExitCode::SUCCESS);
+    }
+    let program = release::build_node(features)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
     runtime.context("cannot start the runtime")?.block_on(async {
         match &arguments.what {
             What::Mesh(arguments) => mesh::run(&program, arguments).await,
             What::Faults(arguments) => faults::run(&program, arguments).await,
             What::Ledger(arguments) => ledger::run(&program, arguments).await,
-            What::Direct(_) | What::Replay(_) => Ok(()),
+            What::Engine(_) | What::Direct(_) | What::Replay(_) => Ok(()),
         }
     })?;
     Ok(ExitCode::SUCCESS)

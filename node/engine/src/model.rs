@@ -12,7 +12,8 @@ pub(crate) mod ops;
 
 /// Computes: reads prompts and continues them, for several sessions in turn.
 ///
-/// A session's results depend on its own tokens only, never on the other sessions of a batch.
+/// A session's results depend on its own tokens only, never on the other sessions of a batch: to the bit on a CPU. A GPU's
+/// kernels may add in another order for another number of rows.
 pub trait Model: Send + 'static {
     /// What one job keeps between turns, mainly its key-value cache.
     type Session: Send;
@@ -29,7 +30,7 @@ pub trait Model: Send + 'static {
     /// Reads one token for each session, and returns the logits of the next one for each.
     fn decode(&self, batch: &mut [(&mut Self::Session, u32)]) -> Result<Vec<Vec<f32>>>;
 
-    /// Says, after an error, whether other jobs can still be computed; an error here is the device's end.
+    /// Waits for what the device still computes, and says whether it can go on: an error here is the end of all jobs.
     fn check(&self) -> Result<()> {
         Ok(())
     }

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 /// Builds this program and the node for release, and lets that build do what this one was told to.
-pub(super) fn run_again() -> Result<ExitCode> {
+pub(super) fn run_again(features: &[&str]) -> Result<ExitCode> {
     super::say("building for release (the first time takes minutes)");
-    build()?;
+    build(features)?;
     let program = folder()?.join("xtask");
     let status = Command::new(&program).args(std::env::args_os().skip(1)).status();
     let status = status.with_context(|| format!("cannot start {}", program.display()))?;
@@ -17,8 +17,8 @@ pub(super) fn run_again() -> Result<ExitCode> {
 }
 
 /// Builds the node for release and returns its program.
-pub(super) fn build_node() -> Result<PathBuf> {
-    build()?;
+pub(super) fn build_node(features: &[&str]) -> Result<PathBuf> {
+    build(features)?;
     Ok(folder()?.join("sharemesh"))
 }
 
@@ -34,10 +34,10 @@ pub(super) fn commit() -> String {
 }
 
 /// Always builds the same packages together: with others, cargo would build all dependencies for other features.
-fn build() -> Result<()> {
+fn build(features: &[&str]) -> Result<()> {
     let mut command = Command::new("cargo");
     command.args(["build", "--quiet", "--release", "--package", "node", "--package", "tools"]);
-    command.stdout(Stdio::null());
+    command.args(features.iter().flat_map(|feature| ["--features", feature])).stdout(Stdio::null());
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "the release build failed");
     Ok(())

@@ -1,6 +1,4 @@
-//! Finds and opens NVIDIA GPUs.
-
-use std::panic::catch_unwind;
+//! Finds and opens NVIDIA GPUs. The driver and CUDA's libraries are linked: without them, the process does not start.
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
@@ -8,16 +6,18 @@ use cudarc::driver::CudaContext;
 
 use crate::frame::DeviceInfo;
 
-/// Returns how many GPUs can be used: none without a driver.
+/// Returns how many GPUs can be used: none if the driver knows of none, or is too old.
 pub(super) fn count() -> usize {
-    // Without the driver's library, loading it panics.
-    let count = catch_unwind(CudaContext::device_count);
-    count.ok().and_then(Result::ok).and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+    let count = CudaContext::device_count().ok();
+    count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
 }
 
 pub(super) fn open(number: usize) -> Result<(Device, DeviceInfo)> {
     let count = count();
-    ensure!(number < count, "there is no GPU {number}, only {count}: choose another, or run on the CPU");
+    ensure!(
+        number < count,
+        "there is no GPU {number}, the driver knows of {count}: choose another, or run on the CPU"
+    );
     let context = CudaContext::new(number).with_context(|| format!("cannot open GPU {number}"))?;
     let info = DeviceInfo {
         kind: "cuda".to_owned(),
