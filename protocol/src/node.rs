@@ -59,7 +59,7 @@ use crate::time::Time;
 
 pub use accounts::RotationView;
 pub use adverts::Heard;
-pub use auditing::{AuditState, AuditView};
+pub use auditing::{AuditState, AuditView, Distrusted};
 pub use checkpoints::{BooksView, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};

@@ -4,7 +4,7 @@ use protocol::ids::RecordId;
 use protocol::keys::Signer;
 use protocol::ledger::records::{AccountOp, Epoch, OpBody};
 use protocol::message::{Message, Wire};
-use protocol::node::{Node, Owner};
+use protocol::node::{AuditState, Node, Owner, OwnerCommand};
 use protocol::signed::{Role, Verified, sign};
 use simulations::checks;
 use simulations::network::Conditions;
@@ -78,9 +78,9 @@ fn an_issuer_that_was_away_for_epochs_follows_the_checkpoints_that_it_missed() {
     let mut home = home();
     home.world.fault_in(0, 2, Fault::Crash);
     does_a_job(&mut home);
-    home.world.run_for(3 * EPOCH_MS);
+    home.world.run_for(12 * EPOCH_MS);
     let kept = one_chain(&home.world);
-    assert!(kept.len() >= 3, "{kept:?}");
+    assert!(kept.len() >= 12, "{kept:?}");
 
     home.world.fault_in(0, 2, Fault::Restart);
     home.world.run_for(20_000);
@@ -125,6 +125,26 @@ fn a_proposer_that_dies_in_every_round_and_one_that_lies_make_no_two_checkpoints
     }
     assert!(one_chain(&home.world).len() >= 4);
     settles(&mut home);
+}
+
+#[test]
+fn an_audit_goes_on_with_another_issuer_when_one_serves_other_books_and_one_says_nothing() {
+    let mut home = home();
+    home.lies(0);
+    home.world.hosts[1].silent.insert("page");
+    home.world.run_for(2 * EPOCH_MS);
+
+    let consumer = home.consumers[0];
+    home.world.command_in(0, consumer, OwnerCommand::Audit(None));
+    home.world.run_for(30_000);
+
+    let audit = home.world.node(consumer).and_then(Node::audit_view).expect("one was begun");
+    let known: Vec<_> = audit.distrusted.iter().map(|other| (other.issuer, other.is_wrong)).collect();
+    let id = |place: usize| home.world.hosts[place].id;
+    assert_eq!(known, [(id(0), true), (id(1), false)]);
+    assert_eq!((audit.state, audit.issuer), (AuditState::Done, Some(id(2))));
+    assert_eq!(audit.differences, Vec::<String>::new());
+    assert_eq!(audit.accounts.map(|root| root.hash), audit.checkpoint.as_ref().map(|it| it.accounts.hash));
 }
 
 #[test]

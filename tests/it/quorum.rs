@@ -253,6 +253,47 @@ async fn short_epochs_pass_and_another_node_computes_a_checkpoint_again() {
     drop(provider);
 }
 
+#[tokio::test]
+async fn four_issuers_agree_on_checkpoints_with_one_killed_and_any_node_computes_them_again() {
+    let ground = Ground::new(SHAREMESH);
+    let mut council = ground.council_with(4, &["--epoch", "4s"], &[]).await;
+    council.consumer.must_ask(&job("a story", 24)).await;
+    let agreed = until_checkpoint(&council.consumer, 1).await;
+
+    council.issuers[2].kill();
+    until_checkpoint(&council.consumer, agreed + 2).await;
+    council.consumer.must_ask(&job("another story", 24)).await;
+    for peer in [&council.consumer, &council.provider, &council.issuers[0]] {
+        until("its audit has all it needs", async || {
+            let audited = peer.cli(&["ledger", "audit", "--json"]).await;
+            let view: AuditView = serde_json::from_str(&audited.stdout).map_err(|_| audited.stderr)?;
+            assert!(view.ok && view.epoch > agreed && view.signatures >= 3, "{view:#?}");
+            Ok(())
+        })
+        .await;
+    }
+    let said = council.consumer.cli(&["status"]).await;
+    assert!(said.must_succeed().contains("checkpoint of epoch"));
+
+    council.restart_issuer(2).await;
+    until_one_chain(&council).await;
+    let books = council.consumer.status().await.books;
+    assert!(books.findings.is_empty() && books.equivocations.is_empty(), "{books:?}");
+}
+
+/// Waits until everybody has the same newest checkpoint.
+async fn until_one_chain(council: &Council) {
+    until("everybody knows one newest checkpoint", async || {
+        let mut known = Vec::new();
+        for peer in council.all() {
+            let books = peer.status().await.books;
+            known.push((books.checkpoint_epoch, books.checkpoint));
+        }
+        if known.windows(2).all(|pair| pair[0] == pair[1]) { Ok(()) } else { Err(format!("{known:?}")) }
+    })
+    .await;
+}
+
 /// Waits until a node has this many checkpoints behind it; returns the newest epoch.
 async fn until_checkpoint(peer: &Peer, epochs: u64) -> u64 {
     until("epochs pass", async || {

@@ -69,7 +69,12 @@ impl Ground {
 
     /// Starts the first issuers of a network of four, a provider of the fake model with `flags`, and a consumer.
     pub async fn council(&self, count: usize, flags: &[&str]) -> Council {
-        let founded = self.found("ours", 4, &[]).await;
+        self.council_with(count, &[], flags).await
+    }
+
+    /// The same for a network that is made with `options`.
+    pub async fn council_with(&self, count: usize, options: &[&str], flags: &[&str]) -> Council {
+        let founded = self.found("ours", 4, options).await;
         let issuers = self.start_issuers(&founded, count).await;
         let ticket = issuers[0].ticket(0).await;
         let serving = [&["--join", &ticket, "--serve", "fake"], flags].concat();

@@ -71,7 +71,7 @@ pub(super) enum LedgerCommand {
     /// Check every signature and every sum again
     #[command(after_help = "Example:\n  sharemesh ledger verify && echo sound")]
     Verify,
-    /// Compute a checkpoint again from what the issuer serves, and compare
+    /// Compute a checkpoint again from what an issuer serves, and compare
     #[command(after_help = "Examples:\n  sharemesh ledger audit\n  sharemesh ledger audit --epoch 20 --json")]
     Audit {
         /// The epoch whose checkpoint is computed; the newest unless given
@@ -236,8 +236,12 @@ fn describe_audit(view: &AuditView) -> String {
                 format!("cash {}, earned {}, held {}, {} steps", own.cash, own.earned, own.held, own.steps)
             }),
         ),
-        ("pages", view.pages.to_string()),
+        ("served by", format!("{}, in {} pages", view.issuer.as_deref().unwrap_or("nobody"), view.pages)),
     ]);
+    for other in &view.distrusted {
+        let kind = if other.wrong { "WRONG" } else { "SKIPPED" };
+        text += &format!("{kind}  issuer {}: {}\n", other.issuer, other.why);
+    }
     for difference in &view.differences {
         text += &format!("DIFFERS  {difference}\n");
     }

@@ -5,7 +5,7 @@ use protocol::ledger::merkle::SumRoot;
 use protocol::ledger::records::Epoch;
 use protocol::node::{AuditState, Input, OwnLeaf, OwnerCommand};
 
-use crate::api::views::{AuditView, BooksStateView, Money, OwnLeafView, TreeView};
+use crate::api::views::{AuditView, BooksStateView, DistrustedView, Money, OwnLeafView, TreeView};
 use crate::command::Reply;
 use crate::exit::{Failure, FailureKind};
 
@@ -91,9 +91,16 @@ fn audit_view(audit: &protocol::node::AuditView) -> Result<AuditView, Failure> {
         accounts: tree(audit.accounts.as_ref(), &checkpoint.accounts),
         channels: tree(audit.channels.as_ref(), &checkpoint.channels),
         own,
+        issuer: audit.issuer.map(|issuer| issuer.to_string()),
+        distrusted: audit.distrusted.iter().map(distrusted).collect(),
         pages: audit.pages,
         differences: audit.differences.clone(),
     })
+}
+
+fn distrusted(distrusted: &protocol::node::Distrusted) -> DistrustedView {
+    let (issuer, wrong) = (distrusted.issuer.to_string(), distrusted.is_wrong);
+    DistrustedView { issuer, wrong, why: distrusted.why.clone() }
 }
 
 fn tree(computed: Option<&SumRoot>, stated: &SumRoot) -> TreeView {

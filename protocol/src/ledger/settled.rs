@@ -25,8 +25,8 @@ pub const SINCE_MAX: usize = 98_304;
 /// Most facts in one checkpoint: those since the last one, and what comes while they are agreed on.
 pub const BATCH_MAX: usize = FACTS_MAX;
 
-/// Checkpoints whose facts are kept for issuers that were away.
-const PAST_MAX: usize = 8;
+/// Checkpoints whose facts are kept for issuers that were away: as many as every node keeps checkpoints.
+const PAST_MAX: usize = 16;
 
 /// What the last checkpoint settled, and the facts since.
 #[derive(Debug, Clone)]

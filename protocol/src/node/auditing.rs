@@ -1,6 +1,8 @@
 //! An audit of a checkpoint: every page of what it commits to is fetched from an issuer, and its roots and sums are
-//! computed again, leaf by leaf, without holding them.
+//! computed again, leaf by leaf, without holding them. Among several issuers another one is asked when one does not
+//! answer or serves something else.
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -16,7 +18,7 @@ use crate::message::Message;
 use crate::signed::Verified;
 use crate::time::Time;
 
-use super::{Effect, Node};
+use super::{Effect, Node, Offence};
 
 /// How often a page is asked for again that does not come, before the audit is given up.
 const ATTEMPTS_MAX: u32 = 6;
@@ -41,6 +43,18 @@ pub enum AuditState {
     Impossible,
 }
 
+/// An issuer whose leaves were not those of the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distrusted {
+    /// The issuer's node.
+    pub issuer: NodeId,
+    /// Whether it serves something else than what a quorum has signed: it lies or its disk is damaged. Otherwise it said
+    /// nothing, or no longer keeps it.
+    pub is_wrong: bool,
+    /// What it came to, in words.
+    pub why: String,
+}
+
 /// What an audit has found so far.
 #[derive(Debug, Clone)]
 pub struct AuditView {
@@ -54,6 +68,10 @@ pub struct AuditView {
     pub channels: Option<SumRoot>,
     /// Our own account in it.
     pub own: Option<AccountLeaf>,
+    /// Whose leaves these are.
+    pub issuer: Option<NodeId>,
+    /// Who was asked before, in vain.
+    pub distrusted: Vec<Distrusted>,
     /// Pages looked at.
     pub pages: u32,
     /// What differs from the checkpoint, in words; nothing when everything agrees.
@@ -64,6 +82,8 @@ pub struct AuditView {
 #[derive(Debug)]
 pub(super) struct Auditing {
     view: AuditView,
+    /// Who else can be asked.
+    left: VecDeque<NodeId>,
     builder: RootBuilder,
     kind: LeafKind,
     after: Option<Key>,
@@ -73,18 +93,35 @@ pub(super) struct Auditing {
 }
 
 impl Auditing {
-    fn new(checkpoint: Option<Verified<Checkpoint>>, now: Time) -> Self {
+    fn new(checkpoint: Option<Verified<Checkpoint>>, mut left: VecDeque<NodeId>, now: Time) -> Self {
         let view = AuditView {
             state: AuditState::Running,
             checkpoint,
             accounts: None,
             channels: None,
             own: None,
+            issuer: left.pop_front(),
+            distrusted: Vec::new(),
             pages: 0,
             differences: Vec::new(),
         };
-        let builder = RootBuilder::new::<AccountLeaf>();
-        Self { view, builder, kind: LeafKind::Accounts, after: None, asked: now, attempts: 0, empty: 0 }
+        let (builder, kind) = (RootBuilder::new::<AccountLeaf>(), LeafKind::Accounts);
+        Self { view, left, builder, kind, after: None, asked: now, attempts: 0, empty: 0 }
+    }
+
+    /// Begins again with the next issuer; says whether there is one.
+    fn turn_away(&mut self, is_wrong: bool, why: &str, now: Time) -> bool {
+        if self.left.is_empty() {
+            return false;
+        }
+        let distrusted = self.view.issuer.map(|issuer| Distrusted { issuer, is_wrong, why: why.to_string() });
+        let left = core::mem::take(&mut self.left);
+        let checkpoint = self.view.checkpoint.take();
+        let mut known = core::mem::take(&mut self.view.distrusted);
+        known.extend(distrusted);
+        *self = Self::new(checkpoint, left, now);
+        self.view.distrusted = known;
+        true
     }
 
     fn impossible(&mut self, why: String) {
@@ -95,6 +132,18 @@ impl Auditing {
     fn differs(&mut self, what: String) {
         if self.view.differences.len() < DIFFERENCES_MAX {
             self.view.differences.push(what);
+        }
+    }
+
+    /// Ends an audit for which nobody is left that could answer. If issuers contradict what a quorum has signed, that is
+    /// what it has found.
+    fn give_up(&mut self, why: &str) {
+        let wrong = self.view.distrusted.iter().filter(|distrusted| distrusted.is_wrong);
+        let wrong: Vec<String> = wrong.map(|it| format!("issuer {}: {}", it.issuer, it.why)).collect();
+        self.impossible(why.to_string());
+        if !wrong.is_empty() {
+            self.view.state = AuditState::Done;
+            wrong.into_iter().for_each(|wrong| self.differs(wrong));
         }
     }
 
@@ -144,6 +193,13 @@ impl Auditing {
             self.complete(root);
         }
         Ok(())
+    }
+
+    /// Says whether the trees that are complete have the roots that the checkpoint states.
+    fn is_of_checkpoint(&self) -> bool {
+        let Some(checkpoint) = &self.view.checkpoint else { return false };
+        self.view.accounts.is_none_or(|root| root == checkpoint.accounts)
+            && self.view.channels.is_none_or(|root| root == checkpoint.channels)
     }
 
     fn complete(&mut self, root: SumRoot) {
@@ -200,7 +256,7 @@ impl Node {
     pub(super) fn audit(&mut self, epoch: Option<Epoch>, now: Time, out: &mut Vec<Effect>) {
         let wanted = |checkpoint: &&Verified<Checkpoint>| epoch.is_none_or(|epoch| checkpoint.epoch == epoch);
         let checkpoint = self.checkpoints().iter().rev().find(wanted).cloned();
-        let mut auditing = Auditing::new(checkpoint, now);
+        let mut auditing = Auditing::new(checkpoint, self.to_audit(), now);
         if auditing.view.checkpoint.is_none() {
             auditing.impossible(match (epoch, self.checkpoints()) {
                 (_, []) => "no checkpoint is known here yet: the first comes when an epoch ends".to_string(),
@@ -212,10 +268,21 @@ impl Node {
         self.ask_page(now, out);
     }
 
+    /// Returns the issuers to ask, ourselves last.
+    fn to_audit(&self) -> VecDeque<NodeId> {
+        if !self.has_many_issuers() {
+            return self.issuer().into_iter().collect();
+        }
+        let (ours, others): (Vec<NodeId>, Vec<NodeId>) =
+            self.issuers().into_iter().partition(|issuer| *issuer == self.me);
+        others.into_iter().chain(ours).collect()
+    }
+
     fn ask_page(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let issuer = self.issuer();
+        let first = self.to_audit().pop_front();
         let Some(auditing) = self.auditing.as_mut().filter(|auditing| auditing.is_running()) else { return };
-        let (Some(issuer), Some(name)) = (issuer, auditing.name()) else { return };
+        auditing.view.issuer = auditing.view.issuer.or(first);
+        let (Some(issuer), Some(name)) = (auditing.view.issuer, auditing.name()) else { return };
         auditing.asked = now;
         self.send(issuer, Message::Books(BooksMessage::PageQuery(name)), out);
     }
@@ -227,11 +294,13 @@ impl Node {
             return;
         }
         auditing.attempts = auditing.attempts.saturating_add(1);
-        if auditing.attempts > ATTEMPTS_MAX {
-            auditing.impossible("the issuer does not answer".to_string());
-        } else {
-            self.ask_page(now, out);
+        let most = if auditing.left.is_empty() { ATTEMPTS_MAX } else { 1 };
+        let why = "the issuer does not answer";
+        if auditing.attempts > most && !auditing.turn_away(false, why, now) {
+            auditing.give_up(why);
+            return self.conclude(out);
         }
+        self.ask_page(now, out);
     }
 
     pub(super) fn on_page(
@@ -245,36 +314,54 @@ impl Node {
         let own = self.wallet.account().0;
         let Some(auditing) = self.auditing.as_mut().filter(|auditing| auditing.is_running()) else { return };
         // A page that comes twice, or that nobody asked for, changes nothing.
-        let is_issuer = from == self.me || self.config.manifest.has_issuer_node(from);
         let is_kind = matches!(
             (name.kind, leaves),
             (LeafKind::Accounts, Leaves::Accounts(..))
                 | (LeafKind::Channels, Leaves::Channels(..))
                 | (_, Leaves::Gone)
         );
-        if !is_issuer || auditing.name() != Some(*name) || !is_kind {
+        if auditing.view.issuer != Some(from) || auditing.name() != Some(*name) || !is_kind {
             return;
         }
         auditing.attempts = 0;
         match auditing.page(leaves, own) {
-            Ok(()) => {}
+            Ok(()) if auditing.is_of_checkpoint() => {}
+            // Of the last one all that differs is said.
+            Ok(()) => {
+                let why = auditing.view.differences.join("; ");
+                auditing.turn_away(true, &why, now);
+            }
             Err(MerkleError::Shape) => {
-                auditing.impossible("the issuer no longer keeps what this checkpoint commits to".to_string());
+                let why = "the issuer no longer keeps what this checkpoint commits to";
+                if !auditing.turn_away(false, why, now) {
+                    auditing.give_up(why);
+                }
             }
             Err(error) => {
-                auditing.view.state = AuditState::Done;
-                auditing.differs(format!("what the issuer serves makes up no tree: {error}"));
+                let why = format!("what the issuer serves makes up no tree: {error}");
+                if !auditing.turn_away(true, &why, now) {
+                    auditing.view.state = AuditState::Done;
+                    auditing.differs(why);
+                }
             }
         }
         self.conclude(out);
         self.ask_page(now, out);
     }
 
+    /// Writes down what does not hold. An issuer that served something else than what is shown to hold is charged.
     fn conclude(&mut self, out: &mut Vec<Effect>) {
         let Some(auditing) = &self.auditing else { return };
-        let is_wrong = auditing.view.state == AuditState::Done && !auditing.view.differences.is_empty();
-        if let Some(checkpoint) = auditing.view.checkpoint.as_ref().filter(|_| is_wrong) {
-            let epoch = checkpoint.epoch;
+        if auditing.view.state != AuditState::Done {
+            return;
+        }
+        let Some(epoch) = auditing.view.checkpoint.as_ref().map(|checkpoint| checkpoint.epoch) else {
+            return;
+        };
+        if auditing.view.differences.is_empty() {
+            let wrong = auditing.view.distrusted.iter().filter(|distrusted| distrusted.is_wrong);
+            out.extend(wrong.map(|wrong| Effect::Penalise(wrong.issuer, Offence::BadLedger)));
+        } else {
             self.find(Finding::Log { epoch }, out);
         }
     }

@@ -165,7 +165,7 @@ pub struct AuditBody {
     pub epoch: Option<u32>,
 }
 
-/// What computing a checkpoint again from the leaves that the issuer serves came to: `POST ledger/audit`.
+/// What computing a checkpoint again from the leaves that an issuer serves came to: `POST ledger/audit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditView {
     /// Whether everything agrees.
@@ -186,10 +186,26 @@ pub struct AuditView {
     pub channels: TreeView,
     /// This node's account in it.
     pub own: Option<OwnLeafView>,
+    /// Node of the issuer whose leaves these are.
+    pub issuer: Option<String>,
+    /// Issuers that were asked before, in vain: another one is asked when one says nothing or something else than what a
+    /// quorum has signed.
+    pub distrusted: Vec<DistrustedView>,
     /// Pages fetched.
     pub pages: u32,
     /// What differs, in words.
     pub differences: Vec<String>,
+}
+
+/// An issuer whose leaves were not those of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DistrustedView {
+    /// The issuer's node.
+    pub issuer: String,
+    /// Whether it serves something else than what a quorum has signed; otherwise it does not answer, or has forgotten.
+    pub wrong: bool,
+    /// What it came to.
+    pub why: String,
 }
 
 /// A tree of a checkpoint, computed from its leaves.
