@@ -241,6 +241,40 @@ impl Home {
         job
     }
 
+    /// Has the first consumer do a job; returns how many tokens came.
+    ///
+    /// # Panics
+    /// When it is not done in time.
+    #[track_caller]
+    pub fn does_a_job(&mut self) -> u64 {
+        let job = self.submit(0, self.consumers[0], spec(MODEL, 400, 100, 255));
+        self.does(job, 20_000);
+        u64::from(self.world.jobs[&job].tokens)
+    }
+
+    /// Lets time pass until a job is done.
+    ///
+    /// # Panics
+    /// When it is not done after `ms`.
+    #[track_caller]
+    pub fn does(&mut self, job: JobId, ms: u64) {
+        let done = self.world.run_until_so(ms, |world| world.is_done(job));
+        assert!(done, "{:?}", self.world.outcome(job));
+    }
+
+    /// Ends all faults, has everybody settle, and checks every invariant.
+    ///
+    /// # Panics
+    /// When one does not hold.
+    #[track_caller]
+    pub fn settles(&mut self) {
+        self.heal(60_000);
+        assert_eq!(checks::when_healed(&self.world), Vec::<String>::new());
+        self.settle();
+        assert_eq!(checks::when_settled(&self.world, self.deposited, &PRICE), Vec::<String>::new());
+        assert_eq!(self.world.findings, Vec::<String>::new());
+    }
+
     /// Everybody closes and redeems what there is, and has time for it.
     pub fn settle(&mut self) {
         for round in 0..3 {

@@ -7,7 +7,6 @@ use protocol::ledger::records::{Device, Epoch, Rights};
 use protocol::node::{Config, Delegation, Node, Owner, OwnerCommand, RotationView};
 use protocol::price::Usage;
 use protocol::signed::{Role, sign};
-use simulations::checks;
 use simulations::devices::Speed;
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
@@ -61,11 +60,6 @@ fn rotate_in(home: &mut Home, ms: u64, host: usize, rotations: u8) {
     home.world.command_in(ms, host, OwnerCommand::Rotate { seed: [200 + rotations; 32], next });
 }
 
-fn is_done(world: &World, job: JobId) -> bool {
-    let outcome = world.jobs.get(&job).and_then(|job| job.outcome.as_ref());
-    matches!(outcome, Some((_, Outcome::Done(_))))
-}
-
 fn has_failed(world: &World, job: JobId) -> bool {
     let outcome = world.jobs.get(&job).and_then(|job| job.outcome.as_ref());
     matches!(outcome, Some((_, Outcome::Failed(..))))
@@ -74,15 +68,6 @@ fn has_failed(world: &World, job: JobId) -> bool {
 fn rotations(world: &World) -> usize {
     let books = world.node(0).and_then(Node::books).expect("an issuer");
     books.lineage(account()).map_or(0, Lineage::rotations)
-}
-
-#[track_caller]
-fn settles(home: &mut Home) {
-    home.heal(60_000);
-    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
-    home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
-    assert_eq!(home.world.findings, Vec::<String>::new());
 }
 
 #[test]
@@ -109,10 +94,10 @@ fn rotate_against_spend_with_losses_and_a_crash_ends_with_one_key_and_all_credit
 
         assert_eq!(rotations(&home.world), 1, "seed {seed}");
         let again = home.submit(0, place, spec(MODEL, 400, 100, 80));
-        assert!(home.world.run_until_so(30_000, |world| is_done(world, again)), "seed {seed}");
+        assert!(home.world.run_until_so(30_000, |world| world.is_done(again)), "seed {seed}");
         let view = home.world.node(place).expect("runs").account_view();
         assert_eq!((view.key, view.held, view.rotation), (key(1).public(), true, RotationView::None));
-        settles(&mut home);
+        home.settles();
     }
 }
 
@@ -121,7 +106,7 @@ fn a_machine_with_the_replaced_key_spends_no_more_and_the_owner_goes_on() {
     let mut home = home();
     let old = add(&mut home, 90, wallet(), CREDITS);
     let first = home.submit(0, old, spec(MODEL, 400, 100, 80));
-    assert!(home.world.run_until_so(15_000, |world| is_done(world, first)));
+    home.does(first, 15_000);
 
     // The owner recovers on another machine, and rotates there; the old one is in somebody else's hands.
     let new = add(&mut home, 91, wallet(), 0);
@@ -130,8 +115,8 @@ fn a_machine_with_the_replaced_key_spends_no_more_and_the_owner_goes_on() {
     assert_eq!(rotations(&home.world), 1);
     let stolen = home.submit(0, old, spec(MODEL, 4_000, 400, 80));
     let own = home.submit(0, new, spec(MODEL, 400, 100, 80));
-    assert!(home.world.run_until_so(90_000, |world| has_failed(world, stolen) || is_done(world, stolen)));
-    assert!(home.world.run_until_so(30_000, |world| is_done(world, own)), "{:?}", home.world.jobs[&own]);
+    assert!(home.world.run_until_so(90_000, |world| has_failed(world, stolen) || world.is_done(stolen)));
+    assert!(home.world.run_until_so(30_000, |world| world.is_done(own)), "{:?}", home.world.jobs[&own]);
 
     // The channel that it opened with its key in force is all that the old machine could still use.
     let opened = home.world.opened_channels().iter().filter(|(_, payer, _)| *payer == old).count();
@@ -155,7 +140,7 @@ fn another_node_of_the_account_asks_its_wallet_node_and_uses_the_channel_as_its_
 
     let job = home.submit(0, phone, spec(MODEL, 400, 100, 80));
     assert!(
-        home.world.run_until_so(20_000, |world| is_done(world, job)),
+        home.world.run_until_so(20_000, |world| world.is_done(job)),
         "{:?}",
         home.world.jobs.get(&job).map(|job| &job.outcome)
     );
@@ -163,8 +148,8 @@ fn another_node_of_the_account_asks_its_wallet_node_and_uses_the_channel_as_its_
     rotate_in(&mut home, 0, place, 1);
     home.world.run_for(5_000);
     let again = home.submit(0, phone, spec(MODEL, 4_000, 800, 80));
-    assert!(home.world.run_until_so(30_000, |world| is_done(world, again)));
-    settles(&mut home);
+    home.does(again, 30_000);
+    home.settles();
     let paid = CREDITS - home.world.booked(account()).available();
     let least = PRICE.cost(&Usage { calls: 2, tokens_in: 200, tokens_out: 100, compute: 0 }).expect("small");
     assert!(paid > least, "{paid} nano-credits were paid for both jobs, {least} are due at least");
@@ -190,7 +175,7 @@ fn the_nodes_of_an_account_that_lost_their_disks_go_on_with_the_key_in_force() {
     home.world.run_for(5_000);
     assert_eq!(rotations(&home.world), 1);
     let first = home.submit(0, phone, spec(MODEL, 400, 100, 80));
-    assert!(home.world.run_until_so(30_000, |world| is_done(world, first)));
+    home.does(first, 30_000);
 
     for lost in [place, phone] {
         home.world.fault_in(0, lost, Fault::LoseDisk);
@@ -209,10 +194,10 @@ fn the_nodes_of_an_account_that_lost_their_disks_go_on_with_the_key_in_force() {
 
     for node in [place, phone] {
         let job = home.submit(0, node, spec(MODEL, 400, 100, 80));
-        let done = home.world.run_until_so(60_000, |world| is_done(world, job));
+        let done = home.world.run_until_so(60_000, |world| world.is_done(job));
         assert!(done, "{:?}", home.world.jobs.get(&job).map(|job| &job.outcome));
     }
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]

@@ -6,9 +6,8 @@ use protocol::ledger::records::{AccountOp, Epoch, OpBody};
 use protocol::message::{Message, Wire};
 use protocol::node::{AuditState, Node, Owner, OwnerCommand};
 use protocol::signed::{Role, Verified, sign};
-use simulations::checks;
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, run, spec};
+use simulations::scenario::{Home, MODEL, Setting, run, spec};
 use simulations::world::{Fault, Outcome, World};
 
 const EPOCH_MS: u64 = 40_000;
@@ -43,26 +42,14 @@ fn one_chain(world: &World) -> Vec<(Epoch, RecordId)> {
 
 #[track_caller]
 fn settles(home: &mut Home) {
-    home.heal(60_000);
-    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
-    home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
-    assert_eq!(home.world.findings, Vec::<String>::new());
+    home.settles();
     one_chain(&home.world);
-}
-
-#[track_caller]
-fn does_a_job(home: &mut Home) {
-    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
-    let is_done = |world: &World| matches!(world.jobs[&job].outcome, Some((_, Outcome::Done(_))));
-    let done = home.world.run_until_so(15_000, |world| world.jobs.contains_key(&job) && is_done(world));
-    assert!(done, "{:?}", home.world.jobs[&job].outcome);
 }
 
 #[test]
 fn four_issuers_agree_on_every_epoch_and_everybody_finds_its_account() {
     let mut home = home();
-    does_a_job(&mut home);
+    home.does_a_job();
     home.world.run_for(4 * EPOCH_MS);
 
     let kept = one_chain(&home.world);
@@ -77,7 +64,7 @@ fn four_issuers_agree_on_every_epoch_and_everybody_finds_its_account() {
 fn an_issuer_that_was_away_for_epochs_follows_the_checkpoints_that_it_missed() {
     let mut home = home();
     home.world.fault_in(0, 2, Fault::Crash);
-    does_a_job(&mut home);
+    home.does_a_job();
     home.world.run_for(12 * EPOCH_MS);
     let kept = one_chain(&home.world);
     assert!(kept.len() >= 12, "{kept:?}");
@@ -119,7 +106,7 @@ fn a_proposer_that_dies_in_every_round_and_one_that_lies_make_no_two_checkpoints
             home.world.fault_in(at, proposer, Fault::Crash);
             home.world.fault_in(at + 3_000, proposer, Fault::Restart);
         }
-        does_a_job(&mut home);
+        home.does_a_job();
         home.world.run_until(boundary.plus_ms(EPOCH_MS / 2));
         one_chain(&home.world);
     }

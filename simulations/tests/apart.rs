@@ -5,34 +5,9 @@ use std::collections::BTreeSet;
 use protocol::ids::{JobId, RecordId};
 use protocol::node::{ChannelView, Node};
 use protocol::price::Usage;
-use simulations::checks;
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
-use simulations::world::{Fault, Outcome, World};
-
-fn is_done(world: &World, job: JobId) -> bool {
-    world.jobs.get(&job).is_some_and(|job| matches!(job.outcome, Some((_, Outcome::Done(_)))))
-}
-
-fn channels(world: &World, host: usize) -> Vec<ChannelView> {
-    world.node(host).map(Node::channels).unwrap_or_default()
-}
-
-#[track_caller]
-fn does_a_job(home: &mut Home) {
-    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 100, 255));
-    let done = home.world.run_until_so(20_000, |world| is_done(world, job));
-    assert!(done, "{:?}", home.world.jobs[&job].outcome);
-}
-
-#[track_caller]
-fn settles(home: &mut Home) {
-    home.heal(60_000);
-    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
-    home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
-    assert_eq!(home.world.findings, Vec::<String>::new());
-}
+use simulations::world::{Fault, World};
 
 /// Has a payee work while no issuer is there, and go before one is back; its customer and three others stay, of whom
 /// those may be mirrors. Returns the channel as the payee last saw it.
@@ -47,16 +22,16 @@ fn leaves_unredeemed(issuers: usize, mirrors: bool) -> (Home, ChannelView) {
     for consumer in home.consumers.clone() {
         home.world.dial(consumer, provider);
     }
-    does_a_job(&mut home);
+    home.does_a_job();
     home.world.run_for(70_000);
     for issuer in 0..issuers {
         home.world.fault_in(0, issuer, Fault::Crash);
     }
     home.world.run_for(1_000);
-    does_a_job(&mut home);
+    home.does_a_job();
     home.world.run_for(70_000);
 
-    let left = channels(&home.world, provider)[0];
+    let left = home.world.channels(provider)[0];
     home.world.fault_in(0, provider, Fault::Crash);
     for mirror in home.consumers[1..].iter().filter(|_| !mirrors) {
         home.world.fault_in(0, *mirror, Fault::Crash);
@@ -97,7 +72,7 @@ fn is_paid_by_a_mirror(issuers: usize) {
     home.world.run_for(30_000);
     let balance = home.world.node(provider).expect("runs").balance();
     assert_eq!(balance.available(), account.available(), "the payee knows what it has");
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -196,7 +171,7 @@ impl Halves {
         let pairs = self.pairs[..customers].iter().enumerate();
         let jobs: Vec<JobId> = pairs.map(|(number, pair)| submit(&mut self.home, number, *pair)).collect();
         self.home.world.run_for(60_000);
-        let failed = jobs.iter().find(|job| !is_done(&self.home.world, **job));
+        let failed = jobs.iter().find(|job| !self.home.world.is_done(**job));
         assert!(failed.is_none(), "{:?}", failed.map(|job| &self.home.world.jobs[job].outcome));
     }
 
@@ -210,11 +185,11 @@ impl Halves {
     fn agrees(&self) {
         let world = &self.home.world;
         for (provider, kept) in self.home.providers.iter().zip(self.kept()) {
-            let views = channels(world, *provider);
+            let views = world.channels(*provider);
             assert_eq!(views.len(), self.pairs.iter().filter(|(_, payee)| payee == provider).count());
             for view in &views {
                 let payer = self.pairs.iter().find(|(payer, _)| world.hosts[*payer].id == view.partner);
-                let other = channels(world, payer.expect("one of ours").0);
+                let other = world.channels(payer.expect("one of ours").0);
                 assert!(other.iter().any(|side| (side.channel, side.head) == (view.channel, view.head)));
                 assert_eq!(kept.iter().filter(|(_, receipt)| *receipt == view.head).count(), 3);
             }
@@ -288,7 +263,7 @@ fn agrees_after_a_cut(issuers: usize, far_issuers: &[usize]) {
         "{lacked} copies lacked; copies, facts, redemptions of {parts:?} bytes; {bytes} bytes among {peers}"
     );
     assert!(bytes <= 2 * difference + 1024 * peers, "{bytes} for {difference}");
-    settles(&mut halves.home);
+    halves.home.settles();
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Partners that do not keep to the rules, or whose clock is wrong: who loses what at most.
 
 use protocol::ids::{ChannelId, JobId};
-use protocol::node::{ChannelView, Node, OwnerCommand};
+use protocol::node::{Node, OwnerCommand};
 use protocol::price::Usage;
 use simulations::checks;
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
-use simulations::world::{Fault, Outcome, World};
+use simulations::world::{Fault, World};
 
 fn home(issuers: usize) -> Home {
     let setting = Setting { issuers, epoch_ms: 10 * 60_000, ..Setting::small(42, 1) };
@@ -15,24 +15,8 @@ fn home(issuers: usize) -> Home {
     home
 }
 
-fn is_done(world: &World, job: JobId) -> bool {
-    world.jobs.get(&job).is_some_and(|job| matches!(job.outcome, Some((_, Outcome::Done(_)))))
-}
-
-fn channels(world: &World, host: usize) -> Vec<ChannelView> {
-    world.node(host).map(Node::channels).unwrap_or_default()
-}
-
 fn cost(calls: u64, tokens_in: u64, tokens_out: u64) -> u64 {
     PRICE.cost(&Usage { calls, tokens_in, tokens_out, compute: 0 }).expect("small numbers")
-}
-
-#[track_caller]
-fn does_a_job(home: &mut Home) -> u64 {
-    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 100, 255));
-    let done = home.world.run_until_so(20_000, |world| is_done(world, job));
-    assert!(done, "{:?}", home.world.jobs[&job].outcome);
-    u64::from(home.world.jobs[&job].tokens)
 }
 
 fn redeemed(home: &Home, channel: ChannelId) -> Option<(u64, bool)> {
@@ -55,8 +39,8 @@ fn a_payee_that_never_co_signs_gets_what_it_delivered_and_the_payer_its_cap_afte
     home.world.hosts[provider].adversary = true;
     home.world.hosts[provider].silent = ["co_signed", "close", "heads"].into();
 
-    let tokens = does_a_job(&mut home);
-    let view = channels(&home.world, consumer)[0];
+    let tokens = home.does_a_job();
+    let view = home.world.channels(consumer)[0];
     assert_eq!(view.paid, cost(1, 110, tokens), "the payer has signed for what it got");
 
     let over = |world: &World| {
@@ -78,7 +62,7 @@ fn a_payee_that_never_co_signs_gets_what_it_delivered_and_the_payer_its_cap_afte
 #[track_caller]
 fn jobs_done_while_off(issuers: usize, host: usize, ms: i64) -> usize {
     let mut home = home(issuers);
-    does_a_job(&mut home);
+    home.does_a_job();
     let running = home.submit(0, home.consumers[0], spec(MODEL, 400, 400, 255));
     assert!(
         home.world.run_until_so(15_000, |world| world.jobs.get(&running).is_some_and(|job| job.tokens > 100))
@@ -90,11 +74,11 @@ fn jobs_done_while_off(issuers: usize, host: usize, ms: i64) -> usize {
         job
     });
     let jobs: Vec<JobId> = jobs.collect();
-    let done = jobs.iter().filter(|job| is_done(&home.world, **job)).count();
+    let done = jobs.iter().filter(|job| home.world.is_done(**job)).count();
 
     home.world.hosts[host].clock_ms = 0;
     home.world.run_for(4 * 60_000);
-    does_a_job(&mut home);
+    home.does_a_job();
     settles(&mut home);
     done
 }
@@ -146,12 +130,12 @@ fn a_member_whose_clock_is_off_is_told_by_how_much_until_it_is_right() {
 /// Puts in place of a member's journal one from before a channel ended, another was opened, and jobs were paid on it.
 fn with_an_old_journal(issuers: usize, host: usize, starts: Fault) -> Home {
     let mut home = home(issuers);
-    does_a_job(&mut home);
+    home.does_a_job();
     let lines = home.world.lines(host);
     home.world.command_in(0, home.consumers[0], OwnerCommand::Settle);
     home.world.run_for(30_000);
-    does_a_job(&mut home);
-    does_a_job(&mut home);
+    home.does_a_job();
+    home.does_a_job();
     home.world.run_for(30_000);
     assert!(home.world.lines(host) > lines);
 
@@ -177,7 +161,7 @@ fn a_member_that_recovers_from_a_backup_signs_nothing_twice_and_loses_nothing() 
         for host in [issuers, issuers + 1] {
             let mut home = with_an_old_journal(issuers, host, Fault::Recover);
             nobody_forked(&home);
-            does_a_job(&mut home);
+            home.does_a_job();
             home.heal(60_000);
             home.settle();
             let mut findings = checks::when_settled(&home.world, home.deposited, &PRICE);
@@ -196,7 +180,7 @@ fn a_member_that_does_not_know_that_it_starts_from_a_backup_costs_its_partner_no
         for host in [issuers, issuers + 1] {
             let mut home = with_an_old_journal(issuers, host, Fault::Restart);
             nobody_forked(&home);
-            does_a_job(&mut home);
+            home.does_a_job();
             home.heal(60_000);
             home.settle();
             home.world.run_for(12 * 10 * 60_000);

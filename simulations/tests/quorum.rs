@@ -1,47 +1,26 @@
 //! Networks with four issuers: one may be down, slow or lying, and money stays whole.
 
-use protocol::ids::{AccountId, JobId};
+use protocol::ids::AccountId;
 use protocol::keys::Signer;
 use protocol::ledger::account::{Inception, promise};
 use protocol::ledger::records::{AccountOp, Epoch, OpBody, text_digest};
 use protocol::message::{Message, Wire};
 use protocol::node::{Config, Owner, OwnerCommand};
 use protocol::signed::{Role, sign};
-use simulations::checks;
 use simulations::devices::Speed;
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
-use simulations::world::{Fault, Outcome, World};
+use simulations::scenario::{Home, MODEL, Setting, spec};
+use simulations::world::Fault;
 
 fn home() -> Home {
     Home::joined(&Setting { issuers: 4, ..Setting::small(42, 1) }, Conditions::CALM)
 }
 
-fn is_done(world: &World, job: JobId) -> bool {
-    world.jobs.get(&job).is_some_and(|job| matches!(job.outcome, Some((_, Outcome::Done(_)))))
-}
-
-#[track_caller]
-fn does_a_job(home: &mut Home) {
-    let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
-    let done = home.world.run_until_so(15_000, |world| is_done(world, job));
-    assert!(done, "{:?}", home.world.jobs[&job].outcome);
-}
-
-#[track_caller]
-fn settles(home: &mut Home) {
-    home.heal(60_000);
-    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
-    home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
-    assert_eq!(home.world.findings, Vec::<String>::new());
-}
-
 #[test]
 fn four_issuers_serve_a_job_and_agree_when_it_is_settled() {
     let mut home = home();
-    does_a_job(&mut home);
-    settles(&mut home);
+    home.does_a_job();
+    home.settles();
     assert_eq!(home.world.books().count(), 4);
 }
 
@@ -51,9 +30,9 @@ fn an_issuer_that_is_down_delays_nobody_and_catches_up() {
     home.world.fault_in(0, 2, Fault::Crash);
     home.world.run_for(3_000);
 
-    does_a_job(&mut home);
-    does_a_job(&mut home);
-    settles(&mut home);
+    home.does_a_job();
+    home.does_a_job();
+    home.settles();
     assert_eq!(home.world.books().count(), 4);
 }
 
@@ -65,9 +44,9 @@ fn two_issuers_down_of_four_open_no_channel() {
     home.world.run_for(3_000);
 
     let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
-    assert!(!home.world.run_until_so(20_000, |world| is_done(world, job)));
+    assert!(!home.world.run_until_so(20_000, |world| world.is_done(job)));
     assert_eq!(home.world.opened_channels(), []);
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -75,12 +54,12 @@ fn one_issuer_lies_one_is_slow_one_is_down_for_a_while() {
     let mut home = home();
     home.lies(3);
     home.slows(1, 800);
-    does_a_job(&mut home);
+    home.does_a_job();
 
     home.world.fault_in(0, 2, Fault::Crash);
     home.world.run_for(3_000);
-    does_a_job(&mut home);
-    settles(&mut home);
+    home.does_a_job();
+    home.settles();
     assert_eq!(home.world.books().count(), 3);
 }
 
@@ -94,7 +73,7 @@ fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
         unreachable!("a plain key")
     };
     let first = home.submit(0, cheat, spec(MODEL, 400, 100, 100));
-    assert!(home.world.run_until_so(15_000, |world| is_done(world, first)));
+    home.does(first, 15_000);
     let channel = home.world.opened_channels()[0].0;
     let account = home.world.node(cheat).expect("runs").account();
     let (next, previous) = home.world.books().next().expect("runs").1.next_slot(account);
@@ -117,7 +96,7 @@ fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
     let locks: Vec<_> = home.world.books().map(|(_, books)| books.locked(account)).collect();
     assert_eq!(locks, [Some(one.0), Some(one.0), Some(other.0), Some(other.0)]);
     let job = home.submit(0, honest, spec(MODEL, 400, 300, 100));
-    assert!(home.world.run_until_so(15_000, |world| is_done(world, job)));
+    home.does(job, 15_000);
     assert!(home.world.books().all(|(_, books)| books.is_conserved()));
 }
 
@@ -154,7 +133,7 @@ fn three_operators_book_a_deposit_from_outside_while_the_fourth_lies_and_one_of_
     home.world.run_for(10_000);
     assert_eq!(booked(&home), [Some(deposit.1); 3]);
     home.deposited += u128::from(deposit.1);
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -210,11 +189,11 @@ fn an_account_replaces_its_key_while_an_issuer_is_down_and_spends_with_the_new_o
 
     let job = home.submit(0, owner, spec(MODEL, 400, 300, 100));
     assert!(
-        home.world.run_until_so(15_000, |world| is_done(world, job)),
+        home.world.run_until_so(15_000, |world| world.is_done(job)),
         "{:?}",
         home.world.jobs[&job].outcome
     );
-    settles(&mut home);
+    home.settles();
     let keys = |place: usize| {
         let books = home.world.node(place).and_then(protocol::node::Node::books).expect("an issuer");
         books.lineage(account).map(|lineage| (lineage.rotations(), lineage.key()))

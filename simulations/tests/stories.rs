@@ -2,12 +2,11 @@
 
 use protocol::ids::{JobId, RecordId};
 use protocol::job::Failure;
-use protocol::node::{ChannelView, Node};
+use protocol::node::Node;
 use protocol::price::Usage;
 use protocol::prng::Prng;
 use protocol::router::Gate;
 use protocol::scheduler::Refusal;
-use simulations::checks;
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, PRICE, Setting, UNKNOWN_MODEL, run, spec};
 use simulations::world::{Fault, Outcome, Tracked, World};
@@ -20,23 +19,11 @@ fn tracked(world: &World, job: JobId) -> &Tracked {
     &world.jobs[&job]
 }
 
-fn outcome(world: &World, job: JobId) -> Option<&Outcome> {
-    world.jobs.get(&job)?.outcome.as_ref().map(|(_, outcome)| outcome)
-}
-
 fn failure(world: &World, job: JobId) -> Option<&Failure> {
-    match outcome(world, job)? {
+    match world.outcome(job)? {
         Outcome::Failed(failure, _) => Some(failure),
         Outcome::Done(_) | Outcome::OwnerGone => None,
     }
-}
-
-fn is_done(world: &World, job: JobId) -> bool {
-    matches!(outcome(world, job), Some(Outcome::Done(_)))
-}
-
-fn channels(world: &World, host: usize) -> Vec<ChannelView> {
-    world.node(host).map(Node::channels).unwrap_or_default()
 }
 
 fn cost(tokens_in: u32, tokens_out: u32) -> u64 {
@@ -44,23 +31,14 @@ fn cost(tokens_in: u32, tokens_out: u32) -> u64 {
     PRICE.cost(&Usage { calls: 1, tokens_in, tokens_out, compute: 0 }).expect("small numbers")
 }
 
-#[track_caller]
-fn settles(home: &mut Home) {
-    home.heal(60_000);
-    assert_eq!(checks::when_healed(&home.world), Vec::<String>::new());
-    home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
-    assert_eq!(home.world.findings, Vec::<String>::new());
-}
-
 #[test]
 fn a_job_is_served_paid_and_settled() {
     let mut home = home(1);
     let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 300, 100));
 
-    assert!(home.world.run_until_so(15_000, |world| is_done(world, job)));
+    home.does(job, 15_000);
     assert_eq!(tracked(&home.world, job).tokens, 201);
-    settles(&mut home);
+    home.settles();
     let consumer = home.world.node(home.consumers[0]).expect("runs").account();
     let fee = home.world.hosts[0].config.manifest.open_fee;
     assert_eq!(home.world.booked(consumer).available(), Setting::small(0, 1).credits - cost(110, 201) - fee);
@@ -83,10 +61,10 @@ fn a_consumer_learns_of_a_killed_provider_within_seconds_and_loses_at_most_a_win
     let took = told.outcome.as_ref().map(|(at, _)| at.since_ms(killed));
     assert!(took.is_some_and(|ms| ms <= 2_500), "{took:?}");
     let delivered = told.tokens;
-    let paid = channels(&home.world, consumer)[0].paid;
+    let paid = home.world.channels(consumer)[0].paid;
     assert!(paid >= cost(110, delivered) && paid <= cost(110, delivered + delivered.max(64)), "{paid}");
     home.world.fault_in(0, provider, Fault::Restart);
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -103,17 +81,13 @@ fn a_provider_stops_for_a_killed_consumer_and_keeps_its_receipt() {
         home.world.run_until_so(2_000, |world| world.generated(provider, job).is_none()),
         "still generates"
     );
-    let kept = channels(&home.world, provider)[0];
+    let kept = home.world.channels(provider)[0];
     assert!(kept.paid >= cost(110, 160), "{kept:?}");
 
     home.world.fault_in(1_000, consumer, Fault::Restart);
     let next = home.submit(8_000, consumer, spec(MODEL, 400, 100, 255));
-    assert!(
-        home.world.run_until_so(20_000, |world| is_done(world, next)),
-        "{:?}",
-        outcome(&home.world, next)
-    );
-    settles(&mut home);
+    home.does(next, 20_000);
+    home.settles();
 }
 
 #[test]
@@ -123,7 +97,7 @@ fn a_model_that_nobody_serves_has_no_provider() {
 
     home.world.run_for(8_000);
     assert!(matches!(failure(&home.world, job), Some(Failure::NoProvider(_))));
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -136,9 +110,9 @@ fn a_job_beyond_ones_means_is_refused_by_name() {
     assert!(
         matches!(failure(&home.world, job), Some(Failure::NotEnoughCredits { available: 100_000, .. })),
         "{:?}",
-        outcome(&home.world, job)
+        home.world.outcome(job)
     );
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -149,10 +123,10 @@ fn a_full_provider_is_passed_over_for_another() {
         (0..2).map(|n| home.submit(n * 800, home.consumers[0], spec(MODEL, 400, 400, 255))).collect();
 
     home.world.run_for(30_000);
-    assert!(jobs.iter().all(|job| is_done(&home.world, *job)));
+    assert!(jobs.iter().all(|job| home.world.is_done(*job)));
     let served = |job: &JobId| tracked(&home.world, *job).provider;
     assert_ne!(served(&jobs[0]), served(&jobs[1]));
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -166,10 +140,10 @@ fn a_full_network_says_that_it_is_busy() {
 
     assert!(home.world.run_until_so(6_000, |world| failure(world, refused).is_some()));
     let Some(Failure::NoProvider(considered)) = failure(&home.world, refused) else {
-        panic!("{:?}", outcome(&home.world, refused));
+        panic!("{:?}", home.world.outcome(refused));
     };
     assert!(matches!(considered[0].gate, Some(Gate::Refused(Refusal::Busy { .. }))), "{considered:?}");
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -190,11 +164,11 @@ fn sixteen_jobs_never_exceed_a_channel_with_room_for_one() {
             .filter(|(_, job)| job.phase == "submitted" || job.phase == "running");
         assert!(placed.count() <= 1);
         assert!(home.world.node(provider).expect("runs").serving_count() <= 1);
-        assert!(channels(&home.world, consumer).iter().all(|channel| channel.paid <= channel.cap));
+        assert!(home.world.channels(consumer).iter().all(|channel| channel.paid <= channel.cap));
     }
-    assert!(jobs.iter().all(|job| outcome(&home.world, *job).is_some()));
-    assert!(jobs.iter().any(|job| is_done(&home.world, *job)));
-    settles(&mut home);
+    assert!(jobs.iter().all(|job| home.world.outcome(*job).is_some()));
+    assert!(jobs.iter().any(|job| home.world.is_done(*job)));
+    home.settles();
 }
 
 #[test]
@@ -205,9 +179,9 @@ fn sixteen_jobs_share_what_they_need_when_there_is_enough() {
         (0..16).map(|_| home.submit(0, home.consumers[0], spec(MODEL, 400, 200, 255))).collect();
 
     home.world.run_for(30_000);
-    let failed: Vec<_> = jobs.iter().filter(|job| !is_done(&home.world, **job)).collect();
-    assert!(failed.is_empty(), "{:?}", outcome(&home.world, *failed[0]));
-    settles(&mut home);
+    let failed: Vec<_> = jobs.iter().filter(|job| !home.world.is_done(**job)).collect();
+    assert!(failed.is_empty(), "{:?}", home.world.outcome(*failed[0]));
+    home.settles();
 }
 
 #[test]
@@ -215,20 +189,12 @@ fn a_crashed_issuer_holds_nothing_up_that_is_open() {
     let mut home = home(2);
     let consumer = home.consumers[0];
     let first = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(
-        home.world.run_until_so(15_000, |world| is_done(world, first)),
-        "{:?}",
-        outcome(&home.world, first)
-    );
+    home.does(first, 15_000);
 
     home.world.fault_in(0, 0, Fault::Crash);
     let second = home.submit(100, consumer, spec(MODEL, 400, 100, 255));
-    assert!(
-        home.world.run_until_so(10_000, |world| is_done(world, second)),
-        "{:?}",
-        outcome(&home.world, second)
-    );
-    settles(&mut home);
+    home.does(second, 10_000);
+    home.settles();
 }
 
 #[test]
@@ -243,12 +209,8 @@ fn a_lost_connection_costs_the_job_and_not_the_next_one() {
     home.world.fault_in(0, consumer, Fault::Cut(provider));
     assert!(home.world.run_until_so(2_500, |world| failure(world, job).is_some()));
     let next = home.submit(12_000, consumer, spec(MODEL, 400, 100, 255));
-    assert!(
-        home.world.run_until_so(30_000, |world| is_done(world, next)),
-        "{:?}",
-        outcome(&home.world, next)
-    );
-    settles(&mut home);
+    home.does(next, 30_000);
+    home.settles();
 }
 
 #[test]
@@ -283,7 +245,7 @@ fn one_seed_runs_in_one_way_and_holds() {
 
 /// The receipts of a payee's open channels, and those that the others keep for it.
 fn copies(world: &World, payee: usize) -> (Vec<RecordId>, Vec<Vec<RecordId>>) {
-    let heads = channels(world, payee).iter().filter(|view| !view.paying).map(|view| view.head).collect();
+    let heads = world.channels(payee).iter().filter(|view| !view.paying).map(|view| view.head).collect();
     let id = world.hosts[payee].id;
     let kept = world.hosts.iter().filter_map(|host| host.node.as_ref()).map(|node| {
         node.kept_receipts().filter(|(whose, _)| *whose == id).map(|(_, receipt)| receipt.id()).collect()
@@ -301,7 +263,7 @@ fn mirrors_keep_the_newest_receipt_of_a_channel_until_it_is_over() {
     }
     for round in 0..2 {
         let job = home.submit(0, home.consumers[0], spec(MODEL, 400, 100, 255));
-        assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+        home.does(job, 20_000);
         home.world.run_for(70_000);
 
         let (heads, kept) = copies(&home.world, provider);
@@ -313,7 +275,7 @@ fn mirrors_keep_the_newest_receipt_of_a_channel_until_it_is_over() {
 
     home.settle();
     assert_eq!(copies(&home.world, provider), (Vec::new(), Vec::new()));
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -325,9 +287,9 @@ fn a_provider_that_lost_its_disk_gets_its_earnings_back_from_partner_and_mirrors
         home.world.dial(consumer, provider);
     }
     let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+    home.does(job, 20_000);
     home.world.run_for(70_000);
-    let before = channels(&home.world, provider);
+    let before = home.world.channels(provider);
 
     home.world.fault_in(0, provider, Fault::LoseDisk);
     home.world.fault_in(3_000, provider, Fault::Restart);
@@ -337,9 +299,9 @@ fn a_provider_that_lost_its_disk_gets_its_earnings_back_from_partner_and_mirrors
     }
     assert!(home.world.run_until_so(30_000, |world| world.hosts[provider].recovered.is_some()));
     assert_eq!(home.world.hosts[provider].recovered, Some((1, 0)));
-    let after = channels(&home.world, provider);
+    let after = home.world.channels(provider);
     assert_eq!((after[0].channel, after[0].head), (before[0].channel, before[0].head));
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -352,13 +314,13 @@ fn a_provider_that_lost_its_disk_is_given_its_earnings_by_mirrors_while_the_paye
     }
     // A first job, so that there is a channel; then the issuer is away, so that the second is not redeemed.
     let first = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(20_000, |world| is_done(world, first)));
+    home.does(first, 20_000);
     home.world.run_for(70_000);
     home.world.fault_in(0, 0, Fault::Crash);
     let second = home.submit(100, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(20_000, |world| is_done(world, second)));
+    home.does(second, 20_000);
     home.world.run_for(70_000);
-    let before = channels(&home.world, provider);
+    let before = home.world.channels(provider);
     assert!(before[0].unredeemed > 0, "{before:?}");
 
     home.world.fault_in(0, provider, Fault::LoseDisk);
@@ -373,16 +335,16 @@ fn a_provider_that_lost_its_disk_is_given_its_earnings_by_mirrors_while_the_paye
     assert_eq!(home.world.hosts[provider].recovered, Some((1, 0)));
     let given = home.world.hosts[provider].restored.clone();
     assert!(given.iter().all(|(by, ..)| *by != home.world.hosts[consumer].id), "the payer is away");
-    assert_eq!(channels(&home.world, provider)[0].head, before[0].head);
+    assert_eq!(home.world.channels(provider)[0].head, before[0].head);
 
     // It serves again, and what it earned is paid out.
     let third = home.submit(1_000, home.consumers[1], spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(30_000, |world| is_done(world, third)));
+    home.does(third, 30_000);
     home.world.run_for(10_000);
     let books = home.world.node(0).and_then(Node::books).expect("the issuer runs");
     let earned = before[0].paid.min(cost(110, 100) * 2);
     assert!(books.channel(before[0].channel).is_some_and(|(redeemed, _)| redeemed >= earned - 1), "{earned}");
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -390,9 +352,9 @@ fn a_consumer_that_lost_its_disk_signs_nothing_below_what_it_signed_before() {
     let mut home = home(1);
     let (consumer, provider) = (home.consumers[0], home.providers[0]);
     let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+    home.does(job, 20_000);
     home.world.run_for(5_000);
-    let before = channels(&home.world, consumer);
+    let before = home.world.channels(consumer);
 
     home.world.fault_in(0, consumer, Fault::LoseDisk);
     home.world.fault_in(2_000, consumer, Fault::Restart);
@@ -403,16 +365,12 @@ fn a_consumer_that_lost_its_disk_signs_nothing_below_what_it_signed_before() {
     home.world.dial(consumer, provider);
     assert!(home.world.run_until_so(90_000, |world| world.hosts[consumer].recovered.is_some()));
     assert_eq!(home.world.hosts[consumer].recovered, Some((1, 0)));
-    let after = channels(&home.world, consumer);
+    let after = home.world.channels(consumer);
     assert_eq!((after[0].channel, after[0].head), (before[0].channel, before[0].head));
 
     let next = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(
-        home.world.run_until_so(20_000, |world| is_done(world, next)),
-        "{:?}",
-        outcome(&home.world, next)
-    );
-    settles(&mut home);
+    home.does(next, 20_000);
+    home.settles();
 }
 
 #[test]
@@ -420,7 +378,7 @@ fn a_node_that_recovers_waits_for_the_issuer_and_serves_nobody_meanwhile() {
     let mut home = home(1);
     let (consumer, provider) = (home.consumers[0], home.providers[0]);
     let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
-    assert!(home.world.run_until_so(20_000, |world| is_done(world, job)));
+    home.does(job, 20_000);
     home.world.run_for(70_000);
     home.world.fault_in(0, 0, Fault::Crash);
     home.world.fault_in(0, provider, Fault::LoseDisk);
@@ -431,12 +389,12 @@ fn a_node_that_recovers_waits_for_the_issuer_and_serves_nobody_meanwhile() {
     let refused = home.submit(1_000, consumer, spec(MODEL, 400, 100, 255));
     home.world.run_for(300_000);
     assert_eq!(home.world.hosts[provider].recovered, None);
-    assert!(failure(&home.world, refused).is_some(), "{:?}", outcome(&home.world, refused));
+    assert!(failure(&home.world, refused).is_some(), "{:?}", home.world.outcome(refused));
     assert_eq!(home.world.node(provider).map(Node::serving_count), Some(0));
 
     home.world.fault_in(0, 0, Fault::Restart);
     assert!(home.world.run_until_so(120_000, |world| world.hosts[provider].recovered.is_some()));
-    settles(&mut home);
+    home.settles();
 }
 
 #[test]
@@ -449,13 +407,13 @@ fn a_consumer_that_recovers_with_a_step_under_way_finishes_that_step() {
     home.submit(0, consumer, spec(MODEL, 400, 100, 255));
     let signed = |world: &World| world.sent.contains_key("stepped");
     assert!(home.world.run_until_so(5_000, signed));
-    assert!(channels(&home.world, consumer).is_empty());
+    assert!(home.world.channels(consumer).is_empty());
     home.world.fault_in(0, consumer, Fault::Crash);
     home.world.fault_in(1_000, consumer, Fault::Recover);
     home.world.run_for(2_000);
     home.world.dial(consumer, provider);
 
     assert!(home.world.run_until_so(120_000, |world| world.hosts[consumer].recovered.is_some()));
-    assert_eq!(channels(&home.world, consumer).len(), 1, "the channel that the issuer has open");
-    settles(&mut home);
+    assert_eq!(home.world.channels(consumer).len(), 1, "the channel that the issuer has open");
+    home.settles();
 }

@@ -1,0 +1,190 @@
+//! Connections, cuts, crashes and starts.
+
+use protocol::advert::Device as Hardware;
+use protocol::ids::JobId;
+use protocol::node::{EngineEvent, EngineFault, Input, Node, OwnerCommand};
+use protocol::record::Record;
+
+use crate::devices::digest_of;
+
+use super::{Fault, KEEP_MS, Outcome, STREAM_SILENCE_MS, What, World};
+
+impl World {
+    pub(super) fn connect(&mut self, host: usize, peer: usize) {
+        if self.hosts[host].node.is_none() || self.hosts[peer].node.is_none() {
+            return;
+        }
+        let Some(link) = self.network.connect(host, peer) else { return };
+        for (one, other) in [(host, peer), (peer, host)] {
+            let node = self.hosts[other].id;
+            if self.hosts[one].up.insert(other, link).is_some() {
+                self.handle(one, Input::PeerDown(node), &[]);
+            }
+            self.handle(one, Input::PeerUp(node), &[]);
+        }
+    }
+
+    pub(super) fn down(&mut self, host: usize, peer: usize, link: u64) {
+        if self.hosts[host].up.get(&peer) == Some(&link) {
+            self.hosts[host].up.remove(&peer);
+            let node = self.hosts[peer].id;
+            self.handle(host, Input::PeerDown(node), &[]);
+        }
+    }
+
+    /// Parts `some` from all others: their connections are gone, and none comes about until [`World::reunite`].
+    pub fn part(&mut self, some: &[usize]) {
+        self.network.part(some);
+        for one in some {
+            for other in (0..self.hosts.len()).filter(|other| !some.contains(other)) {
+                self.cut(*one, other);
+            }
+        }
+    }
+
+    /// Ends what [`World::part`] began.
+    pub fn reunite(&mut self) {
+        self.network.part(&[]);
+    }
+
+    pub(super) fn cut(&mut self, one: usize, other: usize) {
+        let Some(link) = self.network.cut(one, other) else { return };
+        for (host, peer) in [(one, other), (other, one)] {
+            self.schedule(host, STREAM_SILENCE_MS, What::Down { peer, link });
+            self.break_streams(host, peer);
+        }
+    }
+
+    /// Every stream that `host` has with `peer` will be found silent.
+    pub(super) fn break_streams(&mut self, host: usize, peer: usize) {
+        let attached = self.hosts[host].attached.iter().filter(|(_, attached)| attached.provider == peer);
+        let mut jobs: Vec<JobId> = attached.map(|(job, _)| *job).collect();
+        let served = self.streams.iter().filter(|((_, at), stream)| *at == host && stream.requester == peer);
+        jobs.extend(served.map(|((job, _), _)| *job));
+        for job in jobs {
+            self.schedule(host, STREAM_SILENCE_MS, What::Broken { job, partner: peer });
+        }
+    }
+
+    pub(super) fn keep(&mut self, host: usize) {
+        self.schedule(host, KEEP_MS, What::Keep);
+        if self.hosts[host].node.is_none() {
+            return;
+        }
+        for issuer in 0..self.issuers() {
+            if issuer != host && self.network.link(host, issuer).is_none() {
+                self.dial(host, issuer);
+            }
+        }
+    }
+
+    pub(super) fn befall(&mut self, host: usize, fault: Fault) {
+        match fault {
+            Fault::Crash => self.crash(host),
+            Fault::LoseDisk => {
+                self.crash(host);
+                self.hosts[host].journal.clear();
+                self.hosts[host].lost = true;
+            }
+            Fault::OldCopy(lines) => {
+                self.crash(host);
+                self.hosts[host].journal.truncate(lines);
+            }
+            Fault::Restart => self.start(host),
+            Fault::Recover => {
+                self.hosts[host].lost = true;
+                self.start(host);
+            }
+            Fault::Cut(peer) => self.cut(host, peer),
+            Fault::Engine => self.break_engine(host),
+        }
+    }
+
+    pub(super) fn break_engine(&mut self, host: usize) {
+        let jobs: Vec<JobId> =
+            self.streams.keys().filter(|(_, at)| *at == host).map(|(job, _)| *job).collect();
+        for job in jobs {
+            let Some(run) = self.hosts[host].device.abort(job) else { continue };
+            self.stream(host, job, run.tokens, true);
+            self.streams.remove(&(job, host));
+            let fault = EngineFault::Broken("out of memory".to_owned());
+            let digest = digest_of(job, run.tokens);
+            let event = EngineEvent::Failed { job, tokens_out: run.tokens, digest, fault };
+            self.input_in(0, host, Input::Engine(event));
+        }
+    }
+
+    pub(super) fn crash(&mut self, host: usize) {
+        if self.hosts[host].node.take().is_none() {
+            return;
+        }
+        let now = self.now;
+        let partners = self.network.partners(host);
+        for peer in partners {
+            if let Some(link) = self.network.cut(host, peer) {
+                self.schedule(peer, STREAM_SILENCE_MS, What::Down { peer: host, link });
+                self.break_streams(peer, host);
+            }
+        }
+        self.streams.retain(|(_, at), _| *at != host);
+        let here = &mut self.hosts[host];
+        here.incarnation += 1;
+        here.armed = None;
+        here.held_until = now;
+        here.waiting = 0;
+        here.journal.retain(|(durable, _)| *durable <= now);
+        here.ballots.retain(|(durable, _)| *durable <= now);
+        here.device.reset();
+        here.up.clear();
+        here.subscribed.clear();
+        here.attached.clear();
+        // What was noted last may be forgotten, of jobs under way and of those just over.
+        for ((requester, provider), delivered) in &mut self.delivered {
+            if *requester == host || *provider == host {
+                delivered.interrupted += 1;
+            }
+        }
+        for tracked in self.jobs.values_mut().filter(|job| job.host == host && job.outcome.is_none()) {
+            tracked.outcome = Some((now, Outcome::OwnerGone));
+        }
+    }
+
+    pub(super) fn start(&mut self, host: usize) {
+        if self.hosts[host].node.is_some() {
+            return;
+        }
+        let lines = self.hosts[host].journal.iter().map(|(_, line)| Record::from_bytes(line));
+        let records: Vec<Record> = match lines.collect() {
+            Ok(records) => records,
+            Err(error) => {
+                self.findings
+                    .push(format!("{}: the journal of host {host} does not read: {error}", self.now));
+                return;
+            }
+        };
+        match Node::new(self.hosts[host].config.clone(), self.seeds.next_u64(), &records, self.clock(host)) {
+            Ok(node) => self.hosts[host].node = Some(node),
+            Err(error) => {
+                self.findings.push(format!("{}: host {host} cannot start again: {error}", self.now));
+                return;
+            }
+        }
+        if let Some(offer) = self.hosts[host].offer.clone() {
+            let device = Hardware {
+                kind: "cpu".to_owned(),
+                name: "simulated".to_owned(),
+                memory_bytes: 1 << 34,
+                backend: "simulated".to_owned(),
+            };
+            self.input_in(50, host, Input::Engine(EngineEvent::Ready { offer, device }));
+        }
+        let admitted = self.node(host).is_some_and(Node::is_admitted);
+        if let Some(secret) = self.hosts[host].secret.filter(|_| !admitted) {
+            self.input_in(1, host, Input::Owner(OwnerCommand::Join { secret }));
+        }
+        if std::mem::take(&mut self.hosts[host].lost) {
+            self.handle(host, Input::Owner(OwnerCommand::Recover), &[]);
+        }
+        self.arm(host);
+    }
+}

@@ -1,0 +1,125 @@
+//! What hosts say to each other: sent, delayed, lost, spread, checked as a shell checks it.
+
+use protocol::advert::Advert;
+use protocol::agreeing::Agreeing;
+use protocol::ids::{JobId, ModelId, NodeId, RecordId};
+use protocol::keys::Scheme;
+use protocol::message::{Checked, Message, Wire};
+use protocol::node::Input;
+use protocol::signed::Signed;
+use protocol::time::Time;
+
+use crate::liar;
+
+use super::{SEND_TIMEOUT_MS, What, World};
+
+impl World {
+    /// A vote for a checkpoint leaves only when it is on disk.
+    pub(super) fn check_ballot(&mut self, host: usize, message: &Message<Wire>) {
+        let Message::Agreeing(Agreeing::Ballot(ballot)) = message else { return };
+        let Some((_, id, _)) = ballot.peek_in(self.domain).filter(|_| !self.hosts[host].lies) else { return };
+        let on_disk = |(durable, written): &(Time, RecordId)| *durable <= self.now && *written == id;
+        if !self.hosts[host].ballots.iter().any(on_disk) {
+            self.findings.push(format!("{}: host {host} votes before it is on its disk", self.now));
+        }
+    }
+
+    pub(super) fn send(&mut self, from: usize, to: NodeId, message: &Message<Wire>) {
+        let Some(to) = self.host_of(to) else { return };
+        if self.hosts[from].silent.contains(message.name()) {
+            return;
+        }
+        self.check_ballot(from, message);
+        let greeting = matches!(message, Message::Hello { .. });
+        let carried = match self.network.link(from, to) {
+            // A greeting is the opening of a connection, which stands or falls with it.
+            Some(link) if greeting => Some((link, self.network.delay())),
+            Some(link) => self.network.carry().map(|delay| (link, delay)),
+            None => None,
+        };
+        match carried {
+            Some((link, delay)) => {
+                let delay = delay + self.network.slowness(from, to);
+                let bytes = message.to_bytes();
+                if let Message::Keep(entries) = message {
+                    self.copies += entries.len() as u64;
+                }
+                let sent = self.sent.entry(message.name()).or_default();
+                *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
+                self.schedule(to, delay, What::Deliver { from, link, bytes });
+            }
+            None => self.fail_send(from, to, message.job()),
+        }
+    }
+
+    pub(super) fn fail_send(&mut self, from: usize, to: usize, job: Option<JobId>) {
+        if let Some(job) = job {
+            let to = self.hosts[to].id;
+            self.input_in(SEND_TIMEOUT_MS, from, Input::SendFailed(to, job));
+        }
+    }
+
+    pub(super) fn deliver(&mut self, host: usize, from: usize, link: u64, bytes: &[u8]) {
+        let checked = Message::check(bytes, self.domain, Scheme::Simulated);
+        if self.network.link(from, host) != Some(link) {
+            if let Ok(message) = checked {
+                self.fail_send(from, host, message.job());
+            }
+            return;
+        }
+        match checked {
+            Ok(message) => {
+                if message.to_wire().to_bytes() != bytes {
+                    self.findings.push(format!("{}: a message has two encodings: {message:?}", self.now));
+                }
+                if self.hosts[host].lies && self.lie(host, from, &message) {
+                    return;
+                }
+                let from = self.hosts[from].id;
+                self.handle(host, Input::Received(from, message), bytes);
+            }
+            Err(error) => {
+                if !self.hosts[from].adversary {
+                    self.findings
+                        .push(format!("{}: host {from} sent what does not check: {error}", self.now));
+                }
+            }
+        }
+    }
+
+    /// Answers as a lying issuer; says whether that was all the answer.
+    pub(super) fn lie(&mut self, host: usize, from: usize, message: &Message<Checked>) -> bool {
+        let Some(signer) = self.hosts[host].config.issuer.clone() else { return false };
+        let to = self.hosts[from].id;
+        let account = self.hosts[from].config.owner.account();
+        let Some(lie) = liar::answer(&signer, self.domain, account, message) else { return false };
+        self.send(host, to, &lie.to_wire());
+        true
+    }
+
+    pub(super) fn publish(&mut self, from: usize, model: ModelId, advert: &Signed<Advert>) {
+        let interested: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model))
+            .collect();
+        for host in interested {
+            if let Some(delay) = self.network.carry() {
+                self.schedule(host, 2 * delay, What::Gossip(Box::new(advert.clone())));
+            }
+        }
+    }
+
+    pub(super) fn spread(&mut self, from: usize, bytes: &[u8]) {
+        for host in (0..self.hosts.len()).filter(|host| *host != from) {
+            if let Some(delay) = self.network.carry() {
+                self.schedule(host, 2 * delay, What::Spread(bytes.to_vec()));
+            }
+        }
+    }
+
+    pub(super) fn look_up(&mut self, host: usize, model: ModelId) {
+        let known =
+            self.directory.get(&model).into_iter().flatten().map(|host| self.hosts[*host].id).collect();
+        let delay = 3 * self.network.delay();
+        self.input_in(delay, host, Input::Found(model, known));
+    }
+}
