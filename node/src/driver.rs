@@ -43,7 +43,7 @@ use crate::folder::DataFolder;
 use crate::identity::Identity;
 use crate::journal;
 use crate::models::ServedModel;
-use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey};
+use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey, Repeat};
 use crate::worker::{self, Program, Workers};
 
 use self::durable::Durable;
@@ -346,7 +346,7 @@ impl Driver {
             }
         }
         tracing::trace!(%to, message = message.name(), "Sent");
-        self.net.send(PeerKey(to.0), self.next_tag, message.to_bytes(), body);
+        self.net.send(PeerKey(to.0), self.next_tag, message.to_bytes(), body, repeat_of(message));
     }
 
     fn on_joined(&mut self, result: Result<(), protocol::message::JoinError>) {
@@ -471,6 +471,11 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
     }
 }
 
+/// A provider that has done a job would do it again; whatever else is said may be said twice.
+fn repeat_of(message: &Message<protocol::message::Wire>) -> Repeat {
+    if matches!(message, Message::Submit { .. }) { Repeat::No } else { Repeat::Yes }
+}
+
 fn net_config(config: &Config, identity: &Identity) -> Result<NetConfig> {
     let listen = config.listen.iter().map(|address| address.parse());
     let name = identity.manifest.name.clone();
@@ -555,6 +560,18 @@ mod tests {
     /// A model by its id: its job goes to the core, which looks for a provider.
     fn unserved() -> String {
         ModelId([7; 32]).to_string()
+    }
+
+    #[test]
+    fn only_a_job_is_never_sent_twice() {
+        let model = ModelId([7; 32]);
+        let (spec, _) = body::describe(&request("model"), model).unwrap();
+        let job = JobId([1; 16]);
+        let account = protocol::ids::AccountId([0; 32]);
+
+        assert_eq!(repeat_of(&Message::Submit { job, spec, channel: None, opening: None }), Repeat::No);
+        assert_eq!(repeat_of(&Message::Ask { job, model, account }), Repeat::Yes);
+        assert_eq!(repeat_of(&Message::AdvertQuery), Repeat::Yes);
     }
 
     #[tokio::test]

@@ -113,6 +113,16 @@ pub enum NetEvent {
     Offence { peer: PeerKey, kind: OffenceKind },
 }
 
+/// Whether a message may go again over another connection when the one that it was on closes. It may have arrived over
+/// the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// To have it twice does no harm.
+    Yes,
+    /// It arrives once at most.
+    No,
+}
+
 /// Why a message was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendFailure {
@@ -271,7 +281,7 @@ impl Net {
     }
 
     /// Sends a message with its body, dialing the peer if needed. Silence means that it was acknowledged.
-    pub fn send(&mut self, to: PeerKey, tag: u64, message: impl Into<Bytes>, body: Bytes) {
+    pub fn send(&mut self, to: PeerKey, tag: u64, message: impl Into<Bytes>, body: Bytes, repeat: Repeat) {
         let message = message.into();
         let bytes = message.len() + body.len();
         if message.len() > MESSAGE_MAX || body.len() > BODY_MAX {
@@ -282,7 +292,7 @@ impl Net {
         }
         self.counters.messages_sent += 1;
         self.counters.bytes_sent += bytes as u64;
-        self.hand_over(Sent { to, tag, message, body, at: Instant::now(), lost: 0 });
+        self.hand_over(Sent { to, tag, message, body, repeat, at: Instant::now(), lost: 0 });
     }
 
     fn hand_over(&mut self, sent: Sent) {

@@ -542,6 +542,7 @@ impl Node {
             ends: checkpoints::EpochEnds::new(),
             agreeing: agreeing::Convention::default(),
         });
+        let clocks = Clocks::new(config.issuer.as_ref().map(Signer::public));
         Self {
             me,
             domain,
@@ -555,7 +556,7 @@ impl Node {
             opening_terms: None,
             answers: Answers::default(),
             views: Views::default(),
-            clocks: Clocks::default(),
+            clocks,
             acks: BTreeMap::new(),
             refusing: BTreeSet::new(),
             balance_is_old: false,

@@ -127,6 +127,38 @@ fn a_member_whose_clock_is_off_is_told_by_how_much_until_it_is_right() {
     }
 }
 
+/// Sets some clocks ahead, takes other hosts down, starts `host` again, and returns by how much it then thinks that it is
+/// off.
+fn off_after(ahead: &[usize], down: &[usize], host: impl Fn(&Home) -> usize) -> Option<i64> {
+    let mut home = home(4);
+    let host = host(&home);
+    for ahead in ahead {
+        home.world.hosts[*ahead].clock_ms = 120_000;
+    }
+    for down in down {
+        home.world.fault_in(0, *down, Fault::Crash);
+    }
+    home.world.fault_in(0, host, Fault::Crash);
+    home.world.fault_in(1_000, host, Fault::Restart);
+    home.world.run_for(10_000);
+    home.world.node(host).expect("runs").clock_off_ms()
+}
+
+#[test]
+fn a_member_believes_what_a_quorum_of_issuers_says_of_the_time_and_no_fewer() {
+    let member = |home: &Home| home.consumers[0];
+    assert_eq!(off_after(&[0, 1], &[2, 3], member), None, "two of four");
+    assert_eq!(off_after(&[0], &[3], member), None, "one of three lies");
+    let ahead = off_after(&[0, 1, 2], &[3], member).expect("three of four agree");
+    assert!(ahead.abs_diff(120_000) < 1_000, "{ahead}");
+}
+
+#[test]
+fn an_issuer_is_told_that_its_clock_is_off_while_another_is_down() {
+    let ahead = off_after(&[0], &[3], |_| 0).expect("two others and itself are a quorum");
+    assert!(ahead.abs_diff(-120_000) < 1_000, "{ahead}");
+}
+
 /// Puts in place of a member's journal one from before a channel ended, another was opened, and jobs were paid on it.
 fn with_an_old_journal(issuers: usize, host: usize, starts: Fault) -> Home {
     let mut home = home(issuers);

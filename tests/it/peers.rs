@@ -5,7 +5,7 @@ use std::time::Duration;
 use node::api::views::JobBody;
 use node::clock::Clock;
 use node::exit::FailureKind;
-use node::net::{Limits, MESSAGE_MAX, Mdns, Multiaddr, Net, NetConfig, NetEvent, PeerKey};
+use node::net::{Limits, MESSAGE_MAX, Mdns, Multiaddr, Net, NetConfig, NetEvent, PeerKey, Repeat};
 use protocol::advert::{Advert, Incentive, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
 use protocol::job::{Constraints, Input, JobSpec, Sampling};
@@ -311,12 +311,12 @@ impl Attacker {
 
     fn send_with(&mut self, message: Vec<u8>, body: Vec<u8>) {
         self.tag += 1;
-        self.net.send(self.victim, self.tag, message, body.into());
+        self.net.send(self.victim, self.tag, message, body.into(), Repeat::Yes);
     }
 
     fn tell(&mut self, to: PeerKey, message: &Message<Wire>) {
         self.tag += 1;
-        self.net.send(to, self.tag, message.to_bytes(), Vec::new().into());
+        self.net.send(to, self.tag, message.to_bytes(), Vec::new().into(), Repeat::Yes);
     }
 
     async fn until_joined(&mut self) -> Signed<Membership> {

@@ -15,7 +15,7 @@ use libp2p::{
 use tokio::time::{Duration, Instant};
 
 use super::{
-    GossipId, Net, NetEvent, OffenceKind, PeerKey, Query, SendFailure,
+    GossipId, Net, NetEvent, OffenceKind, PeerKey, Query, Repeat, SendFailure,
     behaviour::BehaviourEvent,
     codec::{Ack, Request},
     gate::{ip_of, is_public},
@@ -192,10 +192,11 @@ impl Net {
 
     /// A message that went down with one connection goes again over another that was there when it was sent: a peer that
     /// crashed and came back has, until it says so, connections that nobody answers beside the one that lives. What was
-    /// sent before it came back was for the run that ended.
+    /// sent before it came back was for the run that ended, and what must not arrive twice is not risked.
     fn on_unacknowledged(&mut self, sent: Sent, reason: SendFailure) {
         let went_down = matches!(reason, SendFailure::Closed | SendFailure::Broken);
-        if went_down && sent.lost < CONNECTIONS_PER_PEER_MAX && self.peers.had_link(sent.to, sent.at) {
+        let may_repeat = sent.repeat == Repeat::Yes && sent.lost < CONNECTIONS_PER_PEER_MAX;
+        if went_down && may_repeat && self.peers.had_link(sent.to, sent.at) {
             return self.hand_over(Sent { lost: sent.lost + 1, ..sent });
         }
         self.fail_send(sent.to, sent.tag, reason);

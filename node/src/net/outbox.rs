@@ -7,7 +7,7 @@ use libp2p::request_response::OutboundRequestId;
 use tokio::time::Instant;
 
 use super::{
-    PeerKey,
+    PeerKey, Repeat,
     limits::{QUEUE_BYTES_MAX, QUEUE_MAX},
 };
 
@@ -23,6 +23,7 @@ pub(super) struct Sent {
     pub(super) tag: u64,
     pub(super) message: Bytes,
     pub(super) body: Bytes,
+    pub(super) repeat: Repeat,
     /// When it was sent first.
     pub(super) at: Instant,
     /// How many connections closed on it before it was acknowledged.

@@ -130,8 +130,9 @@ impl Peers {
         !entry.links.is_empty() && !std::mem::replace(&mut entry.admitted, true)
     }
 
-    /// Notes what a peer says of itself over a link, and returns the links that are dead by it: the earlier ones of a
-    /// run that ended. Nobody told us of its end, and QUIC needs seconds to find out.
+    /// Notes what a peer says of itself over a link, and takes out the links that are dead by it: the earlier ones of a
+    /// run that ended. Nobody told us of its end, and QUIC needs seconds to find out. From here on they count as closed;
+    /// the caller closes them.
     pub(super) fn identified(
         &mut self,
         peer: PeerKey,
@@ -144,8 +145,8 @@ impl Peers {
             return Vec::new();
         };
         entry.links[speaking].run = agent.run;
-        let is_over = |link: &&Link| link.run.is_some() && agent.run.is_some() && link.run != agent.run;
-        entry.links[..speaking].iter().filter(is_over).map(|link| link.connection).collect()
+        let is_over = |link: &mut Link| link.run.is_some() && agent.run.is_some() && link.run != agent.run;
+        entry.links.extract_if(..speaking, is_over).map(|link| link.connection).collect()
     }
 
     /// Notes a round trip, or returns whether the link is dead.
@@ -373,6 +374,28 @@ mod tests {
         assert!(peers.identified(PEER, links[3], says(None)).is_empty());
         assert_eq!(peers.identified(PEER, links[2], says(Some(2))), links[..2]);
         assert!(peers.identified(PEER, links[0], says(Some(1))).is_empty());
+    }
+
+    #[test]
+    fn the_links_of_an_earlier_run_count_as_closed_before_they_are() {
+        let (mut peers, start) = (Peers::new(limits()), Instant::now());
+        let [quic, tcp, again] = [1, 2, 3].map(ConnectionId::new_unchecked);
+        let says = |run| Agent { program: "sharemesh/1".into(), run: Some(run), network: String::new() };
+        for link in [quic, tcp] {
+            peers.connected(PEER, link, &dialed("/ip4/127.0.0.1/tcp/1"), start);
+            peers.identified(PEER, link, says(1));
+        }
+        assert!(peers.admit(PEER));
+        let later = start + Duration::from_secs(1);
+        peers.connected(PEER, again, &dialed("/ip4/127.0.0.1/tcp/1"), later);
+
+        assert_eq!(peers.identified(PEER, again, says(2)), [quic, tcp]);
+        assert!(!peers.had_link(PEER, start), "what was sent to the earlier run goes nowhere");
+        assert!(!peers.closed(PEER, quic));
+        assert!(!peers.had_link(PEER, start) && peers.had_link(PEER, later));
+        assert!(!peers.admit(PEER), "it was up all the time");
+        assert!(peers.closed(PEER, again), "the last that lived");
+        assert!(!peers.closed(PEER, tcp), "told before");
     }
 
     #[test]

@@ -188,10 +188,11 @@ impl Node {
         self.issuers()
     }
 
-    /// Returns by how many milliseconds the issuers' clocks are ahead of this node's, if that does harm.
+    /// Returns by how many milliseconds the issuers' clocks are ahead of this node's, if that does harm and a quorum of
+    /// them has said its time.
     #[must_use]
     pub fn clock_off_ms(&self) -> Option<i64> {
-        self.clocks.off_ms()
+        self.clocks.off_ms(self.config.manifest.quorum())
     }
 
     /// Says whether the issuer can be spoken to now.

@@ -142,8 +142,8 @@ async fn peers_that_dial_each_other_at_once_are_up_once() {
     .await;
     // Both connections are used in turn, so these come after whatever the second one had to tell.
     for tag in 0..10 {
-        nets[0].send(keys[1], tag, vec![1], Bytes::new());
-        nets[1].send(keys[0], tag, vec![1], Bytes::new());
+        nets[0].send(keys[1], tag, vec![1], Bytes::new(), Repeat::Yes);
+        nets[1].send(keys[0], tag, vec![1], Bytes::new(), Repeat::Yes);
     }
     wait(&mut nets, |index, event| {
         assert!(!matches!(event, NetEvent::PeerUp(_) | NetEvent::PeerDown(_)), "{event:?}");
@@ -164,7 +164,7 @@ async fn a_banned_peer_is_disconnected_and_stays_out() {
     nets[1].ban(a, Duration::from_secs(3600));
     wait(&mut nets, |index, event| matches!(event, NetEvent::PeerDown(_) if index == 0).then_some(())).await;
     nets[0].dial(b, addresses);
-    nets[0].send(b, 1, b"let me in".to_vec(), Bytes::new());
+    nets[0].send(b, 1, b"let me in".to_vec(), Bytes::new(), Repeat::Yes);
 
     wait(&mut nets, |index, event| {
         assert!(index == 0 || !matches!(event, NetEvent::Received { .. } | NetEvent::PeerUp(_)), "{event:?}");

@@ -1,5 +1,7 @@
 //! Messages: that they arrive, and what is told when they do not.
 
+use libp2p::swarm::ConnectionId;
+
 use super::{attacker::Attacker, *};
 
 async fn check_exchange(listen: &str, transport: Transport) {
@@ -7,9 +9,9 @@ async fn check_exchange(listen: &str, transport: Transport) {
     connect(&mut nets, 0, 1).await;
     let (a, b) = (nets[0].me(), nets[1].me());
 
-    nets[0].send(b, 7, &b"ask"[..], Bytes::from(vec![3; 100_000]));
+    nets[0].send(b, 7, &b"ask"[..], Bytes::from(vec![3; 100_000]), Repeat::Yes);
     let (from, message, body) = wait(&mut nets, received).await;
-    nets[1].send(a, 8, &b"answer"[..], Bytes::new());
+    nets[1].send(a, 8, &b"answer"[..], Bytes::new(), Repeat::Yes);
     let (_, answer, _) = wait(&mut nets, received).await;
 
     assert_eq!((from, &message[..], body.len()), (a, &b"ask"[..], 100_000));
@@ -69,7 +71,7 @@ async fn a_message_to_a_stranger_dials_it_first() {
     let (b, addresses) = (nets[1].me(), nets[1].listening());
 
     nets[0].dial(b, addresses);
-    nets[0].send(b, 1, &b"at once"[..], Bytes::new());
+    nets[0].send(b, 1, &b"at once"[..], Bytes::new(), Repeat::Yes);
 
     assert_eq!(wait(&mut nets, received).await.1, "at once");
 }
@@ -82,7 +84,7 @@ async fn a_message_to_a_peer_that_is_gone_fails() {
     let (gone, mut nets) = (b.me(), [a]);
     drop(b);
 
-    nets[0].send(gone, 9, &b"anyone?"[..], Bytes::new());
+    nets[0].send(gone, 9, &b"anyone?"[..], Bytes::new(), Repeat::Yes);
     let mut down = false;
     let (tag, reason) = wait(&mut nets, |index, event| {
         down |= matches!(event, NetEvent::PeerDown(_));
@@ -99,7 +101,7 @@ async fn a_message_to_a_peer_that_is_gone_fails() {
         matches!(reason, SendFailure::Closed | SendFailure::Broken | SendFailure::Unreachable),
         "{reason:?}"
     );
-    nets[0].send(gone, 10, &b"anyone?"[..], Bytes::new());
+    nets[0].send(gone, 10, &b"anyone?"[..], Bytes::new(), Repeat::Yes);
     assert_eq!(wait(&mut nets, failed).await, (10, SendFailure::Unreachable));
 }
 
@@ -121,7 +123,7 @@ async fn a_peer_that_was_started_anew_gets_all_that_is_sent_to_it() {
     })
     .await;
     for tag in 0..4 {
-        nets[0].send(b, tag, Vec::from([u8::try_from(tag).unwrap()]), Bytes::new());
+        nets[0].send(b, tag, Vec::from([u8::try_from(tag).unwrap()]), Bytes::new(), Repeat::Yes);
     }
     let mut missing: BTreeSet<u8> = (0..4).collect();
     wait(&mut nets, |index, event| {
@@ -137,13 +139,67 @@ async fn a_peer_that_was_started_anew_gets_all_that_is_sent_to_it() {
     assert_eq!(peer.addresses.len(), 1, "the earlier connection is closed");
 }
 
+/// Connects the first node to the second once more.
+fn connect_again(nets: &mut [Net], address: Multiaddr) -> ConnectionId {
+    let opts = DialOpts::peer_id(nets[1].me().peer_id()).condition(PeerCondition::Always);
+    let opts = opts.addresses(vec![address]).build();
+    let connection = opts.connection_id();
+    nets[0].swarm.dial(opts).unwrap();
+    connection
+}
+
+/// Sends four messages in turn over two connections, of which one closes before anything goes over it. Returns what
+/// arrived and what failed once all is told.
+async fn sent_while_a_connection_closes(repeat: Repeat) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let mut both = config(HOME, QUIC);
+    both.listen.push(TCP.parse().unwrap());
+    let mut nets = [start(config(HOME, QUIC)).await, start(both).await];
+    until(&mut nets, |nets| nets[1].listening().len() == 2).await;
+    let [one, other] = nets[1].listening().try_into().unwrap();
+    let b = nets[1].me();
+    let closing = connect_again(&mut nets, one);
+    connect_again(&mut nets, other);
+    until(&mut nets, |nets| nets[0].peers().first().is_some_and(|peer| peer.addresses.len() == 2)).await;
+
+    for tag in 0..4 {
+        nets[0].send(b, tag, Vec::from([u8::try_from(tag).unwrap()]), Bytes::new(), repeat);
+    }
+    assert!(nets[0].swarm.close_connection(closing));
+    let (mut arrived, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    wait(&mut nets, |_, event| {
+        match event {
+            NetEvent::Received { message, .. } => _ = arrived.insert(u64::from(message[0])),
+            NetEvent::SendFailed { tag, reason: SendFailure::Closed, .. } => _ = lost.insert(tag),
+            _ => {}
+        }
+        (arrived.len() + lost.len() == 4).then_some(())
+    })
+    .await;
+    (arrived, lost)
+}
+
+#[tokio::test]
+async fn what_went_down_with_a_connection_goes_again_over_another_that_was_there() {
+    let (arrived, lost) = sent_while_a_connection_closes(Repeat::Yes).await;
+
+    assert_eq!((arrived.len(), lost.len()), (4, 0));
+}
+
+#[tokio::test]
+async fn what_must_not_arrive_twice_is_told_lost_and_does_not_go_again() {
+    let (arrived, lost) = sent_while_a_connection_closes(Repeat::No).await;
+
+    assert_eq!((arrived.len(), lost.len()), (2, 2));
+    assert!(arrived.is_disjoint(&lost));
+}
+
 #[tokio::test]
 async fn nodes_of_different_domains_cannot_exchange() {
     let mut nets = [start(config(HOME, QUIC)).await, start(config(ELSEWHERE, QUIC)).await];
     let (b, addresses) = (nets[1].me(), nets[1].listening());
 
     nets[0].dial(b, addresses);
-    nets[0].send(b, 1, &b"hello?"[..], Bytes::new());
+    nets[0].send(b, 1, &b"hello?"[..], Bytes::new(), Repeat::Yes);
     wait(&mut nets, |index, event| {
         assert!(!matches!(event, NetEvent::Received { .. } | NetEvent::PeerUp(_)), "{event:?}");
         failed(index, event)
@@ -197,7 +253,7 @@ async fn unreadable_messages_are_offences_and_the_node_keeps_serving() {
         attack.abort();
     }
 
-    nets[1].send(a, 1, &b"still there?"[..], Bytes::new());
+    nets[1].send(a, 1, &b"still there?"[..], Bytes::new(), Repeat::Yes);
 
     assert_eq!(wait(&mut nets, received).await.1, "still there?");
 }
@@ -207,8 +263,8 @@ async fn our_own_oversized_messages_never_leave() {
     let mut nets = [start(config(HOME, QUIC)).await];
     let peer = PeerKey([9; 32]);
 
-    nets[0].send(peer, 1, vec![0; MESSAGE_MAX + 1], Bytes::new());
-    nets[0].send(peer, 2, Vec::new(), vec![0; BODY_MAX + 1].into());
+    nets[0].send(peer, 1, vec![0; MESSAGE_MAX + 1], Bytes::new(), Repeat::Yes);
+    nets[0].send(peer, 2, Vec::new(), vec![0; BODY_MAX + 1].into(), Repeat::Yes);
 
     assert_eq!(wait(&mut nets, failed).await, (1, SendFailure::TooLarge));
     assert_eq!(wait(&mut nets, failed).await, (2, SendFailure::TooLarge));
@@ -221,12 +277,12 @@ async fn a_full_queue_refuses_more_until_it_drains() {
     connect(&mut nets, 0, 1).await;
     let b = nets[1].me();
     for tag in 0..=limits::QUEUE_MAX as u64 {
-        nets[0].send(b, tag, vec![1], Bytes::new());
+        nets[0].send(b, tag, vec![1], Bytes::new(), Repeat::Yes);
     }
 
     let refused = wait(&mut nets, failed).await;
     until(&mut nets, |nets| nets[0].counters().messages_acknowledged == limits::QUEUE_MAX as u64).await;
-    nets[0].send(b, 1000, &b"again"[..], Bytes::new());
+    nets[0].send(b, 1000, &b"again"[..], Bytes::new(), Repeat::Yes);
     until(&mut nets, |nets| nets[0].counters().messages_acknowledged > limits::QUEUE_MAX as u64).await;
 
     assert_eq!(refused, (limits::QUEUE_MAX as u64, SendFailure::QueueFull));
@@ -241,7 +297,7 @@ async fn a_flood_is_cut_to_the_rate_and_reported() {
     let (a, b) = (nets[0].me(), nets[1].me());
 
     for tag in 0..20 {
-        nets[0].send(b, tag, vec![1], Bytes::new());
+        nets[0].send(b, tag, vec![1], Bytes::new(), Repeat::Yes);
     }
     let (mut arrived, mut offences, mut refused) = (0, 0, 0);
     wait(&mut nets, |_, event| {
@@ -274,14 +330,14 @@ async fn measure_the_round_trip_of_a_message() {
         let echo = tokio::spawn(async move {
             loop {
                 if let NetEvent::Received { message, body, .. } = far.next().await {
-                    far.send(a, 0, message, body);
+                    far.send(a, 0, message, body, Repeat::Yes);
                 }
             }
         });
         let mut samples = Vec::new();
         for _ in 0..1100 {
             let sent_at = std::time::Instant::now();
-            near.send(b, 0, vec![1; 200], Bytes::new());
+            near.send(b, 0, vec![1; 200], Bytes::new(), Repeat::Yes);
             while !matches!(near.next().await, NetEvent::Received { .. }) {}
             samples.push(sent_at.elapsed());
         }
