@@ -536,6 +536,7 @@ impl Node {
             witness: Witness::new(config.manifest.clone(), signer),
             tickets: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            judged: BTreeSet::new(),
             hurried: Time::default(),
             inboxes: notices::Inboxes::default(),
             payouts: BTreeMap::new(),

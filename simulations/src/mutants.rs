@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 46] = [
+pub const MUTANTS: [Mutant; 47] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -254,6 +254,11 @@ pub const MUTANTS: [Mutant; 46] = [
         "older-view-counts",
         "answers::what_an_issuer_says_late_does_not_replace_what_it_said_since",
         "what an issuer said of an account earlier replaces what it said since",
+    ),
+    among_issuers(
+        "freed-head-kept",
+        "settling::no_step_from_before_its_slot_was_freed_is_voted_for_or_recorded_again",
+        "steps from before a slot was freed may be voted for in it again",
     ),
     among_issuers(
         "lock-not-kept",

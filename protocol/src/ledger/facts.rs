@@ -83,10 +83,15 @@ impl Facts {
 }
 
 impl Cursor {
-    /// Takes the names that an issuer has listed from number `first` on; returns those to ask for now. What was not
-    /// missing before is given time to come by itself.
-    pub fn listed(&mut self, first: u64, names: &[RecordId], facts: &Facts) -> Vec<RecordId> {
-        let missing = names.iter().filter(|name| facts.get(name).is_none());
+    /// Takes the names that an issuer has listed from number `first` on, and which of them have come; returns those to ask
+    /// for now. What was not missing before is given time to come by itself.
+    pub fn listed(
+        &mut self,
+        first: u64,
+        names: &[RecordId],
+        has_come: impl Fn(&RecordId) -> bool,
+    ) -> Vec<RecordId> {
+        let missing = names.iter().filter(|name| !has_come(name));
         let missing: Vec<RecordId> = missing.take(NAMES_MAX).copied().collect();
         if missing.is_empty() {
             let count = u64::try_from(names.len()).unwrap_or(u64::MAX);

@@ -285,7 +285,8 @@ impl Fact<Checked> {
     #[must_use]
     pub fn name(&self) -> RecordId {
         match self {
-            Self::Deposit(deposit) => RecordId(deposit.reference.0),
+            // Whoever makes a deposit chooses its reference: it must not be the name of anything else.
+            Self::Deposit(deposit) => name_of(b"deposit\0", &[deposit.reference.0]),
             Self::Step(certificate) => certificate.op.id(),
             Self::End(certificate) => {
                 let channel = certificate.votes.first().map_or(ChannelId([0; 32]), |vote| vote.channel);
@@ -294,7 +295,7 @@ impl Fact<Checked> {
             Self::Paid(paid) => paid_name(paid.step),
             Self::Redeemed { receipt, claim } => {
                 let claim = claim.as_ref().map_or(RecordId::NONE, Verified::id);
-                name_of(b"paid\0", &[receipt.id().0, claim.0])
+                name_of(b"redeemed\0", &[receipt.id().0, claim.0])
             }
             Self::Doubled(first, second) => name_of(b"doubled\0", &[first.id().0, second.id().0]),
         }
@@ -316,11 +317,18 @@ pub fn end_name(channel: ChannelId) -> RecordId {
     name_of(b"end\0", &[channel.0])
 }
 
+/// Returns the head of an account after a checkpoint has freed its next slot: steps that were signed before follow another
+/// one, so that no words about them, of before and after, can be put together.
+#[must_use]
+pub fn freed_head(head: RecordId, epoch: Epoch) -> RecordId {
+    let mut number = [0; 32];
+    number[..4].copy_from_slice(&epoch.0.to_le_bytes());
+    name_of(b"freed\0", &[head.0, number])
+}
+
 /// Returns what the payout of a withdrawal is called among facts; the step has its own name.
 fn paid_name(step: RecordId) -> RecordId {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(b"paid\0").update(&step.0);
-    RecordId(*hasher.finalize().as_bytes())
+    name_of(b"paid\0", &[step.0])
 }
 
 /// Returns whether a quorum of issuers signed a deposit.

@@ -252,13 +252,22 @@ impl Settled {
 
     /// Returns those slots with two steps of which one has been certified all the same: they are not stuck.
     fn stepped(&self) -> BTreeSet<(AccountId, u64)> {
-        let steps = self.since.iter().filter_map(|fact| match &**fact {
+        let doubled = self.doubled.keys().filter_map(|account| Some((*account, self.doubled(*account)?)));
+        self.certified_in(&doubled.collect()).collect()
+    }
+
+    /// Returns those of these slots for which a certified step is known that no checkpoint states.
+    pub fn certified_in<'a>(
+        &'a self,
+        slots: &'a BTreeSet<(AccountId, u64)>,
+    ) -> impl Iterator<Item = (AccountId, u64)> + 'a {
+        let slot = |fact: &Arc<Fact<Checked>>| match &**fact {
             Fact::Step(certificate) => Some((certificate.op.account, certificate.op.sequence)),
             Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
                 None
             }
-        });
-        steps.filter(|(account, sequence)| self.doubled(*account) == Some(*sequence)).collect()
+        };
+        self.since.iter().filter_map(slot).filter(|slot| slots.contains(slot))
     }
 
     /// Says whether a redemption is above the end on which a quorum has agreed since.
@@ -374,8 +383,8 @@ fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
             None => false,
         },
         Fact::Doubled(first, _) => {
-            books.next_slot(first.account).0 > first.sequence
-                || books.void_until(first.account, first.sequence).is_some()
+            let (next, head) = books.next_slot(first.account);
+            next > first.sequence || (next == first.sequence && head != first.previous)
         }
     }
 }

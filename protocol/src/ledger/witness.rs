@@ -485,7 +485,8 @@ impl Witness {
     pub fn compare_lock(&mut self, op: &Verified<AccountOp>) {
         let is_owners = self.books.check_step(op).is_ok();
         let Some(lock) = self.locks.get_mut(&op.account).filter(|_| is_owners) else { return };
-        if lock.op.sequence == op.sequence && lock.op.id() != op.id() && lock.rival.is_none() {
+        let same_slot = (lock.op.sequence, lock.op.previous) == (op.sequence, op.previous);
+        if same_slot && lock.op.id() != op.id() && lock.rival.is_none() {
             lock.rival = Some(op.clone());
         }
     }
@@ -503,15 +504,15 @@ impl Witness {
         let (first, second) = if one.id() < other.id() { (one, other) } else { (other, one) };
         let fact = Fact::Doubled(first.clone(), second.clone());
         let mut books = self.books.account_alone(one.account);
-        let freed = self.books.void_until(one.account, one.sequence).is_some();
-        // Whoever has not voted since the slot was freed does not know that it is stuck again.
-        let is_old = freed && self.books.locked(one.account).is_none();
+        let head = self.books.next_slot(one.account).1;
+        // Steps from before the slot was freed do not show that it is stuck again.
+        let is_old = one.previous != head || other.previous != head;
         if is_old || self.settled.doubled(one.account) == Some(one.sequence) {
             return None;
         }
         books.free_slot((first, second), Epoch(0)).ok()?;
         let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
-        self.took(fact, true);
+        self.settled.took(Arc::new(fact));
         Some(record)
     }
 
@@ -526,16 +527,18 @@ impl Witness {
     /// because a quorum may have recorded the same.
     #[must_use]
     pub fn objects(&self, outcome: &Outcome) -> bool {
-        let is_taken = |(account, sequence): &(AccountId, u64)| {
-            self.books.next_slot(*account).0 > *sequence && outcome.books.next_slot(*account).0 <= *sequence
-        };
+        // Also a step that waits for credits is recorded.
+        let freed: BTreeSet<(AccountId, u64)> = outcome.freed.iter().copied().collect();
+        let mut certified = self.settled.certified_in(&freed);
+        let is_dropped =
+            |(account, sequence): (AccountId, u64)| outcome.books.next_slot(account).0 <= sequence;
         let has_ended_otherwise = |(channel, amount): &(ChannelId, u64)| {
             self.books.channel(*channel).is_some_and(|(paid, closed)| closed || paid > *amount)
         };
         if mutant::is_in("unlock-recorded") {
             return false;
         }
-        outcome.freed.iter().any(is_taken) || outcome.ended.iter().any(has_ended_otherwise)
+        certified.any(is_dropped) || outcome.ended.iter().any(has_ended_otherwise)
     }
 
     /// Leaves to the next checkpoint what one that we prepare would resolve. It must be on disk before the vote leaves.
@@ -570,7 +573,7 @@ impl Witness {
         match fact {
             Fact::Redeemed { receipt, claim } => self.redeem_elsewhere(&receipt, claim.as_ref()).map(drop),
             Fact::Doubled(..) => {
-                self.took(fact, true);
+                self.settled.took(Arc::new(fact));
                 Ok(())
             }
             Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Paid(_) => Ok(()),

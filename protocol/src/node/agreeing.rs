@@ -44,8 +44,9 @@ pub(super) struct Convention {
     batches: BTreeMap<Digest, Batch>,
     /// What checkpoints come to that we have computed.
     outcomes: BTreeMap<RecordId, Outcome>,
-    /// Facts that we have asked for.
+    /// Facts that we have asked for, and whom: what others say of them may be another certificate than the one that counts.
     wanted: BTreeSet<RecordId>,
+    asked: Option<NodeId>,
     /// The checkpoint that each issuer has signed.
     signed: BTreeMap<PublicKey, Verified<Checkpoint>>,
     /// Checkpoints whose names are in our journal.
@@ -479,6 +480,7 @@ impl Node {
                 witness.settled.make_room(missing.len());
                 agreeing.fetched = now;
                 agreeing.wanted = missing.iter().copied().collect();
+                agreeing.asked = Some(of);
                 self.send(of, Message::FactQuery(missing), out);
             }
             return false;
@@ -510,11 +512,11 @@ impl Node {
     }
 
     /// Keeps a fact that we have asked for and that our books have not taken.
-    pub(super) fn learned(&mut self, fact: &Fact<Checked>, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn learned(&mut self, from: NodeId, fact: &Fact<Checked>, now: Time, out: &mut Vec<Effect>) {
         let manifest = &self.config.manifest;
         let Some(issuing) = &mut self.issuing else { return };
         let name = fact.name();
-        if !issuing.agreeing.wanted.remove(&name) {
+        if issuing.agreeing.asked != Some(from) || !issuing.agreeing.wanted.remove(&name) {
             return;
         }
         let is_proven = match fact {

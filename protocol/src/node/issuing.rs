@@ -1,7 +1,7 @@
 //! The issuer's role: admits nodes, books deposits, witnesses steps, pays out channels.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
@@ -44,6 +44,8 @@ pub(super) struct Issuing {
     pub(super) agreeing: Convention,
     /// How far we have followed the other issuers.
     pub(super) cursors: BTreeMap<NodeId, Cursor>,
+    /// Names of facts that came and that our books do not list: taken otherwise, older than ours, or void.
+    pub(super) judged: BTreeSet<RecordId>,
     /// When we last asked them out of turn.
     pub(super) hurried: Time,
 }

@@ -21,6 +21,9 @@ use super::{Effect, Node, Offence};
 /// How often an issuer that is behind asks out of turn.
 const HURRY_MS: u64 = 1_000;
 
+/// Most facts remembered that our books do not list; beyond, all are asked for once more.
+const JUDGED_MAX: usize = 16_384;
+
 impl Node {
     /// Says whether the network has more than one issuer.
     pub(super) const fn has_many_issuers(&self) -> bool {
@@ -114,8 +117,11 @@ impl Node {
             Fact::Redeemed { receipt, claim } => {
                 issuing.redeem_elsewhere(receipt, claim.as_ref()).map(|record| (None, record))
             }
-            Fact::Doubled(one, other) => Ok((None, issuing.double(one, other))),
+            // Only who has voted in a slot knows that it is stuck; a proposal that frees it brings the two steps.
+            Fact::Doubled(..) => Ok((None, None)),
         };
+        // Others may have the same step with votes that count.
+        let is_judged = matches!(taken, Ok(_) | Err(IssuerError::WrongEpoch));
         match taken {
             Ok((recorded, record)) => {
                 let is_new = record.is_some();
@@ -140,7 +146,21 @@ impl Node {
             Err(IssuerError::Behind | IssuerError::UnknownChannel) => self.hurry(now, out),
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
         }
-        self.learned(fact, now, out);
+        if is_judged {
+            self.judged(fact);
+        }
+        self.learned(from, fact, now, out);
+    }
+
+    /// Remembers that a fact has come which our books do not list, so that it is not asked for again.
+    fn judged(&mut self, fact: &Fact<Checked>) {
+        let Some(issuing) = &mut self.issuing else { return };
+        if issuing.witness.facts.get(&fact.name()).is_none() {
+            if issuing.judged.len() >= JUDGED_MAX {
+                issuing.judged.clear();
+            }
+            issuing.judged.insert(fact.name());
+        }
     }
 
     /// From an issuer: the operator whose turn it was has paid a withdrawal.
@@ -178,7 +198,7 @@ impl Node {
             }
             Fact::Paid(_) => {}
             Fact::Redeemed { receipt, .. } => self.acknowledge(receipt.channel, now, out),
-            Fact::Doubled(one, other) => self.found_two_steps(one, other, out),
+            Fact::Doubled(..) => {}
             Fact::End(certificate) => {
                 if let Some(vote) = certificate.votes.first() {
                     self.acknowledge(vote.channel, now, out);
@@ -427,7 +447,9 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         let cursor = issuing.cursors.entry(from).or_default();
         let before = cursor.next;
-        let wanted = cursor.listed(first, names, &issuing.witness.facts);
+        let (facts, judged) = (&issuing.witness.facts, &issuing.judged);
+        let has_come = |name: &RecordId| facts.get(name).is_some() || judged.contains(name);
+        let wanted = cursor.listed(first, names, has_come);
         let next = cursor.next;
         if !wanted.is_empty() {
             self.send(from, Message::FactQuery(wanted), out);

@@ -27,7 +27,7 @@ fn facts(numbers: impl IntoIterator<Item = usize>) -> Facts {
 /// Asks once; returns how many facts were fetched.
 fn follow(cursor: &mut Cursor, mine: &mut Facts, theirs: &Facts) -> usize {
     let (first, names) = theirs.since(cursor.next);
-    let wanted = cursor.listed(first, &names, mine);
+    let wanted = cursor.listed(first, &names, |name| mine.get(name).is_some());
     for name in &wanted {
         mine.push(theirs.get(name).expect("listed").clone());
     }

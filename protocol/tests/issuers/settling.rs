@@ -8,6 +8,7 @@ use protocol::keys::Signer;
 use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::quorum::{Certificate, Fact};
 use protocol::ledger::records::{AccountOp, Claim, Deposit, Epoch, OpBody, Receipt, Source, Vote};
+use protocol::ledger::settled::BatchError;
 use protocol::ledger::witness::Witness;
 use protocol::message::Checked;
 use protocol::price::Usage;
@@ -35,6 +36,10 @@ fn by<T: Signable>(places: &[usize], record: T) -> Vec<Verified<T>> {
 fn deposit(tag: u8) -> Verified<Deposit> {
     let (reference, source) = (Digest([tag; 32]), Source::Budget);
     let deposit = Deposit { reference, account: account(tag), amount: CREDITS, epoch: Epoch(0), source };
+    agreed(deposit)
+}
+
+fn agreed(deposit: Deposit) -> Verified<Deposit> {
     let first = sign(deposit, domain(), Role::Issuer, &issuer_signer(0));
     (1..3).fold(first, |deposit, place| deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place)))
 }
@@ -161,10 +166,64 @@ fn a_checkpoint_frees_a_slot_and_only_later_votes_count_in_it() {
 
     assert_eq!((first.books.locked(account(0)), second.books.locked(account(0))), (None, None));
     assert_eq!(second.certify(&certified(&one, None), Epoch(1)), Err(IssuerError::WrongEpoch));
-    let (vote, _) = second.vote(&one, None, Epoch(1)).expect("within the rules");
+    let next = after_freeing(&second, 3_000);
+    let (vote, _) = second.vote(&next, None, Epoch(1)).expect("within the rules");
     assert_eq!(vote.settled, Some(Epoch(0)));
-    second.certify(&certified(&one, Some(Epoch(0))), Epoch(1)).expect("later votes");
-    assert_eq!(second.books.next_slot(account(0)), (1, one.id()));
+    second.certify(&certified(&next, Some(Epoch(0))), Epoch(1)).expect("later votes");
+    assert_eq!(second.books.next_slot(account(0)), (1, next.id()));
+}
+
+/// Returns a step for the first slot of an account after it was freed.
+fn after_freeing(issuer: &Witness, amount: u64) -> Verified<AccountOp> {
+    let (next, head) = issuer.books.next_slot(account(0));
+    assert_eq!((next, head == RecordId::NONE), (0, false));
+    step(0, 0, head, OpBody::Pay { to: account(1), amount })
+}
+
+/// A liar frees a slot twice and has one step recorded by another honest issuer each time: with its own word that would be
+/// three of four for a step that no checkpoint states.
+#[test]
+fn no_step_from_before_its_slot_was_freed_is_voted_for_or_recorded_again() {
+    let [one, other] = two_steps();
+    let third = step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount: 3_000 });
+    let deposits = facts(&[]);
+    let [mut early, mut late] = [0, 1].map(|place| witness(place, &deposits));
+    for step in [&one, &third] {
+        let mut early = early.clone();
+        early.certify(&certified(step, None), Epoch(0)).expect("a quorum voted before");
+    }
+    late.double(&one, &other).expect("two steps for one slot");
+    let (names, _) = late.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let proposer = late.clone();
+    follow(&mut late, &proposer, &names, Epoch(0));
+    follow(&mut early, &proposer, &names, Epoch(0));
+
+    for old in [&one, &other, &third] {
+        for issuer in [&mut early, &mut late] {
+            assert_eq!(issuer.vote(old, None, Epoch(1)), Err(IssuerError::WrongSequence { next: 0 }));
+            assert!(issuer.certify(&certified(old, Some(Epoch(0))), Epoch(1)).is_err());
+        }
+    }
+    assert_eq!(late.double(&one, &other), None, "the same two free nothing again");
+    let again = Fact::Doubled(one.clone(), other.clone());
+    late.settled.learn(Arc::new(again.clone()));
+    let outcome = late.settled.outcome(Epoch(1), &[again.name()]);
+    assert_eq!(outcome.err(), Some(BatchError::Fact(IssuerError::WrongSequence { next: 0 })));
+}
+
+/// The maker of a deposit chooses its reference; with the id of a step it would hide that step from the checkpoints.
+#[test]
+fn a_deposit_that_is_called_like_a_step_hides_no_step() {
+    let [one, _] = two_steps();
+    let named = Deposit { reference: Digest(one.id().0), ..(*deposit(1)).clone() };
+    let mut issuer = witness(0, &facts(&[]));
+    let before = issuer.settled.since();
+    issuer.enter(&agreed(named)).expect("a quorum signed");
+    issuer.certify(&certified(&one, None), Epoch(0)).expect("a quorum voted");
+    assert_eq!(issuer.settled.since(), before + 2);
+    let (names, outcome) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(names.len(), before + 2);
+    assert_eq!(outcome.books.next_slot(account(0)), (1, one.id()));
 }
 
 #[test]
@@ -205,10 +264,11 @@ fn what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_on
     let stale = Certificate { op: one.clone(), terms: None, votes: lied };
     assert_eq!(stale.check(&manifest()), Ok(()));
     assert_eq!(issuers[0].certify(&stale, Epoch(1)), Err(IssuerError::WrongEpoch));
-    votes = [0, 1].map(|place| issuers[place].vote(&other, None, Epoch(1)).expect("a free slot").0);
-    let mut again = Vec::from([issuers[2].vote(&other, None, Epoch(1)).expect("a free slot").0]);
+    let next = after_freeing(&issuers[0], 2_000);
+    votes = [0, 1].map(|place| issuers[place].vote(&next, None, Epoch(1)).expect("a free slot").0);
+    let mut again = Vec::from([issuers[2].vote(&next, None, Epoch(1)).expect("a free slot").0]);
     again.extend(votes);
-    let fresh = Certificate { op: other.clone(), terms: None, votes: again };
+    let fresh = Certificate { op: next.clone(), terms: None, votes: again };
     issuers[0].certify(&fresh, Epoch(1)).expect("a quorum has voted since");
     let word = issuers[0].certify(&stale, Epoch(1));
     assert_eq!(word, Err(IssuerError::WrongEpoch), "nobody says that it has recorded what never stood");
@@ -247,8 +307,10 @@ fn one_owner_fills_no_books_with_pairs_of_steps_and_no_old_pair_frees_a_slot_aga
     let proposer = issuer.clone();
     follow(&mut issuer, &proposer, &names, Epoch(0));
     assert_eq!(issuer.double(&steps[3], &steps[4]), None);
-    issuer.vote(&steps[0], None, Epoch(1)).expect("a free slot");
-    assert!(issuer.double(&steps[3], &steps[4]).is_some(), "its slot may be stuck again");
+    let [one, other] = [1, 2].map(|amount| after_freeing(&issuer, amount));
+    issuer.vote(&one, None, Epoch(1)).expect("a free slot");
+    assert_eq!(issuer.double(&steps[3], &steps[4]), None);
+    assert!(issuer.double(&one, &other).is_some(), "its slot may be stuck again");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use alloc::vec::Vec;
 use super::{Issuer, IssuerError};
 use crate::ids::{AccountId, ChannelId};
 use crate::ledger::account::check_signer;
-use crate::ledger::quorum::{Certificate, Fact};
+use crate::ledger::quorum::{Certificate, Fact, freed_head};
 use crate::ledger::records::{AccountOp, Epoch};
 use crate::message::Checked;
+use crate::mutant;
 use crate::signed::Verified;
 
 /// A slot that a checkpoint has freed, because its owner signed two steps for it.
@@ -20,7 +21,8 @@ pub(super) struct Freed {
 
 impl Issuer {
     /// Frees the slot for which an account's owner has signed these two steps: votes before the checkpoint of `epoch` are
-    /// void in it, and whichever step gets a quorum of later votes has it.
+    /// void in it. The account has another head from then on, so that none of the steps signed before fits the slot: one of
+    /// them may have been recorded by somebody, and voted for again its old and new recordings would come to a quorum.
     ///
     /// # Errors
     /// When they are not two steps of the account's owner for its next slot.
@@ -30,8 +32,9 @@ impl Issuer {
         epoch: Epoch,
     ) -> Result<(), IssuerError> {
         let same = (first.account, first.sequence) == (second.account, second.sequence);
-        let next = self.next_slot(first.account).0;
-        if !same || first.id() == second.id() || first.sequence != next {
+        let (next, head) = self.next_slot(first.account);
+        let follow = [first, second].iter().all(|op| op.previous == head);
+        if !same || first.id() == second.id() || first.sequence != next || !follow {
             return Err(IssuerError::WrongSequence { next });
         }
         for op in [first, second] {
@@ -40,6 +43,7 @@ impl Issuer {
         let account = self.accounts.get_mut(&first.account).ok_or(IssuerError::UnknownAccount)?;
 
         account.freed = Some(Freed { sequence: next, epoch });
+        account.head = Some(if mutant::is_in("freed-head-kept") { head } else { freed_head(head, epoch) });
         account.lock = None;
         Ok(())
     }
