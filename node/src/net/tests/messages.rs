@@ -167,10 +167,11 @@ async fn sent_while_a_connection_closes(repeat: Repeat) -> (BTreeSet<u64>, BTree
     assert!(nets[0].swarm.close_connection(closing));
     let (mut arrived, mut lost) = (BTreeSet::new(), BTreeSet::new());
     wait(&mut nets, |_, event| {
-        match event {
-            NetEvent::Received { message, .. } => _ = arrived.insert(u64::from(message[0])),
-            NetEvent::SendFailed { tag, reason: SendFailure::Closed, .. } => _ = lost.insert(tag),
-            _ => {}
+        if let NetEvent::Received { message, .. } = &event {
+            arrived.insert(u64::from(message[0]));
+        }
+        if let NetEvent::SendFailed { tag, reason: SendFailure::Closed, .. } = event {
+            lost.insert(tag);
         }
         (arrived.len() + lost.len() == 4).then_some(())
     })
