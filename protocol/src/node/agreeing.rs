@@ -34,6 +34,9 @@ const REPEAT_LATE_MS: u64 = 5_000;
 /// How long an answer about names and facts is waited for.
 const FETCH_MS: u64 = 500;
 
+/// Facts fetched in a second before the rest waits for the next one: who sends faster would be taken for a flood.
+const FETCHED_PER_SECOND: u32 = 1_000;
+
 /// What an issuer knows of the agreement on the next checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Convention {
@@ -47,6 +50,8 @@ pub(super) struct Convention {
     /// Facts that we have asked for, and whom: what others say of them may be another certificate than the one that counts.
     wanted: BTreeSet<RecordId>,
     asked: Option<NodeId>,
+    /// When the present second of fetching began, and how many facts have come in it.
+    came: (Time, u32),
     /// The checkpoint that each issuer has signed.
     signed: BTreeMap<PublicKey, Verified<Checkpoint>>,
     /// Checkpoints whose names are in our journal.
@@ -542,7 +547,11 @@ impl Node {
         if is_proven {
             issuing.settled.learn(Arc::new(fact.clone()));
         }
-        if issuing.agreeing.wanted.is_empty() {
+        let convention = &mut issuing.agreeing;
+        let in_second = now.since_ms(convention.came.0) < 1_000;
+        convention.came =
+            if in_second { (convention.came.0, convention.came.1.saturating_add(1)) } else { (now, 1) };
+        if convention.wanted.is_empty() && convention.came.1 < FETCHED_PER_SECOND {
             issuing.agreeing.fetched = Time::default();
             self.progress(now, out);
         }
