@@ -24,9 +24,7 @@ const WRITES_MAX: u64 = 6;
 async fn nodes_that_end_at_any_step_of_writing_lose_nothing_acknowledged_and_double_nothing() {
     let seed = std::env::var("SHAREMESH_SEED").map_or(23, |seed| seed.parse().unwrap());
     let crashes = std::env::var("SHAREMESH_CRASHES").map_or(9, |crashes| crashes.parse().unwrap());
-    let ground = Ground::new(SHAREMESH);
-    let library = preloaded(ground.path());
-    let ground = ground.with_env("LD_PRELOAD", &library);
+    let ground = crashing();
     let mut trio = ground.trio(&[]).await;
     let mut random = Prng::new(seed);
 
@@ -50,6 +48,49 @@ async fn nodes_that_end_at_any_step_of_writing_lose_nothing_acknowledged_and_dou
     })
     .await;
     trio.check_books().await;
+}
+
+#[tokio::test]
+async fn an_opening_that_a_crash_interrupted_is_shown_and_settled_with_the_rest() {
+    let ground = crashing();
+    let mut trio = ground.trio(&[]).await;
+    trio.check_books().await;
+
+    // The first that a job writes is the step that opens its channel.
+    fs::write(trio.consumer.data().join("crash"), "after 1").unwrap();
+    let answer = trio.consumer.ask(&job("hello", 4)).await;
+    assert_eq!(answer.tokens, 0, "{answer:?}");
+    until("the node ends", async || if trio.consumer.has_ended() { Ok(()) } else { Err("it runs".into()) })
+        .await;
+    fs::remove_file(trio.consumer.data().join("crash")).unwrap();
+    trio.issuer.kill();
+    trio.consumer = trio.consumer.restart().await;
+
+    let view = trio.consumer.balance().await;
+    assert_eq!(
+        view.under_way.map(|step| step.kind).as_deref(),
+        Some("channel"),
+        "signed, and known to nobody"
+    );
+    let cli = trio.consumer.cli(&["ledger", "balance"]).await;
+    assert!(cli.stdout.contains("not confirmed by the issuers yet"), "{cli:?}");
+    let settled: SettleView = trio.consumer.client().post("ledger/settle", &()).await.unwrap();
+    assert_eq!(settled.open, 1, "what may still open counts: {settled:?}");
+
+    trio.issuer = trio.issuer.restart().await;
+    until("the channel is opened and closed", async || {
+        let settled: SettleView = trio.consumer.client().post("ledger/settle", &()).await.unwrap();
+        if settled.open == 0 { Ok(()) } else { Err(format!("{settled:?}")) }
+    })
+    .await;
+    trio.check_books().await;
+}
+
+/// Returns where nodes end at a step of their writing that a file in their folder names.
+fn crashing() -> Ground {
+    let ground = Ground::new(SHAREMESH);
+    let library = preloaded(ground.path());
+    ground.with_env("LD_PRELOAD", &library)
 }
 
 /// Makes every node write without end: jobs, each on a channel that is then closed, and a ticket after each.

@@ -149,12 +149,15 @@ impl Trio {
             for peer in [&self.consumer, &self.provider] {
                 peer.client().post::<SettleView>("ledger/settle", &()).await.map_err(|f| f.message)?;
             }
-            let at_issuer = self.issuer.balance().await.books.ok_or("the issuer has no books")?;
+            // The parties first: a node that was killed may have signed the opening of a channel that the issuer learns
+            // of only now, and with nothing under way nobody opens another.
             let (consumer, provider) = (self.consumer.balance().await, self.provider.balance().await);
+            let at_issuer = self.issuer.balance().await.books.ok_or("the issuer has no books")?;
             let open = [&consumer, &provider].map(|view| (view.held.nano, view.pending.nano));
-            (at_issuer.held.nano == 0 && open == [(0, 0); 2])
+            let steps = [consumer, provider].map(|view| view.under_way);
+            (at_issuer.held.nano == 0 && open == [(0, 0); 2] && steps == [None, None])
                 .then_some(())
-                .ok_or_else(|| format!("issuer holds {:?}, parties {open:?}", at_issuer.held))
+                .ok_or_else(|| format!("issuer holds {:?}, parties {open:?}, {steps:?}", at_issuer.held))
         })
         .await;
     }

@@ -13,7 +13,7 @@ use super::status::price;
 use super::terminal::{Terminal, facts, model, short, table};
 use crate::api::views::{
     AuditBody, AuditView, BalanceView, EntryView, LedgerChannelView, ReceiptDetailView, ReceiptView,
-    ReceiptsView, SettleView, StatementView, VerifyView,
+    ReceiptsView, SettleView, StatementView, StepView, VerifyView,
 };
 use crate::exit::{Failure, FailureKind};
 
@@ -264,6 +264,11 @@ fn describe_balance(balance: &BalanceView) -> String {
             format!("{} not redeemed yet, from {} open channels", balance.pending, balance.channels_in),
         ),
     ]);
+    if let Some(StepView { kind, amount, id }) = &balance.under_way {
+        let step =
+            format!("{kind} of {amount}, signed, and not confirmed by the issuers yet ({})", short(id));
+        text += &facts(&[("under way", step)]);
+    }
     let Some(books) = &balance.books else { return text };
     text += "\nBooks of the issuer\n";
     text += &facts(&[

@@ -1,6 +1,7 @@
 //! Waiting until the channels are closed and the earnings redeemed.
 
-use protocol::node::{Input, OwnerCommand};
+use protocol::ledger::records::OpBody;
+use protocol::node::{ChannelView, Input, OwnerCommand};
 
 use crate::api::views::SettleView;
 use crate::command::Reply;
@@ -17,36 +18,54 @@ pub(super) struct Settling {
     until_ms: u64,
     channels: usize,
     unredeemed: usize,
+    /// A channel was being opened when we last looked: once it is open, it is to be closed as well.
+    opening: bool,
 }
 
 impl Driver {
     pub(super) fn settle(&mut self, reply: Reply<SettleView>) {
-        let channels = self.node.channels();
-        let unredeemed = channels.iter().filter(|channel| !channel.paying && channel.unredeemed > 0).count();
         self.inputs.push_back(Input::Owner(OwnerCommand::Settle));
-        let until_ms = self.clock.now_ms() + SETTLE_MS;
-        self.waiting.settling.push(Settling { reply, until_ms, channels: channels.len(), unredeemed });
+        let channels = self.node.channels();
+        self.waiting.settling.push(Settling {
+            reply,
+            until_ms: self.clock.now_ms() + SETTLE_MS,
+            channels: channels.len(),
+            unredeemed: unredeemed(&channels),
+            opening: self.is_opening(),
+        });
     }
 
     pub(super) fn answer_settling(&mut self) {
         if self.waiting.settling.is_empty() {
             return;
         }
-        let now = self.clock.now_ms();
+        let (now, opening) = (self.clock.now_ms(), self.is_opening());
         let channels = self.node.channels();
-        let unredeemed = channels.iter().filter(|channel| !channel.paying && channel.unredeemed > 0).count();
-        let are_closed = channels.iter().all(|channel| channel.busy || !channel.paying);
-        for settling in std::mem::take(&mut self.waiting.settling) {
+        let unredeemed = unredeemed(&channels);
+        let are_closed = !opening && channels.iter().all(|channel| channel.busy || !channel.paying);
+        for mut settling in std::mem::take(&mut self.waiting.settling) {
             if (are_closed && unredeemed == 0 && self.durable.is_indexed()) || settling.until_ms <= now {
                 let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
                 let _ = settling.reply.send(Ok(SettleView {
                     closed: count(settling.channels.saturating_sub(channels.len())),
                     redeemed: count(settling.unredeemed.saturating_sub(unredeemed)),
-                    open: count(channels.len()),
+                    open: count(channels.len() + usize::from(opening)),
                 }));
-            } else {
-                self.waiting.settling.push(settling);
+                continue;
             }
+            if std::mem::replace(&mut settling.opening, opening) && !opening {
+                self.inputs.push_back(Input::Owner(OwnerCommand::Settle));
+            }
+            self.waiting.settling.push(settling);
         }
     }
+
+    fn is_opening(&self) -> bool {
+        self.node.step_under_way().is_some_and(|op| matches!(op.body, OpBody::OpenChannel(_)))
+    }
+}
+
+/// Returns how many channels have earned what is not redeemed.
+fn unredeemed(channels: &[ChannelView]) -> usize {
+    channels.iter().filter(|channel| !channel.paying && channel.unredeemed > 0).count()
 }

@@ -7,7 +7,7 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, ModelId, NodeId, Record
 use crate::keys::PublicKey;
 use crate::ledger::account::Lineage;
 use crate::ledger::issuer::{Balance, Issuer};
-use crate::ledger::records::{Epoch, Receipt, Rights};
+use crate::ledger::records::{AccountOp, Epoch, Receipt, Rights};
 use crate::manifest::Manifest;
 use crate::signed::Verified;
 use crate::time::Time;
@@ -166,6 +166,12 @@ impl Node {
     #[must_use]
     pub const fn balance(&self) -> Balance {
         self.wallet.balance()
+    }
+
+    /// Returns the step of the account that was signed here and is not known to be certified: it may still take effect.
+    #[must_use]
+    pub const fn step_under_way(&self) -> Option<&Verified<AccountOp>> {
+        self.wallet.pending()
     }
 
     /// Returns the issuer's books, on a node that is one.

@@ -25,9 +25,23 @@ pub struct BalanceView {
     pub channels_out: u32,
     /// Open channels that this account is paid in.
     pub channels_in: u32,
+    /// The step that was signed and that the issuers have not confirmed: it may still change all of the above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<StepView>,
     /// Issuer only: everybody's accounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub books: Option<BooksView>,
+}
+
+/// A step of an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepView {
+    /// Its id.
+    pub id: String,
+    /// What it does: `channel`, `payment`, `withdrawal`, `expiry`, `inception`, `rotation` or `noop`.
+    pub kind: String,
+    /// What it escrows or moves.
+    pub amount: Money,
 }
 
 /// An issuer's books.
@@ -260,6 +274,7 @@ pub struct SettleView {
     pub closed: u32,
     /// Receipts redeemed.
     pub redeemed: u32,
-    /// Channels still open, because a job runs on them or the other side does not answer.
+    /// Channels still open, because a job runs on them or the other side does not answer, with one that the issuers are
+    /// about to open.
     pub open: u32,
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use protocol::ids::{ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Finish, JobRecord};
-use protocol::ledger::records::SplitLine;
+use protocol::ledger::records::{AccountOp, OpBody, SplitLine};
+use protocol::signed::Verified;
 
 use crate::api::views::{
     BalanceView, BookView, BooksView, JobView, Money, PriceView, ReceiptDetailView, ReceiptView,
-    ReceiptsView, SplitView,
+    ReceiptsView, SplitView, StepView,
 };
 use crate::command::Reply;
 use crate::driver::Driver;
@@ -37,6 +38,7 @@ impl Driver {
             pending: channels.iter().map(|channel| channel.unredeemed).sum::<u64>().into(),
             channels_out: count(true),
             channels_in: count(false),
+            under_way: self.node.step_under_way().map(|op| step_view(op)),
             books: self.books(),
         }
     }
@@ -301,4 +303,17 @@ pub(in crate::driver) fn signatures_at(
     });
     read.map_err(|error| Failure::internal(format!("the journal cannot be read: {error}")))?;
     Ok(signed)
+}
+
+fn step_view(op: &Verified<AccountOp>) -> StepView {
+    let (kind, nano) = match &op.body {
+        OpBody::OpenChannel(open) => ("channel", open.cap),
+        OpBody::Pay { amount, .. } => ("payment", *amount),
+        OpBody::Withdraw { amount, .. } => ("withdrawal", *amount),
+        OpBody::Expire(_) => ("expiry", 0),
+        OpBody::Inception(_) => ("inception", 0),
+        OpBody::Rotate(_) => ("rotation", 0),
+        OpBody::Noop => ("noop", 0),
+    };
+    StepView { id: op.id().to_string(), kind: kind.to_owned(), amount: nano.into() }
 }
