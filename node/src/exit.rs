@@ -32,7 +32,7 @@ pub enum FailureKind {
     ProviderLost,
     /// The provider said no.
     Refused,
-    /// This node's own limit is reached.
+    /// A limit is reached: this node's own, or that of its account's steps.
     Busy,
     /// The worker process of a model crashed, hung or could not load.
     WorkerLost,

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId, RecordId};
+use crate::ledger::issuer::IssuerError;
 use crate::ledger::records::SplitRole;
 use crate::model::Modality;
 use crate::price::{Price, Usage};
@@ -244,4 +245,7 @@ pub enum Failure {
     /// This node may not open a channel for its account, and nobody did for it.
     #[error("no payment channel could be opened for this node's account: {0}")]
     WalletRefused(String),
+    /// The account has made as many steps as the issuers take of it before the next checkpoint.
+    #[error("no payment channel could be opened: {0}")]
+    TooManySteps(IssuerError),
 }

@@ -31,6 +31,8 @@ pub mod checkpoint;
 
 pub mod agreement;
 
+pub mod allowance;
+
 pub mod settled;
 
 pub mod epoch_log;

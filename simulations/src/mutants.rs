@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 47] = [
+pub const MUTANTS: [Mutant; 48] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -279,6 +279,11 @@ pub const MUTANTS: [Mutant; 47] = [
         "stale-votes-count",
         "settling::what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot",
         "votes from before a checkpoint that freed their slot count in it if they are of a later epoch",
+    ),
+    among_issuers(
+        "steps-unlimited",
+        "allowance::one_account_makes_so_many_steps_before_a_checkpoint_and_stops_nobody_but_itself",
+        "an account makes as many steps between two checkpoints as it pays for",
     ),
     in_simulated_agreement(
         "ballot-before-disk",

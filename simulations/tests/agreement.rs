@@ -1,10 +1,13 @@
 //! Four issuers with epochs of seconds: they agree on one checkpoint after another, whoever lies, crashes or is not heard.
 
-use protocol::ids::RecordId;
+use protocol::ids::{Digest, RecordId};
+use protocol::job::Failure;
 use protocol::keys::Signer;
+use protocol::ledger::allowance::COMMON_OF_ONE_MAX;
+use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{AccountOp, Epoch, OpBody};
 use protocol::message::{Message, Wire};
-use protocol::node::{AuditState, Node, Owner, OwnerCommand};
+use protocol::node::{AuditState, Node, Order, OrderError, Owner, OwnerCommand};
 use protocol::signed::{Role, Verified, sign};
 use simulations::network::Conditions;
 use simulations::scenario::{Home, MODEL, Setting, run, spec};
@@ -176,6 +179,51 @@ fn a_slot_with_two_steps_is_freed_by_a_checkpoint_and_everybody_hears_of_it() {
     let is_done = |world: &World| matches!(world.jobs[&job].outcome, Some((_, Outcome::Done(_))));
     assert!(home.world.run_until_so(20_000, |world| world.jobs.contains_key(&job) && is_done(world)));
     one_chain(&home.world);
+}
+
+/// Has a member order steps that do nothing, a few at a time, until one is refused; returns why.
+fn spams(home: &mut Home, member: usize) -> OrderError {
+    for round in 0..u64::MAX {
+        let names: Vec<Digest> = (0..8).map(|turn| Digest::of(&(8 * round + turn).to_be_bytes())).collect();
+        for name in &names {
+            home.world.command_in(0, member, OwnerCommand::Order(*name, Order::Noop));
+        }
+        let all = |world: &World| names.iter().all(|name| world.orders.contains_key(name));
+        assert!(home.world.run_until_so(20_000, all), "every order is answered");
+        let refused = names.iter().find_map(|name| home.world.orders[name].clone().err());
+        if let Some(error) = refused {
+            return error;
+        }
+    }
+    unreachable!("there is an end of credits")
+}
+
+#[test]
+fn a_member_that_makes_steps_without_end_stops_nobody_but_itself_and_only_until_the_checkpoint() {
+    let long = Setting { consumers: 2, epoch_ms: 20 * 60_000, ..setting(42) };
+    let mut home = Home::joined(&long, Conditions::CALM);
+    let spammer = home.consumers[1];
+    let error = spams(&mut home, spammer);
+    let made = COMMON_OF_ONE_MAX;
+    assert_eq!(error, OrderError::Refused(IssuerError::TooManySteps { made }));
+
+    let job = home.submit(0, spammer, spec(MODEL, 400, 100, 100));
+    assert!(home.world.run_until_so(5_000, |world| world.is_done(job) || world.outcome(job).is_some()));
+    let refused = Failure::TooManySteps(IssuerError::TooManySteps { made });
+    assert_eq!(home.world.outcome(job), Some(&Outcome::Failed(refused, None)));
+    home.does_a_job();
+    let (name, to) = (Digest::of(b"gift"), home.world.hosts[spammer].config.owner.account());
+    let gift = OwnerCommand::Order(name, Order::Pay { to, amount: 1_000 });
+    home.world.command_in(0, home.consumers[0], gift);
+    home.world.run_for(2_000);
+    assert!(home.world.orders[&name].is_ok());
+
+    let start = home.world.hosts[0].config.manifest.created;
+    home.world.run_until(start.plus_ms(long.epoch_ms + 30_000));
+    assert_eq!(one_chain(&home.world).len(), 1);
+    let job = home.submit(0, spammer, spec(MODEL, 400, 100, 100));
+    home.does(job, 20_000);
+    settles(&mut home);
 }
 
 fn step(home: &Home, signer: &Signer, sequence: u64, previous: RecordId, epoch: u32) -> (RecordId, Vec<u8>) {

@@ -579,6 +579,7 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::IssuerRefused(_) | JobFailure::WalletRefused(_) => {
             Failure::new(FailureKind::Forbidden, message)
         }
+        JobFailure::TooManySteps(_) => Failure::new(FailureKind::Busy, message),
         JobFailure::PromptTooLong { .. } => {
             Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it"))
         }

@@ -93,7 +93,7 @@ impl Driver {
 fn refused(error: OrderError) -> Failure {
     let kind = match &error {
         OrderError::Unreachable => FailureKind::Unavailable,
-        OrderError::Busy => FailureKind::Busy,
+        OrderError::Busy | OrderError::Refused(IssuerError::TooManySteps { .. }) => FailureKind::Busy,
         OrderError::Text => FailureKind::Usage,
         OrderError::Refused(IssuerError::NotEnoughCash { .. } | IssuerError::NotEnough { .. }) => {
             FailureKind::NoCredits

@@ -239,6 +239,15 @@ pub enum IssuerError {
     /// This issuer has not yet heard of something that the others know.
     #[error("this issuer is behind the others; it will catch up")]
     Behind,
+    /// The account, or all of them, have made too many steps since the last checkpoint.
+    #[error(
+        "the issuers take no more steps of this account before the next checkpoint, after {made} since the last: wait \
+             until the epoch is over; open channels go on"
+    )]
+    TooManySteps {
+        /// Steps of the account since the last checkpoint.
+        made: u64,
+    },
 }
 
 /// What is done with a step.

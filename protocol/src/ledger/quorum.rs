@@ -365,6 +365,13 @@ impl Answers {
         manifest.agrees(|key| self.refused.contains_key(&key))
     }
 
+    /// Says that issuers have no room for the step, if at least one honest one says so; others may have voted for it.
+    #[must_use]
+    pub fn lacks_room(&self, manifest: &Manifest) -> Option<IssuerError> {
+        let full = |error: &&IssuerError| matches!(error, IssuerError::TooManySteps { .. });
+        self.refused.values().filter(full).nth(manifest.faults_max()).copied()
+    }
+
     /// Says whether a quorum has voted.
     #[must_use]
     pub fn is_certified(&self, manifest: &Manifest) -> bool {

@@ -9,18 +9,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, RecordId};
+use crate::ledger::allowance::{has_room, own_steps};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::facts::FACTS_MAX;
-use crate::ledger::issuer::{Issuer, IssuerError};
+use crate::ledger::issuer::{Balance, Issuer, IssuerError};
 use crate::ledger::merkle::Tree;
 use crate::ledger::quorum::{Fact, end_name};
-use crate::ledger::records::Epoch;
+use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::manifest::Manifest;
 use crate::message::Checked;
-
-/// Facts since the last checkpoint with which an issuer votes for no more steps: what is voted for must still fit into
-/// one checkpoint and into memory.
-pub const SINCE_MAX: usize = 98_304;
+use crate::mutant;
 
 /// Most facts in one checkpoint: those since the last one, and what comes while they are agreed on.
 pub const BATCH_MAX: usize = FACTS_MAX;
@@ -40,6 +38,8 @@ pub struct Settled {
     names: BTreeMap<RecordId, usize>,
     paid: BTreeMap<ChannelId, usize>,
     doubled: BTreeMap<AccountId, usize>,
+    /// How many steps since are beyond what was their accounts' own.
+    common: u64,
     /// The facts of checkpoints that may come to stand: our books may have taken others in their places since.
     held: BTreeMap<Digest, BTreeMap<RecordId, Arc<Fact<Checked>>>>,
     /// Facts that a proposal names and that our own books have not taken.
@@ -112,6 +112,7 @@ impl Settled {
             names: BTreeMap::new(),
             paid: BTreeMap::new(),
             doubled: BTreeMap::new(),
+            common: 0,
             held: BTreeMap::new(),
             learned: BTreeMap::new(),
             past: VecDeque::new(),
@@ -136,6 +137,47 @@ impl Settled {
         self.since.len()
     }
 
+    /// Says whether an account may make a step before the next checkpoint. How many it has made since the last one is the
+    /// same at all issuers that have followed that one, and so is what it held then; only how much of the common part is
+    /// left differs by the steps under way.
+    ///
+    /// # Errors
+    /// [`IssuerError::TooManySteps`] when it may not.
+    pub fn check_room(&self, op: &AccountOp) -> Result<(), IssuerError> {
+        // So few in the life of an account, and whoever was robbed of a key must be able to replace it.
+        if matches!(op.body, OpBody::Rotate(_) | OpBody::Inception(_)) || mutant::is_in("steps-unlimited") {
+            return Ok(());
+        }
+        let made = self.made_before(op);
+        if has_room(made, self.own_steps(op.account), self.common) {
+            Ok(())
+        } else {
+            Err(IssuerError::TooManySteps { made })
+        }
+    }
+
+    /// Returns how many steps its account has made before a step and since the last checkpoint.
+    fn made_before(&self, op: &AccountOp) -> u64 {
+        op.sequence.saturating_sub(self.books.next_slot(op.account).0)
+    }
+
+    fn own_steps(&self, account: AccountId) -> u64 {
+        let Balance { cash, earned, held, .. } = self.books.balance(account);
+        let held = [cash, earned, held].into_iter().map(u128::from).sum();
+        own_steps(held, self.books.deposited().saturating_sub(self.books.withdrawn()))
+    }
+
+    fn is_common(&self, fact: &Fact<Checked>) -> bool {
+        match fact {
+            Fact::Step(certificate) => {
+                self.made_before(&certificate.op) >= self.own_steps(certificate.op.account)
+            }
+            Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
+                false
+            }
+        }
+    }
+
     /// Remembers a fact that our books have taken.
     pub fn took(&mut self, fact: Arc<Fact<Checked>>) {
         let name = fact.name();
@@ -155,6 +197,7 @@ impl Settled {
             self.names.remove(&old.name());
             *old = fact;
         } else {
+            self.common = self.common.saturating_add(u64::from(self.is_common(&fact)));
             self.since.push(fact);
         }
     }
@@ -356,6 +399,8 @@ impl Settled {
         waiting.iter().for_each(|fact| now.keep_slot(fact));
         *live = now;
         (self.books, self.previous, self.epoch) = (books, id, Some(checkpoint.epoch));
+        let common = self.since.iter().filter(|fact| self.is_common(fact)).count();
+        self.common = u64::try_from(common).unwrap_or(u64::MAX);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{
     AccountOp, Claim, CloseVote, Deposit, Epoch, Final, Receipt, Recorded, Source, Terms, Vote,
 };
-use crate::ledger::settled::{Outcome, SINCE_MAX, Settled};
+use crate::ledger::settled::{Outcome, Settled};
 use crate::manifest::Manifest;
 use crate::message::Checked;
 use crate::mutant;
@@ -128,8 +128,8 @@ impl Witness {
             books.locked(op.account) == Some(op.id()) || books.next_slot(op.account).1 == op.id()
         };
         let was_known = known(&self.books);
-        if !was_known && self.settled.since() >= SINCE_MAX {
-            return Err(IssuerError::Full);
+        if !was_known && op.sequence == self.books.next_slot(op.account).0 {
+            self.settled.check_room(op)?;
         }
         self.books.lock(op, terms, epoch)?;
         self.locked(op);

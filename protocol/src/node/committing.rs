@@ -15,6 +15,17 @@ use crate::time::Time;
 
 use super::{Effect, Node, Offence};
 
+/// Returns why a job fails whose channel the issuers did not open.
+fn failure_of(error: IssuerError) -> Failure {
+    if let IssuerError::NotEnough { needed, available } = error {
+        Failure::NotEnoughCredits { needed, available }
+    } else if matches!(error, IssuerError::TooManySteps { .. }) {
+        Failure::TooManySteps(error)
+    } else {
+        Failure::IssuerRefused(alloc::format!("{error}"))
+    }
+}
+
 impl Node {
     /// Sends a step that was just signed to every issuer that can be spoken to.
     pub(super) fn send_step(&mut self, out: &mut Vec<Effect>) {
@@ -173,17 +184,23 @@ impl Node {
         self.answers = Answers::default();
         self.on_rotation_refused(error);
         self.refuse_lending(op, error, out);
-        let failure = if let IssuerError::NotEnough { needed, available } = error {
-            Failure::NotEnoughCredits { needed, available }
-        } else {
-            Failure::IssuerRefused(alloc::format!("{error}"))
-        };
-        self.on_opening_refused(op, failure, out);
+        let is_over = matches!(error, IssuerError::TooManySteps { .. });
+        let failure = failure_of(error);
+        self.on_opening_refused(op, failure.clone(), out);
+        if is_over {
+            // What waits would be refused like it, one after the other.
+            self.fail_openings(&failure, out);
+        }
         self.on_order_refused(op, error, out);
         if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
             self.query_account(out);
         }
         self.resume_openings(now, out);
+    }
+
+    /// Returns why a job has waited for its channel in vain.
+    pub(super) fn why_not_opened(&self) -> Failure {
+        self.answers.lacks_room(&self.config.manifest).map_or(Failure::IssuerUnreachable, failure_of)
     }
 
     fn is_pending(&self, op: RecordId) -> bool {

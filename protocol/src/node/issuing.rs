@@ -268,9 +268,9 @@ impl Node {
         }
         let Some(issuing) = &mut self.issuing else { return };
         let known = issuing.books.next_slot(op.account).1 == op.id();
-        let refused = self.peers.get(&from).and_then(|peer| peer.refused);
-        let taken = match refused.filter(|(refused, _)| *refused == op.id()) {
-            Some((_, error)) => Err(error),
+        let refused = self.peers.get(&from).and_then(|peer| peer.refused(op.id(), now));
+        let taken = match refused {
+            Some(error) => Err(error),
             None => issuing.books.apply(op, terms, epoch),
         };
         let balance = issuing.books.balance(op.account);
@@ -279,7 +279,7 @@ impl Node {
                 issuing.ends.refused(op);
             }
             if let Some(peer) = self.peers.get_mut(&from) {
-                peer.refused = Some((op.id(), error));
+                peer.refuse(op.id(), error, now);
             }
             if error == IssuerError::WrongKey {
                 out.push(Effect::Penalise(from, Offence::WrongSigner));

@@ -31,6 +31,9 @@ const MIRROR_ANSWERED_MAX: u32 = 64;
 /// Most messages kept from a peer whose greeting is still on its way.
 const EARLY_MAX: usize = 8;
 
+/// How long a copy of a message may be under way, in milliseconds.
+const COPY_MS: u64 = 60_000;
+
 /// A connected peer.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
@@ -39,9 +42,8 @@ pub(super) struct Peer {
     admitted: bool,
     /// Messages that overtook the greeting.
     early: Vec<Message<Checked>>,
-    /// As issuer: the last step that was refused it. Its owner has signed another one in that slot by now, so a copy that
-    /// comes late must not be taken; copies end with the connection, and so does this.
-    pub(super) refused: Option<(RecordId, IssuerError)>,
+    /// As issuer: the last step that was refused it, and when.
+    refused: Option<(RecordId, IssuerError, Time)>,
     /// When the peer's present run of receipts shown began, and how many were answered in it.
     shown: (Time, u32),
     /// The same for what it asks of us as a mirror and brings us as an issuer.
@@ -68,6 +70,20 @@ impl Peer {
 
     pub(super) const fn device(&self) -> Option<&Verified<Device>> {
         self.device.as_ref()
+    }
+
+    /// As issuer: notes that a step was refused the peer.
+    pub(super) const fn refuse(&mut self, op: RecordId, error: IssuerError, now: Time) {
+        self.refused = Some((op, error, now));
+    }
+
+    /// As issuer: returns why a step was refused the peer, if that stands. Its owner has signed another one in that slot by
+    /// now, so a copy that comes late must not be taken; copies end with the connection, and so does this. But a step for
+    /// which there was no room before a checkpoint, and for which others have voted, is its owner's still after it.
+    pub(super) fn refused(&self, op: RecordId, now: Time) -> Option<IssuerError> {
+        let (_, error, at) = self.refused.filter(|(refused, ..)| *refused == op)?;
+        let may_change = matches!(error, IssuerError::TooManySteps { .. }) && now.since_ms(at) >= COPY_MS;
+        (!may_change).then_some(error)
     }
 
     /// What its owner said has ended: it must greet again with something newer.

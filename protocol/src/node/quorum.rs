@@ -58,10 +58,10 @@ impl Node {
         out: &mut Vec<Effect>,
     ) {
         let epoch = self.epoch(now);
-        let refused = self.peers.get(&from).and_then(|peer| peer.refused);
+        let refused = self.peers.get(&from).and_then(|peer| peer.refused(op.id(), now));
         let Some(issuing) = &mut self.issuing else { return };
-        let said = match refused.filter(|(refused, _)| *refused == op.id()) {
-            Some((_, error)) => Err(error),
+        let said = match refused {
+            Some(error) => Err(error),
             None => issuing.vote(op, terms, epoch),
         };
         let balance = issuing.books.balance(op.account);
@@ -86,8 +86,10 @@ impl Node {
         }
         if error == IssuerError::Behind {
             self.hurry(now, out);
-        } else if let Some(peer) = self.peers.get_mut(&from) {
-            peer.refused = Some((op, error));
+        } else if let Some(peer) = self.peers.get_mut(&from)
+            && peer.refused(op, now).is_none()
+        {
+            peer.refuse(op, error, now);
         }
     }
 

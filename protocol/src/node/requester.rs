@@ -205,7 +205,7 @@ impl Node {
         match &job.phase {
             Phase::Finding => self.seek(id, now, out),
             Phase::Asking { .. } => self.on_asking_due(id, now, out),
-            Phase::Opening { .. } => self.fail(id, Failure::IssuerUnreachable, out),
+            Phase::Opening { .. } => self.fail(id, self.why_not_opened(), out),
             Phase::Placed(placed) if placed.accepted.is_none() && placed.tokens == 0 => {
                 let provider = placed.provider;
                 self.router.failed(provider, now);

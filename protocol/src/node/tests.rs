@@ -2,6 +2,7 @@
 
 mod accounts;
 mod books;
+mod issuers;
 
 use alloc::vec;
 
@@ -9,7 +10,7 @@ use super::*;
 use crate::ids::RecordId;
 use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling};
 use crate::keys::Scheme;
-use crate::ledger::issuer::Balance;
+use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded, Terms};
 use crate::licence::open_licence;
 use crate::manifest::Admission;
@@ -77,6 +78,38 @@ fn a_provider_that_never_answers_is_given_up() {
     let failed = failures(&out);
     let [Failure::NoProvider(considered)] = failed.as_slice() else { panic!("{out:?}") };
     assert_eq!(considered[0].gate, Some(Gate::NoAnswer));
+}
+
+#[test]
+fn a_job_without_room_for_its_channel_fails_with_all_that_wait_and_nothing_is_signed_until_somebody_asks() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    let asks = |node: &mut Told, now: Time, tag: u8| {
+        node.told(now, Input::Submitted(job(tag), spec()));
+        node.hears(now, &PROVIDER, Message::Offer { job: job(tag), terms: terms(DEAR) })
+    };
+    let signed = |out: &[Effect]| {
+        out.iter().find_map(|effect| match effect {
+            Effect::Send(_, Message::Step { op, .. }) => {
+                Some(op.clone().verify(manifest().domain(), Scheme::Strict).expect("signed"))
+            }
+            _ => None,
+        })
+    };
+    let first = signed(&asks(&mut node, START, 1)).expect("a channel is to be opened");
+    assert_eq!(signed(&asks(&mut node, START, 2)), None, "one step at a time");
+    let error = IssuerError::TooManySteps { made: 9 };
+    let balance = node.node.balance();
+
+    let out = node.hears(START, &ISSUER, Message::StepRefused { op: first.id(), error, balance });
+    assert_eq!(failures(&out), vec![Failure::TooManySteps(error); 2]);
+    assert_eq!(signed(&out), None);
+    for seconds in [6, 12] {
+        assert_eq!(signed(&node.told(START.plus_ms(seconds * 1_000), Input::Wake)), None);
+    }
+    let next = signed(&asks(&mut node, START.plus_ms(12_000), 3)).expect("the wallet is free");
+    assert_eq!((next.sequence, next.previous), (first.sequence, first.previous));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! `cargo test -p protocol --test issuers -- --nocapture` prints how many states each model has.
 
 mod agreement;
+mod allowance;
 mod answers;
 mod closing;
 mod deposits;

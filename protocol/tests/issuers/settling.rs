@@ -243,6 +243,32 @@ fn a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared() {
     assert_eq!(freezer.certify(&certified(&one, None), Epoch(0)), Err(IssuerError::Behind));
 }
 
+/// The credits of a recorded step are gone when a checkpoint frees the slot of the payment that brought them.
+#[test]
+fn a_checkpoint_that_would_free_the_slot_of_a_recorded_step_that_waits_for_credits_is_not_prepared() {
+    let gift = step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount: 900_000 });
+    let [spend, other] =
+        [1_500_000, 1].map(|amount| step(1, 0, RecordId::NONE, OpBody::Pay { to: account(2), amount }));
+    let mut recorder = witness(0, &facts(&[]));
+    recorder.certify(&certified(&gift, None), Epoch(0)).expect("a quorum voted");
+    recorder.certify(&certified(&spend, None), Epoch(0)).expect("a quorum voted");
+
+    let [one, two] = two_steps();
+    let mut freer = witness(1, &facts(&[]));
+    freer.double(&one, &two).expect("two steps for one slot");
+    let (names, _) = freer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let proposer = freer.clone();
+    follow(&mut freer, &proposer, &names, Epoch(0));
+    follow(&mut recorder, &proposer, &names, Epoch(0));
+    assert_eq!(recorder.books.next_slot(account(1)), (0, RecordId::NONE), "it waits");
+    assert_eq!(recorder.books.locked(account(1)), Some(spend.id()));
+
+    freer.double(&spend, &other).expect("two steps for one slot");
+    let (_, outcome) = freer.settled.propose(Epoch(1)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(1), 0)]);
+    assert!(recorder.objects(&outcome));
+}
+
 #[test]
 fn what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot() {
     let [one, other] = two_steps();

@@ -1,0 +1,237 @@
+//! One of four issuers and what the other three tell it: facts, proposals, two steps in one slot.
+
+use super::*;
+use crate::agreeing::{AgreedRecord, Agreeing};
+use crate::ledger::facts::{NAMES_MAX, WANTED_MAX};
+use crate::ledger::issuer::IssuerError;
+use crate::ledger::quorum::{Certificate, Fact};
+use crate::ledger::records::{Deposit, Source, Vote};
+use crate::manifest::Issuer;
+use crate::node::peers::Peer;
+
+/// When the first epoch is over, and the first issuer proposes what it comes to.
+const OVER: Time = START.plus_ms(24 * 60 * 60 * 1000 + 1);
+
+/// The issuer under test; those before it propose first.
+const OURS: u8 = 2;
+
+fn on(place: u8) -> Somebody {
+    Somebody(120 + place, 130 + place)
+}
+
+fn key(place: u8) -> Signer {
+    signer(140 + place)
+}
+
+fn four() -> Manifest {
+    let issuer = |place: u8| Issuer { key: key(place).public(), node: on(place).id() };
+    Manifest { issuers: (0..4).map(issuer).collect(), quorum: 3, ..manifest() }
+}
+
+fn owner(tag: u8) -> Signer {
+    signer(160 + tag)
+}
+
+/// Returns a record with the signatures of these issuers.
+fn by<T: Signable>(places: [u8; 3], record: &T) -> [Verified<T>; 3] {
+    places.map(|place| sign(record.clone(), four().domain(), Role::Issuer, &key(place)))
+}
+
+/// Returns a deposit of an account on which a quorum has agreed.
+fn deposit(number: u16, tag: u8) -> Fact<Checked> {
+    let mut reference = [0; 32];
+    reference[..2].copy_from_slice(&number.to_be_bytes());
+    let (reference, source) = (Digest(reference), Source::Outside);
+    let account = owner(tag).public().into();
+    let deposit = Deposit { reference, account, amount: 1_000_000, epoch: Epoch(0), source };
+    let [first, second, third] = by([0, 1, 3], &deposit);
+    let all = [second, third].iter().fold(first, |all, one| all.with_signatures_of(one, |_, _| true));
+    Fact::Deposit(all)
+}
+
+/// Returns the first step of an account.
+fn step(tag: u8, amount: u64) -> Verified<AccountOp> {
+    let body = OpBody::Pay { to: CONSUMER.account(), amount };
+    let account = owner(tag).public().into();
+    let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+    sign(op, four().domain(), Role::Owner, &owner(tag))
+}
+
+/// Returns a step with the votes of these issuers.
+fn certified(op: &Verified<AccountOp>, places: [u8; 3]) -> Certificate<Checked> {
+    let vote =
+        Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
+    Certificate { op: op.clone(), terms: None, votes: by(places, &vote).into() }
+}
+
+impl Told {
+    /// Returns an issuer that is connected to the other three.
+    fn one_of_four() -> Self {
+        let config = Config {
+            manifest: four(),
+            node: on(OURS).node(),
+            owner: signer(on(OURS).1).into(),
+            issuer: Some(key(OURS)),
+            name: String::new(),
+            incentive: Incentive::Exchange,
+            class: ProviderClass::Community,
+            region: String::new(),
+            version: String::new(),
+        };
+        let mut told = Self { node: Node::new(config, 1, &[], START).expect("an empty journal") };
+        for place in (0..4).filter(|place| *place != OURS) {
+            told.told(START, Input::PeerUp(on(place).id()));
+            let rights = Rights { serve: true, spend: true };
+            let (account, node) = (on(place).account(), on(place).id());
+            let device = records::Device { account, node, rights, version: 1, expires: Epoch(7) };
+            let device = sign(device, four().domain(), Role::Owner, &signer(on(place).1));
+            let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
+            told.hears(START, &on(place), hello);
+        }
+        told
+    }
+
+    fn hears_fact(&mut self, now: Time, place: u8, fact: &Fact<Checked>) -> Vec<Effect> {
+        self.hears(now, &on(place), Message::Fact(fact.clone()))
+    }
+
+    fn witness(&self) -> &Witness {
+        &self.node.issuing.as_ref().expect("an issuer").witness
+    }
+
+    /// The first issuer proposes a checkpoint of these facts, and names them when it is asked to; returns what follows.
+    fn is_shown(&mut self, facts: &[Fact<Checked>]) -> Vec<Effect> {
+        let mut proposer = Witness::new(four(), key(0));
+        for fact in facts {
+            match fact {
+                Fact::Deposit(deposit) => drop(proposer.enter(deposit).expect("agreed")),
+                Fact::Step(certificate) => drop(proposer.certify(certificate, Epoch(0)).expect("voted for")),
+                _ => unreachable!("none is proposed here"),
+            }
+        }
+        let (names, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+        let checkpoint = Box::new(outcome.checkpoint);
+        let facts = checkpoint.facts;
+        self.told(OVER, Input::Wake);
+        let proposal = Agreeing::Proposal { round: 0, checkpoint, prepares: Vec::new() };
+        let mut out = self.hears(OVER, &on(0), Message::Agreeing(proposal));
+        for (page, names) in names.chunks(NAMES_MAX).enumerate() {
+            assert!(sent(&out).contains(&"names_query"), "{:?}", sent(&out));
+            let from = u32::try_from(page * NAMES_MAX).expect("few");
+            let names = Agreeing::Names { facts, from, names: names.to_vec() };
+            out = self.hears(OVER, &on(0), Message::Agreeing(names));
+        }
+        out
+    }
+}
+
+/// Returns the names of the facts for which an issuer is asked.
+fn asked(out: &[Effect], place: u8) -> Vec<RecordId> {
+    let names = |effect: &Effect| match effect {
+        Effect::Send(to, Message::FactQuery(names)) if *to == on(place).id() => names.clone(),
+        _ => Vec::new(),
+    };
+    out.iter().flat_map(names).collect()
+}
+
+fn has_voted(out: &[Effect]) -> bool {
+    let is_ballot =
+        |effect: &Effect| matches!(effect, Effect::Record(Record::Agreed(AgreedRecord::Balloted { .. })));
+    out.iter().any(is_ballot)
+}
+
+#[test]
+fn a_fact_of_a_proposal_is_taken_only_from_the_issuer_that_was_asked_for_it() {
+    let (credits, op) = (deposit(1, 0), step(0, 5_000));
+    let [theirs, others] = [[0, 1, 3], [0, 1, 2]].map(|places| certified(&op, places));
+    let mut node = Told::one_of_four();
+    let out = node.is_shown(&[credits.clone(), Fact::Step(theirs.clone())]);
+    assert_eq!(asked(&out, 0), [credits.name(), op.id()]);
+
+    // Without the credits the step is not taken into the books either.
+    node.hears_fact(OVER, 1, &Fact::Step(others));
+    assert!(node.witness().settled.get(&op.id()).is_none());
+    node.hears_fact(OVER, 0, &Fact::Step(theirs.clone()));
+    let learned = node.witness().settled.get(&op.id()).map(|fact| Fact::clone(fact));
+    assert_eq!(learned, Some(Fact::Step(theirs)));
+    assert!(has_voted(&node.hears_fact(OVER, 0, &credits)), "now it comes to the same");
+}
+
+#[test]
+fn one_issuers_word_makes_no_slot_stuck() {
+    let (one, other) = (step(0, 5_000), step(0, 6_000));
+    let mut node = Told::one_of_four();
+    node.hears_fact(START, 0, &deposit(1, 0));
+    let [first, second] = if one.id() < other.id() { [&one, &other] } else { [&other, &one] };
+    let both = Fact::Doubled(first.clone(), second.clone());
+
+    let out = node.hears_fact(START, 0, &both);
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::Record(_) | Effect::Spread(_))));
+    let (names, _) = node.witness().settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(names, [deposit(1, 0).name()], "what it proposes frees no slot");
+
+    // Our own lock and another one's word do, when both have lasted.
+    let issuing = node.node.issuing.as_mut().expect("an issuer");
+    issuing.vote(&one, None, Epoch(0)).expect("within the rules");
+    node.hears(START, &on(0), Message::Agreeing(Agreeing::Locked(other)));
+    for seconds in 1..6 {
+        node.told(START.plus_ms(seconds * 6_000), Input::Wake);
+    }
+    assert_eq!(node.witness().settled.doubled(one.account), Some(0));
+}
+
+#[test]
+fn a_fact_that_came_and_that_no_list_holds_is_not_asked_for_again() {
+    let (one, other) = (step(0, 5_000), step(0, 6_000));
+    let both = Fact::Doubled(one.clone(), other.clone());
+    let mut node = Told::one_of_four();
+    let listed =
+        |node: &mut Told| node.hears(START, &on(0), Message::Facts { first: 0, names: vec![both.name()] });
+    let first = asked(&listed(&mut node), 0);
+    assert_eq!((first, asked(&listed(&mut node), 0)), (vec![], vec![both.name()]));
+
+    node.hears_fact(START, 0, &both);
+    for _ in 0..3 {
+        assert_eq!(asked(&listed(&mut node), 0), []);
+    }
+    let out = node.hears(START, &on(0), Message::Facts { first: 1, names: vec![one.id()] });
+    assert_eq!(asked(&out, 0), [], "it may come by itself");
+    let out = node.hears(START, &on(0), Message::Facts { first: 1, names: vec![one.id()] });
+    assert_eq!(asked(&out, 0), [one.id()], "what follows is asked for");
+}
+
+#[test]
+fn an_issuer_that_was_away_for_long_asks_for_no_more_than_its_peers_may_send() {
+    let facts: Vec<Fact<Checked>> = (0..1_500).map(|number| deposit(number, 0)).collect();
+    let fact = |name: &RecordId| facts.iter().find(|fact| fact.name() == *name).expect("proposed");
+    let mut node = Told::one_of_four();
+    let mut wanted = asked(&node.is_shown(&facts), 0);
+    let fetches = |node: &mut Told, now: Time, wanted: &mut Vec<RecordId>| {
+        let (mut count, mut out) = (0, Vec::new());
+        while !wanted.is_empty() {
+            count += wanted.len();
+            out = wanted.iter().flat_map(|name| node.hears_fact(now, 0, fact(name))).collect();
+            *wanted = asked(&out, 0);
+        }
+        (count, has_voted(&out))
+    };
+
+    let (count, has_voted) = fetches(&mut node, OVER, &mut wanted);
+    assert!((1_000..1_000 + WANTED_MAX).contains(&count) && !has_voted, "{count} in one second");
+    let later = OVER.plus_ms(1_500);
+    wanted = asked(&node.told(later, Input::Wake), 0);
+    let (rest, has_voted) = fetches(&mut node, later, &mut wanted);
+    assert_eq!((count + rest, has_voted), (facts.len(), true));
+}
+
+#[test]
+fn a_step_without_room_may_be_asked_for_again_when_no_copy_is_under_way_and_others_may_not() {
+    let mut peer = Peer::default();
+    let op = RecordId([1; 32]);
+    let stands = |peer: &Peer, seconds: u64| peer.refused(op, START.plus_ms(seconds * 1_000)).is_some();
+    peer.refuse(op, IssuerError::TooManySteps { made: 9 }, START);
+    assert_eq!([0, 59, 60].map(|seconds| stands(&peer, seconds)), [true, true, false]);
+    peer.refuse(op, IssuerError::SlotLocked, START);
+    assert_eq!([0, 60, 6_000].map(|seconds| stands(&peer, seconds)), [true; 3]);
+    assert_eq!(peer.refused(RecordId([2; 32]), START), None);
+}
