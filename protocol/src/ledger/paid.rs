@@ -1,9 +1,9 @@
 //! The paid side of one channel: what was delivered, what was paid, and how far it is safe to go on.
 
 mod kept;
+mod work;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Deref;
@@ -21,7 +21,8 @@ use crate::mutant;
 use crate::price::Usage;
 use crate::signed::{Role, Signable, Verified, sign};
 
-use kept::{Head, Proof};
+use kept::Evidence;
+use work::{Count, Flight, Work};
 
 /// A channel on which we are paid.
 #[derive(Debug, Clone)]
@@ -32,17 +33,13 @@ pub struct Paid {
     /// Last epoch in which it takes jobs.
     pub expires: Epoch,
     cap: u64,
-    proof: Option<Proof>,
-    head: Option<Head>,
+    evidence: Evidence,
+    /// Base paid: the amount of the newest receipt.
+    paid: u64,
     /// Base that the issuer has paid out.
     redeemed: u64,
-    /// Work of jobs that ended.
-    settled: Usage,
-    jobs: Digest,
-    /// Of the work, first windows that were lost unpaid, set aside while other jobs run: they are owed like the rest, but
-    /// must not stand between those jobs and what was paid for them.
-    set_aside: Option<Box<Usage>>,
-    flights: BTreeMap<JobId, Flight>,
+    /// What the newest receipt does not state; nothing while the channel is at rest and both sides count the same.
+    work: Option<Box<Work>>,
     /// A job was interrupted: the payer may count less than we do.
     interrupted: bool,
     closing: Option<Box<Verified<Final>>>,
@@ -59,6 +56,8 @@ pub struct Agreement {
     pub payer_account: AccountId,
     /// Key that signs for it.
     pub payer_key: PublicKey,
+    /// The network.
+    pub domain: DomainId,
     /// Signs for us.
     pub signer: Arc<Signer>,
     /// Keys that sign openings, as far as they are known: kept here once.
@@ -72,17 +71,6 @@ impl Deref for Paid {
     fn deref(&self) -> &Agreement {
         &self.agreement
     }
-}
-
-/// A job in flight on a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Flight {
-    worst: Usage,
-    /// Prompt tokens, once they are counted.
-    tokens_in: Option<u32>,
-    granted: u32,
-    /// Runs on the first window, which no receipt has covered.
-    postpaid: bool,
 }
 
 /// What a payment changes for a job.
@@ -124,10 +112,11 @@ impl Paid {
         terms: Verified<Terms>,
         (payer, payer_account, payer_key): (NodeId, AccountId, PublicKey),
         cap: u64,
-        signer: Signer,
+        (signer, domain): (Signer, DomainId),
     ) -> Self {
         let (terms, signer, keys) = (Arc::new(terms), Arc::new(signer), Vec::new());
-        Self::on(channel, Arc::new(Agreement { terms, payer, payer_account, payer_key, signer, keys }), cap)
+        let agreement = Agreement { terms, payer, payer_account, payer_key, domain, signer, keys };
+        Self::on(channel, Arc::new(agreement), cap)
     }
 
     /// Returns the paid side of a channel that the issuers have committed.
@@ -138,13 +127,10 @@ impl Paid {
             agreement,
             expires: Epoch(u32::MAX),
             cap,
-            proof: None,
-            head: None,
+            evidence: Evidence::default(),
+            paid: 0,
             redeemed: 0,
-            settled: Usage::default(),
-            jobs: Digest::ZERO,
-            set_aside: None,
-            flights: BTreeMap::new(),
+            work: None,
             interrupted: false,
             closing: None,
         }
@@ -158,43 +144,80 @@ impl Paid {
 
     /// Returns the same channel with the proof that it was opened.
     #[must_use]
-    pub fn proven_by(self, opening: &Opening<Checked>) -> Self {
-        Self { proof: Proof::of(opening, &self.agreement), ..self }
+    pub fn proven_by(mut self, opening: &Opening<Checked>) -> Self {
+        self.evidence.set_proof(opening, &self.agreement);
+        self
     }
 
     /// Returns the proof that the channel was opened, if it was kept.
     #[must_use]
-    pub fn opening(&self, domain: DomainId) -> Option<Opening<Checked>> {
-        self.proof.as_ref()?.opening(self, domain)
+    pub fn opening(&self) -> Option<Opening<Checked>> {
+        self.evidence.opening(self)
     }
 
-    /// Returns the newest receipt, signed by both.
+    /// Returns the newest receipt, signed by both; our signature is made again.
     #[must_use]
     pub fn head(&self) -> Option<Verified<Receipt>> {
-        let head = self.head.as_ref()?;
-        Some(head.receipt(self.channel, self.payer_key, self.terms.payee_key))
+        Some(self.evidence.head()?.receipt(self))
     }
 
     /// Takes a receipt that both have signed, if it is newer than the newest; says whether it did.
     fn take(&mut self, receipt: &Verified<Receipt>) -> bool {
-        let head = Head::of(receipt, self.payer_key, self.terms.payee_key);
-        let is_news = |head: &Head| self.head.as_ref().is_none_or(|own| outranks(head.rank(), own.rank()));
-        let news = head.filter(is_news);
-        let is_news = news.is_some();
-        self.head = news.or_else(|| self.head.take());
-        is_news
+        let count = self.count();
+        let is_taken = self.is_news(receipt) && self.evidence.set_head(receipt, &self.agreement);
+        if is_taken {
+            self.paid = receipt.amount;
+            self.set_count(count);
+        }
+        is_taken
+    }
+
+    fn is_news(&self, receipt: &Verified<Receipt>) -> bool {
+        let head = self.evidence.head();
+        head.is_none_or(|head| outranks(rank(receipt), (self.paid, head.sequence, head.id(self))))
+    }
+
+    fn count(&self) -> Count {
+        self.work.as_ref().map_or_else(|| self.stated(), |work| work.count)
+    }
+
+    /// Returns what the newest receipt states.
+    fn stated(&self) -> Count {
+        self.evidence.head().map(|head| head.count).unwrap_or_default()
+    }
+
+    fn set_count(&mut self, count: Count) {
+        let stated = self.stated();
+        match &mut self.work {
+            Some(work) => work.count = count,
+            None if count == stated => {}
+            None => self.work = Some(Box::new(Work::beyond(count))),
+        }
+        self.work.take_if(|work| work.is_over(&stated));
+    }
+
+    fn flights(&self) -> impl Iterator<Item = (&JobId, &Flight)> {
+        self.work.iter().flat_map(|work| &work.flights)
+    }
+
+    fn flight(&self, job: JobId) -> Option<&Flight> {
+        self.work.as_ref()?.flights.get(&job)
+    }
+
+    fn flight_mut(&mut self, job: JobId) -> Option<&mut Flight> {
+        self.work.as_mut()?.flights.get_mut(&job)
     }
 
     /// Returns the base paid, in nano-credits.
     #[must_use]
-    pub fn paid(&self) -> u64 {
-        self.head.as_ref().map_or(0, |head| head.amount)
+    pub const fn paid(&self) -> u64 {
+        self.paid
     }
 
     /// Returns the base that was delivered and paid; what is prepaid beyond is the payer's until it is used.
     #[must_use]
     pub fn earned(&self) -> u64 {
-        self.cost(&self.settled).unwrap_or(u64::MAX).min(self.paid())
+        self.cost(&self.count().settled).unwrap_or(u64::MAX).min(self.paid())
     }
 
     /// Returns the base earned that the issuer has not paid out yet.
@@ -205,10 +228,10 @@ impl Paid {
 
     /// Returns what the issuers shall pay out: the newest receipt, and our word on how much of it we have earned.
     #[must_use]
-    pub fn claim(&self, domain: DomainId) -> Option<(Verified<Receipt>, Verified<Claim>)> {
+    pub fn claim(&self) -> Option<(Verified<Receipt>, Verified<Claim>)> {
         let receipt = self.head()?;
         let claim = Claim { channel: self.channel, receipt: receipt.id(), amount: self.earned() };
-        Some((receipt, sign(claim, domain, Role::Payee, &self.signer)))
+        Some((receipt, sign(claim, self.domain, Role::Payee, &self.signer)))
     }
 
     /// Returns the most base that the channel can pay.
@@ -246,7 +269,7 @@ impl Paid {
     /// Says whether a job is in flight.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        !self.flights.is_empty()
+        self.work.as_ref().is_some_and(|work| !work.flights.is_empty())
     }
 
     /// Says whether we signed the channel's end.
@@ -264,14 +287,14 @@ impl Paid {
     /// Says whether a job of at most `worst` fits the cap beside those in flight.
     #[must_use]
     pub fn fits(&self, worst: &Usage) -> bool {
-        let all = self.flights.values().fold(self.owed().plus(worst), |sum, flight| sum.plus(&flight.worst));
+        let all = self.flights().fold(self.owed().plus(worst), |sum, (_, flight)| sum.plus(&flight.worst));
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
     /// Returns the base that is committed to no job: the cap less what is owed and the worst case of every job in flight.
     #[must_use]
     pub fn room(&self) -> u64 {
-        let all = self.flights.values().fold(self.owed(), |sum, flight| sum.plus(&flight.worst));
+        let all = self.flights().fold(self.owed(), |sum, (_, flight)| sum.plus(&flight.worst));
         self.cost(&all).map_or(0, |cost| self.cap.saturating_sub(cost.max(self.paid())))
     }
 
@@ -280,16 +303,17 @@ impl Paid {
     #[must_use]
     pub fn is_disputed(&self) -> bool {
         let owed = self.owed();
-        let agrees = |head: &Head| head.usage.covers(&owed) && self.affords(&head.usage);
+        let stated = self.stated().settled;
+        let agrees = stated.covers(&owed) && self.affords(&stated);
         let lacks = self.redeemed > self.paid() && !mutant::is_in("serve-below-redeemed");
-        lacks || (self.interrupted && !self.head.as_ref().is_some_and(agrees))
+        lacks || (self.interrupted && !(agrees && self.evidence.has_head()))
     }
 
     /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
     /// lost count, as a crash makes it.
     pub fn shown(&mut self, receipt: RecordId) {
-        let head = self.head.as_ref().filter(|head| head.id == receipt && self.flights.is_empty());
-        if head.is_some_and(|head| !head.usage.covers(&self.settled)) {
+        let is_ours = self.evidence.has_head() && receipt == self.head_id();
+        if is_ours && !self.is_busy() && !self.stated().settled.covers(&self.count().settled) {
             self.interrupted = true;
         }
     }
@@ -306,13 +330,15 @@ impl Paid {
         } else {
             WINDOW_MIN
         };
-        self.flights.insert(job, Flight { worst, tokens_in: None, granted, postpaid: granted > 0 });
+        let flight = Flight { worst, tokens_in: None, granted, postpaid: granted > 0 };
+        let count = self.count();
+        self.work.get_or_insert_with(|| Box::new(Work::beyond(count))).flights.insert(job, flight);
         granted
     }
 
     /// Learns how many tokens the prompt of a job has.
     pub fn prepared(&mut self, job: JobId, tokens_in: u32) {
-        if let Some(flight) = self.flights.get_mut(&job) {
+        if let Some(flight) = self.flight_mut(job) {
             flight.tokens_in = Some(tokens_in);
         }
     }
@@ -321,30 +347,27 @@ impl Paid {
     ///
     /// # Errors
     /// When it is not the payer's or above the cap.
-    pub fn receive(
-        &mut self,
-        receipt: &Verified<Receipt>,
-        domain: DomainId,
-    ) -> Result<Option<Verified<Receipt>>, PaidError> {
+    pub fn receive(&mut self, receipt: &Verified<Receipt>) -> Result<Option<Verified<Receipt>>, PaidError> {
         if !self.is_by_payer(receipt) {
             return Err(PaidError::WrongKey);
         }
         if receipt.amount > self.cap {
             return Err(PaidError::AboveCap);
         }
-        if self.is_closing() || self.head.as_ref().is_some_and(|head| !outranks(rank(receipt), head.rank())) {
+        if self.is_closing() || !self.is_news(receipt) {
             return Ok(None);
         }
 
-        let both = receipt.clone().signed_also_by(domain, Role::Payee, &self.signer);
+        let both = receipt.clone().signed_also_by(self.domain, Role::Payee, &self.signer);
         if !self.take(&both) {
             return Err(PaidError::WrongKey);
         }
-        if self.flights.is_empty() {
+        if !self.is_busy() {
             self.agree();
         }
         if self.affords(&self.granted()) {
-            self.flights.values_mut().for_each(|flight| flight.postpaid = false);
+            let flights = self.work.iter_mut().flat_map(|work| work.flights.values_mut());
+            flights.for_each(|flight| flight.postpaid = false);
         }
         Ok(Some(both))
     }
@@ -359,7 +382,7 @@ impl Paid {
         let both = [(Role::Payer, self.payer_key), (Role::Payee, self.terms.payee_key)];
         let is_ours = receipt.is_signed_only_by(&both) && receipt.amount <= self.cap && !self.is_closing();
         let news = is_ours && self.take(receipt);
-        if news && self.flights.is_empty() {
+        if news && !self.is_busy() {
             self.agree();
         }
         news
@@ -367,9 +390,9 @@ impl Paid {
 
     /// Takes a job that ended out of our own journal.
     pub fn replay_job(&mut self, record: &JobRecord) {
-        self.settled = self.settled.plus(&record.usage);
         self.interrupted |= was_interrupted(record);
-        self.jobs = chain(self.jobs, record);
+        let Count { settled, jobs } = self.count();
+        self.set_count(Count { settled: settled.plus(&record.usage), jobs: chain(jobs, record) });
     }
 
     /// Learns that the journal ends here: a job that ran when we stopped has no line in it, but the payer may have
@@ -385,24 +408,26 @@ impl Paid {
 
     /// Raises what a job may generate if the receipts cover it beside all that ended and all that they covered before.
     pub fn grant(&mut self, job: JobId, up_to: u32) -> Grant {
-        let Some(flight) = self.flights.get(&job).copied() else { return Grant::Unchanged };
+        let Some(flight) = self.flight(job).copied() else { return Grant::Unchanged };
         let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
         let granted = up_to.min(most);
         if granted <= flight.granted || flight.tokens_in.is_none() {
             return Grant::Unchanged;
         }
         let raised = Flight { granted, postpaid: false, ..flight };
-        let others = || self.flights.iter().filter(|(other, _)| **other != job);
+        let others = || self.flights().filter(|(other, _)| **other != job);
         // One first window is delivered before it is paid, so it must not hold this job up.
         let windows = others().filter(|(_, flight)| flight.postpaid);
         let unpaid = windows.max_by_key(|(_, flight)| flight.usage().tokens_in).map(|(other, _)| *other);
         let covered = others().filter(|(other, _)| Some(**other) != unpaid);
-        let covered = covered.fold(self.settled, |sum, (_, flight)| sum.plus(&flight.usage()));
+        let covered = covered.fold(self.count().settled, |sum, (_, flight)| sum.plus(&flight.usage()));
         let all = covered.plus(&raised.usage());
         if !self.affords(&all) && !mutant::is_in("grant-unpaid") {
             return Grant::Uncovered;
         }
-        self.flights.insert(job, raised);
+        if let Some(flight) = self.flight_mut(job) {
+            *flight = raised;
+        }
         Grant::Raised(granted)
     }
 
@@ -411,7 +436,8 @@ impl Paid {
         if !self.affords(&self.granted()) {
             return None;
         }
-        let (job, flight) = self.flights.iter_mut().find(|(_, flight)| flight.granted == 0)?;
+        let mut flights = self.work.iter_mut().flat_map(|work| &mut work.flights);
+        let (job, flight) = flights.find(|(_, flight)| flight.granted == 0)?;
         *flight = Flight { granted: WINDOW_MIN, postpaid: true, ..*flight };
         Some((*job, WINDOW_MIN))
     }
@@ -420,34 +446,37 @@ impl Paid {
     /// first window is spent, and a payer who saw nothing of it pays nothing.
     #[must_use]
     pub fn is_stuck(&self, job: JobId) -> bool {
-        self.is_disputed() && self.flights.get(&job).is_some_and(|flight| flight.granted == 0)
+        self.is_disputed() && self.flight(job).is_some_and(|flight| flight.granted == 0)
     }
 
     /// Says whether a job waits for the first receipt that covers it.
     #[must_use]
     pub fn is_unpaid(&self, job: JobId) -> bool {
-        self.flights.get(&job).is_some_and(|flight| flight.postpaid || flight.granted == 0)
+        self.flight(job).is_some_and(|flight| flight.postpaid || flight.granted == 0)
     }
 
     /// Ends a job with what was delivered and appends it to the hash chain; ending a job twice changes nothing.
     /// Returns the chain after it.
     pub fn end(&mut self, record: &JobRecord) -> Option<Digest> {
-        let flight = self.flights.remove(&record.job)?;
-        let lost = record.finish == Finish::Lost;
-        if lost && flight.postpaid && !self.affords(&self.granted().plus(&record.usage)) {
-            self.set_aside = Some(Box::new(self.aside().plus(&record.usage)));
-        } else {
-            self.settled = self.settled.plus(&record.usage);
+        let flight = self.work.as_mut()?.flights.remove(&record.job)?;
+        let lost_unpaid = record.finish == Finish::Lost && flight.postpaid;
+        let set_aside = lost_unpaid && !self.affords(&self.granted().plus(&record.usage));
+        if let Some(work) = &mut self.work {
+            let sum = if set_aside { &mut work.set_aside } else { &mut work.count.settled };
+            *sum = sum.plus(&record.usage);
+            work.count.jobs = chain(work.count.jobs, record);
         }
         self.interrupted |= was_interrupted(record);
-        self.jobs = chain(self.jobs, record);
+        let jobs = self.count().jobs;
         self.rejoin();
-        Some(self.jobs)
+        Some(jobs)
     }
 
     /// Gives up a job that never began.
     pub fn abandon(&mut self, job: JobId) {
-        self.flights.remove(&job);
+        if let Some(work) = &mut self.work {
+            work.flights.remove(&job);
+        }
         self.rejoin();
     }
 
@@ -456,11 +485,7 @@ impl Paid {
     ///
     /// # Errors
     /// When it is not the payer's, states too little, follows another receipt, or a job is open.
-    pub fn close(
-        &mut self,
-        closing: &Verified<Final>,
-        domain: DomainId,
-    ) -> Result<Verified<Final>, PaidError> {
+    pub fn close(&mut self, closing: &Verified<Final>) -> Result<Verified<Final>, PaidError> {
         if let Some(signed) = &self.closing {
             return Ok(Verified::clone(signed));
         }
@@ -477,11 +502,11 @@ impl Paid {
             return Err(PaidError::TooLittle);
         }
 
-        if closing.receipt != self.head.as_ref().map(|head| head.id) {
+        if closing.receipt != self.evidence.head().map(|head| head.id(self)) {
             return Err(PaidError::OtherReceipt);
         }
 
-        let signed = closing.clone().signed_also_by(domain, Role::Payee, &self.signer);
+        let signed = closing.clone().signed_also_by(self.domain, Role::Payee, &self.signer);
         self.closing = Some(Box::new(signed.clone()));
         Ok(signed)
     }
@@ -489,7 +514,7 @@ impl Paid {
     /// Returns the id of the newest receipt.
     #[must_use]
     pub fn head_id(&self) -> RecordId {
-        self.head.as_ref().map_or(RecordId::NONE, |head| head.id)
+        self.evidence.head().map_or(RecordId::NONE, |head| head.id(self))
     }
 
     /// Says whether the payer signed and nobody else but us: the issuer reads no record with a third signature.
@@ -500,31 +525,32 @@ impl Paid {
 
     /// What was set aside while jobs ran counts again when none does.
     fn rejoin(&mut self) {
-        if self.flights.is_empty() {
-            self.settled = self.owed();
-            self.set_aside = None;
+        if let Some(work) = self.work.as_mut().filter(|work| work.flights.is_empty()) {
+            let Count { settled, jobs } = work.count;
+            let settled = settled.plus(&core::mem::take(&mut work.set_aside));
+            self.set_count(Count { settled, jobs });
         }
     }
 
     /// Takes the payer's count if it is paid for. Ours never falls: a payer could interrupt every job, deny it, and have
     /// the next one for the same money.
     fn agree(&mut self) {
-        if let Some(usage) = self.head.as_ref().map(|head| head.usage).filter(|usage| self.affords(usage)) {
+        let stated = self.evidence.head().map(|head| head.count.settled);
+        if let Some(usage) = stated.filter(|usage| self.affords(usage)) {
             let believes_less = mutant::is_in("payee-believes-less");
-            self.settled = if believes_less { usage } else { self.settled.or_more(&usage) };
+            let Count { settled, jobs } = self.count();
+            let settled = if believes_less { usage } else { settled.or_more(&usage) };
+            self.set_count(Count { settled, jobs });
         }
     }
 
     fn owed(&self) -> Usage {
-        self.settled.plus(&self.aside())
-    }
-
-    fn aside(&self) -> Usage {
-        self.set_aside.as_deref().copied().unwrap_or_default()
+        let settled = self.count().settled;
+        self.work.as_ref().map_or(settled, |work| settled.plus(&work.set_aside))
     }
 
     fn granted(&self) -> Usage {
-        self.flights.values().fold(self.owed(), |sum, flight| sum.plus(&flight.usage()))
+        self.flights().fold(self.owed(), |sum, (_, flight)| sum.plus(&flight.usage()))
     }
 
     fn affords(&self, usage: &Usage) -> bool {
@@ -533,20 +559,6 @@ impl Paid {
 
     fn cost(&self, usage: &Usage) -> Option<u64> {
         self.terms.price.cost(usage)
-    }
-}
-
-impl Flight {
-    fn usage(&self) -> Usage {
-        if self.granted == 0 {
-            return Usage::default();
-        }
-        Usage {
-            calls: 1,
-            tokens_in: self.tokens_in.map_or(self.worst.tokens_in, u64::from),
-            tokens_out: u64::from(self.granted).min(self.worst.tokens_out),
-            compute: 0,
-        }
     }
 }
 
@@ -603,7 +615,7 @@ mod tests {
         };
         let terms = sign(terms, DOMAIN, Role::Node, &signer(5));
         let payer = (signer(4).public().into(), account(3), signer(70).public());
-        Paid::new(CHANNEL, terms, payer, 1_000_000_000_000, signer(60))
+        Paid::new(CHANNEL, terms, payer, 1_000_000_000_000, (signer(60), DOMAIN))
     }
 
     fn record(job: JobId, tokens_in: u64, tokens_out: u64, finish: Finish) -> JobRecord {
@@ -637,12 +649,12 @@ mod tests {
     fn receipts_and_ends_with_a_foreign_signature_are_refused() {
         let mut paid = paid();
         let by_more = receipt(1, 500, Usage::default()).signed_also_by(DOMAIN, Role::Owner, &signer(100));
-        assert_eq!(paid.receive(&by_more, DOMAIN), Err(PaidError::WrongKey));
+        assert_eq!(paid.receive(&by_more), Err(PaidError::WrongKey));
 
         let closing = Final { channel: CHANNEL, amount: 500, receipt: None };
         let closing = sign(closing, DOMAIN, Role::Payer, &signer(70));
         let by_more = closing.signed_also_by(DOMAIN, Role::Owner, &signer(100));
-        assert_eq!(paid.close(&by_more, DOMAIN), Err(PaidError::WrongKey));
+        assert_eq!(paid.close(&by_more), Err(PaidError::WrongKey));
         assert!(!paid.is_closing());
     }
 
@@ -662,7 +674,7 @@ mod tests {
             free += paid.pass_first_window().map_or(0, |(_, window)| window);
             paid.end(&record(sitter, 10, 0, Finish::Cancelled));
             let denies = receipt(u64::from(round) + 1, 0, Usage::default());
-            assert!(paid.receive(&denies, DOMAIN).expect("signed").is_some());
+            assert!(paid.receive(&denies).expect("signed").is_some());
         }
 
         assert_eq!(free, WINDOW_MIN);
@@ -691,7 +703,7 @@ mod tests {
         paid.begin(job(1), WORST);
         paid.prepared(job(1), 0);
         let pays = receipt(1, 64_000, usage(1, 0, 64));
-        paid.receive(&pays, DOMAIN).expect("signed");
+        paid.receive(&pays).expect("signed");
         paid.begin(job(2), WORST);
         paid.prepared(job(2), 0);
 
@@ -706,7 +718,7 @@ mod tests {
         paid.prepared(job(1), 100);
         paid.prepared(job(2), 100);
         paid.end(&record(job(1), 100, 64, Finish::Lost));
-        paid.receive(&receipt(1, 164_000, usage(1, 100, 1)), DOMAIN).expect("signed");
+        paid.receive(&receipt(1, 164_000, usage(1, 100, 1))).expect("signed");
 
         assert_eq!(paid.grant(job(2), 64), Grant::Raised(64));
         paid.end(&record(job(2), 100, 64, Finish::Stop));
@@ -719,10 +731,10 @@ mod tests {
         paid.begin(job(1), WORST);
         paid.prepared(job(1), 100);
         paid.end(&record(job(1), 100, 64, Finish::Lost));
-        paid.receive(&receipt(1, 163_999, usage(1, 100, 64)), DOMAIN).expect("signed");
+        paid.receive(&receipt(1, 163_999, usage(1, 100, 64))).expect("signed");
         assert!(paid.is_disputed());
 
-        paid.receive(&receipt(2, 164_000, usage(1, 100, 64)), DOMAIN).expect("signed");
+        paid.receive(&receipt(2, 164_000, usage(1, 100, 64))).expect("signed");
         assert!(!paid.is_disputed());
     }
 
@@ -731,7 +743,7 @@ mod tests {
         let mut paid = paid();
         paid.redeemed(164_000);
         assert!(paid.is_disputed());
-        paid.receive(&receipt(1, 163_999, usage(1, 100, 64)), DOMAIN).expect("signed");
+        paid.receive(&receipt(1, 163_999, usage(1, 100, 64))).expect("signed");
         assert!(paid.is_disputed());
 
         let given_back = receipt(2, 164_000, usage(1, 100, 64));
@@ -758,7 +770,7 @@ mod tests {
     impl Journaled {
         /// Does something that an honest or a dishonest payer may bring about; it never states more than it was given.
         fn step(&mut self, prng: &mut Prng, number: u8) {
-            let open: alloc::vec::Vec<JobId> = self.live.flights.keys().copied().collect();
+            let open: alloc::vec::Vec<JobId> = self.live.flights().map(|(job, _)| *job).collect();
             let one = open.iter().copied().max_by_key(|_| prng.next_u64());
             match (prng.below(6), one) {
                 (0 | 1, _) if open.len() < 3 => {
@@ -768,7 +780,7 @@ mod tests {
                 (0..=2, Some(job)) => {
                     let finish = [Finish::Stop, Finish::Cancelled, Finish::Lost];
                     let finish = finish[usize::try_from(prng.below(3)).expect("small")];
-                    let granted = u64::from(self.live.flights[&job].granted);
+                    let granted = u64::from(self.live.flight(job).expect("in flight").granted);
                     let ended = record(job, 100, up_to(prng, granted), finish);
                     self.live.end(&ended);
                     self.live.pass_first_window();
@@ -787,7 +799,7 @@ mod tests {
         }
 
         fn pay(&mut self, prng: &mut Prng, number: u8) {
-            let owed = self.live.settled;
+            let owed = self.live.count().settled;
             let stated = if prng.below(2) == 0 {
                 owed
             } else {
@@ -796,7 +808,7 @@ mod tests {
             let least = self.live.paid().max(PRICE.cost(&stated).unwrap_or(0));
             let amount = least.saturating_add(prng.below(200_000));
             let receipt = receipt(u64::from(number), amount, stated);
-            if let Ok(Some(both)) = self.live.receive(&receipt, DOMAIN) {
+            if let Ok(Some(both)) = self.live.receive(&receipt) {
                 self.lines.push(Line::Receipt(both));
             }
         }
@@ -827,8 +839,9 @@ mod tests {
                     continue;
                 }
                 let (mut before, mut after) = (channel.live.clone(), channel.replayed());
-                let sums =
-                    |paid: &Paid| (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.jobs);
+                let sums = |paid: &Paid| {
+                    (paid.paid(), paid.earned(), paid.due(), paid.unredeemed(), paid.count().jobs)
+                };
                 assert_eq!(sums(&before), sums(&after), "seed {seed}");
                 assert_eq!(before.is_disputed(), after.is_disputed(), "seed {seed}");
                 assert_eq!(before.fits(&WORST), after.fits(&WORST), "seed {seed}");
@@ -850,9 +863,7 @@ mod tests {
         channel.live.begin(job(1), WORST);
         channel.live.prepared(job(1), 0);
         let silent = receipt(1, 4_096_000, Usage::default());
-        channel
-            .lines
-            .push(Line::Receipt(channel.live.receive(&silent, DOMAIN).expect("signed").expect("news")));
+        channel.lines.push(Line::Receipt(channel.live.receive(&silent).expect("signed").expect("news")));
         channel.live.grant(job(1), 4096);
         let ended = record(job(1), 0, 4096, Finish::Length);
         channel.live.end(&ended);

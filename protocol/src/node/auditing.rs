@@ -23,6 +23,10 @@ use super::{Effect, Node, Offence};
 /// How often a page is asked for again that does not come, before the audit is given up.
 const ATTEMPTS_MAX: u32 = 6;
 
+/// The same while another issuer can be asked: an issuer that has served a run of pages serves the next one only after
+/// its next round, which may come after ours.
+const ATTEMPTS_OF_ONE: u32 = 2;
+
 /// Most pages of one audit: those of as many leaves as books can have, half filled.
 const PAGES_MAX: u32 = 16_384;
 
@@ -107,6 +111,12 @@ impl Auditing {
         };
         let (builder, kind) = (RootBuilder::new::<AccountLeaf>(), LeafKind::Accounts);
         Self { view, left, builder, kind, after: None, asked: now, attempts: 0, empty: 0 }
+    }
+
+    /// Takes more whom it may ask.
+    #[cfg(test)]
+    pub(super) fn ask_also(&mut self, others: impl IntoIterator<Item = NodeId>) {
+        self.left.extend(others);
     }
 
     /// Begins again with the next issuer; says whether there is one.
@@ -294,7 +304,7 @@ impl Node {
             return;
         }
         auditing.attempts = auditing.attempts.saturating_add(1);
-        let most = if auditing.left.is_empty() { ATTEMPTS_MAX } else { 1 };
+        let most = if auditing.left.is_empty() { ATTEMPTS_MAX } else { ATTEMPTS_OF_ONE };
         let why = "the issuer does not answer";
         if auditing.attempts > most && !auditing.turn_away(false, why, now) {
             auditing.give_up(why);

@@ -494,13 +494,14 @@ impl Node {
     }
 
     pub(super) fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
-        let domain = self.domain;
         let mut messages = Vec::new();
         for (key, issuer) in self.issuers_with_keys() {
             for paid in self.paid.values().filter(|paid| !paid.is_closing()) {
                 let known = self.acks.get(&paid.channel).map_or(0, |acks| acks.by(key));
-                let is_due = paid.earned().saturating_sub(known) > amount;
-                if let Some((receipt, claim)) = is_due.then(|| paid.claim(domain)).flatten() {
+                let exceeds = |earned: u64| earned.saturating_sub(known) > amount;
+                // What was earned is at most what was paid, and takes longer to tell.
+                let is_due = exceeds(paid.paid()) && exceeds(paid.earned());
+                if let Some((receipt, claim)) = is_due.then(|| paid.claim()).flatten() {
                     messages.push((issuer, Message::Redeem { receipt, claim }));
                 }
             }
@@ -513,7 +514,7 @@ impl Node {
     /// Redeems what a channel has earned, however little.
     pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
         let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
-        let Some((receipt, claim)) = paid.and_then(|paid| paid.claim(self.domain)) else { return };
+        let Some((receipt, claim)) = paid.and_then(|paid| paid.claim()) else { return };
         for issuer in self.issuers() {
             self.send(issuer, Message::Redeem { receipt: receipt.clone(), claim: claim.clone() }, out);
         }
@@ -528,7 +529,6 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let domain = self.domain;
         if let Some(opening) = opening {
             self.on_opening(from, opening, now, out);
         }
@@ -537,7 +537,7 @@ impl Node {
             return;
         };
         let known = paid.is_closing();
-        let Ok(both) = paid.close(closing, domain) else {
+        let Ok(both) = paid.close(closing) else {
             // A job is still open, or the payer has forgotten a receipt or counts less: it will ask again.
             if let Some(head) = paid.head() {
                 self.send(from, Message::CoSigned(head), out);

@@ -223,7 +223,7 @@ impl Node {
 
     /// Returns a channel on which we are paid as a mirror keeps it.
     pub(super) fn kept_of(&self, paid: &Paid, receipt: Option<Verified<Receipt>>) -> Option<Kept<Checked>> {
-        Some(Kept { opening: paid.opening(self.domain)?, receipt })
+        Some(Kept { opening: paid.opening()?, receipt })
     }
 
     /// Takes back what a mirror has kept for us and we have forgotten; lets it forget what is over.

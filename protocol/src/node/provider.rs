@@ -287,6 +287,7 @@ impl Node {
             payer: open.payer,
             payer_account: terms.payer_account,
             payer_key: open.payer_key,
+            domain: self.domain,
             signer: Arc::new(signer),
             keys: core::iter::once(terms.payer_account.into()).chain(issuers).collect(),
         });
@@ -461,11 +462,10 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let domain = self.domain;
         let Some(paid) = self.paid.get_mut(&receipt.channel).filter(|paid| paid.payer == from) else {
             return;
         };
-        match paid.receive(receipt, domain) {
+        match paid.receive(receipt) {
             Err(_) => {
                 out.push(Effect::Penalise(from, Offence::BadLedger));
                 return;

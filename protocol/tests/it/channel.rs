@@ -23,7 +23,7 @@ const CAP: u64 = 100_000_000;
 
 fn paid() -> Paid {
     let payer = (NodeId::from(signer(1).public()), account(1), payer_signer(1).public());
-    Paid::new(CHANNEL, terms(2, 1, Incentive::Exchange, 0), payer, CAP, payee_signer(2))
+    Paid::new(CHANNEL, terms(2, 1, Incentive::Exchange, 0), payer, CAP, (payee_signer(2), domain()))
 }
 
 fn paying() -> Paying {
@@ -135,8 +135,7 @@ fn play(moves: &[Move]) -> Result<(), TestCaseError> {
             }
             Move::Pay { sequence, amount, calls, tokens_in, tokens_out } => {
                 let before = paid.paid();
-                let _ =
-                    paid.receive(&receipt(sequence, amount, usage(calls, tokens_in, tokens_out)), domain());
+                let _ = paid.receive(&receipt(sequence, amount, usage(calls, tokens_in, tokens_out)));
                 prop_assert!(paid.paid() >= before);
             }
             Move::Ask { job: tag, up_to } => {
@@ -193,9 +192,9 @@ proptest! {
             let mut paid = paid();
             for receipt in receipts {
                 let before = paid.paid();
-                paid.receive(receipt, domain()).expect("the payer's, below the cap");
+                paid.receive(receipt).expect("the payer's, below the cap");
                 assert!(paid.paid() >= before);
-                assert_eq!(paid.receive(receipt, domain()), Ok(None), "repeating changes nothing");
+                assert_eq!(paid.receive(receipt), Ok(None), "repeating changes nothing");
             }
             paid.head_id()
         };
@@ -244,7 +243,7 @@ proptest! {
         let merge = |receipts: &[Verified<Receipt>]| {
             let mut paid = paid();
             for receipt in receipts {
-                paid.receive(receipt, domain()).expect("the payer's, below the cap");
+                paid.receive(receipt).expect("the payer's, below the cap");
             }
             paid.head()
         };
@@ -282,12 +281,12 @@ proptest! {
         let used = usage(1, 100, tokens);
         let amount = cost(&usage(1, 100, tokens + ahead));
         let newest = receipt(1, amount, used);
-        paid.receive(&newest, domain()).expect("the payer's, below the cap");
+        paid.receive(&newest).expect("the payer's, below the cap");
         let end = |amount, receipt| {
             sign(Final { channel: CHANNEL, amount, receipt }, domain(), Role::Payer, &payer_signer(1))
         };
         let final_of = |amount| end(amount, Some(newest.id()));
-        prop_assert!(paid.close(&final_of(amount), domain()).is_err(), "closed while a job runs");
+        prop_assert!(paid.close(&final_of(amount)).is_err(), "closed while a job runs");
 
         paid.end(&record(1, used, Finish::Stop));
         let redeemed = redeemed.min(amount);
@@ -295,13 +294,13 @@ proptest! {
         let due = cost(&used).max(redeemed);
         prop_assert_eq!(paid.due(), due);
         if less > 0 {
-            prop_assert!(paid.close(&final_of(due.saturating_sub(less)), domain()).is_err());
+            prop_assert!(paid.close(&final_of(due.saturating_sub(less))).is_err());
         }
         let others = [None, Some(receipt(2, amount, used).id())];
         for other in others {
-            prop_assert_eq!(paid.close(&end(due, other), domain()), Err(PaidError::OtherReceipt));
+            prop_assert_eq!(paid.close(&end(due, other)), Err(PaidError::OtherReceipt));
         }
-        prop_assert!(paid.close(&final_of(due), domain()).is_ok());
+        prop_assert!(paid.close(&final_of(due)).is_ok());
         prop_assert!(!paid.fits(&usage(0, 0, 0)), "serves on a closed channel");
     }
 }
@@ -312,11 +311,11 @@ fn a_payer_who_denies_what_was_delivered_has_no_more_for_it() {
     let delivered = usage(1, 100, 500);
     paid.begin(job(1), usage(1, 600, 500));
     paid.prepared(job(1), 100);
-    paid.receive(&receipt(1, cost(&delivered), delivered), domain()).expect("the payer's, below the cap");
+    paid.receive(&receipt(1, cost(&delivered), delivered)).expect("the payer's, below the cap");
     assert_eq!(paid.grant(job(1), 500), Grant::Raised(500));
     paid.end(&record(1, delivered, Finish::Lost));
 
-    paid.receive(&receipt(2, cost(&delivered), Usage::default()), domain()).expect("newer, and for nothing");
+    paid.receive(&receipt(2, cost(&delivered), Usage::default())).expect("newer, and for nothing");
     assert!(paid.is_disputed());
     paid.begin(job(2), usage(1, 600, 500));
     paid.prepared(job(2), 100);
@@ -333,7 +332,7 @@ fn a_payer_without_the_payees_signature_asks_for_it_until_it_comes() {
     payer.end(job(1), Usage { tokens_out: 20, ..worst }, None).expect("a job in flight");
     let (sent, _) = payer.pay(domain(), Epoch(0)).expect("a receipt is due");
     assert_eq!((payer.paid(), sent.amount), (cost(&sent.usage), cost(&sent.usage)));
-    let both = payee.receive(&sent, domain()).expect("it is the payer's").expect("it is news");
+    let both = payee.receive(&sent).expect("it is the payer's").expect("it is news");
 
     // The payee shows that it holds the receipt, but its signature was lost.
     payer.shown(both.id(), payee.due(), payee.counted());

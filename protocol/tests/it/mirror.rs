@@ -98,6 +98,7 @@ fn a_payee_shows_opening_and_receipt_as_they_were_signed() {
             payer: id(PAYER),
             payer_account: account(PAYER),
             payer_key: payer_signer(PAYER).public(),
+            domain: domain(),
             signer: Arc::new(payee_signer(PAYEE)),
             keys,
         };
@@ -110,8 +111,8 @@ fn a_payee_shows_opening_and_receipt_as_they_were_signed() {
         ours.expires = Epoch(1);
 
         assert_eq!(ours.head().as_ref(), Some(receipt));
-        assert_eq!(ours.opening(domain()).as_ref(), Some(&entry.opening));
-        assert_eq!(paid(ChannelId([9; 32]), keys).opening(domain()), None, "of another channel");
+        assert_eq!(ours.opening().as_ref(), Some(&entry.opening));
+        assert_eq!(paid(ChannelId([9; 32]), keys).opening(), None, "of another channel");
     }
 }
 

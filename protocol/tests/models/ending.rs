@@ -142,7 +142,7 @@ impl Ending {
     fn payee(&self) -> Paid {
         let payer = (signer(PAYER).public().into(), account(PAYER), payer_signer(PAYER).public());
         let terms = terms(PAYEE, PAYER, Incentive::Exchange, 0);
-        let mut payee = Paid::new(self.channel(), terms, payer, CAP, payee_signer(PAYEE));
+        let mut payee = Paid::new(self.channel(), terms, payer, CAP, (payee_signer(PAYEE), domain()));
         self.receipts.iter().for_each(|receipt| payee.replay(receipt));
         payee.replay_job(&job(self.channel()));
         payee.restarted();
@@ -275,7 +275,7 @@ impl Model for Ending {
             Action::Redeem(which) => _ = state.sent.insert(Sent::Redeem(which)),
             Action::GiveUp => _ = state.sent.insert(Sent::Expire),
             Action::Propose(amount) => {
-                let both = state.payee.close(&self.proposal(amount), domain()).ok()?;
+                let both = state.payee.close(&self.proposal(amount)).ok()?;
                 state.sent.insert(Sent::Final(both.amount));
             }
             Action::Arrive(sent) => self.arrive(&mut state, sent),

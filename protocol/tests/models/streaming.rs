@@ -143,7 +143,13 @@ fn new_payer() -> Paying {
 
 fn new_payee() -> Paid {
     let payer = (signer(PAYER).public().into(), account(PAYER), payer_signer(PAYER).public());
-    Paid::new(CHANNEL, terms(PAYEE, PAYER, Incentive::Exchange, 0), payer, CAP, payee_signer(PAYEE))
+    Paid::new(
+        CHANNEL,
+        terms(PAYEE, PAYER, Incentive::Exchange, 0),
+        payer,
+        CAP,
+        (payee_signer(PAYEE), domain()),
+    )
 }
 
 fn job(number: u8) -> JobId {
@@ -275,7 +281,7 @@ impl State {
     }
 
     fn receive(&mut self, receipt: &Verified<Receipt>, allowances: &Allowances) {
-        match self.payee.receive(receipt, domain()) {
+        match self.payee.receive(receipt) {
             Err(error) => panic!("an honest payer's receipt is refused: {error}"),
             Ok(Some(both)) => {
                 self.payee_journal.push(Line::Receipt(both.clone()));
@@ -422,7 +428,7 @@ impl State {
             state.co_signed.clone().values().for_each(|receipt| state.adopt(receipt));
             let due = state.payee.due();
             let closing = state.payer.close(domain())?;
-            if let Ok(both) = state.payee.close(&closing, domain()) {
+            if let Ok(both) = state.payee.close(&closing) {
                 return Some(both.amount).filter(|amount| *amount >= due);
             }
         }

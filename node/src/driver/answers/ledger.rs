@@ -38,7 +38,7 @@ impl Driver {
             pending: channels.iter().map(|channel| channel.unredeemed).sum::<u64>().into(),
             channels_out: count(true),
             channels_in: count(false),
-            under_way: self.node.step_under_way().map(|op| step_view(op)),
+            under_way: self.node.step_under_way().map(step_view),
             books: self.books(),
         }
     }

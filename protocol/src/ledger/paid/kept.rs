@@ -7,71 +7,51 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::{decode_own, encode};
-use crate::ids::{ChannelId, Digest, DomainId, RecordId};
+use crate::ids::{ChannelId, RecordId};
 use crate::keys::{PublicKey, Signature};
-use crate::ledger::paying::Rank;
 use crate::ledger::records::{AccountOp, Epoch, OpBody, OpenChannel, Receipt, Recorded};
 use crate::message::{Checked, Opening};
-use crate::price::Usage;
 use crate::signed::{Attestation, Role, Verified, id_of};
 
+use super::work::Count;
 use super::{Agreement, Paid};
 
-/// The newest receipt.
-#[derive(Debug, Clone)]
+/// What a channel can show: the proof of its opening, and its newest receipt. Encoded, one behind the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Evidence {
+    bytes: Box<[u8]>,
+    /// How many of them are the receipt.
+    receipt: u16,
+}
+
+/// The newest receipt. Its amount is the channel's to say, and our own signature is not kept: signing again gives the same.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Head {
-    pub(super) id: RecordId,
-    pub(super) amount: u64,
-    pub(super) usage: Usage,
-    sequence: u64,
-    jobs: Digest,
+    pub(super) sequence: u64,
+    pub(super) count: Count,
     epoch: Epoch,
     payer: Signature,
-    payee: Signature,
 }
 
 impl Head {
-    /// Returns a receipt as it is kept, if it is signed by both keys and nobody else.
-    pub(super) fn of(receipt: &Verified<Receipt>, payer: PublicKey, payee: PublicKey) -> Option<Self> {
-        if receipt.signature_count() != 2 {
-            return None;
-        }
-        let Receipt { channel: _, sequence, amount, usage, jobs, epoch } = **receipt;
-        Some(Self {
-            id: receipt.id(),
-            amount,
-            usage,
-            sequence,
-            jobs,
-            epoch,
-            payer: receipt.signature(Role::Payer, payer)?,
-            payee: receipt.signature(Role::Payee, payee)?,
-        })
+    fn body(&self, paid: &Paid) -> Receipt {
+        let Self { sequence, count: Count { settled: usage, jobs }, epoch, .. } = *self;
+        Receipt { channel: paid.channel, sequence, amount: paid.paid, usage, jobs, epoch }
     }
 
-    /// Returns the receipt of this channel, which these keys signed.
-    pub(super) fn receipt(
-        &self,
-        channel: ChannelId,
-        payer: PublicKey,
-        payee: PublicKey,
-    ) -> Verified<Receipt> {
-        let Self { id, amount, usage, sequence, jobs, epoch, .. } = *self;
-        let attestations = Vec::from([
-            Attestation { role: Role::Payer, key: payer, signature: self.payer },
-            Attestation { role: Role::Payee, key: payee, signature: self.payee },
-        ]);
-        Verified::of_parts(Receipt { channel, sequence, amount, usage, jobs, epoch }, id, attestations)
+    pub(super) fn id(&self, paid: &Paid) -> RecordId {
+        id_of(&self.body(paid), paid.domain)
     }
 
-    pub(super) const fn rank(&self) -> Rank {
-        (self.amount, self.sequence, self.id)
+    /// Returns the channel's newest receipt, signed by both sides.
+    pub(super) fn receipt(&self, paid: &Paid) -> Verified<Receipt> {
+        let body = self.body(paid);
+        let (id, key) = (id_of(&body, paid.domain), paid.payer_key);
+        let by_payer = Attestation { role: Role::Payer, key, signature: self.payer };
+        let receipt = Verified::of_parts(body, id, Vec::from([by_payer]));
+        receipt.signed_also_by(paid.domain, Role::Payee, &paid.signer)
     }
 }
-
-/// The proof of an opening, encoded.
-#[derive(Debug, Clone)]
-pub(super) struct Proof(Box<[u8]>);
 
 /// What a channel does not say itself of the step that opened it and of the issuers' word for that.
 #[derive(Debug, Serialize, Deserialize)]
@@ -120,27 +100,55 @@ fn attestations(marks: &[Mark], agreement: &Agreement) -> Option<Vec<Attestation
 }
 
 /// Bounds what is read back; only what was written here is.
-const PROOF_BYTES_MAX: usize = 16 * 1024;
+const BYTES_MAX: usize = 16 * 1024;
 
-impl Proof {
-    /// Returns the proof of an opening; none of a step that opens nothing.
-    pub(super) fn of(opening: &Opening<Checked>, agreement: &Agreement) -> Option<Self> {
+impl Evidence {
+    fn split(&self) -> (&[u8], &[u8]) {
+        self.bytes.split_at_checked(usize::from(self.receipt)).unwrap_or_default()
+    }
+
+    pub(super) const fn has_head(&self) -> bool {
+        self.receipt > 0
+    }
+
+    /// Returns the newest receipt.
+    pub(super) fn head(&self) -> Option<Head> {
+        let (receipt, _) = self.split();
+        if receipt.is_empty() { None } else { decode_own(receipt, BYTES_MAX).ok() }
+    }
+
+    /// Takes a receipt, if both sides have signed it and nobody else.
+    pub(super) fn set_head(&mut self, receipt: &Verified<Receipt>, sides: &Agreement) -> bool {
+        let both = [(Role::Payer, sides.payer_key), (Role::Payee, sides.terms.payee_key)];
+        let signature = receipt.signature(Role::Payer, sides.payer_key);
+        let Some(payer) = signature.filter(|_| receipt.is_signed_only_by(&both)) else { return false };
+        let count = Count { settled: receipt.usage, jobs: receipt.jobs };
+        let head = encode(&Head { sequence: receipt.sequence, count, epoch: receipt.epoch, payer });
+        let Ok(length) = u16::try_from(head.len()) else { return false };
+        let (_, proof) = self.split();
+        *self = Self { bytes: [head.as_slice(), proof].concat().into(), receipt: length };
+        true
+    }
+
+    /// Takes the proof of the opening; nothing of a step that opens nothing.
+    pub(super) fn set_proof(&mut self, opening: &Opening<Checked>, agreement: &Agreement) {
         let AccountOp { sequence, previous, epoch, .. } = *opening.op;
-        let OpBody::OpenChannel(OpenChannel { expires, .. }) = opening.op.body else { return None };
+        let OpBody::OpenChannel(OpenChannel { expires, .. }) = opening.op.body else { return };
         let marks = |attestations: &[Attestation]| -> Vec<Mark> {
             attestations.iter().map(|attestation| mark(attestation, agreement)).collect()
         };
         let owner = marks(opening.op.attestations());
         let recorded = opening.recorded.iter();
         let recorded = recorded.map(|recorded| (recorded.epoch, marks(recorded.attestations()))).collect();
-        let parts = Parts { sequence, previous, epoch, expires, owner, recorded };
-        // A copy of its own: what encoding had reserved beyond would stay behind in pieces.
-        Some(Self(Box::from(encode(&parts).as_slice())))
+        let proof = encode(&Parts { sequence, previous, epoch, expires, owner, recorded });
+        let (receipt, _) = self.split();
+        self.bytes = [receipt, proof.as_slice()].concat().into();
     }
 
     /// Returns the opening of this channel.
-    pub(super) fn opening(&self, paid: &Paid, domain: DomainId) -> Option<Opening<Checked>> {
-        let parts: Parts = decode_own(&self.0, PROOF_BYTES_MAX).ok()?;
+    pub(super) fn opening(&self, paid: &Paid) -> Option<Opening<Checked>> {
+        let (_, proof) = self.split();
+        let parts: Parts = decode_own(proof, BYTES_MAX).ok()?;
         let Parts { sequence, previous, epoch, expires, owner, recorded } = parts;
         let body = OpBody::OpenChannel(OpenChannel {
             payee: paid.terms.payee,
@@ -151,10 +159,10 @@ impl Proof {
             payer_key: paid.payer_key,
         });
         let op = AccountOp { account: paid.payer_account, sequence, previous, epoch, body };
-        let id = id_of(&op, domain);
+        let id = id_of(&op, paid.domain);
         let recorded = recorded.into_iter().map(|(epoch, marks)| {
             let recorded = Recorded { op: id, epoch };
-            let id = id_of(&recorded, domain);
+            let id = id_of(&recorded, paid.domain);
             Some(Verified::of_parts(recorded, id, attestations(&marks, paid)?))
         });
         let recorded = recorded.collect::<Option<_>>()?;

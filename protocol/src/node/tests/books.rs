@@ -71,6 +71,15 @@ impl Pair {
         now
     }
 
+    /// Lets time come to both: to the issuer where it is said so.
+    fn wake(&mut self, now: Time, order: [bool; 2]) {
+        for by_issuer in order {
+            let told = if by_issuer { &mut self.issuer } else { &mut self.consumer };
+            let out = told.told(now, Input::Wake);
+            self.run(now, by_issuer, out);
+        }
+    }
+
     fn audit(&mut self, now: Time) -> &AuditView {
         let out = self.consumer.told(now, Input::Owner(OwnerCommand::Audit(None)));
         self.run(now, false, out);
@@ -79,6 +88,19 @@ impl Pair {
 
     fn findings(&self) -> Vec<Finding> {
         self.consumer.node.books_view().findings.to_vec()
+    }
+}
+
+/// Pages for ever, without a leaf.
+fn page_after_page(message: BooksMessage<Checked>) -> BooksMessage<Checked> {
+    match message {
+        BooksMessage::Page(name, _) if name.kind == LeafKind::Accounts => {
+            let mut next = name.after.unwrap_or_default();
+            let place = u64::from_be_bytes(next[..8].try_into().expect("eight")) + 1;
+            next[..8].copy_from_slice(&place.to_be_bytes());
+            BooksMessage::Page(name, Leaves::Accounts(Vec::new(), Some(next)))
+        }
+        other => other,
     }
 }
 
@@ -337,15 +359,7 @@ fn an_audit_ends_whatever_the_issuer_serves() {
         other => other,
     };
     assert_eq!(pair.audit(now).state, AuditState::Done);
-    pair.lie = |message| match message {
-        BooksMessage::Page(name, _) if name.kind == LeafKind::Accounts => {
-            let mut next = name.after.unwrap_or_default();
-            let place = u64::from_be_bytes(next[..8].try_into().expect("eight")) + 1;
-            next[..8].copy_from_slice(&place.to_be_bytes());
-            BooksMessage::Page(name, Leaves::Accounts(Vec::new(), Some(next)))
-        }
-        other => other,
-    };
+    pair.lie = page_after_page;
     for round in 0..400 {
         let audit = pair.consumer.node.audit_view().map(|audit| (audit.state, audit.pages));
         if round > 0 && audit.is_some_and(|(state, _)| state != AuditState::Running) {
@@ -355,11 +369,7 @@ fn an_audit_ends_whatever_the_issuer_serves() {
             pair.audit(now);
         }
         let later = now.plus_ms((round + 1) * 6_000);
-        for by_issuer in [true, false] {
-            let told = if by_issuer { &mut pair.issuer } else { &mut pair.consumer };
-            let out = told.told(later, Input::Wake);
-            pair.run(later, by_issuer, out);
-        }
+        pair.wake(later, [true, false]);
     }
     let audit = pair.consumer.node.audit_view().expect("asked for");
     assert_eq!((audit.state, audit.differences.len()), (AuditState::Done, 1));
@@ -374,6 +384,22 @@ fn an_audit_ends_whatever_the_issuer_serves() {
         (audit.state, audit.differences[0].as_str()),
         (AuditState::Impossible, "the issuer does not answer")
     );
+}
+
+#[test]
+fn an_issuer_that_serves_no_more_pages_at_once_is_waited_for() {
+    let mut pair = Pair::met();
+    let now = pair.days(1);
+    pair.lie = page_after_page;
+    assert_eq!(pair.audit(now).pages, 64, "a run of pages");
+    pair.consumer.node.auditing.as_mut().expect("it goes on").ask_also([PROVIDER.id()]);
+
+    // It asks again before the issuer has begun a new run, and then once more.
+    for round in 1..3 {
+        pair.wake(now.plus_ms(round * 6_000), [false, true]);
+    }
+    let audit = pair.consumer.node.audit_view().expect("asked for");
+    assert_eq!((audit.distrusted.len(), audit.pages), (0, 128));
 }
 
 #[test]
