@@ -161,12 +161,16 @@ impl Net {
         match event {
             request_response::Event::Message {
                 peer,
+                connection_id,
                 message: request_response::Message::Request { request, channel, .. },
-                ..
             } => {
                 let Some(peer) = PeerKey::of(&peer) else {
                     return;
                 };
+                // The last words of a run that ended, behind the first ones of the next: the two have met again since.
+                if !self.peers.has_link(peer, connection_id) {
+                    return;
+                }
                 let ack = self.on_request(peer, request);
                 // An error says that the connection is gone.
                 let _ = self.swarm.behaviour_mut().messages.send_response(channel, ack);

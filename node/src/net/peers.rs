@@ -184,6 +184,12 @@ impl Peers {
         self.entries.get(&peer).is_some_and(|entry| !entry.links.is_empty())
     }
 
+    /// Says whether a link lives, as far as is known.
+    pub(super) fn has_link(&self, peer: PeerKey, connection: ConnectionId) -> bool {
+        let mut links = self.entries.get(&peer).into_iter().flat_map(|entry| &entry.links);
+        links.any(|link| link.connection == connection)
+    }
+
     /// Says whether a link that lives was there at that time.
     pub(super) fn had_link(&self, peer: PeerKey, at: Instant) -> bool {
         self.entries.get(&peer).is_some_and(|entry| entry.links.iter().any(|link| link.since <= at))
@@ -391,6 +397,8 @@ mod tests {
 
         assert_eq!(peers.identified(PEER, again, says(2)), [quic, tcp]);
         assert!(!peers.had_link(PEER, start), "what was sent to the earlier run goes nowhere");
+        let live = [quic, tcp, again].map(|link| peers.has_link(PEER, link));
+        assert_eq!(live, [false, false, true], "and what it said last is not heard");
         assert!(!peers.closed(PEER, quic));
         assert!(!peers.had_link(PEER, start) && peers.had_link(PEER, later));
         assert!(!peers.admit(PEER), "it was up all the time");
