@@ -295,6 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn a_wallet_holds_the_key_in_force_and_the_last_next_one() {
+        let mut wallet = wallet();
+        let [in_force, first, second] = [2, 3, 4].map(|tag| Signer::from_seed([tag; 32]).public());
+        for tag in [3, 4, 4] {
+            wallet.hold(Signer::from_seed([tag; 32]));
+        }
+
+        let held: Vec<PublicKey> = wallet.keys.iter().map(Signer::public).collect();
+        assert_eq!(held, [in_force, second]);
+        assert!(wallet.holds_key() && !held.contains(&first));
+    }
+
+    #[test]
     fn a_step_from_before_a_restart_is_pending_until_the_issuer_says_otherwise() {
         let mut before = wallet();
         before.learn(0, RecordId::NONE, Balance::default());

@@ -1,7 +1,8 @@
 //! The records that are measured: real ones, signed by everybody who has to.
 
 use protocol::advert::Incentive;
-use protocol::ids::{AccountId, ChannelId, Digest, DomainId, ModelId, NodeId, RecordId};
+use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
+use protocol::job::{Finish, JobRecord};
 use protocol::keys::Signer;
 use protocol::ledger::records::{AccountOp, Epoch, OpBody, OpenChannel, Receipt, Terms};
 use protocol::licence::open_licence;
@@ -9,6 +10,7 @@ use protocol::manifest::Manifest;
 use protocol::model::Modality;
 use protocol::price::{Price, Usage};
 use protocol::signed::{Role, Verified, sign};
+use protocol::time::Time;
 
 /// What a channel can pay.
 const CAP: u64 = 100_000_000_000;
@@ -93,6 +95,37 @@ pub(super) fn receipt(
 ) -> Verified<Receipt> {
     let usage = Usage { calls: sequence, tokens_in: 40 * sequence, tokens_out: 64 * sequence, compute: 0 };
     let jobs = Digest([u8::try_from(sequence % 251).unwrap_or_default(); 32]);
+    receipt_for(channel, (usage, jobs), sequence, domain, payer)
+}
+
+/// Returns the receipt for this work and its hash chain, signed by the payer.
+pub(super) fn receipt_for(
+    channel: ChannelId,
+    (usage, jobs): (Usage, Digest),
+    sequence: u64,
+    domain: DomainId,
+    payer: &Signer,
+) -> Verified<Receipt> {
     let receipt = Receipt { channel, sequence, amount: 20_000 * sequence, usage, jobs, epoch: Epoch(0) };
     sign(receipt, domain, Role::Payer, payer)
+}
+
+/// Returns a job that ran on a channel on these terms.
+pub(super) fn job(channel: ChannelId, requester: NodeId, terms: &Terms) -> JobRecord {
+    let mut job = JobId([0; 16]);
+    job.0.copy_from_slice(&channel.0[..16]);
+    JobRecord {
+        job,
+        channel: Some(channel),
+        provider: terms.payee,
+        requester,
+        model: terms.model,
+        usage: Usage::of_job(40, 64),
+        price: terms.price,
+        start: Time(1_700_000_000_000),
+        end: Time(1_700_000_001_000),
+        input: Digest(channel.0),
+        output: Digest(channel.0),
+        finish: Finish::Length,
+    }
 }

@@ -10,8 +10,9 @@ use node::config::Config;
 use node::folder::DataFolder;
 use node::identity::Identity;
 use node::journal::{self, Urgency};
-use protocol::ids::{AccountId, ChannelId};
+use protocol::ids::{AccountId, ChannelId, Digest};
 use protocol::keys::Signer;
+use protocol::ledger::paid::chain;
 use protocol::ledger::records::{Epoch, Recorded};
 use protocol::manifest::Manifest;
 use protocol::message::Opening;
@@ -23,7 +24,7 @@ use serde::Serialize;
 use super::super::cluster::{Node, folder, until};
 use super::super::idle::memory_mb;
 use super::super::samples::{Samples, Spread};
-use super::records::{Payer, payee_signer, receipt, terms};
+use super::records::{Payer, job, payee_signer, receipt_for, terms};
 use super::replay::{self, Replay};
 
 /// Channels of one payer; an account has no more open at once.
@@ -165,15 +166,18 @@ fn records(
     let mut payer = Payer::new(number);
     let terms = terms(manifest, payee, account, payer.id());
     let other = payee_signer(payee, payer.id());
-    let mut records = Vec::with_capacity(2 * count);
+    let mut records = Vec::with_capacity(3 * count);
     for sequence in 1..=count as u64 {
         let op = payer.open(&terms, domain);
         let channel = ChannelId::from(op.id());
         let recorded = sign(Recorded { op: op.id(), epoch: Epoch(0) }, domain, Role::Issuer, issuer);
         let opening = Opening { op, terms: terms.clone(), recorded: vec![recorded] };
-        let receipt = receipt(channel, sequence, domain, &payer.account);
+        let job = job(channel, payer.node.public().into(), &terms);
+        let work = (job.usage, chain(Digest::ZERO, &job));
+        let receipt = receipt_for(channel, work, sequence, domain, &payer.account);
         let receipt = receipt.signed_also_by(domain, Role::Payee, &other);
         records.push(Record::Paid(opening.signed()).to_bytes());
+        records.push(Record::Job(job).to_bytes());
         records.push(Record::Receipt(receipt.signed()).to_bytes());
     }
     records
