@@ -4,8 +4,8 @@
 //! accounts of one checkpoint. So half of the room belongs to accounts by what they held at the last checkpoint, and
 //! nobody else can take it; the other half is for whoever comes first, new accounts among them.
 
-/// Most steps that are voted for between two checkpoints. With each may come two facts more, when what a channel has paid
-/// and how it has ended: all of them must fit one checkpoint and an issuer's memory.
+/// Most steps that are taken between two checkpoints, give or take those under way. On average two facts more come with
+/// each, what a channel has paid and how it has ended: all of them should fit one checkpoint.
 pub const STEPS_MAX: u64 = 40_960;
 
 /// The part that belongs to accounts by what they held.
@@ -16,6 +16,13 @@ pub const COMMON_MAX: u64 = STEPS_MAX - OWN_MAX;
 
 /// Most of the common part for one account: a mistake in one program leaves the rest to everybody else.
 pub const COMMON_OF_ONE_MAX: u64 = COMMON_MAX / 8;
+
+/// Most beginnings and rotations that are taken between two checkpoints beyond their accounts' own steps: they cost no fee,
+/// so they must not use up what others pay for. As many as a checkpoint has left.
+pub const KEY_STEPS_MAX: u64 = 8_192;
+
+/// The same of one account.
+pub const KEY_STEPS_OF_ONE_MAX: u64 = 4;
 
 /// Returns how many steps are an account's own that held so many of all nano-credits at the last checkpoint.
 #[must_use]

@@ -640,8 +640,11 @@ mod tests {
     }
 
     fn receipt(sequence: u64, amount: u64, usage: Usage) -> Verified<Receipt> {
-        let receipt =
-            Receipt { channel: CHANNEL, sequence, amount, usage, jobs: Digest::ZERO, epoch: Epoch(0) };
+        receipt_after(sequence, amount, usage, Digest::ZERO)
+    }
+
+    fn receipt_after(sequence: u64, amount: u64, usage: Usage, jobs: Digest) -> Verified<Receipt> {
+        let receipt = Receipt { channel: CHANNEL, sequence, amount, usage, jobs, epoch: Epoch(0) };
         sign(receipt, DOMAIN, Role::Payer, &signer(70))
     }
 
@@ -807,7 +810,8 @@ mod tests {
             };
             let least = self.live.paid().max(PRICE.cost(&stated).unwrap_or(0));
             let amount = least.saturating_add(prng.below(200_000));
-            let receipt = receipt(u64::from(number), amount, stated);
+            let jobs = if prng.below(2) == 0 { self.live.count().jobs } else { Digest::ZERO };
+            let receipt = receipt_after(u64::from(number), amount, stated, jobs);
             if let Ok(Some(both)) = self.live.receive(&receipt) {
                 self.lines.push(Line::Receipt(both));
             }
@@ -829,7 +833,7 @@ mod tests {
 
     #[test]
     fn a_restarted_payee_grants_refuses_and_closes_for_what_it_did_before() {
-        let mut compared = 0;
+        let (mut compared, mut at_rest) = (0, 0);
         for seed in 0..300 {
             let mut prng = Prng::new(seed);
             let mut channel = Journaled { live: paid(), lines: alloc::vec::Vec::new() };
@@ -852,9 +856,11 @@ mod tests {
                     assert_eq!(before.grant(job(200), up_to), after.grant(job(200), up_to), "seed {seed}");
                 }
                 compared += 1;
+                let worked = channel.live.count().jobs != Digest::ZERO;
+                at_rest += u32::from(worked && channel.live.work.is_none());
             }
         }
-        assert!(compared > 1_000, "{compared}");
+        assert!(compared > 1_000 && at_rest > 100, "{compared}, {at_rest} of them at rest");
     }
 
     #[test]

@@ -9,12 +9,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{AccountId, ChannelId, Digest, RecordId};
-use crate::ledger::allowance::{has_room, own_steps};
+use crate::ledger::allowance::{KEY_STEPS_MAX, KEY_STEPS_OF_ONE_MAX, has_room, own_steps};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::facts::FACTS_MAX;
 use crate::ledger::issuer::{Balance, Issuer, IssuerError};
 use crate::ledger::merkle::Tree;
-use crate::ledger::quorum::{Fact, end_name};
+use crate::ledger::quorum::{Certificate, Fact, end_name};
 use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::manifest::Manifest;
 use crate::message::Checked;
@@ -38,14 +38,27 @@ pub struct Settled {
     names: BTreeMap<RecordId, usize>,
     paid: BTreeMap<ChannelId, usize>,
     doubled: BTreeMap<AccountId, usize>,
-    /// How many steps since are beyond what was their accounts' own.
+    /// How many steps since are beyond what was their accounts' own, without those that cost nothing.
     common: u64,
+    /// How many of those each account has made.
+    keys: BTreeMap<AccountId, u64>,
     /// The facts of checkpoints that may come to stand: our books may have taken others in their places since.
     held: BTreeMap<Digest, BTreeMap<RecordId, Arc<Fact<Checked>>>>,
     /// Facts that a proposal names and that our own books have not taken.
     learned: BTreeMap<RecordId, Arc<Fact<Checked>>>,
     /// The facts of the last checkpoints.
     past: VecDeque<Past>,
+}
+
+/// Whose room a step takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Its account's own.
+    Own,
+    /// That of beginnings and rotations, which cost nothing.
+    Keys,
+    /// That of whoever comes first.
+    Common,
 }
 
 /// The facts of a checkpoint that stands.
@@ -113,6 +126,7 @@ impl Settled {
             paid: BTreeMap::new(),
             doubled: BTreeMap::new(),
             common: 0,
+            keys: BTreeMap::new(),
             held: BTreeMap::new(),
             learned: BTreeMap::new(),
             past: VecDeque::new(),
@@ -137,22 +151,38 @@ impl Settled {
         self.since.len()
     }
 
-    /// Says whether an account may make a step before the next checkpoint. How many it has made since the last one is the
-    /// same at all issuers that have followed that one, and so is what it held then; only how much of the common part is
-    /// left differs by the steps under way.
+    /// Says whether an account may make a step before the next checkpoint. The step's place less the one that the last
+    /// checkpoint states is the same at all issuers that have followed that one, and so is what the account held then; only
+    /// how much is left of what is common differs, by the steps under way.
     ///
     /// # Errors
     /// [`IssuerError::TooManySteps`] when it may not.
     pub fn check_room(&self, op: &AccountOp) -> Result<(), IssuerError> {
-        // So few in the life of an account, and whoever was robbed of a key must be able to replace it.
-        if matches!(op.body, OpBody::Rotate(_) | OpBody::Inception(_)) || mutant::is_in("steps-unlimited") {
-            return Ok(());
-        }
         let made = self.made_before(op);
-        if has_room(made, self.own_steps(op.account), self.common) {
+        let has_room = match self.room_of(op) {
+            Room::Own => true,
+            // Whoever was robbed of a key must be able to replace it, whatever the thief has signed.
+            Room::Keys => {
+                let made = self.keys.get(&op.account).copied().unwrap_or(0);
+                made < KEY_STEPS_OF_ONE_MAX && self.keys.values().sum::<u64>() < KEY_STEPS_MAX
+            }
+            Room::Common => has_room(made, self.own_steps(op.account), self.common),
+        };
+        if has_room || mutant::is_in("steps-unlimited") {
             Ok(())
         } else {
             Err(IssuerError::TooManySteps { made })
+        }
+    }
+
+    /// Returns the room that a step takes.
+    fn room_of(&self, op: &AccountOp) -> Room {
+        if self.made_before(op) < self.own_steps(op.account) {
+            Room::Own
+        } else if matches!(op.body, OpBody::Rotate(_) | OpBody::Inception(_)) {
+            Room::Keys
+        } else {
+            Room::Common
         }
     }
 
@@ -167,14 +197,16 @@ impl Settled {
         own_steps(held, self.books.deposited().saturating_sub(self.books.withdrawn()))
     }
 
-    fn is_common(&self, fact: &Fact<Checked>) -> bool {
-        match fact {
-            Fact::Step(certificate) => {
-                self.made_before(&certificate.op) >= self.own_steps(certificate.op.account)
+    /// Counts a step in the room that it takes.
+    fn count(&mut self, fact: &Fact<Checked>) {
+        let Fact::Step(Certificate { op, .. }) = fact else { return };
+        match self.room_of(op) {
+            Room::Own => {}
+            Room::Keys => {
+                let made = self.keys.entry(op.account).or_default();
+                *made = made.saturating_add(1);
             }
-            Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
-                false
-            }
+            Room::Common => self.common = self.common.saturating_add(1),
         }
     }
 
@@ -197,7 +229,7 @@ impl Settled {
             self.names.remove(&old.name());
             *old = fact;
         } else {
-            self.common = self.common.saturating_add(u64::from(self.is_common(&fact)));
+            self.count(&fact);
             self.since.push(fact);
         }
     }
@@ -399,8 +431,11 @@ impl Settled {
         waiting.iter().for_each(|fact| now.keep_slot(fact));
         *live = now;
         (self.books, self.previous, self.epoch) = (books, id, Some(checkpoint.epoch));
-        let common = self.since.iter().filter(|fact| self.is_common(fact)).count();
-        self.common = u64::try_from(common).unwrap_or(u64::MAX);
+        self.common = 0;
+        self.keys.clear();
+        for fact in self.since.clone() {
+            self.count(&fact);
+        }
     }
 }
 

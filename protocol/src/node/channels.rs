@@ -321,10 +321,11 @@ impl Node {
                 messages.push(Message::Pay { receipt: head.clone(), allowances: paying.side.allowances() });
             }
         }
+        // Showing a receipt takes a signature: only to a partner who lacks it.
         for paid in self.paid.values().filter(|paid| paid.payer == from) {
-            if let Some(head) = paid.head().filter(|head| lacks(head)) {
-                messages.push(Message::CoSigned(head));
-            }
+            let differs = shown.get(&paid.channel) != Some(&paid.head_id());
+            let lacked = (differs && page.covers(paid.channel)).then(|| paid.head()).flatten();
+            messages.extend(lacked.map(Message::CoSigned));
         }
         for message in messages.into_iter().take(HEADS_MAX) {
             self.send(from, message, out);

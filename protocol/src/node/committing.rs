@@ -176,18 +176,20 @@ impl Node {
         }
     }
 
-    /// A quorum has refused the pending step: it can never be certified by issuers that keep to their word.
+    /// A quorum has refused the pending step: its slot is free for another. The journal knows nothing of refusals: a node
+    /// that starts again before it has signed another takes the step for pending, and sends it again.
     fn abandon(&mut self, op: RecordId, error: IssuerError, now: Time, out: &mut Vec<Effect>) {
         let balance = self.supported_balance();
         self.wallet.refused(op, balance);
         self.opening_terms = None;
+        // One issuer alone could say so, and what waits would fail for its word.
+        let full = self.answers.lacks_room(&self.config.manifest);
         self.answers = Answers::default();
         self.on_rotation_refused(error);
         self.refuse_lending(op, error, out);
-        let is_over = matches!(error, IssuerError::TooManySteps { .. });
-        let failure = failure_of(error);
+        let failure = failure_of(full.unwrap_or(error));
         self.on_opening_refused(op, failure.clone(), out);
-        if is_over {
+        if full.is_some() {
             // What waits would be refused like it, one after the other.
             self.fail_openings(&failure, out);
         }

@@ -360,7 +360,7 @@ impl Node {
         let paying = paying.map(|(_, channel)| {
             Some(Kept { opening: channel.opening.clone(), receipt: channel.side.head().cloned() })
         });
-        let paid = self.paid.values().filter(|paid| paid.payer == from);
+        let paid = self.paid.values().filter(|paid| paid.payer == from && paid.channel > after);
         let paid = paid.map(|paid| self.kept_of(paid, paid.head()));
         let all = paying.chain(paid).flatten().chain(self.mirrors.kept.of(from));
         let all = all.map(|entry| (ChannelId::from(entry.opening.op.id()), entry));

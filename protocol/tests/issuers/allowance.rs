@@ -3,9 +3,9 @@
 use protocol::ids::{AccountId, Digest, RecordId};
 use protocol::keys::{PublicKey, Signer};
 use protocol::ledger::account::Inception;
-use protocol::ledger::allowance::{COMMON_OF_ONE_MAX, OWN_MAX};
+use protocol::ledger::allowance::{COMMON_OF_ONE_MAX, KEY_STEPS_MAX, KEY_STEPS_OF_ONE_MAX, OWN_MAX};
 use protocol::ledger::issuer::IssuerError;
-use protocol::ledger::quorum::{Answers, Certificate};
+use protocol::ledger::quorum::{Answers, Certificate, Fact};
 use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, Source, Vote};
 use protocol::ledger::witness::Witness;
 use protocol::message::Checked;
@@ -138,6 +138,35 @@ fn a_key_can_be_replaced_whatever_its_thief_has_signed() {
     let beyond = |body| step(0, (COMMON_OF_ONE_MAX, RecordId::NONE), body);
     let room = |body| desk.witness.settled.check_room(&beyond(body)).is_ok();
     assert_eq!([OpBody::Noop, OpBody::Rotate(to), OpBody::Inception(to)].map(room), [false, true, true]);
+}
+
+#[test]
+fn steps_that_cost_nothing_take_no_room_that_others_pay_for() {
+    let mut desk = Desk::with(&[CREDITS]);
+    let to = Inception { key: owner(9).public(), next: Digest([3; 32]) };
+    let rotation = |number: u64, sequence: u64| {
+        let (account, body) = (AccountId(Digest::of(&number.to_be_bytes()).0), OpBody::Rotate(to));
+        let op = AccountOp { account, sequence, previous: RecordId::NONE, epoch: Epoch(0), body };
+        sign(op, domain(), Role::Owner, &owner(1))
+    };
+    let settled = &mut desk.witness.settled;
+    let mut let_in = |number: u64| {
+        let mut taken = 0;
+        for step in (0..17).map(|sequence| rotation(number, sequence)) {
+            if number <= KEY_STEPS_MAX && settled.check_room(&step).is_err() {
+                break;
+            }
+            settled.took(Fact::Step(certified(&step)).into());
+            taken += 1;
+        }
+        taken
+    };
+    assert_eq!(let_in(0), KEY_STEPS_OF_ONE_MAX);
+    assert_eq!((1..KEY_STEPS_MAX).map(&mut let_in).sum::<u64>(), KEY_STEPS_MAX - KEY_STEPS_OF_ONE_MAX);
+
+    // A quorum of others may have had room for more of them than there is common room: they take none of it.
+    (KEY_STEPS_MAX + 1..).take(1_300).for_each(|number| assert_eq!(let_in(number), 17));
+    assert_eq!(desk.asked(0), Ok(()));
 }
 
 #[test]
