@@ -202,7 +202,7 @@ pub enum EngineEvent {
         /// On what.
         device: Device,
     },
-    /// It cannot serve a model for now.
+    /// It cannot serve a model until it is ready again.
     Lost(ModelId),
     /// It has counted a prompt.
     Prepared {

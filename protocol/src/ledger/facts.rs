@@ -84,7 +84,7 @@ impl Facts {
 
 impl Cursor {
     /// Takes the names that an issuer has listed from number `first` on, and which of them have come; returns those to ask
-    /// for now. What was not missing before is given time to come by itself.
+    /// for at once. What was not missing before is given time to come by itself.
     pub fn listed(
         &mut self,
         first: u64,
