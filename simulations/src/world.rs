@@ -21,7 +21,7 @@ use protocol::record::Record;
 use protocol::signed::Signed;
 use protocol::time::Time;
 
-use crate::checks;
+use crate::checks::{self, Always};
 use crate::devices::{Device, Speed};
 use crate::network::{Conditions, Network};
 
@@ -66,9 +66,17 @@ pub struct Host {
     pub restored: Vec<(NodeId, ChannelId, Option<u64>)>,
     /// How its last recovery ended: channels given back, and channels missing.
     pub recovered: Option<(usize, usize)>,
+    /// Its disk was lost once, or it was away while issuers ended channels of its and forgot them: its journal does not
+    /// have the whole history.
+    pub lost_history: bool,
+    /// Bytes of messages and of gossip that it has sent.
+    pub sent_bytes: u64,
+    /// Its owner wants the engine for something else.
+    pub resting: bool,
+    /// It dies at its next record, with or without it on the disk, and starts again after so many milliseconds.
+    doomed: Option<(bool, Option<u64>)>,
     /// Its journal is gone, and it must ask for what was in it.
     lost: bool,
-    joined: bool,
     /// Lines with the time at which they are durable.
     journal: Vec<(Time, Vec<u8>)>,
     /// Its votes for checkpoints, with the time at which they are durable.
@@ -117,6 +125,8 @@ pub struct Tracked {
     pub chosen: Vec<NodeId>,
     /// Tokens that arrived.
     pub tokens: u32,
+    /// When the first came.
+    pub first_token: Option<Time>,
     /// Prompt tokens counted by the provider.
     pub tokens_in: u32,
     /// Its owner gave it up.
@@ -182,6 +192,10 @@ enum What {
     Submit(JobId, Box<JobSpec>),
     Cancel(JobId),
     Owner(OwnerCommand),
+    /// The owner lends the engine, or takes it back.
+    Serve(bool),
+    /// These hosts reach only each other; none: all reach all.
+    Part(Vec<usize>),
 }
 
 /// A fault that befalls a host.
@@ -189,6 +203,13 @@ enum What {
 pub enum Fault {
     /// The process dies without a word.
     Crash,
+    /// The process dies at the next record that it writes, and starts again after so many milliseconds.
+    CrashAtRecord {
+        /// The record is on the disk by then.
+        durable: bool,
+        /// After how many milliseconds it starts again, if it does.
+        restart_ms: Option<u64>,
+    },
     /// The same, and its journal is gone.
     LoseDisk,
     /// The process dies, and its journal is an old copy from now on: its first so many lines.
@@ -201,6 +222,8 @@ pub enum Fault {
     Cut(usize),
     /// The engine breaks, with all its jobs, and is ready again at once.
     Engine,
+    /// Its clock jumps by so many milliseconds.
+    Clock(i64),
 }
 
 #[derive(Debug)]
@@ -246,14 +269,20 @@ pub struct World {
     pub delivered: BTreeMap<(usize, usize), Delivered>,
     /// What became of orders, by name; a host that crashes forgets who asked.
     pub orders: BTreeMap<Digest, Result<RecordId, OrderError>>,
+    /// Nano-credits that have entered.
+    pub deposited: u128,
     /// Inputs handled.
     pub inputs: u64,
+    /// Events of any kind that have happened.
+    pub events: u64,
     /// Messages sent, by name, and their bytes.
     pub sent: BTreeMap<&'static str, (u64, u64)>,
     /// Channels that payees gave to their mirrors.
     pub copies: u64,
     /// Invariants found broken while running.
     pub findings: Vec<String>,
+    /// How often each rule about single events was checked, and broken, in the order of [`Always::ALL`].
+    tallies: [(u64, u64); Always::ALL.len()],
     /// Prints what happens to this host, for whoever looks for a fault.
     pub watched: Option<usize>,
     domain: DomainId,
@@ -278,7 +307,10 @@ impl World {
             jobs: BTreeMap::new(),
             delivered: BTreeMap::new(),
             orders: BTreeMap::new(),
+            deposited: 0,
             inputs: 0,
+            events: 0,
+            tallies: Default::default(),
             sent: BTreeMap::new(),
             copies: 0,
             findings: Vec::new(),
@@ -303,6 +335,19 @@ impl World {
         offer: Option<ModelOffer>,
         secret: Option<[u8; 16]>,
     ) -> usize {
+        let host = self.place(config, speed, offer, secret);
+        self.start(host);
+        host
+    }
+
+    /// Adds a machine that is started later, by [`Fault::Restart`].
+    pub fn place(
+        &mut self,
+        config: Config,
+        speed: Speed,
+        offer: Option<ModelOffer>,
+        secret: Option<[u8; 16]>,
+    ) -> usize {
         let host = self.hosts.len();
         let id = NodeId::from(config.node.public());
         self.index.insert(id, host);
@@ -320,8 +365,11 @@ impl World {
             penalties: Vec::new(),
             restored: Vec::new(),
             recovered: None,
+            lost_history: false,
+            sent_bytes: 0,
+            resting: false,
+            doomed: None,
             lost: false,
-            joined: false,
             journal: Vec::new(),
             ballots: Vec::new(),
             incarnation: 0,
@@ -333,7 +381,6 @@ impl World {
             attached: BTreeMap::new(),
             load: (0, 0),
         });
-        self.start(host);
         self.schedule(host, 0, What::Keep);
         host
     }
@@ -367,8 +414,36 @@ impl World {
 
     /// Connects two hosts soon.
     pub fn dial(&mut self, from: usize, to: usize) {
-        let delay = 2 * self.network.delay();
+        let delay = 2 * self.network.delay(from, to);
         self.schedule(from, delay, What::Dialled(to));
+    }
+
+    /// Has the owner of `host` lend its engine, or take it back, in `ms`.
+    pub fn serve_in(&mut self, ms: u64, host: usize, serves: bool) {
+        self.schedule(host, ms, What::Serve(serves));
+    }
+
+    /// Lets `some` reach only each other in `ms`; with nobody named, all reach all again.
+    pub fn part_in(&mut self, ms: u64, some: Vec<usize>) {
+        self.schedule(0, ms, What::Part(some));
+    }
+
+    /// Counts a check of a rule, and says what was found where it does not hold.
+    pub fn always(&mut self, rule: Always, holds: bool, finding: impl FnOnce() -> String) {
+        let tally = &mut self.tallies[rule as usize];
+        tally.0 += 1;
+        if !holds {
+            tally.1 += 1;
+            if self.findings.len() < checks::FINDINGS_MAX {
+                self.findings.push(finding());
+            }
+        }
+    }
+
+    /// Returns how often a rule was checked, and how often it was broken.
+    #[must_use]
+    pub const fn tally(&self, rule: Always) -> (u64, u64) {
+        self.tallies[rule as usize]
     }
 
     /// Runs until `until`.
@@ -413,6 +488,7 @@ impl World {
     fn step(&mut self) {
         let Some(Reverse(Event { at, host, what, .. })) = self.queue.pop() else { return };
         self.now = at;
+        self.events += 1;
         match what {
             What::Input(incarnation, input) => {
                 if incarnation == self.hosts[host].incarnation {
@@ -469,6 +545,9 @@ impl World {
                 }
             }
             What::Owner(command) => self.handle(host, Input::Owner(command), &[]),
+            What::Serve(serves) => self.serves(host, serves),
+            What::Part(some) if some.is_empty() => self.reunite(),
+            What::Part(some) => self.part(&some),
         }
     }
 
@@ -488,7 +567,13 @@ impl World {
         }
         let mut effects = Vec::new();
         node.handle(clock, input, &mut effects);
-        self.findings.extend(checks::after_step(node, host, self.now));
+        let conserved = node.books().map(protocol::ledger::issuer::Issuer::is_conserved);
+        if let Some(conserved) = conserved {
+            let now = self.now;
+            self.always(Always::CreditsConserved, conserved, || {
+                format!("{now}: the books of host {host} hold other credits than were deposited")
+            });
+        }
         self.count_load(host);
         if self.watched == Some(host) {
             for effect in &effects {
@@ -511,9 +596,8 @@ impl World {
         let second = self.now.0 / 1000;
         let load = &mut self.hosts[host].load;
         *load = if load.0 == second { (second, load.1 + 1) } else { (second, 1) };
-        if load.1 == checks::INPUTS_PER_SECOND_MAX {
-            self.findings.push(format!("{}: host {host} is in a busy loop", self.now));
-        }
+        let (now, holds) = (self.now, load.1 != checks::INPUTS_PER_SECOND_MAX);
+        self.always(Always::NoBusyLoop, holds, || format!("{now}: host {host} is in a busy loop"));
     }
 
     fn arm(&mut self, host: usize) {
@@ -530,6 +614,9 @@ impl World {
         while let Some(effect) = effects.next() {
             match effect {
                 Effect::Record(record) => {
+                    if self.dies_at_record(host, &record) {
+                        return;
+                    }
                     let sync = 1 + self.disks.below(8);
                     self.write(host, &record, sync);
                     let rest: Vec<Effect> = effects.collect();
@@ -574,10 +661,10 @@ impl World {
                 Effect::Detach(job) => self.detach(host, job),
                 Effect::Tell(job, event) => self.tell(job, event),
                 Effect::Joined(result) => {
-                    self.hosts[host].joined = result.is_ok();
-                    if let Err(error) = result {
-                        self.findings.push(format!("{}: host {host} could not join: {error}", self.now));
-                    }
+                    let now = self.now;
+                    self.always(Always::TicketsAdmit, result.is_ok(), || {
+                        format!("{now}: host {host} could not join: {result:?}")
+                    });
                 }
                 Effect::Ordered(name, result) => {
                     self.orders.insert(name, result);
