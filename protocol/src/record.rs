@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::agreeing::AgreedRecord;
 use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, decode_own, encode};
-use crate::ids::{AccountId, ChannelId, Digest};
+use crate::ids::{AccountId, ChannelId, Digest, RecordId};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
 use crate::ledger::account::SignedLineage;
@@ -182,6 +182,8 @@ pub enum Record {
     Vouched(Signed<Deposit>),
     /// As one of several issuers: what it keeps to agree on checkpoints.
     Agreed(AgreedRecord),
+    /// The issuers refused the step that our account signed last: it is not sent again.
+    GivenUp(RecordId),
 }
 
 impl Record {

@@ -127,6 +127,7 @@ impl Statement {
             }
             Record::Noticed(news) => self.news(news),
             Record::Step { op, .. } => self.pending = self.read(op).map(|(op, id)| (id, op)),
+            Record::GivenUp(_) => self.pending = None,
             Record::Taken(recorded) => {
                 let Some((recorded, _)) = self.read(recorded) else { return };
                 if let Some((id, op)) = self.pending.take_if(|(id, _)| *id == recorded.op) {

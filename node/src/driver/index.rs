@@ -328,6 +328,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Recovering
         | Record::Ended { .. }
         | Record::Recovered(_)
+        | Record::GivenUp(_)
         | Record::Voted { .. }
         | Record::Certified { .. }
         | Record::Endorsed { .. }

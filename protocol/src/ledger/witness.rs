@@ -647,6 +647,7 @@ impl Witness {
             | Record::Recovering
             | Record::Ended { .. }
             | Record::Recovered(_)
+            | Record::GivenUp(_)
             | Record::Agreed(_) => {}
         }
         Ok(())

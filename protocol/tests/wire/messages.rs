@@ -326,6 +326,7 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Concluded(EndCertificate { votes: vec![samples::close_vote().signed()] }),
         Record::Vouched(samples::deposit().signed()),
         Record::Agreed(agreed().remove(4)),
+        Record::GivenUp(samples::withdrawal().id()),
     ]
 }
 
