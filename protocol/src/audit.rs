@@ -108,7 +108,8 @@ impl Audit {
             | Record::Recovering
             | Record::Ended { .. }
             | Record::Recovered(_)
-            | Record::GivenUp(_) => {}
+            | Record::GivenUp(_)
+            | Record::Moved(_) => {}
             Record::Kept { opening, receipt } => self.kept(opening, receipt),
             Record::Admitted { membership, deposit, .. } => {
                 self.by_issuer(membership);

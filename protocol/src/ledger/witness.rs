@@ -648,6 +648,7 @@ impl Witness {
             | Record::Ended { .. }
             | Record::Recovered(_)
             | Record::GivenUp(_)
+            | Record::Moved(_)
             | Record::Agreed(_) => {}
         }
         Ok(())

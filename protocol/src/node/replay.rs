@@ -121,6 +121,7 @@ impl Node {
                 self.wallet.replay_refused(op);
                 self.opening_terms = None;
             }
+            Record::Moved(_) => {}
             Record::Text(text) => {
                 self.orders.texts.insert(text_digest(&text), text);
             }
@@ -236,6 +237,7 @@ impl Node {
             | Record::Agreed(_)
             | Record::Taken(_)
             | Record::GivenUp(_)
+            | Record::Moved(_)
             | Record::Text(_)
             | Record::WithdrawalPaid(_)
             | Record::Noticed(_)
