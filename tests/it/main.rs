@@ -21,6 +21,8 @@ mod liar;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod pruning;
+#[cfg(test)]
 #[cfg(unix)]
 mod quorum;
 #[cfg(test)]

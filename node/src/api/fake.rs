@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 
 use super::views::{
     AccountView, AuditView, BalanceView, CandidateView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, ReceiptDetailView,
-    ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView, StatusView, TicketView,
-    VerifyView, WithdrawalView,
+    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, PruneView,
+    ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView,
+    StatusView, TicketView, VerifyView, WithdrawalView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -127,6 +127,7 @@ fn answer(command: Command) {
         Command::ShowJob { job, reply } => {
             say(reply, Box::new(JobView { job: format_job(&job), ..JobView::default() }));
         }
+        Command::Prune { reply, .. } => say(reply, PruneView::default()),
         Command::Verify(reply) => say(reply, VerifyView { ok: true, ..VerifyView::default() }),
         Command::Ticket { credits_nano, reply, .. } => {
             let ticket = "sharemesh1fake".to_owned();
