@@ -22,6 +22,8 @@ pub struct Speed {
 pub struct Device {
     /// How fast it is.
     pub speed: Speed,
+    /// Counts prompts and generates nothing.
+    pub stalls: bool,
     jobs: BTreeMap<JobId, Run>,
 }
 
@@ -64,7 +66,7 @@ impl Device {
     /// Returns an idle device.
     #[must_use]
     pub const fn new(speed: Speed) -> Self {
-        Self { speed, jobs: BTreeMap::new() }
+        Self { speed, stalls: false, jobs: BTreeMap::new() }
     }
 
     /// Takes a job; its first step is due at once.
@@ -125,6 +127,7 @@ impl Device {
                 Some(Step::Counted(run.prompt, 1 + u64::from(run.prompt) * 1000 / self.speed.prefill))
             }
             Stage::Waiting => None,
+            Stage::Reading if self.stalls => None,
             Stage::Reading | Stage::Generating => {
                 let before = run.tokens;
                 run.stage = Stage::Generating;

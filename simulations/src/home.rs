@@ -15,7 +15,7 @@ use protocol::time::Time;
 use crate::checks::{self, Always};
 use crate::devices::Speed;
 use crate::network::{Conditions, Region};
-use crate::scenario::{Group, Network, Scenario, Serves};
+use crate::scenario::{Cheat, Group, Network, Scenario, Serves};
 use crate::world::{Fault, World};
 
 /// The model that every simulated provider serves.
@@ -85,6 +85,7 @@ impl Setting {
             nano_credits: self.credits,
             joins_within_s: 0,
             clock_off_ms: 0,
+            cheats: None,
             serves,
             asks: None,
         };
@@ -184,6 +185,9 @@ impl Home {
             self.world.command_in(0, maker, ticket);
             self.world.deposited += u128::from(group.nano_credits);
             let place = self.found_host(manifest, group, secret);
+            if let Some(cheat) = group.cheats {
+                self.world.cheats(place, cheat);
+            }
             self.world.network.place(place, nth(&group.regions, number));
             places.push(place);
             if group.serves.is_some() { self.providers.push(place) } else { self.consumers.push(place) }
@@ -195,7 +199,8 @@ impl Home {
         let prng = &mut self.prng;
         let [least, most] = group.serves.as_ref().map_or([40, 99], |serves| serves.decode);
         let decode = least + prng.below(most - least + 1);
-        let offer = group.serves.as_ref().map(|serves| offer(manifest.domain(), serves, decode));
+        let claims = if group.cheats == Some(Cheat::OverClaimer) { 10 * decode } else { decode };
+        let offer = group.serves.as_ref().map(|serves| offer(manifest.domain(), serves, claims));
         let speed = Speed { prefill: group.serves.as_ref().map_or(2_000, |serves| serves.prefill), decode };
         let (node, account) = (signer(prng), signer(prng));
         let clock_ms = match group.clock_off_ms {

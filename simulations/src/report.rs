@@ -85,6 +85,8 @@ pub struct Figures {
     pub failures: BTreeMap<String, usize>,
     /// Checkpoints that the first issuer keeps at the end.
     pub checkpoints: usize,
+    /// Part of what honest machines paid that honest machines earned.
+    pub honest_share: f64,
     /// How unequally those that serve earned: 0 is all the same, 1 is all to one.
     pub earnings_gini: f64,
     /// The groups.
@@ -175,6 +177,15 @@ impl Report {
                 || format!("{completed} of {placed} jobs were done, less than {least} percent"),
             );
         }
+        let (least, share) = (expect.honest_share_percent_min, self.figures.honest_share);
+        if least > 0 {
+            self.expected(
+                "honest_share",
+                "So much of what honest machines paid was earned by honest ones as the scenario expects.",
+                share * 100.0 >= least as f64,
+                || format!("honest machines earned {share} of what honest ones paid, not {least} percent"),
+            );
+        }
         let (most, median) = (expect.first_token_ms_median_max, self.figures.first_token_ms.p50);
         if most > 0 {
             self.expected(
@@ -238,6 +249,7 @@ impl Figures {
             done_ms: Spread::of(ends.collect()),
             failures: failures(world),
             checkpoints: world.node(0).map_or(0, |issuer| issuer.checkpoints().len()),
+            honest_share: honest_share(world),
             earnings_gini: gini(home.providers.iter().map(|place| tokens_price(world, &tokens, *place))),
             groups: groups
                 .map(|(group, places)| {
@@ -281,6 +293,20 @@ impl GroupFigures {
             gained: places.iter().map(has).sum(),
         }
     }
+}
+
+/// Returns which part of what honest machines paid went to honest ones; all where nothing was paid.
+fn honest_share(world: &World) -> f64 {
+    let Some((_, books)) = world.books().next() else { return 1.0 };
+    let (mut all, mut honest) = (0_u64, 0_u64);
+    for (channel, payer, payee) in world.opened_channels() {
+        if !world.hosts[payer].adversary {
+            let paid = books.channel(channel).map_or(0, |(redeemed, _)| redeemed);
+            all += paid;
+            honest += if world.hosts[payee].adversary { 0 } else { paid };
+        }
+    }
+    if all == 0 { 1.0 } else { thousandths(honest as f64 / all as f64) }
 }
 
 /// Tokens that each machine delivered to others.

@@ -113,10 +113,28 @@ pub struct Group {
     /// Largest difference of its clock from the true time in milliseconds, either way.
     #[serde(default, deserialize_with = "within::<_, 0, 600_000>")]
     pub clock_off_ms: u64,
+    /// How it cheats; honest if not given.
+    pub cheats: Option<Cheat>,
     /// What it serves.
     pub serves: Option<Serves>,
     /// What it wants.
     pub asks: Option<Asks>,
+}
+
+/// How a machine cheats; in all else it does as its program says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cheat {
+    /// Never pays for what it got.
+    NonPayer,
+    /// Takes jobs and generates nothing.
+    NonDeliverer,
+    /// Says that it is ten times as fast as it is.
+    OverClaimer,
+    /// Says again, later and to others too, what it has said and what others have said to it.
+    Replayer,
+    /// Signs two steps in one place of its account every minute, and shows each to some of the issuers.
+    Equivocator,
 }
 
 /// What a machine serves: the one model of these simulations.
@@ -244,6 +262,9 @@ pub struct Expect {
     /// Least percent of the jobs placed that must be done.
     #[serde(deserialize_with = "within::<_, 0, 100>")]
     pub completed_percent_min: u64,
+    /// Least percent of what honest machines paid that honest machines must have earned.
+    #[serde(deserialize_with = "within::<_, 0, 100>")]
+    pub honest_share_percent_min: u64,
     /// Most milliseconds from wanting a job to its first token, for half of the jobs done; 0 for any.
     #[serde(deserialize_with = "within::<_, 0, 600_000>")]
     pub first_token_ms_median_max: u64,
@@ -378,6 +399,10 @@ impl Scenario {
 
 impl Group {
     fn check(&self) -> anyhow::Result<()> {
+        let by_serving = matches!(self.cheats, Some(Cheat::NonDeliverer | Cheat::OverClaimer));
+        ensure!(!by_serving || self.serves.is_some(), "who cheats so must serve");
+        let by_asking = matches!(self.cheats, Some(Cheat::NonPayer));
+        ensure!(!by_asking || self.asks.is_some(), "who cheats so must ask");
         if let Some(Serves { decode: [least, most], .. }) = self.serves {
             ensure!(least <= most, "`serves.decode` is [least, most]");
         }

@@ -1,5 +1,6 @@
 //! The world: hosts, one clock, one heap of events. Everything that happens follows from one seed.
 
+mod cheating;
 mod faults;
 mod jobs;
 mod messages;
@@ -72,6 +73,8 @@ pub struct Host {
     pub lost_history: bool,
     /// Bytes of messages and of gossip that it has sent.
     pub sent_bytes: u64,
+    /// Says again what it has said and heard.
+    pub replays: bool,
     /// Its owner wants the engine for something else.
     pub resting: bool,
     /// It dies at its next record, with or without it on the disk, and starts again after so many milliseconds.
@@ -195,6 +198,13 @@ enum What {
     Owner(OwnerCommand),
     /// The owner lends the engine, or takes it back.
     Serve(bool),
+    /// Two steps in one place.
+    Equivocate,
+    /// What was said once is said again.
+    SayAgain {
+        to: usize,
+        bytes: Vec<u8>,
+    },
     /// These hosts reach only each other; none: all reach all.
     Part(Vec<usize>),
 }
@@ -295,6 +305,7 @@ pub struct World {
     trace: blake3::Hasher,
     disks: Prng,
     seeds: Prng,
+    mischief: Prng,
 }
 
 impl World {
@@ -325,6 +336,7 @@ impl World {
             trace: blake3::Hasher::new(),
             disks: prng.child(),
             seeds: prng.child(),
+            mischief: prng.child(),
         }
     }
 
@@ -368,6 +380,7 @@ impl World {
             recovered: None,
             lost_history: false,
             sent_bytes: 0,
+            replays: false,
             resting: false,
             doomed: None,
             lost: false,
@@ -547,6 +560,10 @@ impl World {
             }
             What::Owner(command) => self.handle(host, Input::Owner(command), &[]),
             What::Serve(serves) => self.serves(host, serves),
+            What::Equivocate => self.equivocate(host),
+            What::SayAgain { to, bytes } => {
+                self.bytes_in(self.network.conditions.latency_ms, host, to, bytes)
+            }
             What::Part(some) if some.is_empty() => self.reunite(),
             What::Part(some) => self.part(&some),
         }

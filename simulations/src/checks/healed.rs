@@ -105,7 +105,8 @@ fn describe(views: &[ChannelView]) -> String {
 
 fn nobody_honest_is_penalised(world: &World, tally: &mut Tally) {
     for (place, host) in world.hosts.iter().enumerate().filter(|(_, host)| !host.adversary) {
-        let charged: Vec<_> = host.penalties.iter().filter(|(by, _)| !world.hosts[*by].lies).collect();
+        let by_honest = |(by, _): &&(usize, _)| !world.hosts[*by].adversary;
+        let charged: Vec<_> = host.penalties.iter().filter(by_honest).collect();
         tally.check(charged.is_empty(), || {
             format!("host {place}, which is honest, was penalised (by whom, for what): {charged:?}")
         });

@@ -122,7 +122,8 @@ fn payments_are_noted(world: &World, tally: &mut Tally) {
     }
     made.values_mut().for_each(|steps| steps.sort_unstable());
     for (place, host) in world.hosts.iter().enumerate().filter(|(place, host)| *place != 0 && !host.lies) {
-        let Some(account) = host.node.as_ref().filter(|_| !host.lost_history).map(Node::account) else {
+        let whole = !host.lost_history && !host.adversary;
+        let Some(account) = host.node.as_ref().filter(|_| whole).map(Node::account) else {
             continue;
         };
         let mut noted: Vec<RecordId> = world.records(place).filter_map(|line| payment(world, line)).collect();
@@ -140,7 +141,8 @@ fn payment(world: &World, line: Record) -> Option<RecordId> {
 
 fn withdrawals_are_known(world: &World, tally: &mut Tally) {
     for (issuer, books) in world.books() {
-        for (id, request) in books.withdrawals() {
+        let honest = |account| world.owner_of(account).is_none_or(|host| !world.hosts[host].adversary);
+        for (id, request) in books.withdrawals().filter(|(_, request)| honest(request.account)) {
             let known = world.node(issuer).is_some_and(|node| node.payout_text(request.payout).is_some());
             tally.check(known, || format!("issuer {issuer} does not know where to pay {id:?}"));
         }

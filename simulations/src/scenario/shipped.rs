@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// Names and texts of the scenarios that come with the program.
-pub const SHIPPED: [(&str, &str); 12] = shipped![
+pub const SHIPPED: [(&str, &str); 14] = shipped![
     "home",
     "studio",
     "campus",
@@ -26,6 +26,8 @@ pub const SHIPPED: [(&str, &str); 12] = shipped![
     "partition",
     "issuer-failure",
     "overload",
+    "sybil",
+    "adversaries",
     "city",
     "smoke",
     "smoke-four-issuers",

@@ -48,6 +48,7 @@ impl World {
                 let sent = self.sent.entry(message.name()).or_default();
                 *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
                 self.hosts[from].sent_bytes += bytes.len() as u64;
+                self.replays(from, to, &bytes);
                 // A shell sends these once at most.
                 let once = greeting || matches!(message, Message::Submit { .. } | Message::Advert(_));
                 if !once && self.network.duplicates() {
@@ -85,6 +86,7 @@ impl World {
                 if self.hosts[host].lies && self.lie(host, from, &message) {
                     return;
                 }
+                self.replays(host, from, bytes);
                 let from = self.hosts[from].id;
                 self.handle(host, Input::Received(from, message), bytes);
             }

@@ -61,8 +61,13 @@ impl World {
     #[must_use]
     pub fn is_about_adversary(&self, proof: &Equivocation<Checked>) -> bool {
         let Equivocation::Steps(step, _) = proof else { return false };
-        let of = |host: &&super::Host| host.config.owner.account() == step.account;
-        self.hosts.iter().find(of).is_some_and(|host| host.adversary)
+        self.owner_of(step.account).is_some_and(|host| self.hosts[host].adversary)
+    }
+
+    /// Returns the first machine that acts for an account.
+    #[must_use]
+    pub fn owner_of(&self, account: AccountId) -> Option<usize> {
+        self.hosts.iter().position(|host| host.config.owner.account() == account)
     }
 
     /// Returns what a machine asks for its work, if it serves.

@@ -62,7 +62,9 @@ pub(super) fn balances_are_known(world: &World, tally: &mut Tally) {
 pub(super) fn statements_explain_balances(world: &World, tally: &mut Tally) {
     let mut sums: BTreeMap<AccountId, i128> = BTreeMap::new();
     for (place, host) in world.hosts.iter().enumerate().filter(|(place, host)| *place != 0 && !host.lies) {
-        let Some(node) = host.node.as_ref().filter(|_| !host.lost_history) else { continue };
+        let Some(node) = host.node.as_ref().filter(|_| !host.lost_history && !host.adversary) else {
+            continue;
+        };
         let mut statement = Statement::new(node.manifest(), node.id(), node.account());
         world.records(place).for_each(|record| statement.take(&record));
         let lines = statement.finish();
@@ -73,7 +75,8 @@ pub(super) fn statements_explain_balances(world: &World, tally: &mut Tally) {
         let Balance { cash, earned, held, .. } = world.booked(account);
         let booked = i128::from(cash) + i128::from(earned) + i128::from(held);
         tally.check(sum == booked, || {
-            format!("the statements of account {account} add up to {sum}, it has {booked}")
+            let host = world.owner_of(account).unwrap_or_default();
+            format!("the statements of host {host} add up to {sum}, it has {booked}")
         });
     }
 }
@@ -112,7 +115,10 @@ pub(super) fn losses_are_bounded(world: &World, tally: &mut Tally) {
         let delivered = world.delivered.get(&(payer, payee)).copied().unwrap_or_default();
         let due = price.cost(&delivered.usage).unwrap_or(u64::MAX);
         let window = Usage { calls: 1, tokens_in: PROMPT_TOKENS, tokens_out: WINDOW_TOKENS, compute: 0 };
-        let bound = price.cost(&window).unwrap_or(u64::MAX).saturating_mul(delivered.interrupted) + channels;
+        // Who cheats makes no interruption that the world could count.
+        let cheated = u64::from(world.hosts[payer].adversary || world.hosts[payee].adversary);
+        let windows = delivered.interrupted.max(cheated);
+        let bound = price.cost(&window).unwrap_or(u64::MAX).saturating_mul(windows) + channels;
         let (lost_by_payer, lost_by_payee) = (amount.saturating_sub(due), due.saturating_sub(amount));
         let holds = (lost_by_payer <= bound || world.hosts[payer].adversary)
             && (lost_by_payee <= bound || world.hosts[payee].adversary);
