@@ -6,8 +6,11 @@ mod while_running;
 
 use crate::world::World;
 
-/// Inputs of one host in a second of virtual time that no sane traffic reaches.
+/// Inputs of one host in a second of virtual time that no sane traffic of a few others reaches.
 pub const INPUTS_PER_SECOND_MAX: u64 = 2_000;
+
+/// What each of the others may add to that.
+pub const INPUTS_OF_ONE_MAX: u64 = 10;
 
 /// How long a job may take in all: five minutes are far beyond the longest answer and every timeout together.
 pub const JOB_MS_MAX: u64 = 5 * 60 * 1000;
