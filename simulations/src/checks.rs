@@ -83,7 +83,7 @@ impl Always {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::CreditsConserved => {
-                "After every step of an issuer its books hold exactly what was deposited."
+                "After every step of an issuer (of more than 100 nodes: every second) its books hold what was deposited."
             }
             Self::NoBusyLoop => "No machine handles more inputs in a second than sane traffic has.",
             Self::OneEncoding => "A message that was read encodes to the bytes that came.",

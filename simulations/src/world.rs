@@ -8,7 +8,7 @@ mod pruning;
 mod queries;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use protocol::advert::{Advert, ModelOffer};
 use protocol::agreeing::AgreedRecord;
@@ -38,6 +38,9 @@ const COMMIT_MS: u64 = 100;
 
 /// How often a shell sees to its connection with the issuer.
 const KEEP_MS: u64 = 1_000;
+
+/// Hosts of a world in which the books of an issuer are summed up after every step.
+const FEW_HOSTS: usize = 100;
 
 /// One machine.
 #[derive(Debug)]
@@ -89,8 +92,10 @@ pub struct Host {
     armed: Option<Time>,
     /// When effects that wait for the disk are applied; later batches of the shell queue behind them.
     held_until: Time,
-    /// Batches of effects that are not applied yet.
-    waiting: usize,
+    /// Batches of effects that wait for that.
+    waiting: VecDeque<Vec<Effect>>,
+    /// It will be looked whether the disk is done.
+    waits: bool,
     up: BTreeMap<usize, u64>,
     subscribed: BTreeSet<ModelId>,
     attached: BTreeMap<JobId, Attached>,
@@ -172,7 +177,8 @@ enum What {
     /// A message about the books, by gossip.
     Spread(Vec<u8>),
     Wake,
-    Apply(u32, Vec<Effect>),
+    /// The disk is done, perhaps.
+    Apply(u32),
     Engine(u32, JobId),
     Frame {
         job: JobId,
@@ -389,7 +395,8 @@ impl World {
             incarnation: 0,
             armed: None,
             held_until: self.now,
-            waiting: 0,
+            waiting: VecDeque::new(),
+            waits: false,
             up: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             attached: BTreeMap::new(),
@@ -512,12 +519,13 @@ impl World {
             What::Deliver { from, link, bytes } => self.deliver(host, from, link, &bytes),
             What::Gossip(advert) => {
                 if let Ok(advert) = advert.verify(self.domain, Scheme::Simulated) {
-                    self.handle(host, Input::Heard(advert), &[]);
+                    let id = advert.id();
+                    self.handle(host, Input::Heard(advert), &id.0);
                 }
             }
             What::Spread(bytes) => {
                 if let Ok(Message::Books(message)) = Message::check(&bytes, self.domain, Scheme::Simulated) {
-                    self.handle(host, Input::Spread(message), &[]);
+                    self.handle(host, Input::Spread(message), &bytes);
                 }
             }
             What::Wake => {
@@ -526,16 +534,9 @@ impl World {
                     self.handle(host, Input::Wake, &[]);
                 }
             }
-            What::Apply(incarnation, effects) => {
-                let held = self.hosts[host].held_until;
-                if incarnation != self.hosts[host].incarnation {
-                    return;
-                }
-                if held > self.now {
-                    self.schedule(host, held.since_ms(self.now), What::Apply(incarnation, effects));
-                } else {
-                    self.hosts[host].waiting -= 1;
-                    self.apply(host, effects);
+            What::Apply(incarnation) => {
+                if incarnation == self.hosts[host].incarnation {
+                    self.go_on(host);
                 }
             }
             What::Engine(incarnation, job) => {
@@ -572,9 +573,11 @@ impl World {
     /// Gives a node one input; `wire` is what the trace holds of it, if it came as bytes.
     fn handle(&mut self, host: usize, input: Input, wire: &[u8]) {
         let clock = self.clock(host);
+        // In large books the sum over everything is taken once a second.
+        let sums = self.hosts.len() <= FEW_HOSTS || self.now.0 / 1000 != self.hosts[host].load.0;
         let Some(node) = self.hosts[host].node.as_mut() else { return };
         self.inputs += 1;
-        self.trace.update(&self.now.0.to_be_bytes()).update(&[u8::try_from(host).unwrap_or(u8::MAX)]);
+        self.trace.update(&self.now.0.to_be_bytes()).update(&(host as u64).to_be_bytes());
         if wire.is_empty() {
             self.trace.update(format!("{input:?}").as_bytes());
         } else {
@@ -585,7 +588,8 @@ impl World {
         }
         let mut effects = Vec::new();
         node.handle(clock, input, &mut effects);
-        let conserved = node.books().map(protocol::ledger::issuer::Issuer::is_conserved);
+        let books = node.books().filter(|_| sums);
+        let conserved = books.map(protocol::ledger::issuer::Issuer::is_conserved);
         if let Some(conserved) = conserved {
             let now = self.now;
             self.always(Always::CreditsConserved, conserved, || {
@@ -598,12 +602,11 @@ impl World {
                 eprintln!("{} host {host} > {effect:?}", self.now.0);
             }
         }
-        let held = self.hosts[host].held_until;
-        if (held > self.now || self.hosts[host].waiting > 0) && !effects.is_empty() {
+        let here = &mut self.hosts[host];
+        if (here.held_until > self.now || !here.waiting.is_empty()) && !effects.is_empty() {
             // A shell applies its effects in order: what follows waits behind what waits for the disk.
-            let incarnation = self.hosts[host].incarnation;
-            self.hosts[host].waiting += 1;
-            self.schedule(host, held.since_ms(self.now), What::Apply(incarnation, effects));
+            here.waiting.push_back(effects);
+            self.await_disk(host);
         } else {
             self.apply(host, effects);
         }
@@ -618,6 +621,25 @@ impl World {
         let most = checks::INPUTS_PER_SECOND_MAX + checks::INPUTS_OF_ONE_MAX * self.index.len() as u64;
         let (now, holds) = (self.now, load.1 != most);
         self.always(Always::NoBusyLoop, holds, || format!("{now}: host {host} is in a busy loop"));
+    }
+
+    /// Looks again when the disk is done.
+    fn await_disk(&mut self, host: usize) {
+        let here = &mut self.hosts[host];
+        if !std::mem::replace(&mut here.waits, true) {
+            let (ms, incarnation) = (here.held_until.since_ms(self.now), here.incarnation);
+            self.schedule(host, ms, What::Apply(incarnation));
+        }
+    }
+
+    /// Applies what waited for the disk, if that is done.
+    fn go_on(&mut self, host: usize) {
+        self.hosts[host].waits = false;
+        while self.hosts[host].held_until <= self.now {
+            let Some(effects) = self.hosts[host].waiting.pop_front() else { return };
+            self.apply(host, effects);
+        }
+        self.await_disk(host);
     }
 
     fn arm(&mut self, host: usize) {
@@ -642,9 +664,8 @@ impl World {
                     let rest: Vec<Effect> = effects.collect();
                     let until = self.now.plus_ms(sync).max(self.hosts[host].held_until);
                     self.hosts[host].held_until = until;
-                    let incarnation = self.hosts[host].incarnation;
-                    self.hosts[host].waiting += 1;
-                    self.schedule(host, until.since_ms(self.now), What::Apply(incarnation, rest));
+                    self.hosts[host].waiting.push_front(rest);
+                    self.await_disk(host);
                     return;
                 }
                 Effect::Note(record) => {

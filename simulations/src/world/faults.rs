@@ -181,7 +181,8 @@ impl World {
         here.incarnation += 1;
         here.armed = None;
         here.held_until = now;
-        here.waiting = 0;
+        here.waiting.clear();
+        here.waits = false;
         here.doomed = None;
         here.journal.retain(|(durable, _)| *durable <= now);
         here.ballots.retain(|(durable, _)| *durable <= now);
