@@ -1,13 +1,16 @@
 //! The local HTTP API: what the command line and other programs on this machine speak with.
 //!
-//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams.
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams. `openai`
+//! is the same for programs made for OpenAI's API, and `caller` says which of them may spend.
 
 mod account;
 pub mod auth;
+mod caller;
 #[cfg(test)]
 pub(crate) mod fake;
 mod jobs;
 mod node;
+mod openai;
 mod sse;
 mod transfers;
 pub mod views;
@@ -21,11 +24,11 @@ use axum::http::{Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::command::Commands;
 use crate::exit::{Failure, FailureKind};
 use crate::models::Models;
@@ -54,6 +57,7 @@ struct Api {
     jobs: Arc<Semaphore>,
     stop: CancellationToken,
     load: Loading,
+    clock: Clock,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -105,14 +109,12 @@ pub async fn serve(
         jobs: Arc::new(Semaphore::new(JOBS_MAX)),
         stop: stop.clone(),
         load,
+        clock: Clock::start(0),
     };
-    // Tokens are small and must not wait for each other.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "Cannot send small packets at once");
-        }
-    });
-    axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    let service = router(api).into_make_service_with_connect_info::<caller::Connection>();
+    axum::serve(caller::LocalListener(listener), service)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     Ok(())
 }
 
@@ -146,10 +148,14 @@ fn router(api: Api) -> Router {
         .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/shutdown", post(node::shutdown))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    let openai = openai::router()
+        .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
+        .layer(middleware::from_fn(openai::name_request));
     Router::new()
         .route("/livez", get(node::live))
         .route("/readyz", get(node::ready))
         .nest("/sharemesh/v1", v1)
+        .nest("/v1", openai)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -211,6 +217,7 @@ impl From<Failure> for ErrorView {
             error: ErrorBody {
                 message: failure.message,
                 class: class.to_owned(),
+                param: failure.param,
                 code: failure.kind,
                 reason: failure.reason,
                 retry_after_ms: failure.retry_after_ms,
@@ -221,8 +228,8 @@ impl From<Failure> for ErrorView {
 
 impl From<ErrorView> for Failure {
     fn from(view: ErrorView) -> Self {
-        let ErrorBody { message, class: _, code, reason, retry_after_ms } = view.error;
-        Self { kind: code, message, reason, retry_after_ms }
+        let ErrorBody { message, class: _, param, code, reason, retry_after_ms } = view.error;
+        Self { kind: code, message, reason, retry_after_ms, param }
     }
 }
 
@@ -288,7 +295,7 @@ pub(crate) mod tests {
     }
 
     impl Served {
-        fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
             let http = reqwest::Client::builder().no_proxy().build().expect("plain");
             http.request(method, format!("http://{}{path}", self.address))
                 .header("authorization", self.token.header())

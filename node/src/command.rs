@@ -2,6 +2,7 @@
 
 use engine::frame::Generate;
 use protocol::ids::Digest;
+use protocol::job::Sort;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
@@ -223,6 +224,25 @@ pub struct JobRequest {
     pub max_price_nano: Option<u64>,
     /// Only these nodes, by id; empty for all.
     pub only: Vec<String>,
+    /// Never these nodes, by id.
+    pub ignore: Vec<String>,
+    /// What to weigh in choosing one.
+    pub sort: Sort,
+}
+
+impl JobRequest {
+    /// Makes a request that any provider may serve, at any price.
+    #[must_use]
+    pub fn new(model: String, generate: Generate) -> Self {
+        Self {
+            model,
+            generate,
+            max_price_nano: None,
+            only: Vec::new(),
+            ignore: Vec::new(),
+            sort: Sort::default(),
+        }
+    }
 }
 
 /// Makes the queue of commands.

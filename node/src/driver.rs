@@ -538,7 +538,7 @@ mod tests {
             resume: Vec::new(),
             logprobs: None,
         };
-        JobRequest { model: model.to_owned(), generate, max_price_nano: None, only: Vec::new() }
+        JobRequest::new(model.to_owned(), generate)
     }
 
     /// Submits a job; returns where its events come.

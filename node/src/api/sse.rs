@@ -15,7 +15,7 @@ use crate::command::{Commands, JobId};
 use crate::exit::{Failure, FailureKind};
 
 /// Keeps connections through idle prefill; clients ignore such comments.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A job's events, and its cancellation if they are dropped before the last.
 pub(super) struct Watched {
@@ -39,7 +39,7 @@ impl Watched {
     }
 
     /// Returns the next event; none after the last one.
-    async fn next(&mut self) -> Option<JobEvent> {
+    pub(super) async fn next(&mut self) -> Option<JobEvent> {
         if self.over {
             return None;
         }

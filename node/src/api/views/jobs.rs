@@ -1,5 +1,6 @@
 //! Jobs: what is asked, what comes back, and why who did it.
 
+use engine::frame::TokenLogprob;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
@@ -92,6 +93,9 @@ pub enum JobEvent {
         index: u32,
         /// Tokens in this part.
         tokens: u32,
+        /// One for each token, if they were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
     },
     /// The answer is complete; nothing follows.
     Done(Box<JobAccount>),
