@@ -1,12 +1,14 @@
 //! The journal: the append-only, fsynced truth of the ledger. Records are opaque bytes here.
 //!
 //! The driver appends and never waits; a thread of its own writes, syncs and reports what is durable. Read on
-//! in `segment` (the format), `commit` (the thread), `disk` (the file system as tests can break it).
+//! in `segment` (the format), `commit` (the thread), `pruning` (what is not needed any more), `disk` (the file system as
+//! tests can break it).
 
 mod commit;
 pub mod disk;
 #[cfg(test)]
 mod powerloss;
+pub mod pruning;
 pub mod segment;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -102,7 +104,7 @@ pub enum JournalError {
         "the journal lacks {path}, though later files are there; nothing was changed. Restore it from a backup"
     )]
     Missing { path: PathBuf },
-    #[error("{path} has journal format {version}; this program reads {known}: use a newer one", known = segment::VERSION)]
+    #[error("{path} has journal format {version}; this program reads {known}: use a newer one", known = segment::PRUNED_VERSION)]
     Newer { path: PathBuf, version: u32 },
     #[error("the journal ends at record {end}; record {position} was asked for")]
     Beyond { position: Position, end: Position },
@@ -199,6 +201,14 @@ impl Journal {
         self.head
     }
 
+    /// Begins a new segment, so that all others may be pruned; whoever waits is told when it is there.
+    pub fn seal(&self) -> mpsc::Receiver<()> {
+        let (sender, sealed) = mpsc::channel();
+        self.shared.queue.lock().expect("no holder panics").sealing.push(sender);
+        self.shared.filled.notify_one();
+        sealed
+    }
+
     /// Returns a reader of what is durable, for use beside the journal.
     pub fn history(&self) -> History {
         self.history.clone()
@@ -277,7 +287,7 @@ impl History {
             if reached >= until {
                 break;
             }
-            let contents = read(&*self.disk, header.segment, u64::MAX)?;
+            let (header, contents) = self.contents(&header)?;
             let scan = segment::scan(&header, &contents, &mut |position, head, record| {
                 if after < position && position <= until {
                     each(position, head, record);
@@ -300,7 +310,7 @@ impl History {
         if header.first.0 == position.0 + 1 {
             return Ok(Some(header.head));
         }
-        let contents = read(&*self.disk, header.segment, u64::MAX)?;
+        let (header, contents) = self.contents(&header)?;
         let mut found = None;
         segment::scan(&header, &contents, &mut |at, head, _| {
             if at == position {
@@ -308,6 +318,13 @@ impl History {
             }
         });
         Ok(found)
+    }
+
+    /// Reads a segment, which may have been pruned since its header was read.
+    fn contents(&self, header: &Header) -> Result<(Header, Vec<u8>), JournalError> {
+        let contents = read(&*self.disk, header.segment, u64::MAX)?;
+        let is_pruned = Header::decode(&contents).is_ok_and(|header| header.is_pruned);
+        Ok((Header { is_pruned, ..*header }, contents))
     }
 
     /// Returns the segments from the one on that holds the record behind `after`, or would.
@@ -332,7 +349,7 @@ fn recover(
     options: Options,
     each: &mut dyn FnMut(Position, &Head, &[u8]),
 ) -> Result<(Writer, Recovered), JournalError> {
-    let mut next = Header { segment: 1, first: Position(1), head: GENESIS };
+    let mut next = Header::whole(1, Position(1), GENESIS);
     let mut newest: Option<(Header, Vec<u8>, Scan)> = None;
     let mut unborn = None;
     let segments = segments(&**disk)?;
@@ -357,7 +374,7 @@ fn recover(
                 return Err(damaged_at(path, 0, next.first, "the header is not whole"));
             }
         };
-        if header != next {
+        if !header.continues(&next) {
             let what = "the header does not continue the segment before, which may have lost its end";
             return Err(damaged_at(path, 0, next.first, what));
         }
@@ -367,10 +384,12 @@ fn recover(
         {
             return Err(damaged(&**disk, &header, &scan, what));
         }
-        next = Header { segment: segment + 1, first: Position(scan.position.0 + 1), head: scan.head };
-        newest = Some((header, contents, scan));
+        next = Header::whole(segment + 1, Position(scan.position.0 + 1), scan.head);
+        // Nothing is appended to a segment that was pruned.
+        newest = (!header.is_pruned).then_some((header, contents, scan));
     }
 
+    pruning::clear(&**disk)?;
     let mut torn_bytes = unborn.unwrap_or(0);
     if unborn.is_some() {
         let name = segment::name(next.segment);
@@ -385,7 +404,7 @@ fn recover(
         }
         None => Writer::create(disk.clone(), next, options.segment_bytes)?,
     };
-    let segments = newest.map_or(1, |(header, ..)| header.segment);
+    let segments = newest.map_or(next.segment, |(header, ..)| header.segment);
     Ok((writer, Recovered { position: Position(next.first.0 - 1), head: next.head, segments, torn_bytes }))
 }
 
@@ -398,6 +417,7 @@ fn refusal(
     scan: &Scan,
 ) -> Option<&'static str> {
     match fault {
+        _ if header.is_pruned => Some("a segment that was pruned is not whole"),
         Fault::Contradiction => Some("the records before do not have the count or the hashes noted here"),
         Fault::Torn if !is_last => Some("the record is not whole, and a later segment exists"),
         Fault::Torn if segment::find_mark(header, contents, scan.end).is_some() => {

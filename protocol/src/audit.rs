@@ -107,7 +107,9 @@ impl Audit {
             | Record::Over(_)
             | Record::Recovering
             | Record::Ended { .. }
-            | Record::Recovered(_) => {}
+            | Record::Recovered(_)
+            | Record::GivenUp(_)
+            | Record::Moved(_) => {}
             Record::Kept { opening, receipt } => self.kept(opening, receipt),
             Record::Admitted { membership, deposit, .. } => {
                 self.by_issuer(membership);

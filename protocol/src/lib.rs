@@ -63,3 +63,5 @@ pub mod node;
 pub mod audit;
 
 pub mod statement;
+
+pub mod pruning;

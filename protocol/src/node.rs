@@ -60,7 +60,7 @@ use crate::time::Time;
 pub use accounts::RotationView;
 pub use adverts::Heard;
 pub use auditing::{AuditState, AuditView, Distrusted};
-pub use checkpoints::{BooksView, OwnLeaf};
+pub use checkpoints::{BooksView, KEPT_MAX as CHECKPOINTS_KEPT_MAX, OwnLeaf};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use recovery::RecoveryView;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::agreeing::AgreedRecord;
 use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, decode_own, encode};
-use crate::ids::{AccountId, ChannelId, Digest};
+use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
 use crate::ledger::account::SignedLineage;
@@ -17,6 +17,7 @@ use crate::ledger::records::{
 };
 use crate::message::{News, Opening, Wire};
 use crate::signed::Signed;
+use crate::statement::Line;
 
 /// Bounds one line of the journal.
 pub const RECORD_BYTES_MAX: usize = 32 * 1024;
@@ -182,6 +183,10 @@ pub enum Record {
     Vouched(Signed<Deposit>),
     /// As one of several issuers: what it keeps to agree on checkpoints.
     Agreed(AgreedRecord),
+    /// The issuers refused the step that our account signed last: it is not sent again.
+    GivenUp(RecordId),
+    /// What a channel moved in an epoch, or a part of it: all that is kept of a channel that was over long ago.
+    Moved(Line),
 }
 
 impl Record {
@@ -197,6 +202,63 @@ impl Record {
     /// When the bytes are no line that this version knows.
     pub fn read_back(bytes: &[u8]) -> Result<Self, DecodeError> {
         decode_own(bytes, RECORD_BYTES_MAX)
+    }
+
+    /// Returns the channel of this node that the line is about.
+    #[must_use]
+    pub fn channel(&self, domain: DomainId) -> Option<ChannelId> {
+        match self {
+            Self::Paying(opening) | Self::Paid(opening) | Self::Lent { opening, .. } => {
+                Some(opening.op.id_in(domain).into())
+            }
+            Self::Receipt(receipt) => receipt.peek_in(domain).map(|(receipt, ..)| receipt.channel),
+            Self::Final(closing) => closing.peek_in(domain).map(|(closing, ..)| closing.channel),
+            Self::Redeemed(ack) => ack.peek_in(domain).map(|(ack, ..)| ack.channel),
+            Self::Job(job) => job.channel,
+            Self::Moved(line) => line.channel,
+            Self::Ended { channel, .. } => Some(*channel),
+            Self::Joined { .. }
+            | Self::Step { .. }
+            | Self::Ticket { .. }
+            | Self::Admitted { .. }
+            | Self::Deposited(_)
+            | Self::Stepped { .. }
+            | Self::PaidOut { .. }
+            | Self::Closed(_)
+            | Self::Expired(_)
+            | Self::Taken(_)
+            | Self::Text(_)
+            | Self::WithdrawalPaid(_)
+            | Self::Noticed(_)
+            | Self::Books(_)
+            | Self::Lineage(_)
+            | Self::Authorised { .. }
+            | Self::Delegated { .. }
+            | Self::Kept { .. }
+            | Self::Over(_)
+            | Self::Recovering
+            | Self::Recovered(_)
+            | Self::Voted { .. }
+            | Self::Certified { .. }
+            | Self::Endorsed { .. }
+            | Self::Promised { .. }
+            | Self::Concluded(_)
+            | Self::Vouched(_)
+            | Self::Agreed(_)
+            | Self::GivenUp(_) => None,
+        }
+    }
+
+    /// Returns the channel of others that the line is about, of which this node keeps receipts as a mirror.
+    #[must_use]
+    pub fn mirrored(&self, domain: DomainId) -> Option<ChannelId> {
+        if let Self::Kept { receipt, .. } = self {
+            receipt.peek_in(domain).map(|(receipt, ..)| receipt.channel)
+        } else if let Self::Over(channel) = self {
+            Some(*channel)
+        } else {
+            None
+        }
     }
 
     /// Reads a line of whatever origin.

@@ -7,6 +7,8 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
 use crate::keys::PublicKey;
 use crate::ledger::money::{BPS, QUANTUM, waiting};
@@ -18,7 +20,7 @@ use crate::record::Record;
 use crate::signed::{Role, Signable, Signed};
 
 /// One movement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Epoch in which the issuer booked it.
     pub epoch: Epoch,
@@ -37,7 +39,7 @@ pub struct Line {
 }
 
 /// What a movement was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// Credits entered.
     Deposit,
@@ -127,6 +129,8 @@ impl Statement {
             }
             Record::Noticed(news) => self.news(news),
             Record::Step { op, .. } => self.pending = self.read(op).map(|(op, id)| (id, op)),
+            Record::GivenUp(_) => self.pending = None,
+            Record::Moved(line) => self.lines.push(*line),
             Record::Taken(recorded) => {
                 let Some((recorded, _)) = self.read(recorded) else { return };
                 if let Some((id, op)) = self.pending.take_if(|(id, _)| *id == recorded.op) {
@@ -185,6 +189,11 @@ impl Statement {
     #[must_use]
     pub fn finish(self) -> Vec<Line> {
         self.lines
+    }
+
+    /// Takes out the lines made so far.
+    pub(crate) fn drain(&mut self) -> Vec<Line> {
+        core::mem::take(&mut self.lines)
     }
 
     fn read<T: Signable>(&self, record: &Signed<T>) -> Option<(T, RecordId)> {

@@ -49,7 +49,7 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 48] = [
+pub const MUTANTS: [Mutant; 49] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -99,6 +99,11 @@ pub const MUTANTS: [Mutant; 48] = [
         "serve-after-close",
         "provider::a_closed_channel_shown_again_is_not_served_on",
         "a provider serves on a channel that is closed",
+    ),
+    in_lib(
+        "refusal-not-kept",
+        "node::tests::orders::an_owner_is_told_of_a_refusal_only_when_a_restart_makes_nothing_of_the_step",
+        "an owner is told that a step is refused, and a restart sends it again",
     ),
     in_lib(
         "lenient-signatures",

@@ -3,6 +3,7 @@
 mod faults;
 mod jobs;
 mod messages;
+mod pruning;
 mod queries;
 
 use std::cmp::Reverse;

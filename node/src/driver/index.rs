@@ -328,6 +328,8 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Recovering
         | Record::Ended { .. }
         | Record::Recovered(_)
+        | Record::GivenUp(_)
+            | Record::Moved(_)
         | Record::Voted { .. }
         | Record::Certified { .. }
         | Record::Endorsed { .. }

@@ -1,6 +1,7 @@
 //! Group commit: the thread that writes what has gathered, makes it durable, and only then says so.
 
 use std::io;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -22,11 +23,13 @@ pub(super) struct Queue {
     pub(super) head: Head,
     pub(super) urgent: bool,
     pub(super) closing: bool,
+    /// Who waits for a new segment to be begun.
+    pub(super) sealing: Vec<Sender<()>>,
 }
 
 impl Queue {
     fn wants_commit(&self) -> bool {
-        self.urgent || self.closing || self.frames.len() > QUEUE_BYTES_MAX / 2
+        self.urgent || self.closing || !self.sealing.is_empty() || self.frames.len() > QUEUE_BYTES_MAX / 2
     }
 }
 
@@ -51,6 +54,13 @@ pub(super) fn run(
             durable.send_replace(batch.position);
             writer.mark()?;
         }
+        if !batch.sealing.is_empty() {
+            writer.seal()?;
+        }
+        // Whoever asked may have gone.
+        for sealed in batch.sealing {
+            let _ = sealed.send(());
+        }
         if closing {
             return writer.sync();
         }
@@ -61,7 +71,7 @@ fn next_batch(shared: &Shared, patience: Duration) -> (Queue, bool) {
     let queue = shared.queue.lock().expect("no holder panics");
     let queue = shared
         .filled
-        .wait_while(queue, |queue| queue.frames.is_empty() && !queue.closing)
+        .wait_while(queue, |queue| queue.frames.is_empty() && !queue.wants_commit())
         .expect("no holder panics");
     let (mut queue, _) = shared
         .filled
@@ -157,10 +167,15 @@ impl Writer {
         self.file.sync_data().map_err(|source| failed(&*self.disk, &segment::name(self.segment), source))
     }
 
+    /// Begins a new segment, unless nothing is in this one.
+    fn seal(&mut self) -> Result<(), JournalError> {
+        if self.length > segment::HEADER_BYTES as u64 { self.rotate() } else { Ok(()) }
+    }
+
     fn rotate(&mut self) -> Result<(), JournalError> {
         self.sync()?;
         let first = Position(self.position.0 + 1);
-        let header = Header { segment: self.segment + 1, first, head: self.head };
+        let header = Header::whole(self.segment + 1, first, self.head);
         *self = Self::create(self.disk.clone(), header, self.segment_bytes)?;
         Ok(())
     }

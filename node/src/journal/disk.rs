@@ -23,6 +23,9 @@ pub trait Disk: Send + Sync {
     /// Opens a file, makes it `length` bytes long and stands at byte `at` of it.
     fn open_at(&self, name: &str, length: u64, at: u64) -> io::Result<Box<dyn SegmentFile>>;
 
+    /// Gives a file another name, in place of the file that has it, if there is one.
+    fn rename(&self, name: &str, to: &str) -> io::Result<()>;
+
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
@@ -78,6 +81,10 @@ impl Disk for Directory {
         file.set_len(length)?;
         file.seek(SeekFrom::Start(at))?;
         Ok(Box::new(file))
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(name), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, SegmentFile};
+use super::pruning::Verdict;
+use super::pruning::tests::ByFirstByte;
 use super::segment::{self, Head};
-use super::{GENESIS, Journal, JournalError, Options, Position, Urgency, recover};
+use super::{GENESIS, History, Journal, JournalError, Options, Position, Urgency, recover};
 
 /// The unit that reaches the disk whole, small so that records span many.
 const SECTOR: usize = 32;
@@ -234,6 +236,14 @@ impl Disk for SimulatedDisk {
         Ok(Box::new(SimulatedFile { disk: self.clone(), file, at: at as usize, ignored }))
     }
 
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let fails = state.step()?;
+        let file = state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), file);
+        if fails { Err(io::Error::other("simulated")) } else { Ok(()) }
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
         let fails = state.step()?;
@@ -289,6 +299,8 @@ struct World {
     disk: SimulatedDisk,
     /// All records that a node appended and no recovery has dropped.
     history: Vec<Vec<u8>>,
+    /// Up to where nodes have begun to prune, one time after the other.
+    prunings: Vec<usize>,
     /// How many of them the world was told to be durable.
     acknowledged: usize,
     crashes: usize,
@@ -297,7 +309,14 @@ struct World {
 impl World {
     fn new(seed: u64, lies: Lies) -> Self {
         let disk = SimulatedDisk::new(!seed, lies);
-        Self { prng: Prng(seed), disk, history: Vec::new(), acknowledged: 0, crashes: 0 }
+        Self {
+            prng: Prng(seed),
+            disk,
+            history: Vec::new(),
+            prunings: Vec::new(),
+            acknowledged: 0,
+            crashes: 0,
+        }
     }
 
     /// Opens the journal, compares it with the history, and commits batches until something fails.
@@ -305,24 +324,25 @@ impl World {
         let options = Options { segment_bytes: 700, ..Options::default() };
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let mut records = Vec::new();
-        let opened = recover(&disk, options, &mut |_, _, record: &[u8]| records.push(record.to_vec()));
+        let note =
+            &mut |at: Position, _: &Head, record: &[u8]| records.push((at.0 as usize, record.to_vec()));
+        let opened = recover(&disk, options, note);
         let (mut writer, recovered) = match opened {
             Ok(opened) => opened,
             Err(JournalError::Io { .. }) if self.disk.state().has_failed => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
-        let (count, acknowledged) = (records.len(), self.acknowledged);
+        let (count, acknowledged) = (recovered.position.0 as usize, self.acknowledged);
         if count < acknowledged {
             return Err(format!("{count} records are left of {acknowledged} acknowledged"));
         }
-        if Some(&records[..]) != self.history.get(..count) {
+        if count > self.history.len() {
             return Err(format!("{count} records came back that were not written so"));
         }
-        if recovered.position != Position(count as u64) {
-            return Err("the position is not the count".to_owned());
-        }
+        self.history.truncate(count);
+        self.compare(&records)?;
+        self.is_pruned_at_its_end(&disk)?;
         // The node acts on what it finds, so that counts as acknowledged.
-        self.history = records;
         self.acknowledged = count;
 
         let mut position = recovered.position;
@@ -335,6 +355,59 @@ impl World {
             self.acknowledged = self.history.len();
             if writer.mark().is_err() {
                 return Ok(());
+            }
+            if self.prng.below(8) == 0 && !self.prunes(&disk)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Prunes beside the writer; says whether that was done.
+    fn prunes(&mut self, disk: &Arc<dyn Disk>) -> Result<bool, String> {
+        let mut pruner = ByFirstByte::default();
+        let done = History { disk: disk.clone() }.prune(&mut pruner);
+        self.prunings.push(pruner.until.0 as usize);
+        match done {
+            Ok(_) => Ok(true),
+            Err(JournalError::Io { .. }) if self.disk.state().has_failed => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Each record is there as it was written, or as it was pruned where that was begun.
+    fn compare(&self, records: &[(usize, Vec<u8>)]) -> Result<(), String> {
+        let mut found = records.iter().peekable();
+        for (at, written) in (1..).zip(&self.history) {
+            let found = found.next_if(|(position, _)| *position == at).map(|(_, record)| record);
+            let pruned = match ByFirstByte::of(written) {
+                Verdict::Keep => Some(written.clone()),
+                Verdict::Replace(sum) => Some(sum),
+                Verdict::Drop => None,
+            };
+            let is_whole = found == Some(written);
+            let is_pruned = self.prunings.iter().any(|until| at <= *until) && found == pruned.as_ref();
+            if !is_whole && !is_pruned {
+                return Err(format!("record {at} came back otherwise than it was written"));
+            }
+        }
+        if found.next().is_some() { Err("records came back in a wrong place".to_owned()) } else { Ok(()) }
+    }
+
+    /// Whatever was interrupted: behind a segment that was pruned, every other one is of which anything was to be dropped
+    /// when the first pruning that saw it began.
+    fn is_pruned_at_its_end(&self, disk: &Arc<dyn Disk>) -> Result<(), String> {
+        let history = History { disk: disk.clone() };
+        let headers = history.headers_behind(Position::default()).map_err(|error| error.to_string())?;
+        let mut reach = 0;
+        for pair in headers.windows(2) {
+            let end = pair[1].first.0 as usize - 1;
+            let mut records = (pair[0].first.0 as usize..=end).map(|at| &self.history[at - 1]);
+            let is_dropped = records.any(|record| ByFirstByte::of(record) != Verdict::Keep);
+            if pair[0].is_pruned {
+                reach = reach.max(*self.prunings.iter().find(|until| end <= **until).unwrap_or(&0));
+            } else if is_dropped && end <= reach {
+                return Err(format!("segment {} is whole behind one that is not", pair[0].segment));
             }
         }
         Ok(())

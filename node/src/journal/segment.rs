@@ -4,7 +4,11 @@
 //! header  magic 8 | version u32 | segment u64 | first position u64 | head 32 | crc32c u32        64 bytes
 //! frame   length u32 | crc32c(length, bytes) u32 | bytes                                         little endian
 //! mark    a frame whose length has the top bit set: segment u64 | offset u64 | position u64 | head 32
+//! bridge  the same and then the head that the next segment goes on from                       last frame of a pruned one
 //! ```
+//!
+//! A segment that was pruned (version 2) is written at once and replaces the whole one: it begins where that began and
+//! ends where that ended, each record has its position (u64) before it, and some positions are missing.
 //!
 //! A mark is written right after each commit. It says: all before me was durable when I was written. That
 //! tells what a crash may tear (behind the last mark) from what must be whole (before any mark), and it lets
@@ -23,8 +27,11 @@ pub const GENESIS: Head = [0; 32];
 /// Bounds one record: what the largest message of the protocol can become, several times over.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// The one format that this code writes.
+/// The format of a segment that is written from front to back.
 pub const VERSION: u32 = 1;
+
+/// The format of a segment that was pruned: the newest that this code knows.
+pub const PRUNED_VERSION: u32 = 2;
 
 /// Bytes of a header. Magic, version and checksum stay where they are in every later version.
 pub const HEADER_BYTES: usize = 64;
@@ -35,6 +42,9 @@ pub const FRAME_BYTES: usize = 8;
 const MAGIC: &[u8; 8] = b"sharejnl";
 const MARK: u32 = 1 << 31;
 const MARK_BYTES: usize = 56;
+const BRIDGE_BYTES: usize = MARK_BYTES + 32;
+const POSITION_BYTES: usize = 8;
+const CONTENT_BYTES_MAX: usize = RECORD_BYTES_MAX + POSITION_BYTES;
 
 /// Returns the chain's head after `record`.
 pub fn chain(head: &Head, record: &[u8]) -> Head {
@@ -64,6 +74,8 @@ pub struct Header {
     pub first: Position,
     /// The chain's head before that record.
     pub head: Head,
+    /// Whether records are missing that were not needed any more.
+    pub is_pruned: bool,
 }
 
 /// Why a header cannot be used.
@@ -77,7 +89,8 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        let version = if self.is_pruned { PRUNED_VERSION } else { VERSION };
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
         bytes[12..20].copy_from_slice(&self.segment.to_le_bytes());
         bytes[20..28].copy_from_slice(&self.first.0.to_le_bytes());
         bytes[28..60].copy_from_slice(&self.head);
@@ -92,11 +105,33 @@ impl Header {
             return Err(HeaderFault::Damaged);
         }
         let version = u32_at(bytes, 8);
-        if version != VERSION {
-            return Err(HeaderFault::Newer(version));
-        }
+        let is_pruned = match version {
+            VERSION => false,
+            PRUNED_VERSION => true,
+            newer => return Err(HeaderFault::Newer(newer)),
+        };
         let head = bytes[28..60].try_into().expect("32 bytes");
-        Ok(Self { segment: u64_at(bytes, 12), first: Position(u64_at(bytes, 20)), head })
+        Ok(Self { segment: u64_at(bytes, 12), first: Position(u64_at(bytes, 20)), head, is_pruned })
+    }
+
+    /// Returns the header of a segment in which all records are.
+    pub const fn whole(segment: u64, first: Position, head: Head) -> Self {
+        Self { segment, first, head, is_pruned: false }
+    }
+
+    /// Says whether the segment stands where `next` says, whatever was pruned of it.
+    pub fn continues(&self, next: &Self) -> bool {
+        *self == Self { is_pruned: self.is_pruned, ..*next }
+    }
+
+    /// Returns where a record stands that follows the one at `before`, and its bytes.
+    fn place<'a>(&self, before: Position, content: &'a [u8]) -> Option<(Position, &'a [u8])> {
+        if !self.is_pruned {
+            return Some((Position(before.0 + 1), content));
+        }
+        let (position, record) = content.split_first_chunk()?;
+        let position = Position(u64::from_le_bytes(*position));
+        (position > before).then_some((position, record))
     }
 }
 
@@ -106,17 +141,37 @@ pub fn encode_record(record: &[u8], out: &mut Vec<u8>) {
     encode_frame(record.len() as u32, record, out);
 }
 
+/// Appends the frame of a record in a pruned segment; returns the chain's head after it.
+pub fn encode_pruned(head: &Head, position: Position, record: &[u8], out: &mut Vec<u8>) -> Head {
+    let content = [&position.0.to_le_bytes(), record].concat();
+    encode_frame(content.len() as u32, &content, out);
+    chain(head, &content)
+}
+
+/// Returns the end of a pruned segment at `offset`: what stood there ended with the record at `position`, and the next
+/// segment goes on from `onward`.
+pub fn encode_bridge(segment: u64, offset: u64, position: Position, head: &Head, onward: &Head) -> Vec<u8> {
+    let content = [mark_content(segment, offset, position, head).as_slice(), onward].concat();
+    let mut frame = Vec::with_capacity(FRAME_BYTES + BRIDGE_BYTES);
+    encode_frame(MARK | BRIDGE_BYTES as u32, &content, &mut frame);
+    frame
+}
+
 /// Returns the mark that stands at `offset` of `segment`, after the record at `position`.
 pub fn encode_mark(segment: u64, offset: u64, position: Position, head: &Head) -> Vec<u8> {
-    let mut content = Vec::with_capacity(MARK_BYTES);
+    let content = mark_content(segment, offset, position, head);
+    let mut frame = Vec::with_capacity(FRAME_BYTES + MARK_BYTES);
+    encode_frame(MARK | MARK_BYTES as u32, &content, &mut frame);
+    frame
+}
+
+fn mark_content(segment: u64, offset: u64, position: Position, head: &Head) -> Vec<u8> {
+    let mut content = Vec::with_capacity(BRIDGE_BYTES);
     content.extend_from_slice(&segment.to_le_bytes());
     content.extend_from_slice(&offset.to_le_bytes());
     content.extend_from_slice(&position.0.to_le_bytes());
     content.extend_from_slice(head);
-
-    let mut frame = Vec::with_capacity(FRAME_BYTES + MARK_BYTES);
-    encode_frame(MARK | MARK_BYTES as u32, &content, &mut frame);
-    frame
+    content
 }
 
 fn encode_frame(length: u32, content: &[u8], out: &mut Vec<u8>) {
@@ -157,35 +212,77 @@ pub enum Fault {
 
 /// Reads all frames and calls back with each record, its position and the chain's head after it.
 pub fn scan(header: &Header, file: &[u8], each: &mut dyn FnMut(Position, &Head, &[u8])) -> Scan {
-    let mut position = Position(header.first.0 - 1);
-    let mut head = header.head;
-    let mut offset = HEADER_BYTES;
-    let mut attested = 0;
-    let mut ends_marked = false;
-    while offset < file.len() {
-        let fault = match read_frame(&file[offset..]) {
-            Some((Frame::Record(record), length)) => {
-                position = Position(position.0 + 1);
-                head = chain(&head, record);
-                offset += length;
-                ends_marked = false;
-                each(position, &head, record);
-                continue;
-            }
-            Some((Frame::Mark(mark), length)) if is_at_home(mark, header, offset) => {
-                if *mark == encode_mark(header.segment, offset as u64, position, &head)[FRAME_BYTES..] {
-                    attested = offset;
-                    ends_marked = true;
-                    offset += length;
-                    continue;
-                }
-                Fault::Contradiction
-            }
-            Some((Frame::Mark(_), _)) | None => Fault::Torn,
+    let mut scan = Scan {
+        position: Position(header.first.0 - 1),
+        head: header.head,
+        end: HEADER_BYTES,
+        attested: 0,
+        ends_marked: false,
+        fault: None,
+    };
+    let mut is_bridged = false;
+    while scan.end < file.len() && scan.fault.is_none() {
+        let Some((frame, length)) = read_frame(&file[scan.end..]).filter(|_| !is_bridged) else {
+            scan.fault = Some(Fault::Torn);
+            break;
         };
-        return Scan { position, head, end: offset, attested, ends_marked, fault: Some(fault) };
+        let read = match frame {
+            Frame::Record(content) => scan.record(header, content, each),
+            Frame::Mark(mark) => scan.mark(header, mark),
+            Frame::Bridge(bridge) => {
+                is_bridged = true;
+                scan.bridge(header, bridge)
+            }
+        };
+        match read {
+            Ok(()) => scan.end += length,
+            Err(fault) => scan.fault = Some(fault),
+        }
     }
-    Scan { position, head, end: offset, attested, ends_marked, fault: None }
+    if header.is_pruned && !is_bridged {
+        scan.fault.get_or_insert(Fault::Torn);
+    }
+    scan
+}
+
+impl Scan {
+    fn record(
+        &mut self,
+        header: &Header,
+        content: &[u8],
+        each: &mut dyn FnMut(Position, &Head, &[u8]),
+    ) -> Result<(), Fault> {
+        let (position, record) = header.place(self.position, content).ok_or(Fault::Contradiction)?;
+        self.position = position;
+        self.head = chain(&self.head, content);
+        self.ends_marked = false;
+        each(position, &self.head, record);
+        Ok(())
+    }
+
+    fn mark(&mut self, header: &Header, mark: &[u8]) -> Result<(), Fault> {
+        if !is_at_home(mark, header, self.end) || header.is_pruned {
+            return Err(Fault::Torn);
+        }
+        if *mark != mark_content(header.segment, self.end as u64, self.position, &self.head) {
+            return Err(Fault::Contradiction);
+        }
+        self.attested = self.end;
+        self.ends_marked = true;
+        Ok(())
+    }
+
+    fn bridge(&mut self, header: &Header, bridge: &[u8]) -> Result<(), Fault> {
+        let (mark, onward) = bridge.split_at(MARK_BYTES);
+        let position = Position(u64_at(mark, 16));
+        let is_own = *mark == mark_content(header.segment, self.end as u64, position, &self.head);
+        if !header.is_pruned || !is_own || position < self.position {
+            return Err(Fault::Contradiction);
+        }
+        self.position = position;
+        self.head = onward.try_into().map_err(|_| Fault::Contradiction)?;
+        Ok(())
+    }
 }
 
 /// Calls back with the records of a segment as their lengths tell them, whatever their checksums are.
@@ -194,18 +291,19 @@ pub fn skim(mut file: impl Read, each: &mut dyn FnMut(&[u8])) -> io::Result<()> 
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         read => read.map(|()| true),
     };
-    let (mut start, mut content) = ([0; FRAME_BYTES], Vec::new());
-    let mut is_more = take(&mut [0; HEADER_BYTES])?;
+    let (mut header, mut start, mut content) = ([0; HEADER_BYTES], [0; FRAME_BYTES], Vec::new());
+    let mut is_more = take(&mut header)?;
+    let skipped = if u32_at(&header, 8) == PRUNED_VERSION { POSITION_BYTES } else { 0 };
     while is_more && take(&mut start)? {
         let word = u32_at(&start, 0);
         let length = (word & !MARK) as usize;
-        if length > RECORD_BYTES_MAX {
+        if length > CONTENT_BYTES_MAX {
             break;
         }
         content.resize(length, 0);
         is_more = take(&mut content)?;
         if is_more && word & MARK == 0 {
-            each(&content);
+            each(content.get(skipped..).unwrap_or_default());
         }
     }
     Ok(())
@@ -215,7 +313,7 @@ pub fn skim(mut file: impl Read, each: &mut dyn FnMut(&[u8])) -> io::Result<()> 
 pub fn find_mark(header: &Header, file: &[u8], from: usize) -> Option<usize> {
     (from..file.len()).find(|&offset| match read_frame(&file[offset..]) {
         Some((Frame::Mark(mark), _)) => is_at_home(mark, header, offset),
-        Some((Frame::Record(_), _)) | None => false,
+        Some((Frame::Record(_) | Frame::Bridge(_), _)) | None => false,
     })
 }
 
@@ -227,6 +325,7 @@ fn is_at_home(mark: &[u8], header: &Header, offset: usize) -> bool {
 enum Frame<'a> {
     Record(&'a [u8]),
     Mark(&'a [u8]),
+    Bridge(&'a [u8]),
 }
 
 fn read_frame(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
@@ -236,14 +335,18 @@ fn read_frame(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
     let word = u32_at(bytes, 0);
     let length = (word & !MARK) as usize;
     let is_mark = word & MARK != 0;
-    if length > RECORD_BYTES_MAX || is_mark && length != MARK_BYTES {
+    if length > CONTENT_BYTES_MAX || is_mark && ![MARK_BYTES, BRIDGE_BYTES].contains(&length) {
         return None;
     }
     let content = bytes.get(FRAME_BYTES..FRAME_BYTES + length)?;
     if u32_at(bytes, 4) != checksum(word, content) {
         return None;
     }
-    let frame = if is_mark { Frame::Mark(content) } else { Frame::Record(content) };
+    let frame = match (is_mark, length) {
+        (false, _) => Frame::Record(content),
+        (true, MARK_BYTES) => Frame::Mark(content),
+        (true, _) => Frame::Bridge(content),
+    };
     Some((frame, FRAME_BYTES + length))
 }
 

@@ -202,12 +202,12 @@ fn a_newer_format_is_refused() {
     let folder = TempDir::new().unwrap();
     fill(&folder, SMALL, 3);
     let mut contents = fs::read(file(&folder, 1)).unwrap();
-    contents[8] = 2;
+    contents[8] = 3;
     let checksum = crc32c::crc32c(&contents[..60]).to_le_bytes();
     contents[60..64].copy_from_slice(&checksum);
     fs::write(file(&folder, 1), &contents).unwrap();
 
-    assert!(refusal_of(&folder).contains("has journal format 2; this program reads 1"));
+    assert!(refusal_of(&folder).contains("has journal format 3; this program reads 2"));
 }
 
 #[test]
@@ -478,6 +478,10 @@ impl Disk for CountingDisk {
 
     fn open_at(&self, _: &str, _: u64, _: u64) -> io::Result<Box<dyn disk::SegmentFile>> {
         Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        Ok(())
     }
 
     fn remove(&self, _: &str) -> io::Result<()> {

@@ -185,6 +185,13 @@ impl Wallet {
         }
     }
 
+    /// Learns from our own journal that the step was refused before the stop: its slot is free.
+    pub fn replay_refused(&mut self, op: RecordId) {
+        if self.pending().is_some_and(|pending| pending.id() == op) {
+            self.state = State::Unsynchronised { pending: None };
+        }
+    }
+
     /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
     /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
     /// What is older than what is known changes nothing: a slot would be signed twice.

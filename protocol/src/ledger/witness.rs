@@ -647,6 +647,8 @@ impl Witness {
             | Record::Recovering
             | Record::Ended { .. }
             | Record::Recovered(_)
+            | Record::GivenUp(_)
+            | Record::Moved(_)
             | Record::Agreed(_) => {}
         }
         Ok(())

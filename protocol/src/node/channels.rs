@@ -1,6 +1,7 @@
 //! Keeps channels in order: opens them, pays, resends, reconciles with partners, redeems, closes.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, JobId, ModelId, NodeId, RecordId};
@@ -365,6 +366,7 @@ impl Node {
         let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
         self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
         self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
+        self.agreed.retain(|_, agreement| Arc::strong_count(agreement) > 1);
         let (paid, paying) = (&self.paid, &self.paying);
         self.acks.retain(|channel, _| paid.contains_key(channel) || paying.contains_key(channel));
     }

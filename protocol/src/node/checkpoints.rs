@@ -22,7 +22,7 @@ use crate::time::Time;
 use super::{Effect, Node, Offence};
 
 /// Checkpoints that a node keeps: those of the epochs that can be audited, and as many before.
-const KEPT_MAX: usize = 2 * EPOCHS_KEPT;
+pub const KEPT_MAX: usize = 2 * EPOCHS_KEPT;
 
 /// Balances that we remember having been told.
 const TOLD_MAX: usize = 128;

@@ -9,6 +9,7 @@ use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::quorum::{Answers, Certificate, Fact, View};
 use crate::ledger::records::{OpBody, Recorded, Vote};
 use crate::message::{Message, Opening};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -176,9 +177,12 @@ impl Node {
         }
     }
 
-    /// A quorum has refused the pending step: its slot is free for another. The journal knows nothing of refusals: a node
-    /// that starts again before it has signed another takes the step for pending, and sends it again.
+    /// A quorum has refused the pending step: its slot is free for another. Nobody is told before that is on disk: a node
+    /// that starts again must not make a step that it called refused.
     fn abandon(&mut self, op: RecordId, error: IssuerError, now: Time, out: &mut Vec<Effect>) {
+        if !mutant::is_in("refusal-not-kept") {
+            out.push(Effect::Record(Record::GivenUp(op)));
+        }
         let balance = self.supported_balance();
         self.wallet.refused(op, balance);
         self.opening_terms = None;

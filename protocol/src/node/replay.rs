@@ -117,6 +117,11 @@ impl Node {
                     self.remember_withdrawal(&op);
                 }
             }
+            Record::GivenUp(op) => {
+                self.wallet.replay_refused(op);
+                self.opening_terms = None;
+            }
+            Record::Moved(_) => {}
             Record::Text(text) => {
                 self.orders.texts.insert(text_digest(&text), text);
             }
@@ -231,6 +236,8 @@ impl Node {
             | Record::Books(_)
             | Record::Agreed(_)
             | Record::Taken(_)
+            | Record::GivenUp(_)
+            | Record::Moved(_)
             | Record::Text(_)
             | Record::WithdrawalPaid(_)
             | Record::Noticed(_)

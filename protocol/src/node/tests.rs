@@ -3,6 +3,7 @@
 mod accounts;
 mod books;
 mod issuers;
+mod orders;
 
 use alloc::vec;
 

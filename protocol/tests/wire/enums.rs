@@ -18,6 +18,7 @@ use protocol::model::Modality;
 use protocol::record::Record;
 use protocol::scheduler::Refusal;
 use protocol::signed::Role;
+use protocol::statement::Kind;
 use serde::de::DeserializeOwned;
 
 /// Returns the names of an enum's variants in the order of their numbers: its number and zeros are a value of each.
@@ -57,6 +58,7 @@ pub(crate) fn table() -> String {
     list("Incentive", variants::<Incentive>());
     list("IssuerError", variants::<IssuerError>());
     list("JoinError", variants::<JoinError>());
+    list("Kind", variants::<Kind>());
     list("LeafKind", variants::<LeafKind>());
     list("Leaves", variants::<Leaves>());
     list("LicenceKind", variants::<LicenceKind>());

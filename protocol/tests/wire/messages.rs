@@ -18,6 +18,7 @@ use protocol::price::Usage;
 use protocol::record::Record;
 use protocol::scheduler::Refusal;
 use protocol::signed::Role;
+use protocol::statement::{Kind, Line};
 use protocol::time::Time;
 
 use crate::enums::{first_word, variants};
@@ -326,6 +327,16 @@ pub(crate) fn lines() -> Vec<Record> {
         Record::Concluded(EndCertificate { votes: vec![samples::close_vote().signed()] }),
         Record::Vouched(samples::deposit().signed()),
         Record::Agreed(agreed().remove(4)),
+        Record::GivenUp(samples::withdrawal().id()),
+        Record::Moved(Line {
+            epoch: EPOCH,
+            kind: Kind::Sold,
+            credit: 202_400,
+            debit: 0,
+            partner: Some(booked().payer),
+            record: Some(samples::receipt().id()),
+            channel: Some(CHANNEL),
+        }),
     ]
 }
 

@@ -306,6 +306,8 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Recovering
         | Record::Ended { .. }
         | Record::Recovered(_)
+        | Record::GivenUp(_)
+        | Record::Moved(_)
         | Record::Voted { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }

@@ -1,0 +1,266 @@
+//! What a journal need not keep: of channels that were over long ago only what they moved.
+//!
+//! All lines are surveyed first, oldest first; then those that may be replaced are read again, a part of the journal at a
+//! time. A node that starts from the lines left knows what it would know from all of them, and its account's statement
+//! has the same sums. What issuers write as issuers stays whole: it is how they compute their books.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use crate::books::BooksRecord;
+use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
+use crate::job::JobRecord;
+use crate::ledger::records::{AccountOp, Epoch, OpBody};
+use crate::manifest::Manifest;
+use crate::message::{Opening, Wire};
+use crate::node::CHECKPOINTS_KEPT_MAX;
+use crate::record::Record;
+use crate::signed::Signed;
+use crate::statement::{Kind, Line, Statement};
+
+/// Whose journal is pruned, and how far.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The network.
+    pub manifest: Manifest,
+    /// The node.
+    pub node: NodeId,
+    /// Its account.
+    pub account: AccountId,
+    /// Says whether the node is an issuer.
+    pub is_issuer: bool,
+    /// The epoch now.
+    pub epoch: Epoch,
+    /// For how many epochs after grace the lines of a channel, and of jobs that ran at home, are kept all the same.
+    pub keep_epochs: u32,
+    /// Channels that the node knows now, whose lines all stay.
+    pub open: BTreeSet<ChannelId>,
+}
+
+impl Policy {
+    /// Says whether nothing can happen any more on a channel with this last epoch.
+    fn is_over(&self, expires: Epoch) -> bool {
+        expires.plus(self.manifest.grace_epochs).plus(1) < self.epoch
+    }
+
+    /// Says whether what ended in this epoch is not even kept for its owner to look at.
+    fn is_old(&self, ended: Epoch) -> bool {
+        ended.plus(self.keep_epochs) < self.epoch
+    }
+}
+
+/// What becomes of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays as it is.
+    Keep,
+    /// It goes.
+    Drop,
+    /// [`Record::Moved`] takes its place.
+    Fold(Line),
+}
+
+/// A channel in the journal.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    expires: Epoch,
+    /// Position of the last line about it.
+    last: u64,
+}
+
+/// A channel of which this node keeps receipts as a mirror.
+#[derive(Debug, Clone, Copy)]
+struct Mirrored {
+    expires: Epoch,
+    last: u64,
+    /// The last line says that nothing is kept any more.
+    forgotten: bool,
+}
+
+/// Reads a whole journal to learn what in it still matters.
+#[derive(Debug)]
+pub struct Survey {
+    policy: Policy,
+    domain: DomainId,
+    channels: BTreeMap<ChannelId, Seen>,
+    mirrored: BTreeMap<ChannelId, Mirrored>,
+    /// The step signed last, and where: its line tells which positions are taken.
+    step: Option<(u64, RecordId)>,
+    /// The last line about a job: the clock is never behind it.
+    job: u64,
+    /// The newest epochs of which there are checkpoints.
+    checkpoints: BTreeSet<Epoch>,
+}
+
+impl Survey {
+    /// Begins.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            domain: policy.manifest.domain(),
+            policy,
+            channels: BTreeMap::new(),
+            mirrored: BTreeMap::new(),
+            step: None,
+            job: 0,
+            checkpoints: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the line at `position`, which rises.
+    pub fn take(&mut self, position: u64, record: &Record) {
+        let domain = self.domain;
+        if let Record::Step { op, .. } = record {
+            self.step = Some((position, op.id_in(domain)));
+        } else if let Record::Kept { .. } | Record::Over(_) = record {
+            self.mirror(position, record);
+        } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
+            self.checkpoints.extend(checkpoint.peek_in(domain).map(|(checkpoint, ..)| checkpoint.epoch));
+            if self.checkpoints.len() > CHECKPOINTS_KEPT_MAX {
+                self.checkpoints.pop_first();
+            }
+        } else if let Record::Paying(opening) | Record::Paid(opening) | Record::Lent { opening, .. } = record
+            && let Some((channel, expires)) = opened(opening, domain)
+        {
+            self.channels.insert(channel, Seen { expires, last: position });
+        } else if let Some(seen) = record.channel(domain).and_then(|channel| self.channels.get_mut(&channel))
+        {
+            seen.last = position;
+        }
+        if matches!(record, Record::Job(_)) {
+            self.job = position;
+        }
+    }
+
+    fn mirror(&mut self, position: u64, record: &Record) {
+        if let Record::Kept { opening: Some(opening), .. } = record
+            && let Some((channel, expires)) = opened(opening, self.domain)
+        {
+            self.mirrored.insert(channel, Mirrored { expires, last: position, forgotten: false });
+        } else if let Some(kept) =
+            record.mirrored(self.domain).and_then(|channel| self.mirrored.get_mut(&channel))
+        {
+            (kept.last, kept.forgotten) = (position, matches!(record, Record::Over(_)));
+        }
+    }
+
+    /// Returns the plan for the lines up to and with `until`: of what has a line behind it, nothing goes.
+    #[must_use]
+    pub fn plan(self, until: u64) -> Plan {
+        let Policy { manifest, node, account, .. } = &self.policy;
+        let statement = Statement::new(manifest, *node, *account);
+        Plan { survey: self, until, statement, folds: BTreeMap::new(), moved: BTreeMap::new() }
+    }
+}
+
+/// Says of each line what becomes of it.
+///
+/// The lines are read in order, a part at a time: [`Plan::read`] for each of the part, then [`Plan::verdict`] for each
+/// again, then [`Plan::next_part`]. Sums are made within a part, so that parts may be replaced one by one, the last one
+/// first: with any number of the last parts replaced the journal is whole.
+#[derive(Debug)]
+pub struct Plan {
+    survey: Survey,
+    until: u64,
+    statement: Statement,
+    /// Where in this part a sum is to stand.
+    folds: BTreeMap<u64, Line>,
+    /// Where the sum of a channel, an epoch and a kind stands so far.
+    moved: BTreeMap<(ChannelId, Epoch, Kind), u64>,
+}
+
+impl Plan {
+    /// Learns what the line at `position` moved.
+    pub fn read(&mut self, position: u64, record: &Record) {
+        self.statement.take(record);
+        let is_sum = matches!(record, Record::Moved(_));
+        for line in self.statement.drain() {
+            let Some(channel) = line.channel.filter(|channel| is_sum || self.is_over(*channel)) else {
+                continue;
+            };
+            let before = self.moved.insert((channel, line.epoch, line.kind), position);
+            let before = before.and_then(|at| self.folds.remove(&at));
+            self.folds.insert(position, before.map_or(line, |before| sum(&before, &line)));
+        }
+    }
+
+    /// Returns what becomes of the line at `position`, which was read in this part.
+    #[must_use]
+    pub fn verdict(&self, position: u64, record: &Record) -> Verdict {
+        if let Some(line) = self.folds.get(&position) {
+            return Verdict::Fold(*line);
+        }
+        if self.keeps(position, record) { Verdict::Keep } else { Verdict::Drop }
+    }
+
+    /// Goes on with the next part.
+    pub fn next_part(&mut self) {
+        self.folds.clear();
+        self.moved.clear();
+    }
+
+    fn keeps(&self, position: u64, record: &Record) -> bool {
+        let Survey { policy, domain, step, .. } = &self.survey;
+        if let Record::Step { op, .. } = record {
+            step.is_some_and(|(last, _)| last == position) || !opens(op, *domain)
+        } else if let Record::GivenUp(op) = record {
+            step.is_some_and(|(_, last)| last == *op)
+        } else if let Record::Ended { expires, .. } = record {
+            !policy.is_over(*expires)
+        } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
+            let epoch = checkpoint.peek_in(*domain).map(|(checkpoint, ..)| checkpoint.epoch);
+            policy.is_issuer || epoch.is_none_or(|epoch| self.survey.checkpoints.contains(&epoch))
+        } else if let Record::Over(channel) = record {
+            // It goes when what it puts an end to has gone: that may stand in a part that is replaced after this one.
+            self.survey.mirrored.contains_key(channel)
+        } else if let Record::Kept { opening, .. } = record {
+            let channel = record.mirrored(*domain);
+            channel.is_none_or(|channel| self.keeps_mirrored(channel, position, opening.is_some()))
+        } else if self.survey.job == position {
+            true
+        } else if let Record::Job(JobRecord { channel: None, end, .. }) = record {
+            !policy.is_old(policy.manifest.epoch(*end))
+        } else {
+            // A sum stands where it was put, and nowhere else.
+            let is_over = record.channel(*domain).is_some_and(|channel| self.is_over(channel));
+            !is_over && !matches!(record, Record::Moved(_))
+        }
+    }
+
+    /// Says whether only what it moved is kept of a channel.
+    fn is_over(&self, channel: ChannelId) -> bool {
+        let Survey { policy, step, .. } = &self.survey;
+        let Some(seen) = self.survey.channels.get(&channel) else { return false };
+        let is_last = step.is_some_and(|(_, op)| channel == op.into());
+        policy.is_over(seen.expires)
+            && policy.is_old(seen.expires.plus(policy.manifest.grace_epochs))
+            && seen.last <= self.until
+            && !is_last
+            && !policy.open.contains(&channel)
+    }
+
+    /// Says whether a mirror needs a line: of a channel that it keeps, the proof and the newest receipt.
+    fn keeps_mirrored(&self, channel: ChannelId, position: u64, proves: bool) -> bool {
+        let Some(kept) = self.survey.mirrored.get(&channel) else { return false };
+        let is_gone = kept.forgotten || self.survey.policy.is_over(kept.expires);
+        !(is_gone && kept.last <= self.until) && (proves || kept.last == position)
+    }
+}
+
+/// Returns one line for two of the same channel, epoch and kind.
+fn sum(before: &Line, line: &Line) -> Line {
+    Line {
+        credit: before.credit.saturating_add(line.credit),
+        debit: before.debit.saturating_add(line.debit),
+        ..*line
+    }
+}
+
+fn opens(op: &Signed<AccountOp>, domain: DomainId) -> bool {
+    op.peek_in(domain).is_some_and(|(op, ..)| matches!(op.body, OpBody::OpenChannel(_)))
+}
+
+fn opened(opening: &Opening<Wire>, domain: DomainId) -> Option<(ChannelId, Epoch)> {
+    let (op, id, _) = opening.op.peek_in(domain)?;
+    let OpBody::OpenChannel(open) = op.body else { return None };
+    Some((id.into(), open.expires))
+}
