@@ -58,6 +58,7 @@ struct Api {
     stop: CancellationToken,
     load: Loading,
     clock: Clock,
+    answers: openai::Answers,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -110,6 +111,7 @@ pub async fn serve(
         stop: stop.clone(),
         load,
         clock: Clock::start(0),
+        answers: openai::Answers::default(),
     };
     let service = router(api).into_make_service_with_connect_info::<caller::Connection>();
     axum::serve(caller::LocalListener(listener), service)

@@ -7,8 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
     AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, ReceiptDetailView, ReceiptsView,
-    ServedModelView, SettleView, StatementView, StatusView, TicketView, VerifyView, WithdrawalView,
+    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, QuoteView, ReceiptDetailView,
+    ReceiptsView, ServedModelView, SettleView, StatementView, StatusView, TicketView, VerifyView,
+    WithdrawalView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -44,6 +45,13 @@ pub enum Command {
         request: Box<JobRequest>,
         /// Where its events go.
         events: mpsc::Sender<JobEvent>,
+    },
+    /// Asks what a job would cost and who would be considered for it; nothing is run.
+    Quote {
+        /// What it would do.
+        request: Box<JobRequest>,
+        /// The way back.
+        reply: Reply<QuoteView>,
     },
     /// Ends a job within a token; a job that is not there is not an error.
     Cancel {

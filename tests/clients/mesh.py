@@ -128,6 +128,35 @@ def mistakes_raise_the_exceptions_that_programs_expect():
 
 
 @scenario
+def a_dry_run_names_the_price_and_costs_nothing():
+    quote = ask(extra_query={"dry_run": "true"}).model_dump()
+    best = quote["candidates"][0]
+    assert best["chosen"] and best["name"] == "provider", quote
+    answer = ask().model_dump()["sharemesh"][0]
+    assert answer["provider"] == best["node"] and answer["price_nano"] <= quote["price_max"]["nano"]
+    nobody = ask(extra_query={"dry_run": "true"}, extra_body={"provider": {"max_price": "0"}}).model_dump()
+    assert nobody["price_max"] is None and nobody["candidates"][0]["reason"] == "price", nobody
+
+
+@scenario
+def a_job_tells_why_its_provider_was_chosen_and_what_it_cost():
+    answer = ask()
+    charge = answer.model_dump()["sharemesh"][0]
+    for name in [answer.id, charge["job"]]:
+        job = client.get(f"/jobs/{name}", cast_to=object)
+        assert job["state"] == "settled" and job["role"] == "consumer", job
+        assert job["price"]["nano"] == charge["price_nano"] and job["receipt"] == charge["receipt"], job
+        assert job["why"][0]["chosen"] and job["why"][0]["node"] == charge["provider"], job
+
+
+@scenario
+def the_same_request_under_one_key_is_paid_once():
+    headers = {"Idempotency-Key": "a key of the client"}
+    first, again = (ask(extra_headers=headers) for _ in range(2))
+    assert first == again
+
+
+@scenario
 def a_stream_that_is_closed_stops():
     stream = ask(stream=True, max_tokens=4_000)
     next(iter(stream))

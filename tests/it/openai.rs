@@ -21,13 +21,26 @@ async fn the_official_python_client_is_served_through_the_mesh() {
     let said = python(&ground, &clients, &trio.consumer, "mesh.py", &["fake", &"ab".repeat(32)]).await;
 
     let done = said.last().expect("the last line")["done"].as_array().expect("a list").len();
-    assert_eq!(done, 10, "{said:?}");
+    assert_eq!(done, 13, "{said:?}");
     // The last stream was closed long before its end.
     trio.provider.until_idle().await;
     let receipt = said[0]["receipt"].as_str().expect("an id");
     let receipt = trio.consumer.receipt_once_signed(receipt).await;
     assert!(receipt.payer_signature && receipt.payee_signature, "{receipt:#?}");
     trio.check_books().await;
+    check_logs(&ground, &["Why is the sky blue", "siko tate doni", "a key of the client"]);
+}
+
+/// Checks that nothing of a prompt or an answer is in the logs of nodes that log much.
+fn check_logs(ground: &Ground, secrets: &[&str]) {
+    for name in ["issuer", "provider", "consumer"] {
+        let log = std::fs::read(ground.path().join(format!("{name}.log"))).unwrap();
+        let log = String::from_utf8_lossy(&log);
+        assert!(log.contains("Ready"), "{name} logs something");
+        for secret in secrets {
+            assert!(!log.contains(secret), "`{secret}` is in the log of {name}");
+        }
+    }
 }
 
 #[tokio::test]

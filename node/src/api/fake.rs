@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use super::views::{
     AccountView, AuditView, BalanceView, CandidateView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, ReceiptDetailView,
-    ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView, StatusView, TicketView,
-    VerifyView, WithdrawalView,
+    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, QuoteView,
+    ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView,
+    StatusView, TicketView, VerifyView, WithdrawalView,
 };
 use crate::command::{Command, JobId, JobRequest, Reply, format_job};
 use crate::exit::{Failure, FailureKind};
@@ -129,6 +129,10 @@ fn answer(command: Command) {
     }
     match command {
         Command::Submit { .. } | Command::Cancel { .. } => {}
+        Command::Quote { reply, .. } => {
+            let best = CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() };
+            say(reply, QuoteView { price_max: Some(100.into()), candidates: vec![best] });
+        }
         Command::Status(reply) => say(reply, StatusView { ready: true, ..StatusView::default() }),
         Command::Peers(reply) => say(reply, Vec::new()),
         Command::Providers { model, reply } => {

@@ -47,6 +47,15 @@ pub(super) struct OwnJob {
     unwanted: bool,
 }
 
+/// Why a job that ended went where it did.
+#[derive(Debug)]
+pub(super) struct Reasons {
+    pub(super) job: JobId,
+    pub(super) why: Vec<CandidateView>,
+    /// Whether something was delivered, so that the ledger has a record of it or gets one in a moment.
+    pub(super) accounted: bool,
+}
+
 /// The provider whose tokens we take.
 #[derive(Debug)]
 struct Attached {
@@ -148,10 +157,15 @@ impl Driver {
         if let Some(attached) = own.attached.take() {
             attached.detached.cancel();
         }
+        let accounted = match &event {
+            JobEvent::Done(_) => true,
+            JobEvent::Failed { account, .. } => account.is_some(),
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. } => false,
+        };
         if let Some(last) = own.last.take() {
             last.send(event);
         }
-        self.reasons.push_back((job, own.why));
+        self.reasons.push_back(Reasons { job, why: own.why, accounted });
         if self.reasons.len() > REASONS_MAX {
             self.reasons.pop_front();
         }

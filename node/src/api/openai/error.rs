@@ -14,12 +14,19 @@ pub(in crate::api) struct Refusal {
     status: StatusCode,
     /// Whether asking again may pay twice.
     paid: bool,
+    /// Whether the same request is being answered, so that asking again is all there is to do.
+    in_flight: bool,
 }
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let status = StatusCode::from_u16(failure.kind.http_status());
-        Self { status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), failure, paid: false }
+        Self {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            failure,
+            paid: false,
+            in_flight: false,
+        }
     }
 }
 
@@ -31,7 +38,7 @@ impl From<BytesRejection> for Refusal {
         } else {
             "the body did not arrive whole: send it again".to_owned()
         };
-        Self { failure: Failure::usage(words), status, paid: false }
+        Self { failure: Failure::usage(words), status, paid: false, in_flight: false }
     }
 }
 
@@ -39,7 +46,20 @@ impl Refusal {
     pub(super) fn wrong_method(method: &Method, path: &str) -> Self {
         let path: String = path.chars().take(200).collect();
         let failure = Failure::usage(format!("`/v1{path}` takes another method than {method}"));
-        Self { failure, status: StatusCode::METHOD_NOT_ALLOWED, paid: false }
+        Self { failure, status: StatusCode::METHOD_NOT_ALLOWED, paid: false, in_flight: false }
+    }
+
+    pub(super) fn unprocessable(failure: Failure) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..Self::from(failure) }
+    }
+
+    /// Says that the same request is being answered.
+    pub(super) fn in_flight(failure: Failure) -> Self {
+        Self { in_flight: true, status: StatusCode::CONFLICT, ..Self::from(failure) }
+    }
+
+    pub(super) fn was_paid(&self) -> bool {
+        self.paid
     }
 
     /// Says whether something may have been paid for before it failed, so that clients do not ask again by themselves.
@@ -67,7 +87,7 @@ impl Refusal {
                 | FailureKind::NoProvider
                 | FailureKind::Unavailable
         );
-        transient && !self.paid
+        self.in_flight || transient && !self.paid
     }
 }
 

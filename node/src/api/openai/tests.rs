@@ -296,3 +296,59 @@ async fn programs_of_the_same_user_need_no_key_and_web_pages_and_wrong_keys_do()
     let form = form.post(format!("http://{}/v1/chat/completions", served.address)).body(body);
     assert_eq!(status(form).await, 400);
 }
+
+#[tokio::test]
+async fn a_dry_run_says_the_price_and_runs_nothing() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"x"}],"n":2}"#;
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions?dry_run=true", body)).await;
+
+    assert_eq!(status, 200);
+    let start = r#"{"object":"sharemesh.dry_run","model":"echo","n":2,"price_max":{"nano":200,"credits":"0.0000002"},"candidates":[{"node":"aa""#;
+    assert!(text.starts_with(start), "{text}");
+    assert_eq!(served.told.submitted(), 0);
+    assert_eq!(answer(post(&served, "/v1/chat/completions?dry=true", body)).await.0, 400);
+}
+
+#[tokio::test]
+async fn the_same_request_under_the_same_key_is_run_once() {
+    let served = served().await;
+    let ask = |model: &str, key: &str, more: &str| {
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]{more}}}"#);
+        post(&served, "/v1/chat/completions", &body).header("idempotency-key", key.to_owned())
+    };
+
+    let first = ask("echo", "a", "").send().await.expect("answered");
+    let again = ask("echo", "a", "").send().await.expect("answered");
+    assert_eq!(again.headers()["x-sharemesh-replayed"], "true");
+    assert_eq!(again.headers()["x-sharemesh-job"], first.headers()["x-sharemesh-job"]);
+    assert_eq!(again.text().await.expect("text"), first.text().await.expect("text"));
+    assert_eq!(served.told.submitted(), 1);
+
+    assert_eq!(answer(ask("echo", "a", r#","n":2"#)).await.0, 422, "another request");
+    assert_eq!(answer(ask("echo", "b", r#","stream":true"#)).await.0, 400);
+    assert_eq!(answer(ask("echo", "", "")).await.0, 400);
+    // What failed and was paid for in part is not run again; what was not is.
+    let before = served.told.submitted();
+    for (model, status) in [("half", 502), ("half", 502), ("none", 503), ("none", 503)] {
+        assert_eq!(answer(ask(model, model, "")).await.0, status);
+    }
+    assert_eq!(served.told.submitted(), before + 3);
+}
+
+#[tokio::test]
+async fn a_request_under_a_key_goes_on_when_its_client_goes_and_is_in_flight_until_it_ends() {
+    let served = served().await;
+    let body = r#"{"model":"slow","messages":[{"role":"user","content":"x"}]}"#;
+    let ask = || post(&served, "/v1/chat/completions", body).header("idempotency-key", "k");
+    let first = tokio::spawn(ask().send());
+    until(|| served.told.submitted() == 1).await;
+    first.abort();
+
+    let second = ask().send().await.expect("answered");
+
+    assert_eq!(second.status(), 409);
+    assert_eq!(second.headers()["x-should-retry"], "true");
+    assert_eq!((served.told.submitted(), served.told.cancelled().len()), (1, 0));
+}

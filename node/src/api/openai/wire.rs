@@ -22,6 +22,14 @@ impl Dialect {
         }
     }
 
+    /// Returns where the endpoint is.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/chat/completions",
+            Self::Completion => "/completions",
+        }
+    }
+
     fn object(self, chunk: bool) -> &'static str {
         match (self, chunk) {
             (Self::Chat, true) => "chat.completion.chunk",

@@ -149,6 +149,15 @@ pub struct CandidateView {
     pub estimate_ms: Option<u64>,
 }
 
+/// What a job would cost now, and who would be considered for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QuoteView {
+    /// The most that it could cost at the best provider; none if nobody can be used.
+    pub price_max: Option<Money>,
+    /// Everybody who would be considered, the usable ones first, best first.
+    pub candidates: Vec<CandidateView>,
+}
+
 /// The account of a job that ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobAccount {
