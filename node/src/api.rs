@@ -133,6 +133,7 @@ fn router(api: Api) -> Router {
         .route("/ledger/verify", post(node::verify))
         .route("/ledger/audit", post(node::audit))
         .route("/ledger/settle", post(node::settle))
+        .route("/ledger/prune", post(node::prune))
         .route("/ledger/channels", get(transfers::channels))
         .route("/ledger/statement", get(transfers::statement))
         .route("/ledger/entries/{id}", get(transfers::entry))

@@ -303,6 +303,7 @@ mod tests {
             &["ledger", "show", "00"],
             &["ledger", "verify"],
             &["ledger", "settle"],
+            &["ledger", "prune", "--keep-epochs", "3"],
             &["network", "ticket", "--credits", "2"],
             &["network", "show"],
             &["account", "show"],

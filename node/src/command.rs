@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
     AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, QuoteView, ReceiptDetailView,
-    ReceiptsView, ServedModelView, SettleView, StatementView, StatusView, TicketView, VerifyView,
-    WithdrawalView,
+    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, PruneView, QuoteView,
+    ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatementView, StatusView, TicketView,
+    VerifyView, WithdrawalView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -112,6 +112,13 @@ pub enum Command {
     },
     /// Checks every signature and sum of the ledger again.
     Verify(Reply<VerifyView>),
+    /// Prunes the journal.
+    Prune {
+        /// For how many epochs after their end the lines of channels are kept all the same; as configured unless given.
+        keep_epochs: Option<u32>,
+        /// The way back.
+        reply: Reply<PruneView>,
+    },
     /// Makes a ticket; only an issuer can.
     Ticket {
         /// The opening amount it carries, out of the budget.

@@ -28,6 +28,9 @@ pub const SLOTS: u32 = 4;
 /// What an issuer of a home network may hand out in tickets and grants, in credits.
 pub const BUDGET_CREDITS: u64 = 1_000_000;
 
+/// For how many epochs after their end channels can be looked at unless told otherwise: a month at home.
+pub const KEEP_EPOCHS: u32 = 30;
+
 /// Bounds the addresses that a node listens on.
 const LISTEN_MAX: usize = 16;
 
@@ -70,6 +73,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// What a new home network's issuer may hand out, in nano-credits.
     pub budget_nano: u64,
+    /// For how many epochs after their end the journal keeps the lines of channels all the same.
+    pub keep_epochs: u32,
     /// Whether to get back from others what the journal has lost, before anything is signed or served.
     pub recover: bool,
     /// Whether the end of standard input ends the node.
@@ -114,6 +119,8 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// Credits; see [`Config::budget_nano`].
     pub budget: Option<String>,
+    /// See [`Config::keep_epochs`].
+    pub keep_epochs: Option<u32>,
     /// See [`Config::join`].
     #[serde(skip)]
     pub join: Option<String>,
@@ -171,6 +178,7 @@ impl Settings {
             slots: self.slots.or(base.slots),
             threads: self.threads.or(base.threads),
             budget: self.budget.or(base.budget),
+            keep_epochs: self.keep_epochs.or(base.keep_epochs),
             join: self.join.or(base.join),
             recover: self.recover || base.recover,
             exit_with_parent: self.exit_with_parent || base.exit_with_parent,
@@ -220,6 +228,7 @@ impl Settings {
             slots,
             threads: Some(self.threads.unwrap_or_else(threads)),
             budget_nano: budget,
+            keep_epochs: self.keep_epochs.unwrap_or(KEEP_EPOCHS),
             recover: self.recover,
             exit_with_parent: self.exit_with_parent,
             passphrase: self.passphrase,

@@ -14,6 +14,7 @@ mod offences;
 mod orders;
 mod promises;
 mod prompts;
+mod pruning;
 mod settle;
 mod stream;
 mod verify;
@@ -94,6 +95,7 @@ struct Driver {
     mesh: mesh::Contacts,
     offences: offences::Offences,
     waiting: answers::Waiting,
+    pruning: pruning::Pruning,
     joined: Option<Result<(), protocol::message::JoinError>>,
     /// Why the node must stop.
     fatal: Option<anyhow::Error>,
@@ -171,6 +173,7 @@ impl Driver {
             next_tag: 0,
             offences: offences::Offences::default(),
             waiting: answers::Waiting::default(),
+            pruning: pruning::Pruning::default(),
             joined: None,
             fatal: None,
             folder,
@@ -366,6 +369,7 @@ impl Driver {
         self.cancel_unwanted();
         self.detach_silent();
         self.prompts.forget_old(self.clock.now_ms());
+        self.review_pruning();
         self.durable.index_retry();
     }
 
@@ -509,6 +513,7 @@ mod tests {
             name: "test".to_owned(),
             listen: Vec::from(["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()]),
             api: ([127, 0, 0, 1], 0).into(),
+            keep_epochs: crate::config::KEEP_EPOCHS,
             join: None,
             mdns: false,
             dev: true,

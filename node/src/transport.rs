@@ -346,7 +346,7 @@ impl Appender {
 
     fn finish(mut self, path: &Path) -> Result<(u64, u64, Head)> {
         if self.differs || self.count < self.before {
-            return Err(refuse(path, "it is no earlier state of this ledger: write to another file").into());
+            return Err(refuse(path, "it is no earlier state of this ledger, or the journal was pruned since: write to another file").into());
         }
         if let Some(error) = self.failed.take() {
             return Err(error).with_context(|| format!("cannot write {}", path.display()));

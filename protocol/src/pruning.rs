@@ -12,6 +12,7 @@ use crate::job::JobRecord;
 use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::manifest::Manifest;
 use crate::message::{Opening, Wire};
+use crate::mutant;
 use crate::node::CHECKPOINTS_KEPT_MAX;
 use crate::record::Record;
 use crate::signed::Signed;
@@ -37,9 +38,17 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Returns the epoch before which a channel must have ended, grace included, for only its sums to be kept.
+    #[must_use]
+    pub fn over_before(&self) -> Epoch {
+        let since = self.keep_epochs.max(1);
+        Epoch(self.epoch.0.saturating_sub(since))
+    }
+
     /// Says whether nothing can happen any more on a channel with this last epoch.
     fn is_over(&self, expires: Epoch) -> bool {
-        expires.plus(self.manifest.grace_epochs).plus(1) < self.epoch
+        let grace = if mutant::is_in("prune-in-grace") { 0 } else { self.manifest.grace_epochs };
+        expires.plus(grace).plus(1) < self.epoch
     }
 
     /// Says whether what ended in this epoch is not even kept for its owner to look at.
@@ -201,7 +210,8 @@ impl Plan {
     fn keeps(&self, position: u64, record: &Record) -> bool {
         let Survey { policy, domain, step, .. } = &self.survey;
         if let Record::Step { op, .. } = record {
-            step.is_some_and(|(last, _)| last == position) || !opens(op, *domain)
+            let is_last = step.is_some_and(|(last, _)| last == position);
+            (is_last && !mutant::is_in("prune-last-step")) || !opens(op, *domain)
         } else if let Record::GivenUp(op) = record {
             step.is_some_and(|(_, last)| last == *op)
         } else if let Record::Ended { expires, .. } = record {

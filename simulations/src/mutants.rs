@@ -48,8 +48,13 @@ const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &
     Mutant { package: "simulations", target: Target::Test("agreement"), ..mutant(name, test, fault) }
 }
 
+const fn in_pruned_network(name: &'static str, fault: &'static str) -> Mutant {
+    let test = "a_node_knows_the_same_from_a_pruned_journal";
+    Mutant { package: "simulations", target: Target::Test("pruning"), ..mutant(name, test, fault) }
+}
+
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 49] = [
+pub const MUTANTS: [Mutant; 51] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -100,6 +105,8 @@ pub const MUTANTS: [Mutant; 49] = [
         "provider::a_closed_channel_shown_again_is_not_served_on",
         "a provider serves on a channel that is closed",
     ),
+    in_pruned_network("prune-in-grace", "the lines of a channel go while its grace lasts"),
+    in_pruned_network("prune-last-step", "the line of the step signed last goes"),
     in_lib(
         "refusal-not-kept",
         "node::tests::orders::an_owner_is_told_of_a_refusal_only_when_a_restart_makes_nothing_of_the_step",

@@ -23,6 +23,8 @@ mod openai;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod pruning;
+#[cfg(test)]
 #[cfg(unix)]
 mod quorum;
 #[cfg(test)]

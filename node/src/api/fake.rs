@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::views::{
     AccountView, AuditView, BalanceView, CandidateView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, QuoteView,
+    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, PruneView, QuoteView,
     ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView,
     StatusView, TicketView, VerifyView, WithdrawalView,
 };
@@ -156,6 +156,7 @@ fn answer(command: Command) {
         Command::ShowJob { job, reply } => {
             say(reply, Box::new(JobView { job: format_job(&job), ..JobView::default() }));
         }
+        Command::Prune { reply, .. } => say(reply, PruneView::default()),
         Command::Verify(reply) => say(reply, VerifyView { ok: true, ..VerifyView::default() }),
         Command::Ticket { credits_nano, reply, .. } => {
             let ticket = "sharemesh1fake".to_owned();

@@ -6,9 +6,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::views::{
-    AuditBody, AuditView, BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView,
-    ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketBody, TicketView,
-    VerifyView,
+    AuditBody, AuditView, BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView, PruneBody,
+    PruneView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketBody,
+    TicketView, VerifyView,
 };
 use super::{Api, Json, Query};
 use crate::command::Command;
@@ -110,6 +110,11 @@ pub(super) async fn verify(State(api): State<Api>) -> Answered<VerifyView> {
 pub(super) async fn audit(State(api): State<Api>, Json(body): Json<AuditBody>) -> Answered<AuditView> {
     let epoch = body.epoch;
     api.commands.ask(|reply| Command::Audit { epoch, reply }).await.map(|audit| Answer(*audit))
+}
+
+pub(super) async fn prune(State(api): State<Api>, Json(body): Json<PruneBody>) -> Answered<PruneView> {
+    let keep_epochs = body.keep_epochs;
+    api.commands.ask(|reply| Command::Prune { keep_epochs, reply }).await.map(Answer)
 }
 
 pub(super) async fn settle(State(api): State<Api>) -> Answered<SettleView> {

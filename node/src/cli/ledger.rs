@@ -12,8 +12,8 @@ use super::client::Client;
 use super::status::price;
 use super::terminal::{Terminal, facts, model, short, table};
 use crate::api::views::{
-    AuditBody, AuditView, BalanceView, EntryView, LedgerChannelView, ReceiptDetailView, ReceiptView,
-    ReceiptsView, SettleView, StatementView, StepView, VerifyView,
+    AuditBody, AuditView, BalanceView, EntryView, LedgerChannelView, PruneBody, PruneView, ReceiptDetailView,
+    ReceiptView, ReceiptsView, SettleView, StatementView, StepView, VerifyView,
 };
 use crate::exit::{Failure, FailureKind};
 
@@ -78,6 +78,13 @@ pub(super) enum LedgerCommand {
         #[arg(long, value_name = "N")]
         epoch: Option<u32>,
     },
+    /// Forget the lines of channels that were over long ago; what they moved stays
+    #[command(after_help = PRUNE_EXAMPLES)]
+    Prune {
+        /// Keep them for so many epochs after their end [default: as `up` was told, 30]
+        #[arg(long, value_name = "EPOCHS")]
+        keep_epochs: Option<u32>,
+    },
     /// Close idle channels and redeem receipts now instead of within the minute
     #[command(after_help = "Example:\n  sharemesh ledger settle")]
     Settle,
@@ -133,6 +140,11 @@ pub(super) async fn run(command: LedgerCommand, global: &Global, terminal: &Term
         LedgerCommand::Audit { epoch } => {
             return audit(&client.post("ledger/audit", &AuditBody { epoch }).await?, terminal);
         }
+        LedgerCommand::Prune { keep_epochs } => {
+            terminal.message("Pruning the journal; the node goes on meanwhile.");
+            let pruned: PruneView = client.post("ledger/prune", &PruneBody { keep_epochs }).await?;
+            terminal.show(&pruned, describe_pruned)?;
+        }
         LedgerCommand::Settle => {
             let settled: SettleView = client.post("ledger/settle", &()).await?;
             terminal.show(&settled, |settled| {
@@ -144,6 +156,28 @@ pub(super) async fn run(command: LedgerCommand, global: &Global, terminal: &Term
         }
     }
     Ok(())
+}
+
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  sharemesh ledger prune
+  sharemesh ledger prune --keep-epochs 0
+
+Receipts, job records and proofs of channels that ended, grace included, are gone for good afterwards: `ledger statement`
+has one line for each such channel, epoch and kind, without a receipt behind it that could be shown. To keep everything,
+stop the node and `sharemesh ledger export FILE` first. The node prunes by itself once a day; what it does as an issuer
+is never pruned.";
+
+fn describe_pruned(pruned: &PruneView) -> String {
+    facts(&[
+        ("channels over before epoch", pruned.before.to_string()),
+        ("records", format!("{} of {} are gone", pruned.dropped, pruned.records)),
+        ("sums in their place", pruned.folded.to_string()),
+        (
+            "bytes",
+            format!("{} before, {} now, beside the newest segment", pruned.bytes_before, pruned.bytes_after),
+        ),
+    ])
 }
 
 const STATEMENT_EXAMPLES: &str = "\

@@ -45,7 +45,7 @@ Examples:
   sharemesh up --data ./second --listen 0.0.0.0:7442 --api 127.0.0.1:7443   a second node on this machine
 
 Settings may also stand in <data>/config.toml (name, listen, api, serve, mdns, dev, price_in, price_out,
-slots, threads, budget, bootstrap); flags come before it.")]
+slots, threads, budget, keep_epochs, bootstrap); flags come before it.")]
 pub(super) struct UpArgs {
     /// Where to listen: IP:PORT for QUIC and TCP, or a multiaddress; may be repeated [default: 0.0.0.0:7432]
     #[arg(long, value_name = "ADDR")]
@@ -96,6 +96,10 @@ pub(super) struct UpArgs {
     /// Credits that a new home network's issuer may hand out [default: 1000000]
     #[arg(long, value_name = "CREDITS")]
     budget: Option<String>,
+    /// For how many epochs after its end a channel's receipts and job records are kept; then `ledger statement` has its
+    /// sums alone [default: 30]
+    #[arg(long, value_name = "N")]
+    keep_epochs: Option<u32>,
     /// What to log to standard error, such as `debug` or `warn,node=debug`
     #[arg(
         long,
@@ -246,6 +250,7 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         slots: arguments.slots,
         threads: arguments.threads,
         budget: arguments.budget,
+        keep_epochs: arguments.keep_epochs,
         join: arguments.join,
         recover: arguments.recover,
         exit_with_parent: arguments.exit_with_parent,

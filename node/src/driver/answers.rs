@@ -131,6 +131,7 @@ impl Driver {
             Command::Statement { from, to, reply } => self.on_statement((from, to), reply),
             Command::Entry { id, reply } => self.on_entry(id, reply),
             Command::Settle(reply) => self.settle(reply),
+            Command::Prune { keep_epochs, reply } => self.prune(keep_epochs, reply),
             Command::Audit { epoch, reply } => self.audit(epoch, reply),
             Command::Account(reply) => answer(reply, Ok(self.account_view())),
             Command::Rotate { seed, next, reply } => self.on_rotate(seed, next, reply),
@@ -292,7 +293,7 @@ fn one_model(name: &str, models: &[ModelId]) -> Result<ModelId, Failure> {
 /// Most jobs, and most questions, that wait for a model to be heard of.
 const SUBMISSIONS_MAX: usize = 256;
 
-fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
+pub(super) fn answer<T>(reply: Reply<T>, result: Result<T, Failure>) {
     // Whoever asked may have gone.
     let _ = reply.send(result);
 }

@@ -147,6 +147,16 @@ impl Durable {
         self.index.apply_up_to(position);
     }
 
+    /// Has the journal begin a new segment; nothing when it is closed.
+    pub(super) fn seal(&self) -> Option<std::sync::mpsc::Receiver<()>> {
+        self.journal.as_ref().map(Journal::seal)
+    }
+
+    /// Has the index made again from the journal, of which records are gone.
+    pub(super) fn reindex(&mut self) {
+        self.index.doubt();
+    }
+
     /// Gives the index what it had no room for, or rebuilds it when it is in doubt.
     pub(super) fn index_retry(&mut self) {
         self.index.apply_up_to(self.committed);

@@ -139,6 +139,11 @@ impl Indexer {
         }
     }
 
+    /// Has the index rebuilt.
+    pub(super) fn doubt(&mut self) {
+        self.incomplete = true;
+    }
+
     /// Rebuilds an index that is in doubt, on a thread of its own; until then it does not answer.
     pub(super) fn mend(&mut self, history: &History, durable: Position) {
         if let Some(done) = &self.mending {

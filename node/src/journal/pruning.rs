@@ -11,7 +11,7 @@ use std::io;
 
 use super::disk::Disk;
 use super::segment::{self, Head, Header};
-use super::{History, JournalError, Position, damaged, read, segments};
+use super::{History, JournalError, Position, damaged};
 
 /// How the name of a file ends that will take a segment's place.
 const UNFINISHED: &str = ".new";
@@ -77,6 +77,9 @@ impl History {
         let disk = &*self.disk;
         clear(disk)?;
         let mut sealed = self.headers_behind(Position::default())?;
+        if sealed.len() < 2 {
+            return Ok(Pruned::default());
+        }
         for header in &sealed {
             self.each(header, &mut |position, record| pruner.survey(position, record))?;
         }

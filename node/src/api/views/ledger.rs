@@ -267,6 +267,32 @@ pub struct BooksStateView {
     pub equivocations: Vec<String>,
 }
 
+/// What to keep when the journal is pruned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneBody {
+    /// For how many epochs after their end the lines of channels are kept all the same; as configured unless given.
+    #[serde(default)]
+    pub keep_epochs: Option<u32>,
+}
+
+/// What pruning the journal did: `POST ledger/prune`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneView {
+    /// Of channels that were over before this epoch, grace included, only sums are left.
+    pub before: u32,
+    /// Records there were, without those of the newest segment.
+    pub records: u64,
+    /// Of them, those that are gone.
+    pub dropped: u64,
+    /// And those that became the sum of what a channel moved in an epoch.
+    pub folded: u64,
+    /// Bytes of the journal, without its newest segment.
+    pub bytes_before: u64,
+    /// Bytes of the same now.
+    pub bytes_after: u64,
+}
+
 /// What closing and redeeming did: `POST ledger/settle`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettleView {

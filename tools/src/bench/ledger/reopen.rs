@@ -144,6 +144,7 @@ pub(super) fn config(data: &Path) -> Config {
         slots: 1,
         threads: None,
         budget_nano: 0,
+        keep_epochs: 0,
         recover: false,
         exit_with_parent: false,
         passphrase: None,

@@ -1,0 +1,91 @@
+//! Nodes whose channels are over long ago forget them, and lose nothing that matters.
+
+use std::collections::BTreeMap;
+
+use node::api::views::{PruneView, StatementView};
+use serde::de::DeserializeOwned;
+use tests::{Ended, Ground, Peer, job, until};
+
+use crate::SHAREMESH;
+
+fn read<T: DeserializeOwned>(ended: &Ended) -> T {
+    serde_json::from_str(ended.must_succeed()).unwrap()
+}
+
+async fn statement(peer: &Peer) -> StatementView {
+    read(&peer.cli(&["ledger", "statement", "--json"]).await)
+}
+
+/// What moved in each epoch on each channel, of each kind.
+fn sums(view: &StatementView) -> BTreeMap<(u32, Option<&str>, &str), (u64, u64)> {
+    let mut sums = BTreeMap::new();
+    for line in &view.lines {
+        let sum: &mut (u64, u64) =
+            sums.entry((line.epoch, line.channel.as_deref(), line.kind.as_str())).or_default();
+        *sum = (sum.0 + line.credit.nano, sum.1 + line.debit.nano);
+    }
+    sums
+}
+
+async fn until_epoch(peer: &Peer, epoch: u64) {
+    until("epochs pass", async || {
+        let seen = peer.status().await.books.checkpoint_epoch;
+        if seen.is_some_and(|seen| seen >= epoch) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pruned_node_starts_again_with_the_same_statement_and_works_on() {
+    let ground = Ground::new(SHAREMESH);
+    let founded = ground.found("lab", 1, &["--epoch", "2s", "--grace", "1"]).await;
+    let issuer = ground.start_issuers(&founded, 1).await.remove(0);
+    let serving = ["--join", &issuer.ticket(0).await, "--serve", "fake"];
+    let provider = ground.start("provider", &serving).await;
+    let consumer = ground.start("consumer", &["--join", &issuer.ticket(tests::OPENING_NANO).await]).await;
+    consumer.until_available(tests::OPENING_NANO).await;
+    consumer.until_provided("fake").await;
+    let (_, done) = consumer.must_ask(&job("a story", 24)).await;
+    consumer.must_ask(&job("a second story", 24)).await;
+    for peer in [&consumer, &provider] {
+        peer.cli(&["ledger", "settle"]).await.must_succeed();
+    }
+    // The step signed last stays, so there is a later one.
+    let account = issuer.status().await.account;
+    consumer.cli(&["pay", &account, "0.01"]).await.must_succeed();
+    // Seven epochs, one of grace, one until it is forgotten, and one until that is over.
+    let last = consumer.status().await.books.checkpoint_epoch.unwrap_or_default() + 12;
+    let (mut nodes, mut known) = (Vec::new(), Vec::new());
+    for peer in [consumer, provider] {
+        until_epoch(&peer, last).await;
+        let before = statement(&peer).await;
+        assert!(!before.lines.is_empty());
+        let kept: PruneView = read(&peer.cli(&["ledger", "prune", "--json"]).await);
+        assert_eq!(kept.folded, 0, "a month is kept: {kept:?}");
+        let pruned: PruneView = read(&peer.cli(&["ledger", "prune", "--keep-epochs", "0", "--json"]).await);
+        assert!(pruned.folded > 0 && pruned.dropped > 3, "{pruned:?}");
+        assert!(pruned.bytes_after < pruned.bytes_before, "{pruned:?}");
+
+        let peer = peer.kill_and_restart().await;
+        let after = statement(&peer).await;
+        assert_eq!(sums(&after), sums(&before));
+        assert_eq!(after.closing, before.closing);
+        let verified = peer.verify().await;
+        assert!(verified.ok, "{verified:?}");
+        known.push(before.closing.nano);
+        nodes.push(peer);
+    }
+    let [consumer, provider] = &nodes[..] else { panic!("two") };
+    consumer.cli(&["ledger", "show", &done.job]).await.must_fail(1, &[&done.job]);
+
+    consumer.until_provided("fake").await;
+    consumer.must_ask(&job("another story", 24)).await;
+    for (peer, known) in [(provider, known[1])] {
+        peer.cli(&["ledger", "settle"]).await.must_succeed();
+        until("it has earned more", async || {
+            let now = statement(peer).await.closing.nano;
+            if now > known { Ok(()) } else { Err(format!("{now} after {known}")) }
+        })
+        .await;
+    }
+}
