@@ -3,9 +3,9 @@
 use protocol::ids::Digest;
 use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{Deposit, Epoch, Source};
-use protocol::signed::Verified;
+use protocol::signed::{Role, Verified};
 
-use crate::network::{HONEST, Honest, issuer_signer, manifest, payer};
+use crate::network::{HONEST, Honest, domain, issuer_signer, manifest, payer, signer};
 
 fn deposit(reference: u8, amount: u64) -> Deposit {
     let (reference, epoch, source) = (Digest([reference; 32]), Epoch(0), Source::Budget);
@@ -83,4 +83,18 @@ fn a_reference_has_one_deposit_and_a_crash_forgets_neither_it_nor_what_was_given
     assert_eq!(first.witness.gather(&again), None);
     let three = endorse(&mut third, &first.witness.proposals()[0]).expect("within its part");
     assert!(first.witness.gather(&three).is_some());
+}
+
+#[test]
+fn only_issuers_signatures_are_gathered() {
+    let [mut first, mut second, _] = issuers();
+    let proposed = propose(&mut first, deposit(2, 500)).expect("within its part");
+    let two = endorse(&mut second, &proposed).expect("within its part");
+    // An issuer's key in another capacity, and a stranger's in an issuer's.
+    let more = two.signed_also_by(domain(), Role::Owner, &issuer_signer(2));
+    let more = more.signed_also_by(domain(), Role::Issuer, &signer(77));
+
+    assert_eq!(first.witness.gather(&more), None);
+    let [gathered] = &first.witness.proposals()[..] else { panic!("one") };
+    assert_eq!(gathered.attestations().len(), 2, "the proposer and one other issuer");
 }

@@ -340,6 +340,16 @@ fn one_owner_fills_no_books_with_pairs_of_steps_and_no_old_pair_frees_a_slot_aga
 }
 
 #[test]
+fn two_steps_in_one_place_are_the_same_fact_whichever_comes_first() {
+    let [one, other] = two_steps();
+    let record = |first: &Verified<AccountOp>, second: &Verified<AccountOp>| {
+        witness(0, &facts(&[])).double(first, second).map(|record| record.to_bytes())
+    };
+    assert!(record(&one, &other).is_some());
+    assert_eq!(record(&one, &other), record(&other, &one));
+}
+
+#[test]
 fn a_frozen_slot_stays_frozen_whatever_is_prepared_later() {
     let [one, _] = two_steps();
     let mut issuer = witness(0, &facts(&[]));

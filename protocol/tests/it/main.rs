@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of effect among all")]
 
 mod account;
+mod bounds;
 mod channel;
 mod checkpoint;
 mod common;
