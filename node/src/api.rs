@@ -19,8 +19,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
-use axum::http::{Request, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, State};
+use axum::http::{Method, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::command::Commands;
 use crate::exit::{Failure, FailureKind};
+use crate::metrics::{self, Metrics};
 use crate::models::Models;
 use auth::Token;
 use views::{ErrorBody, ErrorView};
@@ -59,6 +60,7 @@ struct Api {
     load: Loading,
     clock: Clock,
     answers: openai::Answers,
+    metrics: Metrics,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -112,12 +114,22 @@ pub async fn serve(
         load,
         clock: Clock::start(0),
         answers: openai::Answers::default(),
+        metrics: Metrics::default(),
     };
+    tokio::spawn(keep_up(api.metrics.clone(), stop.clone()));
     let service = router(api).into_make_service_with_connect_info::<caller::Connection>();
     axum::serve(caller::LocalListener(listener), service)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await?;
     Ok(())
+}
+
+/// Keeps measurements from piling up.
+async fn keep_up(metrics: Metrics, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics.keep_up();
+    }
 }
 
 fn router(api: Api) -> Router {
@@ -151,6 +163,9 @@ fn router(api: Api) -> Router {
         .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/shutdown", post(node::shutdown))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    let measured = Router::new()
+        .route("/metrics", get(node::metrics))
+        .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
     let openai = openai::router()
         .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
         .layer(middleware::from_fn(openai::name_request));
@@ -159,10 +174,12 @@ fn router(api: Api) -> Router {
         .route("/readyz", get(node::ready))
         .nest("/sharemesh/v1", v1)
         .nest("/v1", openai)
+        .merge(measured)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), bound))
+        .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(auth::require_local_host))
         .with_state(api)
 }
@@ -174,6 +191,23 @@ async fn bound(State(api): State<Api>, request: Request<axum::body::Body>, next:
     };
     next.run(request).await
 }
+
+/// Measures how long answers take, up to their head.
+async fn measure(State(api): State<Api>, request: Request<axum::body::Body>, next: Next) -> Response {
+    let begun = tokio::time::Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    // Names that clients made up are one name, so that they cannot make many.
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    let method = if KNOWN_METHODS.contains(&method) { method.as_str() } else { "_OTHER" };
+    api.metrics.answered(route, method, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+/// Methods that are told apart in what is measured.
+const KNOWN_METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS];
 
 fn busy(what: &str) -> Failure {
     Failure::new(FailureKind::Busy, format!("{what}: try again in a moment")).retry_after(500)

@@ -45,7 +45,7 @@ fn submit(api: &Api, job: JobId, request: JobRequest) -> Result<Watched, Failure
     let permit = permit.map_err(|_| busy("this node streams as many jobs as it may"))?;
     let (sender, events) = events_of(&request);
     api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender })?;
-    Ok(Watched::new(job, events, api.commands.clone(), permit, api.stop.clone()))
+    Ok(Watched::new(job, events, permit, api))
 }
 
 /// A choice in the making: its job, and what is repeated before its answer.

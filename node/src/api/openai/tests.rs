@@ -352,3 +352,29 @@ async fn a_request_under_a_key_goes_on_when_its_client_goes_and_is_in_flight_unt
     assert_eq!(second.headers()["x-should-retry"], "true");
     assert_eq!((served.told.submitted(), served.told.cancelled().len()), (1, 0));
 }
+
+#[tokio::test]
+async fn metrics_count_what_happened_and_hold_nothing_of_prompts() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"canary"}]}"#;
+    answer(post(&served, "/v1/chat/completions", body)).await;
+    answer(post(&served, "/v1/canary", "{}")).await;
+    answer(served.request(Method::from_bytes(b"CANARY").expect("a word"), "/v1/models")).await;
+
+    let response = served.request(Method::GET, "/metrics").send().await.expect("answered");
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = response.text().await.expect("text");
+
+    for line in [
+        r#"http_server_request_duration_seconds_count{http_route="/v1/chat/completions",http_request_method="POST",http_response_status_code="200"} 1"#,
+        r#"sharemesh_jobs_total{outcome="stop"} 1"#,
+        "sharemesh_spent_nanocredits_total 100",
+        "sharemesh_ready 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.to_lowercase().contains("canary"), "{text}");
+    let page = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let page = page.get(format!("http://{}/metrics", served.address)).header("sec-fetch-site", "cross-site");
+    assert_eq!(answer(page).await.0, 403);
+}
