@@ -1,10 +1,11 @@
 """Drives a node with the official Python client, as a program does that has changed its base URL only."""
 
+import asyncio
 import json
 import sys
 
 import openai
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 
 BASE, MODEL, WRONG_KEY = sys.argv[1:4]
 USER = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -117,7 +118,6 @@ def mistakes_raise_the_exceptions_that_programs_expect():
     assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
     assert refused(openai.BadRequestError, max_tokens=60_000).code == "context_length_exceeded"
     assert refused(openai.NotFoundError, model="nobody-serves-this").code == "model_not_found"
-    assert refused(openai.InternalServerError, extra_body={"provider": {"only": ["11" * 32]}}).status_code == 503
     wrong = OpenAI(base_url=BASE, api_key=WRONG_KEY, max_retries=0)
     try:
         wrong.models.list()
@@ -161,6 +161,40 @@ def a_stream_that_is_closed_stops():
     stream = ask(stream=True, max_tokens=4_000)
     next(iter(stream))
     stream.close()
+
+
+@scenario
+def the_asynchronous_client_is_served_too():
+    async def stream():
+        asynchronous = AsyncOpenAI(base_url=BASE, api_key="unused", max_retries=0)
+        chunks = await asynchronous.chat.completions.create(
+            model=MODEL, messages=USER, max_tokens=24, seed=7, stream=True
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+
+    assert asyncio.run(stream()) == ask().choices[0].message.content
+
+
+@scenario
+def the_client_asks_again_only_where_nothing_was_paid():
+    sent = []
+    hooks = {"request": [sent.append]}
+    retrying = OpenAI(
+        base_url=BASE, api_key="unused", max_retries=1, http_client=openai.DefaultHttpxClient(event_hooks=hooks)
+    )
+
+    def fails(**more):
+        sent.clear()
+        try:
+            retrying.chat.completions.create(model=MODEL, max_tokens=24, **more)
+        except openai.InternalServerError as error:
+            return error.status_code, len(sent)
+        raise AssertionError("it did not fail")
+
+    nobody = {"provider": {"only": ["11" * 32]}}
+    assert fails(messages=USER, extra_body=nobody) == (503, 2)
+    broken = [{"role": "user", "content": "Break after nine tokens. [[fail=9]]"}]
+    assert fails(messages=broken) == (502, 1)
 
 
 print(json.dumps({"done": done}))

@@ -117,12 +117,12 @@ fn shown(headers: &HeaderMap, token: &Token) -> Shown {
     }
 }
 
-/// Refuses what a browser sends on behalf of a page, whichever site it comes from: pages have to show the token.
+/// Refuses what a browser sends on behalf of a page, whichever site it comes from.
 fn check_no_page(method: &Method, headers: &HeaderMap) -> Result<(), Failure> {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     if headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none") {
         let words =
-            "web pages must show the token: send `Authorization: Bearer TOKEN` with the one in node.json";
+            "web pages cannot use this API, and programs that send `Origin` must show the token of node.json";
         return Err(Failure::new(FailureKind::Forbidden, words));
     }
     // A page cannot send JSON without being asked for permission first, which is never given.

@@ -358,6 +358,8 @@ fn nodes(fields: &mut Fields, name: &str) -> Result<Vec<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn asked(dialect: Dialect, changes: Value) -> Result<Asked, Failure> {
@@ -451,6 +453,76 @@ mod tests {
 
         let asked = asked.expect("sound");
         assert!(asked.ignored.is_empty() && asked.jobs.len() == 1, "{asked:?}");
+    }
+
+    /// Anything that JSON can say, small.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            prop_oneof!["text", "user", "json_object", "price", "[a-z0-9]{0,8}"].prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            let key =
+                prop_oneof!["type", "role", "content", "only", "max_price", "include_usage", "[a-z0-9]{0,4}"];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(key, inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    const PARAMETERS: [&str; 24] = [
+        "model",
+        "messages",
+        "prompt",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "n",
+        "stop",
+        "seed",
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+        "presence_penalty",
+        "frequency_penalty",
+        "stream",
+        "stream_options",
+        "provider",
+        "echo",
+        "tools",
+        "response_format",
+        "repetition_penalty",
+        "user",
+    ];
+
+    proptest! {
+        #[test]
+        fn whatever_a_parameter_is_the_request_is_sound_or_refused_as_a_mistake(
+            parameter in prop::sample::select(&PARAMETERS[..]),
+            value in any_json(),
+            is_chat: bool,
+        ) {
+            let dialect = if is_chat { Dialect::Chat } else { Dialect::Completion };
+            match asked(dialect, json!({ parameter: value })) {
+                Ok(asked) => {
+                    for job in &asked.jobs {
+                        prop_assert_eq!(job.generate.validate(), Ok(()));
+                    }
+                    prop_assert!(!asked.jobs.is_empty());
+                }
+                Err(failure) => {
+                    prop_assert_eq!(failure.kind, crate::exit::FailureKind::Usage);
+                    prop_assert!(failure.param.is_some(), "{}", failure);
+                }
+            }
+        }
     }
 
     #[test]
