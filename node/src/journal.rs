@@ -96,10 +96,15 @@ pub enum JournalError {
     Io { path: PathBuf, source: io::Error },
     #[error(
         "the journal is damaged at byte {offset} of {path}, record {position}: {what}. Nothing was changed. Copy \
-         the folder first, then restore this file from a backup; without one, the records before {position} are \
-         all that is left"
+         the folder first, then restore this file and all before it from one backup; without one, the records before \
+         {position} are all that is left"
     )]
     Damaged { path: PathBuf, offset: u64, position: Position, what: &'static str },
+    #[error(
+        "pruning the journal needs {needed} bytes of free disk, and there are {free}: free some, or leave the journal as \
+         it is"
+    )]
+    NoRoom { needed: u64, free: u64 },
     #[error(
         "the journal lacks {path}, though later files are there; nothing was changed. Restore it from a backup"
     )]

@@ -29,6 +29,7 @@ pub mod net;
 
 pub mod folder;
 pub mod journal;
+pub mod pruning;
 pub mod store;
 pub mod transport;
 

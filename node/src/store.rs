@@ -13,6 +13,7 @@ mod files;
 mod tests;
 mod writer;
 
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -175,11 +176,16 @@ impl Store {
         self.reader.check()
     }
 
-    /// Puts a doubtful index aside and begins an empty one; blocks. The caller replays the journal from zero.
+    /// Begins an empty index; blocks. One in doubt is put aside, a sound one removed. The caller replays the journal from
+    /// zero.
     pub fn rebuild(&mut self) -> io::Result<()> {
-        self.reader.doubt("it is being rebuilt");
+        let was_sound = self.reader.close("it is being rebuilt");
         self.writer = None;
-        quarantine(&self.path)?;
+        if was_sound {
+            fs::remove_dir_all(&self.path)?;
+        } else {
+            quarantine(&self.path)?;
+        }
         let (db, books) = create(&self.path)?;
         *self.reader.state.write().expect("no holder panics") = State::Ready(db);
         self.writer = Some(Writer::start(self.reader.clone(), books)?);
@@ -244,15 +250,18 @@ impl Reader {
 
     /// Puts the index in doubt, if it is not already, and returns why it is.
     fn doubt(&self, why: &str) -> StoreError {
-        let mut state = self.state.write().expect("no holder panics");
-        if let State::Ready(db) = &*state {
+        if self.close(why) {
             tracing::warn!(why, "The index is in doubt");
-            drop(abandon(db.clone()));
-            *state = State::Doubtful(why.to_owned());
         }
-        match &*state {
-            State::Ready(_) => unreachable!("it was put in doubt just now"),
-            State::Doubtful(why) => StoreError::Doubtful(why.clone()),
-        }
+        self.db().err().unwrap_or_else(|| StoreError::Doubtful(why.to_owned()))
+    }
+
+    /// Lets nobody use sled any more; says whether anybody could.
+    fn close(&self, why: &str) -> bool {
+        let mut state = self.state.write().expect("no holder panics");
+        let State::Ready(db) = &*state else { return false };
+        drop(abandon(db.clone()));
+        *state = State::Doubtful(why.to_owned());
+        true
     }
 }

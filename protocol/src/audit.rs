@@ -44,6 +44,7 @@ pub struct Findings {
 pub struct Audit {
     manifest: Manifest,
     domain: DomainId,
+    scheme: Scheme,
     channels: BTreeMap<ChannelId, Channel>,
     books: Issuer,
     agreed: agreed::Agreed,
@@ -67,12 +68,19 @@ impl Audit {
     /// Begins an audit of a journal of network `manifest`.
     #[must_use]
     pub fn new(manifest: Manifest) -> Self {
+        Self::by(manifest, Scheme::Strict)
+    }
+
+    /// Begins an audit that checks signatures by a scheme.
+    #[must_use]
+    pub fn by(manifest: Manifest, scheme: Scheme) -> Self {
         let domain = manifest.domain();
         let books = Issuer::new(manifest.clone());
         let manifest_of_books = manifest.clone();
         Self {
             manifest,
             domain,
+            scheme,
             channels: BTreeMap::new(),
             agreed: agreed::Agreed::new(manifest_of_books),
             books,
@@ -148,7 +156,7 @@ impl Audit {
             }
             Record::Certified { certificate, epoch } => {
                 self.signed(certificate.votes.len().saturating_add(1));
-                let certificate = certificate.verify(self.domain, Scheme::Strict);
+                let certificate = certificate.verify(self.domain, self.scheme);
                 let Ok(certificate) = certificate else {
                     return self.problem("a certificate is not signed as it should be".to_string());
                 };
@@ -160,7 +168,7 @@ impl Audit {
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
             Record::Concluded(certificate) => {
                 self.signed(certificate.votes.len());
-                let Ok(certificate) = certificate.verify(self.domain, Scheme::Strict) else {
+                let Ok(certificate) = certificate.verify(self.domain, self.scheme) else {
                     return self.problem("the end of a channel is not signed as it should be".to_string());
                 };
                 let ended = self.books.end_by(&certificate).map(drop);
@@ -216,7 +224,7 @@ impl Audit {
             News::Deposit(deposit) => deposit.signature_count(),
             News::Step(certificate) => certificate.votes.len().saturating_add(1),
         };
-        match news.verify(self.domain, Scheme::Strict) {
+        match news.verify(self.domain, self.scheme) {
             Ok(news) => {
                 self.signed(signatures);
                 if let Err(error) = news.check(&self.manifest) {
@@ -241,7 +249,7 @@ impl Audit {
 
     fn opening(&mut self, opening: Opening<Wire>, kept: bool) {
         let signatures = opening.recorded.len().saturating_add(2);
-        let Ok(opening) = opening.verify(self.domain, Scheme::Strict) else {
+        let Ok(opening) = opening.verify(self.domain, self.scheme) else {
             return self.problem("the opening of a channel is not signed as it should be".to_string());
         };
         self.signed(signatures);
@@ -267,7 +275,7 @@ impl Audit {
     }
 
     fn lineage(&mut self, lineage: SignedLineage) {
-        match lineage.verify(self.domain, Scheme::Strict) {
+        match lineage.verify(self.domain, self.scheme) {
             Ok(lineage) => self.signed(lineage.rotations()),
             Err(error) => self.problem(format!("the keys of an account do not follow each other: {error}")),
         }
@@ -335,7 +343,7 @@ impl Audit {
 
     fn verified<T: Signable>(&mut self, record: Signed<T>) -> Option<Verified<T>> {
         let signatures = record.signature_count();
-        match record.verify(self.domain, Scheme::Strict) {
+        match record.verify(self.domain, self.scheme) {
             Ok(record) => {
                 self.signed(signatures);
                 Some(record)

@@ -13,10 +13,11 @@ use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::manifest::Manifest;
 use crate::message::{Opening, Wire};
 use crate::mutant;
-use crate::node::CHECKPOINTS_KEPT_MAX;
+use crate::node::{CHECKPOINTS_KEPT_MAX, Node};
 use crate::record::Record;
 use crate::signed::Signed;
 use crate::statement::{Kind, Line, Statement};
+use crate::time::Time;
 
 /// Whose journal is pruned, and how far.
 #[derive(Debug, Clone)]
@@ -38,22 +39,42 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Returns the policy for a node at `now`. An epoch counts when a checkpoint of the one before it is known: a clock that
+    /// is wrong must not make the node forget what it could still be paid for.
+    #[must_use]
+    pub fn of(node: &Node, keep_epochs: u32, now: Time) -> Self {
+        let manifest = Manifest::clone(node.manifest());
+        let agreed = node.checkpoints().iter().map(|checkpoint| checkpoint.epoch.plus(1)).max();
+        Self {
+            node: node.id(),
+            account: node.account(),
+            is_issuer: node.books().is_some(),
+            epoch: manifest.epoch(now).min(agreed.unwrap_or_default()),
+            manifest,
+            keep_epochs,
+            open: node.channels().into_iter().map(|view| view.channel).collect(),
+        }
+    }
+
     /// Returns the epoch before which a channel must have ended, grace included, for only its sums to be kept.
     #[must_use]
     pub fn over_before(&self) -> Epoch {
-        let since = self.keep_epochs.max(1);
-        Epoch(self.epoch.0.saturating_sub(since))
+        Epoch(self.epoch.0.saturating_sub(self.keep_epochs.max(1)))
     }
 
-    /// Says whether nothing can happen any more on a channel with this last epoch.
+    /// Returns the last epoch in which something can happen on a channel with this last epoch for jobs.
+    fn end(&self, expires: Epoch) -> Epoch {
+        expires.plus(if mutant::is_in("prune-in-grace") { 0 } else { self.manifest.grace_epochs })
+    }
+
+    /// Says whether nothing can happen any more on a channel, be it kept for its owner to look at or not.
     fn is_over(&self, expires: Epoch) -> bool {
-        let grace = if mutant::is_in("prune-in-grace") { 0 } else { self.manifest.grace_epochs };
-        expires.plus(grace).plus(1) < self.epoch
+        self.end(expires).plus(1) < self.epoch
     }
 
-    /// Says whether what ended in this epoch is not even kept for its owner to look at.
-    fn is_old(&self, ended: Epoch) -> bool {
-        ended.plus(self.keep_epochs) < self.epoch
+    /// Says whether a channel is over for so long that only its sums are kept.
+    fn is_old(&self, expires: Epoch) -> bool {
+        self.end(expires) < self.over_before()
     }
 }
 
@@ -92,10 +113,10 @@ pub struct Survey {
     domain: DomainId,
     channels: BTreeMap<ChannelId, Seen>,
     mirrored: BTreeMap<ChannelId, Mirrored>,
-    /// The step signed last, and where: its line tells which positions are taken.
+    /// The step that the account signed last, and where: its line tells which positions are taken.
     step: Option<(u64, RecordId)>,
-    /// The last line about a job: the clock is never behind it.
-    job: u64,
+    /// The line of the job that ended last, and when: the clock is never behind it.
+    job: (Time, u64),
     /// The newest epochs of which there are checkpoints.
     checkpoints: BTreeSet<Epoch>,
 }
@@ -110,7 +131,7 @@ impl Survey {
             channels: BTreeMap::new(),
             mirrored: BTreeMap::new(),
             step: None,
-            job: 0,
+            job: (Time::default(), 0),
             checkpoints: BTreeSet::new(),
         }
     }
@@ -119,7 +140,7 @@ impl Survey {
     pub fn take(&mut self, position: u64, record: &Record) {
         let domain = self.domain;
         if let Record::Step { op, .. } = record {
-            self.step = Some((position, op.id_in(domain)));
+            self.step = self.own_step(op).map(|(_, id)| (position, id)).or(self.step);
         } else if let Record::Kept { .. } | Record::Over(_) = record {
             self.mirror(position, record);
         } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
@@ -135,9 +156,15 @@ impl Survey {
         {
             seen.last = position;
         }
-        if matches!(record, Record::Job(_)) {
-            self.job = position;
+        if let Record::Job(job) = record {
+            self.job = self.job.max((job.end, position));
         }
+    }
+
+    /// Returns a step of the node's account, and its id: the folder may have acted for another account before.
+    fn own_step(&self, op: &Signed<AccountOp>) -> Option<(AccountOp, RecordId)> {
+        let (op, id, _) = op.peek_in(self.domain)?;
+        (op.account == self.policy.account).then_some((op, id))
     }
 
     fn mirror(&mut self, position: u64, record: &Record) {
@@ -211,7 +238,8 @@ impl Plan {
         let Survey { policy, domain, step, .. } = &self.survey;
         if let Record::Step { op, .. } = record {
             let is_last = step.is_some_and(|(last, _)| last == position);
-            (is_last && !mutant::is_in("prune-last-step")) || !opens(op, *domain)
+            let opens = |(op, _): (AccountOp, RecordId)| matches!(op.body, OpBody::OpenChannel(_));
+            (is_last && !mutant::is_in("prune-last-step")) || !self.survey.own_step(op).is_some_and(opens)
         } else if let Record::GivenUp(op) = record {
             step.is_some_and(|(_, last)| last == *op)
         } else if let Record::Ended { expires, .. } = record {
@@ -225,14 +253,21 @@ impl Plan {
         } else if let Record::Kept { opening, .. } = record {
             let channel = record.mirrored(*domain);
             channel.is_none_or(|channel| self.keeps_mirrored(channel, position, opening.is_some()))
-        } else if self.survey.job == position {
-            true
-        } else if let Record::Job(JobRecord { channel: None, end, .. }) = record {
-            !policy.is_old(policy.manifest.epoch(*end))
+        } else if let Record::Job(job) = record {
+            self.survey.job.1 == position || !self.is_old_job(job)
         } else {
             // A sum stands where it was put, and nowhere else.
             let is_over = record.channel(*domain).is_some_and(|channel| self.is_over(channel));
             !is_over && !matches!(record, Record::Moved(_))
+        }
+    }
+
+    /// Says whether a job ran on a channel of which only sums are kept, or long ago on none that is known here.
+    fn is_old_job(&self, job: &JobRecord) -> bool {
+        let policy = &self.survey.policy;
+        match job.channel.filter(|channel| self.survey.channels.contains_key(channel)) {
+            Some(channel) => self.is_over(channel),
+            None => policy.manifest.epoch(job.end) < policy.over_before(),
         }
     }
 
@@ -241,11 +276,7 @@ impl Plan {
         let Survey { policy, step, .. } = &self.survey;
         let Some(seen) = self.survey.channels.get(&channel) else { return false };
         let is_last = step.is_some_and(|(_, op)| channel == op.into());
-        policy.is_over(seen.expires)
-            && policy.is_old(seen.expires.plus(policy.manifest.grace_epochs))
-            && seen.last <= self.until
-            && !is_last
-            && !policy.open.contains(&channel)
+        policy.is_old(seen.expires) && seen.last <= self.until && !is_last && !policy.open.contains(&channel)
     }
 
     /// Says whether a mirror needs a line: of a channel that it keeps, the proof and the newest receipt.
@@ -263,10 +294,6 @@ fn sum(before: &Line, line: &Line) -> Line {
         debit: before.debit.saturating_add(line.debit),
         ..*line
     }
-}
-
-fn opens(op: &Signed<AccountOp>, domain: DomainId) -> bool {
-    op.peek_in(domain).is_some_and(|(op, ..)| matches!(op.body, OpBody::OpenChannel(_)))
 }
 
 fn opened(opening: &Opening<Wire>, domain: DomainId) -> Option<(ChannelId, Epoch)> {

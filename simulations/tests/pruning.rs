@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::audit::Audit;
 use protocol::ids::ChannelId;
+use protocol::keys::Scheme;
 use protocol::ledger::records::Epoch;
 use protocol::node::Node;
 use protocol::prng::Prng;
@@ -79,6 +81,11 @@ fn compare(home: &mut Home, host: usize, prng: &mut Prng) -> usize {
     let pruned: Vec<Record> = home.world.records(host).collect();
     let node = home.world.node(host).expect("runs");
     assert_eq!(sums(&statement(node, &pruned)), sums(&lines), "host {host}, parts of {part}");
+    let mut audit = Audit::by(node.manifest().clone(), Scheme::Simulated);
+    pruned.iter().cloned().for_each(|record| audit.check(record));
+    let found = audit.finish();
+    assert_eq!(found.problems, Vec::<String>::new(), "host {host}, parts of {part}");
+    assert!(found.checks.iter().all(|(_, holds, _)| *holds), "{:?}", found.checks);
     let again = knows(&home.world, host, &pruned);
     let differs = known.lines().zip(again.lines()).find(|(one, other)| one != other);
     assert!(known == again, "host {host} knows something else: {differs:?}");
@@ -93,9 +100,9 @@ fn a_node_knows_the_same_from_a_pruned_journal() {
         let mut home = home(seed, if seed % 3 == 2 { 4 } else { 1 });
         for _ in 0..4 {
             lives(&mut home, &mut prng, 6, true);
-            home.world.run_for(15_000);
+            home.world.run_until_so(15_000, |world| world.hosts.iter().all(|host| host.node.is_some()));
             for host in 0..home.world.hosts.len() {
-                if home.world.node(host).is_some() {
+                for _ in 0..2 {
                     gone += compare(&mut home, host, &mut prng);
                 }
             }

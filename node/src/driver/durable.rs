@@ -1,6 +1,9 @@
 //! What must survive: the journal, the index that follows it, and the effects that wait for the disk.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,7 +13,7 @@ use protocol::node::Effect;
 use protocol::record::Record;
 use tokio::time::Instant;
 
-use crate::folder::DataFolder;
+use crate::folder::{DataFolder, sync_directory};
 use crate::journal::{self, History, Journal, JournalError, Position, Urgency};
 use crate::store::Reader;
 
@@ -34,6 +37,31 @@ pub(super) struct Durable {
     /// How many held messages each peer has: later ones must not overtake them.
     held_for: BTreeMap<NodeId, usize>,
     index: Indexer,
+    stale: StaleMark,
+    /// The mark is there, and goes when the index was made again.
+    is_stale: bool,
+}
+
+/// A file that says that the index holds what is gone from the journal: it is made again at the next start, if it was not
+/// before.
+#[derive(Clone, Debug)]
+pub(super) struct StaleMark(PathBuf);
+
+impl StaleMark {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the mark, durably.
+    pub(super) fn set(&self) -> io::Result<()> {
+        fs::write(&self.0, b"")?;
+        self.0.parent().map_or(Ok(()), sync_directory)
+    }
+
+    /// Removes the mark; one that stays costs a rebuild.
+    pub(super) fn clear(&self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 impl Durable {
@@ -62,6 +90,11 @@ impl Durable {
         let end = JournalEnd { history: history.clone(), position: committed, head: recovered.head };
         // A thread that has ended says so to whoever waits for it.
         let _ = index_end.send(end);
+        let stale = StaleMark(folder.path().join("index.stale"));
+        let is_stale = stale.path().exists();
+        if is_stale {
+            index.doubt();
+        }
         index.wait(INDEX_PATIENCE.saturating_sub(begun.elapsed()).max(INDEX_PATIENCE_MIN))?;
         Ok(Self {
             journal: Some(journal),
@@ -71,6 +104,8 @@ impl Durable {
             held: VecDeque::new(),
             held_for: BTreeMap::new(),
             index,
+            stale,
+            is_stale,
         })
     }
 
@@ -155,12 +190,21 @@ impl Durable {
     /// Has the index made again from the journal, of which records are gone.
     pub(super) fn reindex(&mut self) {
         self.index.doubt();
+        self.is_stale = true;
+    }
+
+    pub(super) fn stale_mark(&self) -> StaleMark {
+        self.stale.clone()
     }
 
     /// Gives the index what it had no room for, or rebuilds it when it is in doubt.
     pub(super) fn index_retry(&mut self) {
         self.index.apply_up_to(self.committed);
         self.index.mend(&self.history, self.committed);
+        if self.is_stale && self.index.reader().is_some() {
+            self.is_stale = false;
+            self.stale.clear();
+        }
     }
 
     pub(super) fn reader(&self) -> Option<Reader> {
@@ -305,6 +349,24 @@ mod tests {
         }
 
         assert!(durable.reader().is_some());
+    }
+
+    #[tokio::test]
+    async fn an_index_that_holds_what_was_pruned_is_made_again_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&folder.path().join("node")).unwrap();
+        let open = || Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
+        let mark = open().stale_mark();
+        mark.set().unwrap();
+
+        let mut durable = open();
+        assert!(durable.reader().is_none(), "it answers nobody before that");
+        while durable.reader().is_none() {
+            durable.index_retry();
+            std::thread::yield_now();
+        }
+
+        assert!(!mark.path().exists());
     }
 
     #[tokio::test]

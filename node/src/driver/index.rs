@@ -334,7 +334,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Ended { .. }
         | Record::Recovered(_)
         | Record::GivenUp(_)
-            | Record::Moved(_)
+        | Record::Moved(_)
         | Record::Voted { .. }
         | Record::Certified { .. }
         | Record::Endorsed { .. }

@@ -3,16 +3,14 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use protocol::manifest::Manifest;
-use protocol::node::Node;
-use protocol::pruning::{Plan, Policy, Survey, Verdict as Fate};
-use protocol::record::Record;
+use protocol::pruning::Policy;
 
 use crate::api::views::PruneView;
 use crate::command::Reply;
 use crate::exit::{Failure, FailureKind};
-use crate::journal::pruning::{Pruned, Pruner, Verdict};
-use crate::journal::{History, JournalError, Position};
+use crate::journal::JournalError;
+use crate::journal::pruning::Pruned;
+use crate::pruning::prune;
 
 use super::Driver;
 
@@ -25,12 +23,16 @@ const EVERY_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long a journal may take to begin a new segment when its owner wants all others pruned.
 const SEAL_MAX: Duration = Duration::from_secs(30);
 
+/// How long an owner waits for the index at most.
+const INDEX_MAX_MS: u64 = 60_000;
+
 /// When the journal is pruned next, and whoever waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
     /// When the node looks by itself; nothing while it has not begun to wait.
     next_ms: Option<u64>,
     running: Option<Running>,
+    told: Option<Told>,
 }
 
 #[derive(Debug)]
@@ -40,15 +42,21 @@ struct Running {
     before: u32,
 }
 
+/// An owner who is told what was done when the index answers again.
+#[derive(Debug)]
+struct Told {
+    reply: Reply<PruneView>,
+    view: PruneView,
+    until_ms: u64,
+}
+
 impl Driver {
     /// Prunes now, all that is on disk.
     pub(super) fn prune(&mut self, keep_epochs: Option<u32>, reply: Reply<PruneView>) {
-        let refused = if self.pruning.running.is_some() {
+        let refused = if self.pruning.is_busy() {
             Some("the journal is being pruned already: ask again in a while")
-        } else if self.node.recovery().is_some() {
-            Some("this node is getting back what it lost: ask again when it has")
         } else {
-            None
+            self.keeps_all()
         };
         if let Some(why) = refused {
             return super::answers::answer(reply, Err(Failure::new(FailureKind::Busy, why)));
@@ -62,9 +70,20 @@ impl Driver {
         self.end_pruning();
         let now = self.clock.now_ms();
         let next = *self.pruning.next_ms.get_or_insert(now + FIRST_MS);
-        if now >= next && self.pruning.running.is_none() && self.node.recovery().is_none() {
+        if now >= next && !self.pruning.is_busy() && self.keeps_all().is_none() {
             self.pruning.next_ms = Some(now + EVERY_MS);
             self.begin_pruning(self.config.keep_epochs, None, None);
+        }
+    }
+
+    /// Says why nothing may be pruned now.
+    fn keeps_all(&self) -> Option<&'static str> {
+        if self.node.recovery().is_some() {
+            Some("this node is getting back what it lost: ask again when it has")
+        } else if self.node.clock_off_ms().is_some() {
+            Some("this machine's clock is wrong, so it does not know what is over: set it right first")
+        } else {
+            None
         }
     }
 
@@ -74,14 +93,18 @@ impl Driver {
         sealed: Option<mpsc::Receiver<()>>,
         reply: Option<Reply<PruneView>>,
     ) {
-        let policy = policy(&self.node, self.node.manifest().epoch(self.now()), keep_epochs);
+        let policy = Policy::of(&self.node, keep_epochs, self.now());
         let before = policy.over_before().0;
-        let (history, (sender, done)) = (self.durable.history(), mpsc::channel());
+        let (history, durable) = (self.durable.history(), self.durable.position());
+        let ((sender, done), stale) = (mpsc::channel(), self.durable.stale_mark());
         let run = move || {
             // Without a new segment the last one is left as it is.
             let _ = sealed.map(|sealed| sealed.recv_timeout(SEAL_MAX));
+            // What is gone from the journal is still in the index, whatever happens before that is made again.
+            let pruned =
+                stale.set().map_err(|source| JournalError::Io { path: stale.path().to_owned(), source });
             // A node that has stopped waits for nobody.
-            let _ = sender.send(prune(&history, policy));
+            let _ = sender.send(pruned.and_then(|()| prune(&history, durable, policy)));
         };
         match std::thread::Builder::new().name("prune".to_owned()).spawn(run) {
             Ok(_) => self.pruning.running = Some(Running { done, reply, before }),
@@ -95,54 +118,46 @@ impl Driver {
     }
 
     fn end_pruning(&mut self) {
+        let now = self.clock.now_ms();
+        let is_due = |told: &mut Told| told.until_ms <= now || self.durable.reader().is_some();
+        if let Some(Told { reply, view, .. }) = self.pruning.told.take_if(is_due) {
+            super::answers::answer(reply, Ok(view));
+        }
         let Some(running) = &self.pruning.running else { return };
         let done = match running.done.try_recv() {
             Err(mpsc::TryRecvError::Empty) => return,
             Err(mpsc::TryRecvError::Disconnected) => {
-                Err(Failure::internal("the thread that pruned the journal ended in a panic".to_owned()))
+                Err("the thread that pruned the journal ended in a panic".to_owned())
             }
-            Ok(done) => {
-                done.map_err(|error| Failure::internal(format!("the journal was not pruned: {error}")))
-            }
+            Ok(done) => done.map_err(|error| error.to_string()),
         };
         let Some(Running { reply, before, .. }) = self.pruning.running.take() else { return };
-        match &done {
-            Ok(pruned) if pruned.segments > 0 => {
-                let Pruned { dropped, folded, left, bytes_before, bytes_after, .. } = *pruned;
-                tracing::info!(
-                    before,
-                    dropped,
-                    folded,
-                    left,
-                    bytes_before,
-                    bytes_after,
-                    "Pruned the journal"
-                );
-                self.durable.reindex();
+        if done.as_ref().map_or(true, |pruned| pruned.segments > 0) {
+            self.durable.reindex();
+        } else {
+            self.durable.stale_mark().clear();
+        }
+        match done {
+            Ok(pruned) => {
+                tracing::info!(before, ?pruned, "Pruned the journal");
+                let (view, until_ms) = (view(&pruned, before), now + INDEX_MAX_MS);
+                self.pruning.told = reply.map(|reply| Told { reply, view, until_ms });
             }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "The journal was not pruned"),
-        }
-        if let Some(reply) = reply {
-            super::answers::answer(reply, done.map(|pruned| view(&pruned, before)));
+            Err(error) => {
+                tracing::error!(%error, "The journal was not pruned");
+                if let Some(reply) = reply {
+                    let failure = Failure::internal(format!("the journal was not pruned: {error}"));
+                    super::answers::answer(reply, Err(failure));
+                }
+            }
         }
     }
 }
 
-fn policy(node: &Node, epoch: protocol::ledger::records::Epoch, keep_epochs: u32) -> Policy {
-    Policy {
-        manifest: Manifest::clone(node.manifest()),
-        node: node.id(),
-        account: node.account(),
-        is_issuer: node.books().is_some(),
-        epoch,
-        keep_epochs,
-        open: node.channels().into_iter().map(|view| view.channel).collect(),
+impl Pruning {
+    const fn is_busy(&self) -> bool {
+        self.running.is_some() || self.told.is_some()
     }
-}
-
-fn prune(history: &History, policy: Policy) -> Result<Pruned, JournalError> {
-    history.prune(&mut Lines::Surveyed(Box::new(Survey::new(policy))))
 }
 
 fn view(pruned: &Pruned, before: u32) -> PruneView {
@@ -153,49 +168,5 @@ fn view(pruned: &Pruned, before: u32) -> PruneView {
         folded: pruned.folded,
         bytes_before: pruned.bytes_before,
         bytes_after: pruned.bytes_after,
-    }
-}
-
-/// The core's word on the lines of a journal; what cannot be read stays.
-enum Lines {
-    Surveyed(Box<Survey>),
-    Planned(Box<Plan>),
-    Done,
-}
-
-impl Pruner for Lines {
-    fn survey(&mut self, position: Position, record: &[u8]) {
-        if let (Self::Surveyed(survey), Ok(record)) = (self, Record::read_back(record)) {
-            survey.take(position.0, &record);
-        }
-    }
-
-    fn begin(&mut self, until: Position) {
-        if let Self::Surveyed(survey) = std::mem::replace(self, Self::Done) {
-            *self = Self::Planned(Box::new(survey.plan(until.0)));
-        }
-    }
-
-    fn read(&mut self, position: Position, record: &[u8]) {
-        if let (Self::Planned(plan), Ok(record)) = (self, Record::read_back(record)) {
-            plan.read(position.0, &record);
-        }
-    }
-
-    fn verdict(&mut self, position: Position, record: &[u8]) -> Verdict {
-        let (Self::Planned(plan), Ok(record)) = (self, Record::read_back(record)) else {
-            return Verdict::Keep;
-        };
-        match plan.verdict(position.0, &record) {
-            Fate::Keep => Verdict::Keep,
-            Fate::Drop => Verdict::Drop,
-            Fate::Fold(line) => Verdict::Replace(Record::Moved(line).to_bytes()),
-        }
-    }
-
-    fn next_segment(&mut self) {
-        if let Self::Planned(plan) = self {
-            plan.next_part();
-        }
     }
 }

@@ -29,6 +29,9 @@ pub trait Disk: Send + Sync {
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Returns how many bytes may still be written to the disk.
+    fn free_bytes(&self) -> io::Result<u64>;
+
     /// Makes the folder's list of names durable.
     fn sync_directory(&self) -> io::Result<()>;
 }
@@ -89,6 +92,10 @@ impl Disk for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        fs4::available_space(&self.path)
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -251,6 +251,10 @@ impl Disk for SimulatedDisk {
         if fails { Err(io::Error::other("simulated")) } else { Ok(()) }
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state();
         if state.step()? {
@@ -366,7 +370,7 @@ impl World {
     /// Prunes beside the writer; says whether that was done.
     fn prunes(&mut self, disk: &Arc<dyn Disk>) -> Result<bool, String> {
         let mut pruner = ByFirstByte::default();
-        let done = History { disk: disk.clone() }.prune(&mut pruner);
+        let done = History { disk: disk.clone() }.prune(Position(self.acknowledged as u64), &mut pruner);
         self.prunings.push(pruner.until.0 as usize);
         match done {
             Ok(_) => Ok(true),

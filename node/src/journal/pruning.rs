@@ -11,13 +11,16 @@ use std::io;
 
 use super::disk::Disk;
 use super::segment::{self, Head, Header};
-use super::{History, JournalError, Position, damaged};
+use super::{History, JournalError, Position, SEGMENT_BYTES, damaged};
 
 /// How the name of a file ends that will take a segment's place.
 const UNFINISHED: &str = ".new";
 
 /// A segment is written anew if that saves this part of it; so are those behind it, if anything of them goes.
 const WORTH: u64 = 8;
+
+/// What is left free for the journal to go on: a new segment and something for others.
+const RESERVE_BYTES: u64 = 2 * SEGMENT_BYTES;
 
 /// What becomes of a record.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,23 +72,31 @@ struct Thinned {
 }
 
 impl History {
-    /// Prunes all segments but the one that is written to; one caller at a time.
+    /// Prunes all segments but the one that is written to; of that one, records up to `durable` say what is needed. One
+    /// caller at a time.
     ///
     /// # Errors
-    /// When a file cannot be read or written; then the journal is as good as before.
-    pub fn prune(&self, pruner: &mut dyn Pruner) -> Result<Pruned, JournalError> {
+    /// When a file cannot be read or written, or the disk lacks room; then the journal is as good as before.
+    pub fn prune(&self, durable: Position, pruner: &mut dyn Pruner) -> Result<Pruned, JournalError> {
         let disk = &*self.disk;
         clear(disk)?;
         let mut sealed = self.headers_behind(Position::default())?;
         if sealed.len() < 2 {
             return Ok(Pruned::default());
         }
+        let open = sealed.pop();
+        let mut end = Position::default();
         for header in &sealed {
-            self.each(header, &mut |position, record| pruner.survey(position, record))?;
+            end = self.each(header, &mut |position, record| pruner.survey(position, record))?.position;
         }
-        sealed.pop();
-        let Some(newest) = sealed.last() else { return Ok(Pruned::default()) };
-        pruner.begin(self.each(newest, &mut |_, _| ())?.0.position);
+        if let Some(open) = open {
+            self.each(&open, &mut |position, record| {
+                if position <= durable {
+                    pruner.survey(position, record);
+                }
+            })?;
+        }
+        pruner.begin(end);
 
         let written = self.write_thinned(&sealed, pruner);
         let (written, pruned) = written.inspect_err(|_| drop(clear(disk)))?;
@@ -113,6 +124,7 @@ impl History {
             let writes = is_worth && thinned.dropped > 0;
             pruned.add(&thinned, writes);
             if writes {
+                self.check_room(thinned.bytes.len() as u64)?;
                 write(&*self.disk, header.segment, &thinned)
                     .map_err(|source| failed(&*self.disk, header.segment, source))?;
                 written.push(header.segment);
@@ -121,29 +133,38 @@ impl History {
         Ok((written, pruned))
     }
 
-    /// Calls back with the records of a segment; returns what reading it came to, and its bytes.
+    /// Says whether the journal can go on when so much is written beside it.
+    fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
+        let free = self.disk.free_bytes();
+        let free = free.map_err(|source| JournalError::Io { path: self.disk.path().to_owned(), source })?;
+        let needed = bytes + RESERVE_BYTES;
+        if free < needed { Err(JournalError::NoRoom { needed, free }) } else { Ok(()) }
+    }
+
+    /// Calls back with the records of a segment; returns what reading it came to.
     fn each(
         &self,
         header: &Header,
         each: &mut dyn FnMut(Position, &[u8]),
-    ) -> Result<(segment::Scan, u64), JournalError> {
+    ) -> Result<segment::Scan, JournalError> {
         let (header, contents) = self.contents(header)?;
-        let scan = segment::scan(&header, &contents, &mut |position, _, record| each(position, record));
-        Ok((scan, contents.len() as u64))
+        Ok(segment::scan(&header, &contents, &mut |position, _, record| each(position, record)))
     }
 
     fn thin(&self, header: &Header, pruner: &mut dyn Pruner) -> Result<Thinned, JournalError> {
-        let (scan, before) = self.each(header, &mut |position, record| pruner.read(position, record))?;
+        let (whole, contents) = self.contents(header)?;
+        let read = &mut |position, _: &Head, record: &[u8]| pruner.read(position, record);
+        let scan = segment::scan(&whole, &contents, read);
         if scan.fault.is_some() {
             return Err(damaged(&*self.disk, header, &scan, "a record of the past is not whole"));
         }
         let bytes = Header { is_pruned: true, ..*header }.encode().to_vec();
-        let mut thinned = Thinned { bytes, dropped: 0, folded: 0, left: 0, before };
+        let mut thinned = Thinned { bytes, dropped: 0, folded: 0, left: 0, before: contents.len() as u64 };
         let mut head = header.head;
-        self.each(header, &mut |position, record| {
+        segment::scan(&whole, &contents, &mut |position, _, record| {
             let verdict = pruner.verdict(position, record);
             thinned.take(position, record, &verdict, &mut head);
-        })?;
+        });
         pruner.next_segment();
         let offset = thinned.bytes.len() as u64;
         let bridge = segment::encode_bridge(header.segment, offset, scan.position, &head, &scan.head);

@@ -488,6 +488,10 @@ impl Disk for CountingDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         Ok(())
     }

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 
 use crate::agreeing::{AgreedRecord, names_of};
 use crate::ids::{Digest, RecordId};
-use crate::keys::Scheme;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::quorum::Fact;
 use crate::ledger::settled::Settled;
@@ -71,7 +70,7 @@ impl Audit {
     }
 
     fn fact(&mut self, fact: Fact<Wire>, is_taken: bool) {
-        let Ok(fact) = fact.verify(self.domain, Scheme::Strict) else {
+        let Ok(fact) = fact.verify(self.domain, self.scheme) else {
             return self.problem("a fact about the books is not signed as it should be".to_string());
         };
         self.signed(2);

@@ -4,7 +4,6 @@ use alloc::format;
 use alloc::string::ToString;
 
 use crate::books::BooksRecord;
-use crate::keys::Scheme;
 use crate::ledger::checkpoint::{Checkpoint, is_signed_by_quorum};
 use crate::ledger::equivocation::Equivocation;
 use crate::ledger::merkle::Tree;
@@ -55,7 +54,7 @@ impl Audit {
     }
 
     fn equivocation(&mut self, proof: Equivocation<Wire>) {
-        match proof.verify(self.domain, Scheme::Strict) {
+        match proof.verify(self.domain, self.scheme) {
             Ok(proof) if proof.culprit(&self.manifest).is_some() => {
                 self.equivocations = self.equivocations.saturating_add(1);
                 self.signed(2);

@@ -12,7 +12,8 @@ impl World {
     /// # Panics
     /// When a line does not read.
     pub fn prune(&mut self, host: usize, keep_epochs: u32, part: usize, replaced: usize) -> usize {
-        let Some(policy) = self.policy(host, keep_epochs) else { return 0 };
+        let Some(node) = self.node(host) else { return 0 };
+        let policy = Policy::of(node, keep_epochs, self.clock(host));
         let journal = &self.hosts[host].journal;
         let read = |line: &[u8]| Record::from_bytes(line).expect("written by this code");
         let mut survey = Survey::new(policy);
@@ -40,20 +41,5 @@ impl World {
         let journal = &mut self.hosts[host].journal;
         journal.splice(..sealed, pruned);
         lines - journal.len()
-    }
-
-    fn policy(&self, host: usize, keep_epochs: u32) -> Option<Policy> {
-        let node = self.node(host)?;
-        let manifest = node.manifest().clone();
-        let open = node.channels().into_iter().map(|view| view.channel);
-        Some(Policy {
-            node: node.id(),
-            account: node.account(),
-            is_issuer: node.books().is_some(),
-            epoch: manifest.epoch(self.clock(host)),
-            manifest,
-            keep_epochs,
-            open: open.collect(),
-        })
     }
 }

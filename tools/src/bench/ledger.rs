@@ -2,6 +2,7 @@
 
 mod books;
 mod opens;
+mod pruned;
 mod rates;
 mod reconcile;
 mod records;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use self::books::Books;
 use self::opens::Opens;
+use self::pruned::PrunedChannels;
 use self::rates::{Journal, Rates};
 use self::reconcile::{BySize, Reconcile};
 use self::reopen::Reopen;
@@ -184,5 +186,16 @@ impl Report {
         table.number("bytes of a channel on disk", &format!("{bytes:.0}"), *channels, &goal);
         let parts = format!("{journal_bytes_per_channel:.0} + {index_bytes_per_channel:.0}");
         table.number("  journal + index", &parts, *channels, "");
+        let PrunedChannels { journal_bytes_before, journal_bytes, index_bytes, .. } = &self.reopen.pruned;
+        let bytes = journal_bytes + index_bytes;
+        let goal = target("<= 2,000", bytes <= 2_000.0);
+        table.number("  when it is over and pruned", &format!("{bytes:.0}"), *channels, &goal);
+        let parts = format!("{journal_bytes:.0} + {index_bytes:.0}");
+        table.number(
+            &format!("  journal + index, after {journal_bytes_before:.0} in the journal"),
+            &parts,
+            *channels,
+            "",
+        );
     }
 }

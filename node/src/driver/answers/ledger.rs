@@ -315,17 +315,19 @@ pub(in crate::driver) fn signatures_at(
     use protocol::record::Record;
     use protocol::signed::Role;
 
-    let mut signed = (false, false);
+    let mut signed = None;
     let before = Position(position.0.saturating_sub(1));
     let read = history.replay(before, position, |_, _, bytes| {
         if let Ok(Record::Receipt(receipt)) = Record::from_bytes(bytes)
             && let Ok(receipt) = receipt.verify(domain, Scheme::Strict)
         {
-            signed = (receipt.signer(Role::Payer).is_some(), receipt.signer(Role::Payee).is_some());
+            signed = Some((receipt.signer(Role::Payer).is_some(), receipt.signer(Role::Payee).is_some()));
         }
     });
     read.map_err(|error| Failure::internal(format!("the journal cannot be read: {error}")))?;
-    Ok(signed)
+    signed.ok_or_else(|| {
+        Failure::new(FailureKind::NotFound, "the receipt was pruned: only what its channel moved is kept")
+    })
 }
 
 fn step_view(op: &Verified<AccountOp>) -> StepView {

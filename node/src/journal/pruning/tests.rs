@@ -8,6 +8,8 @@ use super::super::segment::HEADER_BYTES;
 use super::super::{Journal, Options, PATIENCE, Urgency};
 use super::*;
 
+const ALL: Position = Position(u64::MAX);
+
 const SMALL: Options = Options { segment_bytes: 1000, patience: PATIENCE };
 
 /// Drops records whose first byte is a multiple of three, and puts one byte in the place of those one above.
@@ -94,7 +96,7 @@ async fn records_keep_their_places_and_the_chain_goes_on() {
     let (history, head) = (journal.history(), journal.head());
     let mut pruner = ByFirstByte::default();
 
-    let pruned = history.prune(&mut pruner).unwrap();
+    let pruned = history.prune(ALL, &mut pruner).unwrap();
 
     assert_eq!(pruner.surveyed, 100);
     assert_eq!((pruned.segments, pruned.of_segments), (pruned.of_segments, 12));
@@ -124,10 +126,10 @@ async fn what_was_pruned_is_pruned_again_to_the_same() {
     journal.seal().recv().unwrap();
     journal.seal().recv().unwrap();
 
-    let first = journal.history().prune(&mut ByFirstByte::default()).unwrap();
+    let first = journal.history().prune(ALL, &mut ByFirstByte::default()).unwrap();
     assert_eq!((first.left, first.dropped - first.folded), (34, 16));
     // One byte in the place of a record is what it is replaced by.
-    let second = journal.history().prune(&mut ByFirstByte::default()).unwrap();
+    let second = journal.history().prune(ALL, &mut ByFirstByte::default()).unwrap();
     assert_eq!((second.segments, second.left, second.dropped), (0, 34, 0));
     drop(journal);
     assert_eq!(open(&folder).unwrap().1, expected(50, Position(50)));
@@ -138,10 +140,10 @@ async fn a_journal_of_one_segment_is_pruned_when_it_is_sealed() {
     let folder = TempDir::new().unwrap();
     let (mut journal, _) = open(&folder).unwrap();
     fill(&mut journal, 1..=3).await;
-    assert_eq!(journal.history().prune(&mut ByFirstByte::default()).unwrap(), Pruned::default());
+    assert_eq!(journal.history().prune(ALL, &mut ByFirstByte::default()).unwrap(), Pruned::default());
 
     journal.seal().recv().unwrap();
-    journal.history().prune(&mut ByFirstByte::default()).unwrap();
+    journal.history().prune(ALL, &mut ByFirstByte::default()).unwrap();
     journal.close().unwrap();
 
     // The segment behind it had nothing in it, and is gone.
@@ -159,7 +161,7 @@ async fn any_flipped_bit_of_a_pruned_segment_is_refused() {
     let folder = TempDir::new().unwrap();
     let (mut journal, _) = open(&folder).unwrap();
     fill(&mut journal, 1..=20).await;
-    journal.history().prune(&mut ByFirstByte::default()).unwrap();
+    journal.history().prune(ALL, &mut ByFirstByte::default()).unwrap();
     journal.close().unwrap();
     let path = folder.path().join(segment::name(1));
     let whole = fs::read(&path).unwrap();

@@ -24,6 +24,7 @@ use serde::Serialize;
 use super::super::cluster::{Node, folder, until};
 use super::super::idle::memory_mb;
 use super::super::samples::{Samples, Spread};
+use super::pruned::{self, PrunedChannels};
 use super::records::{Payer, job, payee_signer, receipt_for, terms};
 use super::replay::{self, Replay};
 
@@ -49,6 +50,8 @@ pub(super) struct Reopen {
     pub(super) rss_empty_mb: f64,
     pub(super) journal_bytes_per_channel: f64,
     pub(super) index_bytes_per_channel: f64,
+    /// When all channels are over and pruned.
+    pub(super) pruned: PrunedChannels,
 }
 
 pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> Result<Reopen> {
@@ -85,6 +88,7 @@ pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> R
         index.push_time(begun.elapsed());
         node.end().await?;
     }
+    let pruned = pruned::measure(&mut node, &data, channels, empty).await?;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let per_channel = |bytes: u64| (bytes as f64 / channels as f64).round();
     Ok(Reopen {
@@ -99,6 +103,7 @@ pub(super) async fn measure(program: &Path, channels: usize, starts: usize) -> R
         rss_empty_mb,
         journal_bytes_per_channel: per_channel(journal_bytes),
         index_bytes_per_channel: per_channel(index_bytes),
+        pruned,
     })
 }
 
@@ -184,7 +189,7 @@ fn records(
     records
 }
 
-fn bytes_in(folder: &Path) -> Result<u64> {
+pub(super) fn bytes_in(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry?;
