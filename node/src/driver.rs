@@ -474,9 +474,9 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
     }
 }
 
-/// A provider that has done a job would do it again; whatever else is said may be said twice.
+/// A provider that has done a job would do it again, and no node says an advert twice; whatever else is said may be.
 fn repeat_of(message: &Message<protocol::message::Wire>) -> Repeat {
-    if matches!(message, Message::Submit { .. }) { Repeat::No } else { Repeat::Yes }
+    if matches!(message, Message::Submit { .. } | Message::Advert(_)) { Repeat::No } else { Repeat::Yes }
 }
 
 fn net_config(config: &Config, identity: &Identity) -> Result<NetConfig> {
@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_job_is_never_sent_twice() {
+    fn only_a_job_and_an_advert_are_never_sent_twice() {
         let model = ModelId([7; 32]);
         let (spec, _) = body::describe(&request("model"), model).unwrap();
         let job = JobId([1; 16]);

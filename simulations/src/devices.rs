@@ -22,6 +22,8 @@ pub struct Speed {
 pub struct Device {
     /// How fast it is.
     pub speed: Speed,
+    /// Counts prompts and generates nothing.
+    pub stalls: bool,
     jobs: BTreeMap<JobId, Run>,
 }
 
@@ -64,13 +66,13 @@ impl Device {
     /// Returns an idle device.
     #[must_use]
     pub const fn new(speed: Speed) -> Self {
-        Self { speed, jobs: BTreeMap::new() }
+        Self { speed, stalls: false, jobs: BTreeMap::new() }
     }
 
     /// Takes a job; its first step is due at once.
     pub fn run(&mut self, job: JobId, requester: NodeId, spec: &JobSpec, up_to: u32) {
         // Like a model, the prompt alone decides where the answer ends.
-        let natural = 1 + u32::from(spec.input.digest.0[0]) * 2;
+        let natural = natural_of(spec.input.digest);
         let run = Run {
             requester,
             tokens: 0,
@@ -125,6 +127,7 @@ impl Device {
                 Some(Step::Counted(run.prompt, 1 + u64::from(run.prompt) * 1000 / self.speed.prefill))
             }
             Stage::Waiting => None,
+            Stage::Reading if self.stalls => None,
             Stage::Reading | Stage::Generating => {
                 let before = run.tokens;
                 run.stage = Stage::Generating;
@@ -145,6 +148,21 @@ impl Device {
             }
         }
     }
+}
+
+/// Returns the digest of a prompt to which the model's answer ends after about so many tokens.
+#[must_use]
+pub fn prompt_ending(natural: u32) -> Digest {
+    let half = natural.saturating_sub(1) / 2;
+    let mut digest = [0; 32];
+    digest[..4].copy_from_slice(&half.to_le_bytes());
+    Digest(digest)
+}
+
+/// Returns after how many tokens the model's answer to a prompt ends.
+const fn natural_of(prompt: Digest) -> u32 {
+    let [a, b, c, d, ..] = prompt.0;
+    u32::from_le_bytes([a, b, c, d]).saturating_mul(2).saturating_add(1)
 }
 
 /// Returns how many tokens a simulated prompt has.

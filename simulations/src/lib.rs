@@ -12,4 +12,14 @@ pub mod checks;
 
 pub mod scenario;
 
+pub mod home;
+
+pub mod workload;
+
+pub mod faults;
+
+pub mod play;
+
+pub mod report;
+
 pub mod mutants;

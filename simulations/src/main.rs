@@ -1,17 +1,24 @@
-//! Runs simulations: `smoke` as the tests do, `run` for one seed.
+//! Runs simulations: `run` plays a scenario, `sweep` many seeds of one, `smoke` what the tests of every change run.
 
-use std::io::Write as _;
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
-use simulations::scenario::{Report, Setting, run};
+use simulations::play::{Progress, play, run};
+use simulations::report::Report;
+use simulations::scenario::{self, SHIPPED, Scenario};
 
-/// Seeds of the smoke test: fixed, so that a change that breaks one is seen at once.
-const SMOKE_SEEDS: [u64; 5] = [1, 2, 3, 4, 5];
+mod sweep;
 
-/// Seeds of the smoke test with four issuers.
-const QUORUM_SEEDS: [u64; 2] = [6, 7];
+/// What the smoke test runs: fixed seeds, so that a change that breaks one is seen at once.
+const SMOKE: [(&str, &[u64]); 2] = [("smoke", &[1, 2, 3, 4, 5]), ("smoke-four-issuers", &[6, 7])];
+
+/// Seconds between two lines about how far a run is.
+const TELL_S: u64 = 5;
 
 #[derive(Parser)]
 #[command(about = "Thousands of protocol nodes in virtual time, from one seed")]
@@ -22,108 +29,215 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs seven fixed seeds, two of them with four issuers, each twice, and checks that all that must hold holds.
+    /// Plays a scenario and checks that all that must hold holds.
+    Run(RunArgs),
+    /// Plays a scenario with many seeds, on all cores, and says how to repeat each that fails.
+    Sweep(SweepArgs),
+    /// Lists the scenarios that come with the program.
+    List,
+    /// Plays seven fixed seeds, two of them with four issuers, each twice; both must be the same.
     Smoke {
         /// Prints the reports as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Runs one seed.
-    Run(RunArgs),
-    /// Runs seeds one after another until one fails.
-    Sweep {
-        /// First seed.
-        #[arg(long, default_value_t = 1)]
-        from: u64,
-        /// Number of seeds.
-        #[arg(long, default_value_t = 100)]
-        count: u64,
-    },
 }
 
 #[derive(Args)]
 struct RunArgs {
+    /// A scenario: a file, or the name of one that comes with the program.
+    scenario: String,
     /// Decides everything that is left to chance.
-    #[arg(long)]
+    #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Issuers: 1, 4, 7 and so on.
+    /// Machines in all, besides the issuers: groups and faults grow or shrink in proportion.
     #[arg(long)]
-    issuers: Option<usize>,
-    /// Machines that serve.
+    nodes: Option<usize>,
+    /// Prints one object as JSON.
     #[arg(long)]
-    providers: Option<usize>,
-    /// Machines that ask.
-    #[arg(long)]
-    consumers: Option<usize>,
-    /// Jobs of each that asks.
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Length of the troubled time in milliseconds.
-    #[arg(long)]
-    trouble_ms: Option<u64>,
-    /// Messages lost in it, of 1,000.
-    #[arg(long)]
-    loss: Option<u64>,
-    /// Crashes, cuts and engine faults in it.
-    #[arg(long)]
-    faults: Option<usize>,
-    /// Payments and withdrawals in it.
-    #[arg(long)]
-    orders: Option<usize>,
-    /// Length of an epoch in virtual milliseconds.
-    #[arg(long)]
-    epoch_ms: Option<u64>,
-    /// Prints all that happens to this host.
+    json: bool,
+    /// Prints on standard error all that happens to the host at this place.
     #[arg(long)]
     watch: Option<usize>,
 }
 
-impl RunArgs {
-    fn setting(&self) -> Setting {
-        let smoke = Setting::smoke(self.seed);
-        Setting {
-            issuers: self.issuers.unwrap_or(smoke.issuers),
-            providers: self.providers.unwrap_or(smoke.providers),
-            consumers: self.consumers.unwrap_or(smoke.consumers),
-            jobs: self.jobs.unwrap_or(smoke.jobs),
-            trouble_ms: self.trouble_ms.unwrap_or(smoke.trouble_ms),
-            loss_permille: self.loss.unwrap_or(smoke.loss_permille),
-            faults: self.faults.unwrap_or(smoke.faults),
-            orders: self.orders.unwrap_or(smoke.orders),
-            epoch_ms: self.epoch_ms.unwrap_or(smoke.epoch_ms),
-            ..smoke
+#[derive(Args)]
+struct SweepArgs {
+    /// A scenario: a file, or the name of one that comes with the program.
+    scenario: String,
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Machines in all, besides the issuers.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Prints one object as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `run --json` prints: the report, and what it took.
+#[derive(Serialize)]
+struct Timed<'a> {
+    scenario: &'a str,
+    wall_s: f64,
+    /// Most memory that the process had at once, in millions of bytes; nothing where the system does not say.
+    peak_rss_mb: Option<u64>,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+fn main() -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match execute(&mut out) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(2)
         }
     }
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout();
-    let passed = match Cli::parse().command {
-        Command::Smoke { json } => smoke(&mut out, json)?,
-        Command::Run(args) => {
-            let report = run(&args.setting(), args.watch);
-            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
-            report.findings.is_empty()
+fn execute(out: &mut impl Write) -> anyhow::Result<bool> {
+    match Cli::parse().command {
+        Command::Run(args) => run_one(out, &args),
+        Command::Sweep(args) => {
+            let scenario = read(&args.scenario, args.nodes)?;
+            let seeds = args.from..args.from.saturating_add(args.seeds);
+            sweep::sweep(out, &scenario, seeds, args.json, &|seed| line(&args.scenario, seed, args.nodes))
         }
-        Command::Sweep { from, count } => sweep(&mut out, from, count)?,
-    };
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::List => {
+            for (name, text) in SHIPPED {
+                writeln!(out, "{name:20} {}", Scenario::parse(text).context(name)?.about)?;
+            }
+            Ok(true)
+        }
+        Command::Smoke { json } => smoke(out, json),
+    }
 }
 
-fn smoke(out: &mut impl std::io::Write, json: bool) -> anyhow::Result<bool> {
+fn read(path: &str, nodes: Option<usize>) -> anyhow::Result<Scenario> {
+    let scenario = scenario::read(path)?;
+    nodes.map_or(Ok(scenario.clone()), |nodes| scenario.with_nodes(nodes))
+}
+
+/// Returns the line that repeats a run.
+fn line(path: &str, seed: u64, nodes: Option<usize>) -> String {
+    let nodes = nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+    format!("cargo run --release -p simulations -- run {path} --seed {seed}{nodes}")
+}
+
+fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
+    let scenario = read(&args.scenario, args.nodes)?;
+    let began = Instant::now();
+    let mut told = 0;
+    let report = play(&scenario, args.seed, args.watch, &mut |progress| {
+        let seconds = began.elapsed().as_secs();
+        if seconds >= told + TELL_S {
+            told = seconds;
+            tell(progress, seconds);
+        }
+    });
+    let wall_s = began.elapsed().as_millis() as f64 / 1000.0;
+    if args.json {
+        let timed = Timed { scenario: &args.scenario, wall_s, peak_rss_mb: peak_rss_mb(), report: &report };
+        writeln!(out, "{}", serde_json::to_string(&timed)?)?;
+    } else {
+        print(out, &scenario, &report, wall_s)?;
+        if !report.passed() {
+            writeln!(out, "\nrepeat it:\n  {}", line(&args.scenario, args.seed, args.nodes))?;
+        }
+    }
+    Ok(report.passed())
+}
+
+fn tell(progress: Progress, seconds: u64) {
+    let Progress { elapsed_ms, total_ms, events } = progress;
+    let minutes = |ms: u64| format!("{}:{:02}", ms / 60_000, ms / 1000 % 60);
+    let percent = elapsed_ms * 100 / total_ms.max(1);
+    let (elapsed, total) = (minutes(elapsed_ms), minutes(total_ms));
+    let _ = writeln!(
+        std::io::stderr(),
+        "{percent:3} %: {elapsed} of {total} virtual minutes, {events} events, {seconds} s"
+    );
+}
+
+fn print(out: &mut impl Write, scenario: &Scenario, report: &Report, wall_s: f64) -> std::io::Result<()> {
+    let Report { jobs, figures, .. } = report;
+    writeln!(out, "{}", scenario.about)?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "nodes       {}, {} virtual seconds, seed {}",
+        figures.nodes, figures.virtual_s, report.seed
+    )?;
+    writeln!(out, "jobs        {} placed, {} done, {} not", jobs.placed, jobs.completed, jobs.failed)?;
+    for (why, count) in &figures.failures {
+        writeln!(out, "            {count} {why}")?;
+    }
+    let (first, done) = (figures.first_token_ms, figures.done_ms);
+    writeln!(out, "first token {} ms for half of those done, {} ms for 99 of 100", first.p50, first.p99)?;
+    writeln!(out, "done        {} ms for half, {} ms for 99 of 100", done.p50, done.p99)?;
+    for group in &figures.groups {
+        let used = group.utilisation.map(|used| format!(", slots used {:.1} %", used * 100.0));
+        writeln!(
+            out,
+            "{:11} {} nodes, {} of {} jobs done, {} tokens served{}, gained {} nano-credits",
+            group.name,
+            group.nodes,
+            group.completed,
+            group.placed,
+            group.served_tokens,
+            used.unwrap_or_default(),
+            group.gained
+        )?;
+    }
+    let control = &report.control_bytes_per_node_s;
+    writeln!(out, "sent        {} B/s by half of the nodes, {} by 99 of 100,", control.p50, control.p99)?;
+    writeln!(out, "            without {}", control.without)?;
+    let rate = report.events as f64 / wall_s.max(0.001);
+    writeln!(out, "events      {}, {wall_s:.1} s, {rate:.0} a second", report.events)?;
+    writeln!(out, "trace       {}", report.trace_hash)?;
+    print_invariants(out, report)
+}
+
+fn print_invariants(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
+    writeln!(out)?;
+    for held in &report.invariants {
+        let verdict = if held.held { "holds " } else { "BROKEN" };
+        writeln!(out, "{verdict} {:9} checks  {:20} {}", held.checks, held.name, held.sentence)?;
+    }
+    report.findings.iter().try_for_each(|finding| writeln!(out, "  {finding}"))
+}
+
+/// Returns the most memory that this process ever had, in millions of bytes.
+fn peak_rss_mb() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024 / 1_000_000)
+}
+
+fn smoke(out: &mut impl Write, json: bool) -> anyhow::Result<bool> {
     let mut reports = Vec::new();
-    let settings = SMOKE_SEEDS.map(Setting::smoke).into_iter().chain(QUORUM_SEEDS.map(Setting::four_issuers));
-    for setting in settings {
-        let mut report = run(&setting, None);
-        if run(&setting, None).trace != report.trace {
-            report.findings.push("the same seed ran in two ways".to_owned());
+    for (name, seeds) in SMOKE {
+        let scenario = scenario::read(name)?;
+        for seed in seeds {
+            let mut report = run(&scenario, *seed);
+            if run(&scenario, *seed).trace_hash != report.trace_hash {
+                report.findings.push("the same seed ran in two ways".to_owned());
+            }
+            if !json {
+                print_line(out, name, &report)?;
+            }
+            reports.push(report);
         }
-        if !json {
-            print_line(out, &setting, &report)?;
-        }
-        reports.push(report);
     }
-    let failed = reports.iter().filter(|report| !report.findings.is_empty()).count();
+    let failed = reports.iter().filter(|report| !report.passed()).count();
     if json {
         writeln!(out, "{}", serde_json::to_string(&reports)?)?;
     } else {
@@ -132,34 +246,18 @@ fn smoke(out: &mut impl std::io::Write, json: bool) -> anyhow::Result<bool> {
     Ok(failed == 0)
 }
 
-fn print_line(out: &mut impl std::io::Write, setting: &Setting, report: &Report) -> anyhow::Result<()> {
-    let (jobs, done, failed) = report.jobs;
-    let verdict = if report.findings.is_empty() { "passed" } else { "FAILED" };
+fn print_line(out: &mut impl Write, name: &str, report: &Report) -> anyhow::Result<()> {
+    let verdict = if report.passed() { "passed" } else { "FAILED" };
+    let (seed, jobs, inputs) = (report.seed, report.jobs, report.inputs);
+    let trace = &report.trace_hash[..16];
+    let (placed, done, not) = (jobs.placed, jobs.completed, jobs.failed);
     writeln!(
         out,
-        "seed {}: {verdict}, {jobs} jobs, {done} done, {failed} not, {} inputs, trace {}",
-        report.seed,
-        report.inputs,
-        &report.trace[..16]
+        "seed {seed}: {verdict}, {placed} jobs, {done} done, {not} not, {inputs} inputs, trace {trace}"
     )?;
-    for finding in &report.findings {
-        writeln!(out, "  {finding}")?;
-    }
-    if !report.findings.is_empty() {
-        writeln!(out, "  {}", setting.reproduce())?;
+    report.findings.iter().try_for_each(|finding| writeln!(out, "  {finding}"))?;
+    if !report.passed() {
+        writeln!(out, "  {}", line(name, seed, None))?;
     }
     Ok(())
-}
-
-fn sweep(out: &mut impl std::io::Write, from: u64, count: u64) -> anyhow::Result<bool> {
-    for seed in from..from + count {
-        let setting = Setting::smoke(seed);
-        let report = run(&setting, None);
-        if !report.findings.is_empty() {
-            print_line(out, &setting, &report)?;
-            return Ok(false);
-        }
-    }
-    writeln!(out, "{count} passed, 0 failed")?;
-    Ok(true)
 }

@@ -1,8 +1,12 @@
 //! The network between hosts: who is connected, how long a message takes, which ones are lost.
 
+mod regions;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::prng::Prng;
+
+pub use regions::Region;
 
 /// How the network treats messages.
 #[derive(Debug, Clone, Copy)]
@@ -13,11 +17,13 @@ pub struct Conditions {
     pub jitter_ms: u64,
     /// Messages lost, of 1,000.
     pub loss_permille: u64,
+    /// Messages that arrive twice, of 1,000.
+    pub duplicate_permille: u64,
 }
 
 impl Conditions {
     /// A network without faults.
-    pub const CALM: Self = Self { latency_ms: 5, jitter_ms: 20, loss_permille: 0 };
+    pub const CALM: Self = Self { latency_ms: 5, jitter_ms: 20, loss_permille: 0, duplicate_permille: 0 };
 }
 
 /// Connections between hosts, each with a number of its own.
@@ -27,7 +33,11 @@ pub struct Network {
     pub conditions: Conditions,
     /// Milliseconds that every message from or to a host takes longer.
     pub slow_ms: BTreeMap<usize, u64>,
+    /// Where hosts are, by place.
+    regions: Vec<Option<Region>>,
     links: BTreeMap<(usize, usize), u64>,
+    /// The partners of each host, by place.
+    partners: Vec<BTreeSet<usize>>,
     /// Those that reach only each other.
     apart: BTreeSet<usize>,
     last: u64,
@@ -45,11 +55,27 @@ impl Network {
         Self {
             conditions,
             slow_ms: BTreeMap::new(),
+            regions: Vec::new(),
             links: BTreeMap::new(),
+            partners: Vec::new(),
             apart: BTreeSet::new(),
             last: 0,
             prng,
         }
+    }
+
+    /// Says where a host is.
+    pub fn place(&mut self, host: usize, region: Option<Region>) {
+        if self.regions.len() <= host {
+            self.regions.resize(host + 1, None);
+        }
+        self.regions[host] = region;
+    }
+
+    /// Returns where a host is, if anything was said of it.
+    #[must_use]
+    pub fn region(&self, host: usize) -> Option<Region> {
+        self.regions.get(host).copied().flatten()
     }
 
     /// Returns the connection between two hosts.
@@ -65,6 +91,9 @@ impl Network {
         }
         self.last += 1;
         self.links.insert(pair(a, b), self.last);
+        self.partners.resize_with(self.partners.len().max(a.max(b) + 1), BTreeSet::new);
+        self.partners[a].insert(b);
+        self.partners[b].insert(a);
         Some(self.last)
     }
 
@@ -75,35 +104,38 @@ impl Network {
 
     /// Takes the connection of two hosts away.
     pub fn cut(&mut self, a: usize, b: usize) -> Option<u64> {
-        self.links.remove(&pair(a, b))
+        let link = self.links.remove(&pair(a, b))?;
+        self.partners[a].remove(&b);
+        self.partners[b].remove(&a);
+        Some(link)
     }
 
     /// Returns the hosts connected to `host`.
     #[must_use]
     pub fn partners(&self, host: usize) -> Vec<usize> {
-        let other = |&(a, b): &(usize, usize)| match (a == host, b == host) {
-            (true, _) => Some(b),
-            (_, true) => Some(a),
-            (false, false) => None,
-        };
-        self.links.keys().filter_map(other).collect()
+        self.partners.get(host).into_iter().flatten().copied().collect()
     }
 
-    /// Returns how long a message takes, or `None` when it is lost.
-    pub fn carry(&mut self) -> Option<u64> {
+    /// Returns how long a message from one host to another takes, or `None` when it is lost.
+    pub fn carry(&mut self, from: usize, to: usize) -> Option<u64> {
         let lost = self.prng.below(1000) < self.conditions.loss_permille;
-        let delay = self.delay();
+        let delay = self.delay(from, to);
         (!lost).then_some(delay)
     }
 
-    /// Returns by how much everything between two hosts takes longer.
-    #[must_use]
-    pub fn slowness(&self, a: usize, b: usize) -> u64 {
-        [a, b].iter().filter_map(|host| self.slow_ms.get(host)).sum()
+    /// Says whether a message arrives a second time.
+    pub fn duplicates(&mut self) -> bool {
+        let permille = self.conditions.duplicate_permille;
+        permille > 0 && self.prng.below(1000) < permille
     }
 
-    /// Returns how long something takes that is not lost.
-    pub fn delay(&mut self) -> u64 {
-        self.conditions.latency_ms + self.prng.below(self.conditions.jitter_ms + 1)
+    /// Returns how long something from one host to another takes that is not lost.
+    pub fn delay(&mut self, from: usize, to: usize) -> u64 {
+        let slow: u64 = [from, to].iter().filter_map(|host| self.slow_ms.get(host)).sum();
+        let far = match (self.region(from), self.region(to)) {
+            (Some(one), Some(other)) => one.one_way_ms(other),
+            (Some(_) | None, Some(_) | None) => 0,
+        };
+        self.conditions.latency_ms + far + slow + self.prng.below(self.conditions.jitter_ms + 1)
     }
 }

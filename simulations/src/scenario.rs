@@ -1,441 +1,450 @@
-//! Stories with an end that can be checked: a home network, its troubles, its healing, its settlement.
+//! A scenario: who takes part, what they want, what befalls them, what is expected; as a TOML file says it.
 
-use protocol::advert::{Incentive, ModelOffer, ProviderClass};
-use protocol::ids::{Digest, JobId, ModelId};
-use protocol::job::{Constraints, Input, JobSpec, Sampling};
-use protocol::keys::Signer;
-use protocol::licence::open_licence;
-use protocol::manifest::{Issuer, Manifest};
-use protocol::model::Modality;
-use protocol::node::{Config, Order, OwnerCommand};
-use protocol::price::{NANO_PER_CREDIT, Price};
-use protocol::prng::Prng;
-use protocol::time::Time;
+mod bounds;
+mod shipped;
 
-use crate::checks;
-use crate::devices::Speed;
-use crate::network::Conditions;
-use crate::world::{Fault, World};
+use std::collections::BTreeSet;
 
-/// The model that every simulated provider serves.
-pub const MODEL: ModelId = ModelId([7; 32]);
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
 
-/// A model that nobody serves.
-pub const UNKNOWN_MODEL: ModelId = ModelId([8; 32]);
+use crate::network::Region;
 
-/// What every simulated provider asks.
-pub const PRICE: Price = Price { call: 0, input: 500_000_001, output: 2_000_000_003 };
+use bounds::{rounded, within, within_all};
 
-/// Where simulated time begins.
-const START: Time = Time(1_800_000_000_000);
+pub use shipped::{SHIPPED, read};
 
-/// Who takes part, and what befalls them.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// Decides everything that is left to chance.
-    pub seed: u64,
-    /// Issuers: 1, 4, 7 and so on.
-    pub issuers: usize,
-    /// Machines that serve.
-    pub providers: usize,
-    /// Machines that ask.
-    pub consumers: usize,
-    /// Jobs of each that asks.
-    pub jobs: usize,
-    /// Length of the troubled time in milliseconds.
-    pub trouble_ms: u64,
-    /// Messages lost in it, of 1,000.
+/// Most machines of a scenario.
+pub const HOSTS_MAX: usize = 100_000;
+
+/// A scenario.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is about, in a sentence or two.
+    pub about: String,
+    /// Virtual minutes in which jobs are wanted and faults happen; healing and settling come after.
+    #[serde(deserialize_with = "within::<_, 1, 20_160>")]
+    pub minutes: u64,
+    /// Hour of the day in UTC at which it begins.
+    #[serde(default = "eight", deserialize_with = "within::<_, 0, 23>")]
+    pub start_hour: u64,
+    /// The network.
+    #[serde(default)]
+    pub network: Network,
+    /// Who takes part, in groups of like machines.
+    pub hosts: Vec<Group>,
+    /// Payments between accounts and withdrawals, at random times.
+    #[serde(default, deserialize_with = "within::<_, 0, 1_000_000>")]
+    pub orders: u64,
+    /// What befalls them.
+    #[serde(default)]
+    pub faults: Vec<Plan>,
+    /// What must have come of it besides the invariants.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// The network between the machines, and its rules.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// Issuers: 1, or 4, 7, 10, 13, 16.
+    #[serde(deserialize_with = "within::<_, 1, 16>")]
+    pub issuers: u64,
+    /// Where the issuers are, in turn.
+    pub issuer_regions: Vec<Region>,
+    /// Length of an epoch in seconds.
+    #[serde(deserialize_with = "within::<_, 10, 604_800>")]
+    pub epoch_s: u64,
+    /// Shortest way of a message within a region in milliseconds.
+    #[serde(deserialize_with = "within::<_, 0, 10_000>")]
+    pub latency_ms: u64,
+    /// Largest addition to it; every message draws its own, so messages overtake each other.
+    #[serde(deserialize_with = "within::<_, 0, 10_000>")]
+    pub jitter_ms: u64,
+    /// Messages lost, of 1,000.
+    #[serde(deserialize_with = "within::<_, 0, 500>")]
     pub loss_permille: u64,
-    /// Crashes, cuts and engine faults in it.
-    pub faults: usize,
-    /// Payments and withdrawals in it.
-    pub orders: usize,
-    /// Nano-credits in each ticket.
-    pub credits: u64,
-    /// Jobs at once of each that serves.
-    pub slots: u16,
-    /// Length of an epoch in milliseconds.
-    pub epoch_ms: u64,
+    /// Messages that arrive twice, of 1,000.
+    #[serde(deserialize_with = "within::<_, 0, 1_000>")]
+    pub duplicate_permille: u64,
+    /// Milliseconds by which everything from or to the second issuer takes longer.
+    #[serde(deserialize_with = "within::<_, 0, 10_000>")]
+    pub slow_issuer_ms: u64,
+    /// Has the last issuer lie.
+    pub lying_issuer: bool,
 }
 
-impl Setting {
-    /// The setting of the smoke test.
-    #[must_use]
-    pub const fn smoke(seed: u64) -> Self {
+impl Default for Network {
+    fn default() -> Self {
         Self {
-            seed,
             issuers: 1,
-            providers: 4,
-            consumers: 8,
-            jobs: 40,
-            trouble_ms: 180_000,
-            loss_permille: 10,
-            faults: 24,
-            orders: 40,
-            credits: NANO_PER_CREDIT,
-            slots: 4,
-            epoch_ms: 60 * 60 * 1000,
-        }
-    }
-
-    /// Returns a setting of one consumer and so many providers, without trouble, for a story told by hand.
-    #[must_use]
-    pub const fn small(seed: u64, providers: usize) -> Self {
-        Self {
-            providers,
-            consumers: 1,
-            jobs: 0,
-            trouble_ms: 0,
+            issuer_regions: Vec::new(),
+            epoch_s: 3_600,
+            latency_ms: 5,
+            jitter_ms: 40,
             loss_permille: 0,
-            faults: 0,
-            orders: 0,
-            ..Self::smoke(seed)
+            duplicate_permille: 0,
+            slow_issuer_ms: 0,
+            lying_issuer: false,
         }
-    }
-
-    /// The setting of the smoke test for a network with four issuers.
-    #[must_use]
-    pub const fn four_issuers(seed: u64) -> Self {
-        Self { issuers: 4, providers: 3, consumers: 5, jobs: 30, ..Self::smoke(seed) }
-    }
-
-    /// Returns a line that runs this setting again.
-    #[must_use]
-    pub fn reproduce(&self) -> String {
-        format!(
-            "cargo run -p simulations -- run --seed {} --issuers {} --providers {} --consumers {} --jobs {} --trouble-ms {} --loss {} --faults {} --orders {} --epoch-ms {}",
-            self.seed,
-            self.issuers,
-            self.providers,
-            self.consumers,
-            self.jobs,
-            self.trouble_ms,
-            self.loss_permille,
-            self.faults,
-            self.orders,
-            self.epoch_ms
-        )
     }
 }
 
-/// What a run came to.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// The seed.
-    pub seed: u64,
-    /// Hash over every input of every node.
-    pub trace: String,
-    /// Inputs handled.
-    pub inputs: u64,
-    /// Jobs wanted, done, failed.
-    pub jobs: (usize, usize, usize),
-    /// Why jobs failed, with how many.
-    pub failures: std::collections::BTreeMap<String, usize>,
-    /// Checkpoints that the issuer keeps at the end.
-    pub checkpoints: usize,
-    /// Invariants that did not hold.
-    pub findings: Vec<String>,
+/// Machines that are alike.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// What faults and reports call it.
+    pub name: String,
+    /// How many there are.
+    #[serde(deserialize_with = "within::<_, 1, 100_000>")]
+    pub count: u64,
+    /// Where they are, in turn; machines without a region are all near each other.
+    #[serde(default)]
+    pub regions: Vec<Region>,
+    /// Nano-credits in the ticket of each.
+    #[serde(default = "one_credit", deserialize_with = "within::<_, 0, 1_000_000_000_000>")]
+    pub nano_credits: u64,
+    /// Each joins at a random time within so many seconds; at once if 0.
+    #[serde(default, deserialize_with = "within::<_, 0, 1_000_000>")]
+    pub joins_within_s: u64,
+    /// Largest difference of its clock from the true time in milliseconds, either way.
+    #[serde(default, deserialize_with = "within::<_, 0, 600_000>")]
+    pub clock_off_ms: u64,
+    /// How it cheats; honest if not given.
+    pub cheats: Option<Cheat>,
+    /// What it serves.
+    pub serves: Option<Serves>,
+    /// What it wants.
+    pub asks: Option<Asks>,
 }
 
-/// A home network in which everybody has joined.
-#[derive(Debug)]
-pub struct Home {
-    /// The machines: the issuer, then those that serve, then those that ask.
-    pub world: World,
-    /// Places of those that serve.
-    pub providers: Vec<usize>,
-    /// Places of those that ask.
-    pub consumers: Vec<usize>,
-    /// Nano-credits in all tickets.
-    pub deposited: u128,
-    prng: Prng,
-    jobs: u64,
+/// How a machine cheats; in all else it does as its program says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cheat {
+    /// Never pays for what it got.
+    NonPayer,
+    /// Takes jobs and generates nothing.
+    NonDeliverer,
+    /// Says that it is ten times as fast as it is.
+    OverClaimer,
+    /// Says again, later and to others too, what it has said and what others have said to it.
+    Replayer,
+    /// Signs two steps in one place of its account every minute, and shows each to some of the issuers.
+    Equivocator,
 }
 
-impl Home {
-    /// Returns the network of `setting` after everybody has had time to join.
-    #[must_use]
-    pub fn joined(setting: &Setting, conditions: Conditions) -> Self {
-        let mut home = Self::founded(setting, conditions);
-        home.world.run_for(15_000);
-        let places = home.providers.iter().chain(&home.consumers).copied();
-        let missing: Vec<usize> = places.filter(|place| !home.world.is_joined(*place)).collect();
-        if !missing.is_empty() {
-            home.world.findings.push(format!("hosts {missing:?} did not join"));
-        }
-        home
+/// What a machine serves: the one model of these simulations.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serves {
+    /// Tokens a second that it generates for each job: least and most; every machine draws its own.
+    #[serde(deserialize_with = "within_all::<_, 1, 10_000>")]
+    pub decode: [u64; 2],
+    /// Prompt tokens a second.
+    #[serde(default = "two_thousand", deserialize_with = "within::<_, 1, 1_000_000>")]
+    pub prefill: u64,
+    /// Jobs at once.
+    #[serde(default = "four", deserialize_with = "within::<_, 1, 256>")]
+    pub slots: u64,
+    /// Nano-credits for a million prompt tokens and for a million answer tokens.
+    #[serde(default = "usual_price", deserialize_with = "within_all::<_, 1, 1_000_000_000_000>")]
+    pub price: [u64; 2],
+    /// Hours of the local day in which it serves, from the first to before the second; always when not given.
+    #[serde(default, deserialize_with = "bounds::hours")]
+    pub hours: Option<[u64; 2]>,
+}
+
+/// What a machine wants, without waiting for what it wanted before.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asks {
+    /// Jobs an hour, by day.
+    #[serde(deserialize_with = "within::<_, 1, 100_000>")]
+    pub jobs_per_hour: u64,
+    /// Percent of that between 23 and 7 o'clock, local time.
+    #[serde(default = "hundred", deserialize_with = "within::<_, 0, 100>")]
+    pub night_percent: u64,
+    /// Minutes of the scenario from and up to which it wants anything; all of it if not given.
+    #[serde(default, deserialize_with = "bounds::maybe_within_all::<_, 0, 20_160>")]
+    pub during: Option<[u64; 2]>,
+    /// Jobs that come together, within two seconds.
+    #[serde(default = "one", deserialize_with = "within::<_, 1, 256>")]
+    pub burst: u64,
+    /// Bytes of a prompt.
+    #[serde(default = "Lengths::of_prompts")]
+    pub prompt_bytes: Lengths,
+    /// Most tokens of an answer; half of all answers are shorter.
+    #[serde(default = "Lengths::of_answers")]
+    pub answer_tokens: Lengths,
+    /// Jobs cancelled within four seconds, of 1,000.
+    #[serde(default, deserialize_with = "within::<_, 0, 1_000>")]
+    pub cancel_permille: u64,
+    /// Jobs for a model that nobody serves, of 1,000.
+    #[serde(default, deserialize_with = "within::<_, 0, 1_000>")]
+    pub unknown_permille: u64,
+}
+
+/// How lengths are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lengths {
+    /// Shortest.
+    #[serde(deserialize_with = "within::<_, 1, 16_384>")]
+    pub min: u64,
+    /// Longest.
+    #[serde(deserialize_with = "within::<_, 1, 16_384>")]
+    pub max: u64,
+    /// Shape.
+    #[serde(default)]
+    pub tail: Tail,
+}
+
+/// The shape of a spread of lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tail {
+    /// All equally often.
+    #[default]
+    None,
+    /// Twice as long half as often: a Pareto distribution of index 1, cut off at the longest.
+    Heavy,
+}
+
+/// Something that befalls machines.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What.
+    pub kind: Kind,
+    /// Whom: the name of a group, or `issuers`, or `all` but the issuers.
+    pub hosts: String,
+    /// How many times, each time one machine of them; a partition takes all of them and happens once.
+    #[serde(default = "one", deserialize_with = "within::<_, 1, 1_000_000>")]
+    pub count: u64,
+    /// When, in seconds after the beginning; at random times if not given.
+    #[serde(default, deserialize_with = "bounds::maybe_within::<_, 0, 1_209_600>")]
+    pub at_s: Option<u64>,
+    /// For how many seconds: least and most; until the healing if not given.
+    #[serde(default, deserialize_with = "bounds::maybe_within_all::<_, 0, 1_209_600>")]
+    pub for_s: Option<[u64; 2]>,
+}
+
+/// What can befall a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The process dies, and starts again from its durable records.
+    Crash,
+    /// It dies at the next record that it writes: before it is on the disk, or just after.
+    CrashAtPersist,
+    /// It dies and loses its disk; what partners, mirrors and issuers give back is all it has.
+    LoseDisk,
+    /// It takes no more work, finishes what it has, settles, and is gone two minutes later.
+    Leave,
+    /// The connection to a random other machine breaks.
+    Cut,
+    /// Its engine breaks with all its jobs.
+    Engine,
+    /// Its clock jumps ahead by so many seconds, for good.
+    Clock,
+    /// These machines reach each other and nobody else.
+    Partition,
+}
+
+/// What must have come of a scenario besides the invariants, which always hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expect {
+    /// Least percent of the jobs placed that must be done.
+    #[serde(deserialize_with = "within::<_, 0, 100>")]
+    pub completed_percent_min: u64,
+    /// Least percent of what honest machines paid that honest machines must have earned.
+    #[serde(deserialize_with = "within::<_, 0, 100>")]
+    pub honest_share_percent_min: u64,
+    /// Most milliseconds from wanting a job to its first token, for half of the jobs done; 0 for any.
+    #[serde(deserialize_with = "within::<_, 0, 600_000>")]
+    pub first_token_ms_median_max: u64,
+}
+
+impl Lengths {
+    const fn of_prompts() -> Self {
+        Self { min: 40, max: 2_040, tail: Tail::None }
     }
 
-    fn founded(setting: &Setting, conditions: Conditions) -> Self {
-        let mut prng = Prng::new(setting.seed);
-        let signer = |prng: &mut Prng| {
-            let mut seed = [0; 32];
-            seed.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&prng.next_u64().to_be_bytes()));
-            Signer::simulated(seed)
-        };
-        let keys: Vec<(Signer, Signer)> =
-            (0..setting.issuers).map(|_| (signer(&mut prng), signer(&mut prng))).collect();
-        let issuers: Vec<Issuer> = keys
-            .iter()
-            .map(|(issuer, node)| Issuer { key: issuer.public(), node: node.public().into() })
-            .collect();
-        let quorum = issuers.len() - (issuers.len() - 1) / 3;
-        let manifest = Manifest {
-            epoch_ms: setting.epoch_ms,
-            quorum: u8::try_from(quorum).unwrap_or(u8::MAX),
-            ..Manifest::home("simulated".to_owned(), START, &keys[0].0, issuers[0].node)
-        };
-        let manifest = Manifest { issuers, ..manifest };
-        let domain = manifest.domain();
-        let mut world = World::new(START, domain, conditions, &mut prng);
-        let config = |node: Signer, account: Signer, issuer: Option<Signer>| Config {
-            manifest: manifest.clone(),
-            node,
-            owner: account.into(),
-            issuer,
-            name: String::new(),
-            incentive: Incentive::Exchange,
-            class: ProviderClass::Community,
-            region: String::new(),
-            version: "simulated".to_owned(),
-        };
-        let speed = Speed { prefill: 2_000, decode: 60 };
-        for (issuer, node) in keys {
-            let account = signer(&mut prng);
-            world.add(config(node, account, Some(issuer)), speed, None, None);
-        }
-        let mut deposited = 0;
-        let mut places = (Vec::new(), Vec::new());
-        for place in 1..=setting.providers + setting.consumers {
-            let serves = place <= setting.providers;
-            let maker = place % setting.issuers;
-            let secret = (u128::from(prng.next_u64()) << 64 | u128::from(prng.next_u64())).to_be_bytes();
-            world.command_in(0, maker, OwnerCommand::MakeTicket { secret, amount: setting.credits });
-            deposited += u128::from(setting.credits);
-            let decode = 40 + prng.below(60);
-            let offer = serves.then(|| offer(domain, decode, setting.slots));
-            let (node, account) = (signer(&mut prng), signer(&mut prng));
-            let place =
-                world.add(config(node, account, None), Speed { prefill: 2_000, decode }, offer, Some(secret));
-            if serves { places.0.push(place) } else { places.1.push(place) }
-        }
-        Self { world, providers: places.0, consumers: places.1, deposited, prng, jobs: 0 }
+    const fn of_answers() -> Self {
+        Self { min: 16, max: 416, tail: Tail::None }
     }
+}
 
-    /// Makes every message from or to `host` take so many milliseconds longer.
-    pub fn slows(&mut self, host: usize, ms: u64) {
-        self.world.network.slow_ms.insert(host, ms);
-    }
-
-    /// Makes an issuer lie from now on.
-    pub fn lies(&mut self, issuer: usize) {
-        self.world.hosts[issuer].lies = true;
-        self.world.hosts[issuer].adversary = true;
-    }
-
-    /// Submits a job at `consumer` in `ms`; returns its name.
-    pub fn submit(&mut self, ms: u64, consumer: usize, spec: JobSpec) -> JobId {
-        self.jobs += 1;
-        let job = JobId((u128::from(self.prng.next_u64()) << 64 | u128::from(self.jobs)).to_be_bytes());
-        self.world.submit_in(ms, consumer, job, spec);
-        job
-    }
-
-    /// Has the first consumer do a job; returns how many tokens came.
+impl Scenario {
+    /// Reads a scenario.
     ///
-    /// # Panics
-    /// When it is not done in time.
-    #[track_caller]
-    pub fn does_a_job(&mut self) -> u64 {
-        let job = self.submit(0, self.consumers[0], spec(MODEL, 400, 100, 255));
-        self.does(job, 20_000);
-        u64::from(self.world.jobs[&job].tokens)
+    /// # Errors
+    /// When it is not a scenario; the message names line, key and what may stand there.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let scenario: Self = toml::from_str(text)?;
+        scenario.check()?;
+        Ok(scenario)
     }
 
-    /// Lets time pass until a job is done.
+    /// What no single key can show.
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(self.network.issuers % 3 == 1, "`network.issuers` must be 1, 4, 7, 10, 13 or 16");
+        ensure!(
+            !self.network.lying_issuer || self.network.issuers >= 4,
+            "`network.lying_issuer` needs at least 4 `network.issuers`"
+        );
+        ensure!(!self.hosts.is_empty(), "`hosts` needs at least one group");
+        ensure!(
+            self.nodes() <= HOSTS_MAX,
+            "all `hosts` together are {}, more than {HOSTS_MAX}",
+            self.nodes()
+        );
+        let mut names = BTreeSet::from(["issuers", "all"]);
+        for group in &self.hosts {
+            ensure!(names.insert(&group.name), "two groups of `hosts` are called `{}`", group.name);
+            group.check().with_context(|| format!("group `{}`", group.name))?;
+        }
+        for plan in &self.faults {
+            ensure!(
+                names.contains(plan.hosts.as_str()),
+                "`faults` name `{}`, which no group of `hosts` is called",
+                plan.hosts
+            );
+            self.check_plan(plan).with_context(|| format!("fault `{:?}` of `{}`", plan.kind, plan.hosts))?;
+        }
+        self.check_partitions()
+    }
+
+    fn check_plan(&self, plan: &Plan) -> anyhow::Result<()> {
+        if let Some([least, most]) = plan.for_s {
+            ensure!(least <= most, "`for_s` is [least, most]");
+        }
+        ensure!(
+            plan.at_s.is_none_or(|at| at <= self.minutes * 60),
+            "`at_s` is after the {} minutes of the scenario",
+            self.minutes
+        );
+        match plan.kind {
+            Kind::Cut | Kind::Engine if plan.for_s.is_some() => bail!("`for_s` means nothing here"),
+            Kind::Clock if plan.for_s.is_none() => bail!("`for_s` says by how much the clock jumps"),
+            Kind::Partition if plan.count != 1 => bail!("a partition happens once: `count` must be 1"),
+            Kind::Partition if plan.at_s.is_none() => bail!("a partition needs `at_s`"),
+            Kind::LoseDisk | Kind::Leave if plan.hosts == "issuers" => {
+                bail!("issuers do not leave or lose their disks here")
+            }
+            Kind::Crash
+            | Kind::CrashAtPersist
+            | Kind::LoseDisk
+            | Kind::Leave
+            | Kind::Cut
+            | Kind::Engine
+            | Kind::Clock
+            | Kind::Partition => Ok(()),
+        }
+    }
+
+    /// There is one cut through a network at a time.
+    fn check_partitions(&self) -> anyhow::Result<()> {
+        let partitions = self.faults.iter().filter(|plan| plan.kind == Kind::Partition);
+        let end = |plan: &Plan| plan.for_s.map_or(u64::MAX, |[_, most]| plan.at_s.unwrap_or(0) + most);
+        let mut spans: Vec<(u64, u64)> = partitions.map(|plan| (plan.at_s.unwrap_or(0), end(plan))).collect();
+        spans.sort_unstable();
+        ensure!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two partitions overlap");
+        Ok(())
+    }
+
+    /// Returns how many machines take part besides the issuers.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.hosts.iter().map(|group| usize::try_from(group.count).unwrap_or(HOSTS_MAX)).sum()
+    }
+
+    /// Returns the same scenario with so many machines: every group, and the number of orders and of faults, grows or
+    /// shrinks in the same proportion, and none vanishes.
     ///
-    /// # Panics
-    /// When it is not done after `ms`.
-    #[track_caller]
-    pub fn does(&mut self, job: JobId, ms: u64) {
-        let done = self.world.run_until_so(ms, |world| world.is_done(job));
-        assert!(done, "{:?}", self.world.outcome(job));
-    }
-
-    /// Ends all faults, has everybody settle, and checks every invariant.
-    ///
-    /// # Panics
-    /// When one does not hold.
-    #[track_caller]
-    pub fn settles(&mut self) {
-        self.heal(60_000);
-        assert_eq!(checks::when_healed(&self.world), Vec::<String>::new());
-        self.settle();
-        assert_eq!(checks::when_settled(&self.world, self.deposited, &PRICE), Vec::<String>::new());
-        assert_eq!(self.world.findings, Vec::<String>::new());
-    }
-
-    /// Everybody closes and redeems what there is, and has time for it.
-    pub fn settle(&mut self) {
-        for round in 0..3 {
-            for host in 0..self.world.hosts.len() {
-                self.world.command_in(round * 20_000, host, OwnerCommand::Settle);
-            }
+    /// # Errors
+    /// When there are more groups than machines, or too many machines.
+    pub fn with_nodes(mut self, nodes: usize) -> anyhow::Result<Self> {
+        let groups = self.hosts.len();
+        ensure!(
+            (groups..=HOSTS_MAX).contains(&nodes),
+            "--nodes must be between {groups}, one for each group, and {HOSTS_MAX}"
+        );
+        let (before, wanted) = (self.nodes() as u64, nodes as u64);
+        for group in &mut self.hosts {
+            group.count = rounded(group.count, wanted, before);
         }
-        self.world.run_for(90_000);
-    }
-
-    /// Ends all faults, starts whoever is down, lets time pass, and lets everybody meet who has dealt with each other.
-    pub fn heal(&mut self, ms: u64) {
-        self.world.network.conditions = Conditions::CALM;
-        for host in 0..self.world.hosts.len() {
-            self.world.fault_in(0, host, Fault::Restart);
+        self.make_exactly(wanted);
+        self.orders = self.orders * wanted / before;
+        for plan in self.faults.iter_mut().filter(|plan| plan.count > 1) {
+            plan.count = rounded(plan.count, wanted, before);
         }
-        self.world.run_for(ms);
-        for consumer in self.consumers.clone() {
-            for provider in self.providers.clone() {
-                self.world.dial(consumer, provider);
-            }
-        }
-        self.world.run_for(10_000);
+        Ok(self)
     }
-}
 
-fn offer(domain: protocol::ids::DomainId, decode: u64, slots: u16) -> ModelOffer {
-    ModelOffer {
-        model: MODEL,
-        name: "simulated".to_owned(),
-        modality: Modality::Text,
-        licence: open_licence(MODEL, domain),
-        price: PRICE,
-        context_tokens: 8192,
-        slots,
-        busy: 0,
-        decode_milli: decode * 1000,
-        prefill_milli: 2_000_000,
-        quantisation: "none".to_owned(),
-        weights: Digest::ZERO,
-    }
-}
-
-/// Returns a job with an answer of at most `max_tokens`; `length` (0 to 255) decides where the model would end it.
-#[must_use]
-pub fn spec(model: ModelId, bytes: u64, max_tokens: u32, length: u8) -> JobSpec {
-    let mut digest = [0; 32];
-    digest[0] = length;
-    let sampling = Sampling {
-        temperature_milli: 0,
-        top_p_milli: 1000,
-        top_k: 0,
-        repetition_penalty_milli: 1000,
-        seed: 0,
-    };
-    JobSpec {
-        model,
-        input: Input { digest: Digest(digest), bytes, modality: Modality::Text },
-        sampling,
-        max_tokens,
-        constraints: Constraints::default(),
-    }
-}
-
-/// Runs the troubles of `setting`: jobs, losses, crashes, cuts; then heals, checks, settles, checks.
-#[must_use]
-pub fn run(setting: &Setting, watched: Option<usize>) -> Report {
-    let mut home = Home::joined(setting, Conditions { latency_ms: 5, jitter_ms: 40, loss_permille: 0 });
-    home.world.watched = watched;
-    if setting.issuers > 1 {
-        home.slows(1, 300);
-        // A liar may keep to itself what it alone holds: let the deposits for its tickets reach the others first.
-        home.world.run_for(15_000);
-        home.lies(setting.issuers - 1);
-    }
-    let mut workload = home.prng.child();
-    let mut churn = home.prng.child();
-    home.world.network.conditions.loss_permille = setting.loss_permille;
-    for consumer in home.consumers.clone() {
-        for _ in 0..setting.jobs {
-            let model = if workload.below(40) == 0 { UNKNOWN_MODEL } else { MODEL };
-            let length = u8::try_from(workload.below(256)).unwrap_or(0);
-            let max_tokens = u32::try_from(16 + workload.below(400)).unwrap_or(16);
-            let spec = spec(model, 40 + workload.below(2_000), max_tokens, length);
-            let at = workload.below(setting.trouble_ms);
-            let job = home.submit(at, consumer, spec);
-            if workload.below(10) == 0 {
-                home.world.cancel_in(at + 1 + workload.below(4_000), consumer, job);
-            }
+    /// What rounding added or took is made up for where it matters least.
+    fn make_exactly(&mut self, wanted: u64) {
+        while self.nodes() as u64 != wanted {
+            let too_many = self.nodes() as u64 > wanted;
+            let Some(largest) = self.hosts.iter_mut().max_by_key(|group| group.count) else { return };
+            largest.count = if too_many { largest.count - 1 } else { largest.count + 1 };
         }
     }
-    let mut owners = home.prng.child();
-    for _ in 0..setting.orders {
-        order(&mut home, &mut owners, setting.trouble_ms);
-    }
-    for _ in 0..setting.faults {
-        trouble(&mut home, &mut churn, setting.trouble_ms);
-    }
-    home.world.run_for(setting.trouble_ms);
-    home.heal(120_000);
-    home.world.findings.extend(checks::when_healed(&home.world));
-    home.settle();
-    home.world.findings.extend(checks::when_settled(&home.world, home.deposited, &PRICE));
-    report(setting.seed, &home.world)
 }
 
-/// Somebody pays somebody, withdraws, or fills a slot.
-fn order(home: &mut Home, prng: &mut Prng, ms: u64) {
-    let hosts = home.world.hosts.len() as u64;
-    let place = |prng: &mut Prng| usize::try_from(1 + prng.below(hosts - 1)).unwrap_or(1);
-    let (host, other) = (place(prng), place(prng));
-    let amount = 1 + prng.below(NANO_PER_CREDIT / 20);
-    let to = home.world.hosts[other].config.owner.account();
-    let order = match prng.below(8) {
-        0 => Order::Noop,
-        1 | 2 => Order::Withdraw { amount, to: format!("account {host} at a bank") },
-        _ => Order::Pay { to, amount },
-    };
-    let name = Digest::of(&prng.next_u64().to_be_bytes());
-    home.world.command_in(prng.below(ms), host, OwnerCommand::Order(name, order));
-}
-
-fn trouble(home: &mut Home, churn: &mut Prng, ms: u64) {
-    let hosts = home.world.hosts.len();
-    let at = churn.below(ms);
-    let host = usize::try_from(churn.below(hosts as u64)).unwrap_or(0);
-    let other = usize::try_from(churn.below(hosts as u64)).unwrap_or(0);
-    match churn.below(5) {
-        0 | 1 => {
-            home.world.fault_in(at, host, Fault::Crash);
-            home.world.fault_in(at + 300 + churn.below(10_000), host, Fault::Restart);
+impl Group {
+    fn check(&self) -> anyhow::Result<()> {
+        let by_serving = matches!(self.cheats, Some(Cheat::NonDeliverer | Cheat::OverClaimer));
+        ensure!(!by_serving || self.serves.is_some(), "who cheats so must serve");
+        let by_asking = matches!(self.cheats, Some(Cheat::NonPayer));
+        ensure!(!by_asking || self.asks.is_some(), "who cheats so must ask");
+        if let Some(Serves { decode: [least, most], .. }) = self.serves {
+            ensure!(least <= most, "`serves.decode` is [least, most]");
         }
-        2 | 3 => home.world.fault_in(at, host, Fault::Cut(other)),
-        _ => home.world.fault_in(at, host, Fault::Engine),
+        let lengths = self.asks.iter().flat_map(|asks| [&asks.prompt_bytes, &asks.answer_tokens]);
+        for Lengths { min, max, .. } in lengths {
+            ensure!(min <= max, "a length's `min` is above its `max`");
+        }
+        if let Some(asks) = &self.asks {
+            ensure!(asks.during.is_none_or(|[from, to]| from < to), "`asks.during` is [from, to]");
+            ensure!(asks.answer_tokens.max <= 4_096, "`asks.answer_tokens` may be at most 4096");
+        }
+        Ok(())
     }
 }
 
-fn report(seed: u64, world: &World) -> Report {
-    use crate::world::Outcome;
-    let ended = |done: bool| {
-        let is = |outcome: &Outcome| matches!(outcome, Outcome::Done(_)) == done;
-        world.jobs.values().filter(|job| job.outcome.as_ref().is_some_and(|(_, outcome)| is(outcome))).count()
-    };
-    let mut failures = std::collections::BTreeMap::new();
-    for job in world.jobs.values() {
-        let name = match &job.outcome {
-            Some((_, Outcome::Failed(failure, _))) => format!("{failure:?}"),
-            Some((_, Outcome::OwnerGone)) => "OwnerGone".to_owned(),
-            Some((_, Outcome::Done(_))) => continue,
-            None => "None".to_owned(),
-        };
-        let name = name.split(['(', ' ']).next().unwrap_or_default().to_owned();
-        *failures.entry(name).or_insert(0) += 1;
-    }
-    Report {
-        seed,
-        trace: world.trace_hash().to_hex().to_string(),
-        inputs: world.inputs,
-        jobs: (world.jobs.len(), ended(true), ended(false)),
-        failures,
-        checkpoints: world.node(0).map_or(0, |issuer| issuer.checkpoints().len()),
-        findings: world.findings.clone(),
-    }
+const fn one() -> u64 {
+    1
 }
+
+const fn four() -> u64 {
+    4
+}
+
+const fn eight() -> u64 {
+    8
+}
+
+const fn hundred() -> u64 {
+    100
+}
+
+const fn two_thousand() -> u64 {
+    2_000
+}
+
+const fn one_credit() -> u64 {
+    protocol::price::NANO_PER_CREDIT
+}
+
+const fn usual_price() -> [u64; 2] {
+    [500_000_001, 2_000_000_003]
+}
+
+#[cfg(test)]
+mod tests;

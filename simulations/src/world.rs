@@ -1,5 +1,6 @@
 //! The world: hosts, one clock, one heap of events. Everything that happens follows from one seed.
 
+mod cheating;
 mod faults;
 mod jobs;
 mod messages;
@@ -22,7 +23,7 @@ use protocol::record::Record;
 use protocol::signed::Signed;
 use protocol::time::Time;
 
-use crate::checks;
+use crate::checks::{self, Always};
 use crate::devices::{Device, Speed};
 use crate::network::{Conditions, Network};
 
@@ -67,9 +68,19 @@ pub struct Host {
     pub restored: Vec<(NodeId, ChannelId, Option<u64>)>,
     /// How its last recovery ended: channels given back, and channels missing.
     pub recovered: Option<(usize, usize)>,
+    /// Its disk was lost once, or it was away while issuers ended channels of its and forgot them: its journal does not
+    /// have the whole history.
+    pub lost_history: bool,
+    /// Bytes of messages and of gossip that it has sent.
+    pub sent_bytes: u64,
+    /// Says again what it has said and heard.
+    pub replays: bool,
+    /// Its owner wants the engine for something else.
+    pub resting: bool,
+    /// It dies at its next record, with or without it on the disk, and starts again after so many milliseconds.
+    doomed: Option<(bool, Option<u64>)>,
     /// Its journal is gone, and it must ask for what was in it.
     lost: bool,
-    joined: bool,
     /// Lines with the time at which they are durable.
     journal: Vec<(Time, Vec<u8>)>,
     /// Its votes for checkpoints, with the time at which they are durable.
@@ -118,6 +129,8 @@ pub struct Tracked {
     pub chosen: Vec<NodeId>,
     /// Tokens that arrived.
     pub tokens: u32,
+    /// When the first came.
+    pub first_token: Option<Time>,
     /// Prompt tokens counted by the provider.
     pub tokens_in: u32,
     /// Its owner gave it up.
@@ -183,6 +196,17 @@ enum What {
     Submit(JobId, Box<JobSpec>),
     Cancel(JobId),
     Owner(OwnerCommand),
+    /// The owner lends the engine, or takes it back.
+    Serve(bool),
+    /// Two steps in one place.
+    Equivocate,
+    /// What was said once is said again.
+    SayAgain {
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    /// These hosts reach only each other; none: all reach all.
+    Part(Vec<usize>),
 }
 
 /// A fault that befalls a host.
@@ -190,6 +214,13 @@ enum What {
 pub enum Fault {
     /// The process dies without a word.
     Crash,
+    /// The process dies at the next record that it writes, and starts again after so many milliseconds.
+    CrashAtRecord {
+        /// The record is on the disk by then.
+        durable: bool,
+        /// After how many milliseconds it starts again, if it does.
+        restart_ms: Option<u64>,
+    },
     /// The same, and its journal is gone.
     LoseDisk,
     /// The process dies, and its journal is an old copy from now on: its first so many lines.
@@ -202,6 +233,8 @@ pub enum Fault {
     Cut(usize),
     /// The engine breaks, with all its jobs, and is ready again at once.
     Engine,
+    /// Its clock jumps by so many milliseconds.
+    Clock(i64),
 }
 
 #[derive(Debug)]
@@ -247,14 +280,20 @@ pub struct World {
     pub delivered: BTreeMap<(usize, usize), Delivered>,
     /// What became of orders, by name; a host that crashes forgets who asked.
     pub orders: BTreeMap<Digest, Result<RecordId, OrderError>>,
+    /// Nano-credits that have entered.
+    pub deposited: u128,
     /// Inputs handled.
     pub inputs: u64,
+    /// Events of any kind that have happened.
+    pub events: u64,
     /// Messages sent, by name, and their bytes.
     pub sent: BTreeMap<&'static str, (u64, u64)>,
     /// Channels that payees gave to their mirrors.
     pub copies: u64,
     /// Invariants found broken while running.
     pub findings: Vec<String>,
+    /// How often each rule about single events was checked, and broken, in the order of [`Always::ALL`].
+    tallies: [(u64, u64); Always::ALL.len()],
     /// Prints what happens to this host, for whoever looks for a fault.
     pub watched: Option<usize>,
     domain: DomainId,
@@ -266,6 +305,7 @@ pub struct World {
     trace: blake3::Hasher,
     disks: Prng,
     seeds: Prng,
+    mischief: Prng,
 }
 
 impl World {
@@ -279,7 +319,10 @@ impl World {
             jobs: BTreeMap::new(),
             delivered: BTreeMap::new(),
             orders: BTreeMap::new(),
+            deposited: 0,
             inputs: 0,
+            events: 0,
+            tallies: Default::default(),
             sent: BTreeMap::new(),
             copies: 0,
             findings: Vec::new(),
@@ -293,11 +336,25 @@ impl World {
             trace: blake3::Hasher::new(),
             disks: prng.child(),
             seeds: prng.child(),
+            mischief: prng.child(),
         }
     }
 
     /// Adds a machine and starts it.
     pub fn add(
+        &mut self,
+        config: Config,
+        speed: Speed,
+        offer: Option<ModelOffer>,
+        secret: Option<[u8; 16]>,
+    ) -> usize {
+        let host = self.place(config, speed, offer, secret);
+        self.start(host);
+        host
+    }
+
+    /// Adds a machine that is started later, by [`Fault::Restart`].
+    pub fn place(
         &mut self,
         config: Config,
         speed: Speed,
@@ -321,8 +378,12 @@ impl World {
             penalties: Vec::new(),
             restored: Vec::new(),
             recovered: None,
+            lost_history: false,
+            sent_bytes: 0,
+            replays: false,
+            resting: false,
+            doomed: None,
             lost: false,
-            joined: false,
             journal: Vec::new(),
             ballots: Vec::new(),
             incarnation: 0,
@@ -334,7 +395,6 @@ impl World {
             attached: BTreeMap::new(),
             load: (0, 0),
         });
-        self.start(host);
         self.schedule(host, 0, What::Keep);
         host
     }
@@ -368,8 +428,36 @@ impl World {
 
     /// Connects two hosts soon.
     pub fn dial(&mut self, from: usize, to: usize) {
-        let delay = 2 * self.network.delay();
+        let delay = 2 * self.network.delay(from, to);
         self.schedule(from, delay, What::Dialled(to));
+    }
+
+    /// Has the owner of `host` lend its engine, or take it back, in `ms`.
+    pub fn serve_in(&mut self, ms: u64, host: usize, serves: bool) {
+        self.schedule(host, ms, What::Serve(serves));
+    }
+
+    /// Lets `some` reach only each other in `ms`; with nobody named, all reach all again.
+    pub fn part_in(&mut self, ms: u64, some: Vec<usize>) {
+        self.schedule(0, ms, What::Part(some));
+    }
+
+    /// Counts a check of a rule, and says what was found where it does not hold.
+    pub fn always(&mut self, rule: Always, holds: bool, finding: impl FnOnce() -> String) {
+        let tally = &mut self.tallies[rule as usize];
+        tally.0 += 1;
+        if !holds {
+            tally.1 += 1;
+            if self.findings.len() < checks::FINDINGS_MAX {
+                self.findings.push(finding());
+            }
+        }
+    }
+
+    /// Returns how often a rule was checked, and how often it was broken.
+    #[must_use]
+    pub const fn tally(&self, rule: Always) -> (u64, u64) {
+        self.tallies[rule as usize]
     }
 
     /// Runs until `until`.
@@ -414,6 +502,7 @@ impl World {
     fn step(&mut self) {
         let Some(Reverse(Event { at, host, what, .. })) = self.queue.pop() else { return };
         self.now = at;
+        self.events += 1;
         match what {
             What::Input(incarnation, input) => {
                 if incarnation == self.hosts[host].incarnation {
@@ -470,6 +559,13 @@ impl World {
                 }
             }
             What::Owner(command) => self.handle(host, Input::Owner(command), &[]),
+            What::Serve(serves) => self.serves(host, serves),
+            What::Equivocate => self.equivocate(host),
+            What::SayAgain { to, bytes } => {
+                self.bytes_in(self.network.conditions.latency_ms, host, to, bytes)
+            }
+            What::Part(some) if some.is_empty() => self.reunite(),
+            What::Part(some) => self.part(&some),
         }
     }
 
@@ -489,7 +585,13 @@ impl World {
         }
         let mut effects = Vec::new();
         node.handle(clock, input, &mut effects);
-        self.findings.extend(checks::after_step(node, host, self.now));
+        let conserved = node.books().map(protocol::ledger::issuer::Issuer::is_conserved);
+        if let Some(conserved) = conserved {
+            let now = self.now;
+            self.always(Always::CreditsConserved, conserved, || {
+                format!("{now}: the books of host {host} hold other credits than were deposited")
+            });
+        }
         self.count_load(host);
         if self.watched == Some(host) {
             for effect in &effects {
@@ -512,9 +614,10 @@ impl World {
         let second = self.now.0 / 1000;
         let load = &mut self.hosts[host].load;
         *load = if load.0 == second { (second, load.1 + 1) } else { (second, 1) };
-        if load.1 == checks::INPUTS_PER_SECOND_MAX {
-            self.findings.push(format!("{}: host {host} is in a busy loop", self.now));
-        }
+        // An issuer hears everybody.
+        let most = checks::INPUTS_PER_SECOND_MAX + checks::INPUTS_OF_ONE_MAX * self.index.len() as u64;
+        let (now, holds) = (self.now, load.1 != most);
+        self.always(Always::NoBusyLoop, holds, || format!("{now}: host {host} is in a busy loop"));
     }
 
     fn arm(&mut self, host: usize) {
@@ -531,6 +634,9 @@ impl World {
         while let Some(effect) = effects.next() {
             match effect {
                 Effect::Record(record) => {
+                    if self.dies_at_record(host, &record) {
+                        return;
+                    }
                     let sync = 1 + self.disks.below(8);
                     self.write(host, &record, sync);
                     let rest: Vec<Effect> = effects.collect();
@@ -575,10 +681,10 @@ impl World {
                 Effect::Detach(job) => self.detach(host, job),
                 Effect::Tell(job, event) => self.tell(job, event),
                 Effect::Joined(result) => {
-                    self.hosts[host].joined = result.is_ok();
-                    if let Err(error) = result {
-                        self.findings.push(format!("{}: host {host} could not join: {error}", self.now));
-                    }
+                    let now = self.now;
+                    self.always(Always::TicketsAdmit, result.is_ok(), || {
+                        format!("{now}: host {host} could not join: {result:?}")
+                    });
                 }
                 Effect::Ordered(name, result) => {
                     self.orders.insert(name, result);

@@ -8,8 +8,8 @@ use protocol::node::{Config, Delegation, Node, Owner, OwnerCommand, RotationView
 use protocol::price::Usage;
 use protocol::signed::{Role, sign};
 use simulations::devices::Speed;
+use simulations::home::{Home, MODEL, PRICE, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
 use simulations::world::{Fault, Outcome, World};
 
 const CREDITS: u64 = 1_000_000_000;
@@ -36,7 +36,7 @@ fn add(home: &mut Home, tag: u8, owner: Owner, amount: u64) -> usize {
     let config = Config { node, owner, ..home.world.hosts[home.consumers[0]].config.clone() };
     let secret = [tag; 16];
     home.world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount });
-    home.deposited += u128::from(amount);
+    home.world.deposited += u128::from(amount);
     home.world.run_for(1_000);
     let place = home.world.add(config, Speed { prefill: 2_000, decode: 60 }, None, Some(secret));
     home.world.run_for(5_000);

@@ -9,8 +9,10 @@ use protocol::ledger::records::{AccountOp, Epoch, OpBody};
 use protocol::message::{Message, Wire};
 use protocol::node::{AuditState, Node, Order, OrderError, Owner, OwnerCommand};
 use protocol::signed::{Role, Verified, sign};
+use simulations::home::{Home, MODEL, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, Setting, run, spec};
+use simulations::play::run;
+use simulations::scenario::read;
 use simulations::world::{Fault, Outcome, World};
 
 const EPOCH_MS: u64 = 40_000;
@@ -139,12 +141,12 @@ fn an_audit_goes_on_with_another_issuer_when_one_serves_other_books_and_one_says
 
 #[test]
 fn losses_crashes_and_cuts_leave_one_chain_of_checkpoints() {
+    let mut scenario = read("smoke-four-issuers").expect("it comes with the program");
+    (scenario.network.epoch_s, scenario.minutes) = (EPOCH_MS / 1000, 2);
     for seed in 1..=3 {
-        let trouble =
-            Setting { epoch_ms: EPOCH_MS, jobs: 8, trouble_ms: 120_000, ..Setting::four_issuers(seed) };
-        let report = run(&trouble, None);
-        assert_eq!(report.findings, Vec::<String>::new(), "{}", trouble.reproduce());
-        assert!(report.checkpoints >= 4, "{} checkpoints", report.checkpoints);
+        let report = run(&scenario, seed);
+        assert_eq!(report.findings, Vec::<String>::new(), "seed {seed}");
+        assert!(report.figures.checkpoints >= 4, "{} checkpoints", report.figures.checkpoints);
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use protocol::ids::{JobId, RecordId};
 use protocol::node::{ChannelView, Node};
 use protocol::price::Usage;
+use simulations::home::{Home, MODEL, PRICE, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
 use simulations::world::{Fault, World};
 
 /// Has a payee work while no issuer is there, and go before one is back; its customer and three others stay, of whom

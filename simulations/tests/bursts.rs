@@ -9,15 +9,15 @@ use protocol::message::{Checked, Message};
 use protocol::node::{Node, Order, OwnerCommand};
 use protocol::price::Usage;
 use protocol::record::Record;
+use simulations::home::{Home, MODEL, PRICE, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
 use simulations::world::{Fault, Outcome, World};
 
 const SEEDS: std::ops::Range<u64> = 0..200;
 
-const QUICK: Conditions = Conditions { latency_ms: 1, jitter_ms: 1, loss_permille: 0 };
+const QUICK: Conditions = Conditions { latency_ms: 1, jitter_ms: 1, ..Conditions::CALM };
 
-const UNEVEN: Conditions = Conditions { latency_ms: 5, jitter_ms: 40, loss_permille: 0 };
+const UNEVEN: Conditions = Conditions { latency_ms: 5, jitter_ms: 40, ..Conditions::CALM };
 
 fn worst(spec: &JobSpec) -> u64 {
     PRICE.cost(&spec.worst_usage()).expect("small numbers")

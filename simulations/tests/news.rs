@@ -10,8 +10,8 @@ use protocol::record::Record;
 use protocol::signed::{Role, Verified, sign};
 use protocol::statement::{Kind, Line, Statement};
 use simulations::checks;
+use simulations::home::{Home, Setting};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, PRICE, Setting};
 use simulations::world::{Fault, World};
 
 const AMOUNT: u64 = 20_000_000;
@@ -47,7 +47,7 @@ fn pay(home: &mut Home, name: u8) {
 fn settles(home: &mut Home) {
     home.heal(60_000);
     home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
+    assert_eq!(checks::findings(checks::WHEN_SETTLED, &home.world), Vec::<String>::new());
 }
 
 #[test]

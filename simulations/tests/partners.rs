@@ -4,8 +4,8 @@ use protocol::ids::{ChannelId, JobId};
 use protocol::node::{Node, OwnerCommand};
 use protocol::price::Usage;
 use simulations::checks;
+use simulations::home::{Home, MODEL, PRICE, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
 use simulations::world::{Fault, World};
 
 fn home(issuers: usize) -> Home {
@@ -27,7 +27,7 @@ fn redeemed(home: &Home, channel: ChannelId) -> Option<(u64, bool)> {
 fn settles(home: &mut Home) {
     home.heal(60_000);
     home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
+    assert_eq!(checks::findings(checks::WHEN_SETTLED, &home.world), Vec::<String>::new());
     assert_eq!(home.world.findings, Vec::<String>::new());
 }
 
@@ -196,7 +196,7 @@ fn a_member_that_recovers_from_a_backup_signs_nothing_twice_and_loses_nothing() 
             home.does_a_job();
             home.heal(60_000);
             home.settle();
-            let mut findings = checks::when_settled(&home.world, home.deposited, &PRICE);
+            let mut findings = checks::findings(checks::WHEN_SETTLED, &home.world);
             // Of a channel that has ended meanwhile no history comes back.
             findings.retain(|finding| !finding.starts_with("the statements"));
             assert_eq!(findings, Vec::<String>::new());

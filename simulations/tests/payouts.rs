@@ -7,8 +7,8 @@ use protocol::message::{Message, Wire};
 use protocol::node::{Node, Offence, Order, OwnerCommand};
 use protocol::signed::{Role, sign};
 use simulations::checks;
+use simulations::home::{Home, Setting};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, PRICE, Setting};
 use simulations::world::{Fault, World};
 
 /// Returns a network in which the consumer has withdrawn, and the step.
@@ -70,7 +70,7 @@ fn only_the_operator_whose_turn_it_is_marks_a_withdrawal_and_all_come_to_know() 
     home.heal(30_000);
     assert_eq!(references(&home, step), vec![Some(format!("transfer of {payer}")); 5]);
     home.settle();
-    assert_eq!(checks::when_settled(&home.world, home.deposited, &PRICE), Vec::<String>::new());
+    assert_eq!(checks::findings(checks::WHEN_SETTLED, &home.world), Vec::<String>::new());
 }
 
 #[test]

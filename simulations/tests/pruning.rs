@@ -10,8 +10,8 @@ use protocol::node::Node;
 use protocol::prng::Prng;
 use protocol::record::Record;
 use protocol::statement::{Kind, Line, Statement};
+use simulations::home::{Home, MODEL, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, spec};
 use simulations::world::{Fault, World};
 
 /// Short, so that channels end within minutes of virtual time.
@@ -126,7 +126,7 @@ fn a_network_whose_nodes_prune_keeps_its_promises() {
         }
         home.heal(60_000);
         home.settles();
-        let findings = simulations::checks::when_settled(&home.world, home.deposited, &PRICE);
+        let findings = simulations::checks::findings(simulations::checks::WHEN_SETTLED, &home.world);
         assert_eq!((findings, home.world.findings.clone()), (vec![], vec![]), "seed {seed}");
     }
 }

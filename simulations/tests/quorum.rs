@@ -8,8 +8,8 @@ use protocol::message::{Message, Wire};
 use protocol::node::{Config, Owner, OwnerCommand};
 use protocol::signed::{Role, sign};
 use simulations::devices::Speed;
+use simulations::home::{Home, MODEL, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, Setting, spec};
 use simulations::world::Fault;
 
 fn home() -> Home {
@@ -132,7 +132,7 @@ fn three_operators_book_a_deposit_from_outside_while_the_fourth_lies_and_one_of_
     operator(&mut home, 0, 1, (deposit.0, 2 * deposit.1));
     home.world.run_for(10_000);
     assert_eq!(booked(&home), [Some(deposit.1); 3]);
-    home.deposited += u128::from(deposit.1);
+    home.world.deposited += u128::from(deposit.1);
     home.settles();
 }
 
@@ -170,7 +170,7 @@ fn add(home: &mut Home) -> usize {
     let config = Config { node, owner, ..home.world.hosts[home.consumers[0]].config.clone() };
     let (secret, amount) = ([90; 16], 1_000_000_000);
     home.world.command_in(0, 0, OwnerCommand::MakeTicket { secret, amount });
-    home.deposited += u128::from(amount);
+    home.world.deposited += u128::from(amount);
     home.world.run_for(1_000);
     let place = home.world.add(config, Speed { prefill: 2_000, decode: 60 }, None, Some(secret));
     home.world.run_for(15_000);

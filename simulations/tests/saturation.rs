@@ -1,8 +1,8 @@
 //! Networks that are full: whoever asks hears it at once.
 
 use protocol::job::Failure;
+use simulations::home::{Home, MODEL, Setting, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, Setting, spec};
 use simulations::world::Outcome;
 
 /// Jobs for every slot of the provider; the first one opens a channel that has room for more than all of them.
@@ -10,8 +10,7 @@ const FILLERS: [u32; 4] = [4_000, 500, 500, 500];
 
 #[test]
 fn a_full_network_whose_adverts_are_heard_says_so_at_once() {
-    let mut home =
-        Home::joined(&Setting { providers: 1, consumers: 1, ..Setting::smoke(1) }, Conditions::CALM);
+    let mut home = Home::joined(&Setting::small(1, 1), Conditions::CALM);
     let consumer = home.consumers[0];
     home.world.run_for(60_000);
     for (tokens_max, ms) in FILLERS.into_iter().zip([0, 500, 500, 500]) {

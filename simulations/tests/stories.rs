@@ -7,8 +7,10 @@ use protocol::price::Usage;
 use protocol::prng::Prng;
 use protocol::router::Gate;
 use protocol::scheduler::Refusal;
+use simulations::home::{Home, MODEL, PRICE, Setting, UNKNOWN_MODEL, spec};
 use simulations::network::Conditions;
-use simulations::scenario::{Home, MODEL, PRICE, Setting, UNKNOWN_MODEL, run, spec};
+use simulations::play::run;
+use simulations::scenario::read;
 use simulations::world::{Fault, Outcome, Tracked, World};
 
 fn home(providers: usize) -> Home {
@@ -234,12 +236,12 @@ fn arbitrary_bytes_change_nothing() {
 
 #[test]
 fn one_seed_runs_in_one_way_and_holds() {
+    let scenario = read("smoke").expect("it comes with the program");
     for seed in [7, 35, 281, 351, 1024] {
-        let setting = Setting::smoke(seed);
-        let report = run(&setting, None);
+        let report = run(&scenario, seed);
 
-        assert_eq!(report.findings, Vec::<String>::new(), "{}", setting.reproduce());
-        assert_eq!(run(&setting, None).trace, report.trace, "{}", setting.reproduce());
+        assert_eq!(report.findings, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(run(&scenario, seed).trace_hash, report.trace_hash, "seed {seed}");
     }
 }
 

@@ -341,6 +341,7 @@ impl Node {
         self.renew_devices(now, out);
         self.ask_wallet_again(now, out);
         self.greet_silent(now, out);
+        self.join_again(out);
         if self.recovery.is_some() {
             return self.on_recovery_due(now, out);
         }
@@ -489,6 +490,7 @@ impl Node {
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
         if round {
             self.ask_payouts(out);
+            self.ask_again_for_missing(out);
         }
         if round && self.is_admitted() {
             // The issuer tells of every change, but once, and what it tells may be lost.

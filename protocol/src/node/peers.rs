@@ -164,6 +164,16 @@ impl Node {
         }
     }
 
+    /// Asks again to be admitted: the question or the answer may be lost while a connection stands.
+    pub(super) fn join_again(&mut self, out: &mut Vec<Effect>) {
+        let Some(secret) = self.joining else { return };
+        for issuer in self.issuers() {
+            if !self.refusing.contains(&issuer) {
+                self.send(issuer, Message::Join { secret }, out);
+            }
+        }
+    }
+
     /// Lets a message through, keeps it until the peer has greeted, or counts an offence.
     pub(super) fn admit(
         &mut self,

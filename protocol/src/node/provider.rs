@@ -213,14 +213,17 @@ impl Node {
             self.restore(from, Kept { opening, receipt: None }, now, out);
             return;
         }
-        if self.ended_before_recovery(&opening) {
+        let OpBody::OpenChannel(open) = &opening.op.body else {
+            return out.push(Effect::Penalise(from, Offence::BadLedger));
+        };
+        // Whoever never got to use a channel shows its opening until the end, and a little after it.
+        if open.expires < self.epoch(now) || self.ended_before_recovery(&opening) {
             return;
         }
         let valid = self.is_committed(&opening)
             && self.account_of(from) == Some(opening.op.account)
             && self.may_spend(from)
-            && matches!(&opening.op.body, OpBody::OpenChannel(open)
-                if open.payer == from && open.expires >= self.epoch(now));
+            && open.payer == from;
         if valid && !self.has_room_for_channel_of(opening.op.account) {
             return;
         }

@@ -178,6 +178,14 @@ impl Node {
         }
     }
 
+    /// Asks every peer again, who may have been recovering itself, or been asked by too many at once.
+    pub(super) fn ask_again_for_missing(&mut self, out: &mut Vec<Effect>) {
+        let peers = self.peers.iter().filter(|(_, peer)| peer.is_admitted()).map(|(node, _)| *node);
+        for peer in peers.collect::<Vec<_>>() {
+            self.ask_for_missing(peer, out);
+        }
+    }
+
     pub(super) fn on_given_back(
         &mut self,
         from: NodeId,

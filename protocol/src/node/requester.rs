@@ -175,6 +175,12 @@ impl Node {
             out.push(Effect::Run { job, requester: self.me, spec, up_to });
             return;
         }
+        if !self.is_admitted() {
+            // Providers count what strangers ask of them as an offence.
+            let failure = "this node is no member of the network yet, and nobody else works for it before";
+            out.push(Effect::Tell(job, failed(Failure::BadRequest(String::from(failure)))));
+            return;
+        }
         self.jobs.insert(job, new(Phase::Finding, spec));
         self.seek(job, now, out);
     }

@@ -414,6 +414,23 @@ fn an_open_join_without_a_ticket_leaves_nothing_behind() {
 }
 
 #[test]
+fn whoever_is_no_member_asks_again_to_join_and_asks_nobody_to_work_before() {
+    let mut node = consumer();
+    node.node.config.manifest.admission = Admission::Ticket;
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.greeted_by(START, &ISSUER, None);
+    let asked = node.told(START, Input::Owner(OwnerCommand::Join { secret: [1; 16] }));
+    assert_eq!(sent(&asked), ["join"]);
+
+    let submitted = node.told(START.plus_ms(5), Input::Submitted(job(1), spec()));
+    assert!(matches!(failures(&submitted)[..], [Failure::BadRequest(_)]), "{submitted:?}");
+    assert_eq!(sent(&submitted), Vec::<&str>::new());
+
+    let due = node.told(START.plus_ms(6_000), Input::Wake);
+    assert!(sent(&due).contains(&"join"), "{due:?}");
+}
+
+#[test]
 fn one_connection_speaks_for_one_account() {
     let mut node = node(ISSUER, Some(signer(1)));
     node.greeted_by(START, &CONSUMER, None);

@@ -5,7 +5,8 @@ use protocol::ids::{ChannelId, DomainId, JobId, NodeId};
 use protocol::job::{Constraints, Input as Prompt, JobSpec, Sampling};
 use protocol::keys::{Scheme, Signer};
 use protocol::ledger::records::{
-    AccountOp, Device, Epoch, Membership, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Rights, Terms,
+    AccountOp, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Rights,
+    Terms,
 };
 use protocol::licence::open_licence;
 use protocol::message::{Message, Opening, Wire};
@@ -19,6 +20,9 @@ use protocol::time::Time;
 use crate::common::{MODEL, PRICE, digest, domain, manifest, payer_signer, signer};
 
 pub(crate) const NOW: Time = Time(1_000);
+
+/// After the last epoch of every channel here.
+const LATE: Time = Time(30 * 24 * 60 * 60 * 1_000);
 
 pub(crate) const ISSUER: u8 = 200;
 
@@ -36,8 +40,12 @@ pub(crate) fn receive(node: &mut Node, from: u8, message: &Message<Wire>) -> Vec
 }
 
 pub(crate) fn handle(node: &mut Node, input: Input) -> Vec<Effect> {
+    handle_at(NOW, node, input)
+}
+
+fn handle_at(now: Time, node: &mut Node, input: Input) -> Vec<Effect> {
     let mut effects = Vec::new();
-    node.handle(NOW, input, &mut effects);
+    node.handle(now, input, &mut effects);
     effects
 }
 
@@ -238,6 +246,22 @@ fn a_closed_channel_shown_again_is_not_served_on() {
 
     let effects = submit(&mut node, 2, channel, Some(opening));
     assert!(refuses(&effects) && !runs(&effects), "{effects:?}");
+}
+
+/// The payer's first job never came to run, and it ends the channel late.
+#[test]
+fn an_opening_shown_after_its_last_epoch_is_not_taken_and_not_held_against_its_payer() {
+    let mut node = provider();
+    let terms = terms(&mut node);
+    let (channel, opening) = opening(terms, &[signer(ISSUER)]);
+    let closing = Final { channel, amount: 0, receipt: None };
+    let closing = sign(closing, domain(), Role::Payer, &payer_signer(PAYER)).signed();
+    let message = Message::Close { closing, opening: Some(opening) };
+    let message = Message::check(&message.to_bytes(), domain(), Scheme::Simulated).expect("well formed");
+
+    let effects = handle_at(LATE, &mut node, Input::Received(id(PAYER), message));
+    assert_eq!(node.channels(), []);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Penalise(..))), "{effects:?}");
 }
 
 #[test]

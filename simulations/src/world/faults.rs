@@ -5,6 +5,7 @@ use protocol::ids::JobId;
 use protocol::node::{EngineEvent, EngineFault, Input, Node, OwnerCommand};
 use protocol::record::Record;
 
+use crate::checks::Always;
 use crate::devices::digest_of;
 
 use super::{Fault, KEEP_MS, Outcome, STREAM_SILENCE_MS, What, World};
@@ -81,10 +82,15 @@ impl World {
     pub(super) fn befall(&mut self, host: usize, fault: Fault) {
         match fault {
             Fault::Crash => self.crash(host),
+            Fault::CrashAtRecord { durable, restart_ms } => {
+                self.hosts[host].doomed = Some((durable, restart_ms));
+            }
+            Fault::Clock(ms) => self.hosts[host].clock_ms += ms,
             Fault::LoseDisk => {
                 self.crash(host);
                 self.hosts[host].journal.clear();
                 self.hosts[host].lost = true;
+                self.hosts[host].lost_history = true;
             }
             Fault::OldCopy(lines) => {
                 self.crash(host);
@@ -100,6 +106,31 @@ impl World {
         }
     }
 
+    /// The engine says that it is ready, unless its owner wants it to rest.
+    pub(super) fn readies(&mut self, host: usize) {
+        let Some(offer) = self.hosts[host].offer.clone().filter(|_| !self.hosts[host].resting) else {
+            return;
+        };
+        let device = Hardware {
+            kind: "cpu".to_owned(),
+            name: "simulated".to_owned(),
+            memory_bytes: 1 << 34,
+            backend: "simulated".to_owned(),
+        };
+        self.input_in(50, host, Input::Engine(EngineEvent::Ready { offer, device }));
+    }
+
+    /// The owner of a machine lets its engine serve, or takes it back.
+    pub(super) fn serves(&mut self, host: usize, serves: bool) {
+        self.hosts[host].resting = !serves;
+        if serves {
+            self.readies(host);
+        } else if let Some(offer) = &self.hosts[host].offer {
+            let model = offer.model;
+            self.handle(host, Input::Engine(EngineEvent::Lost(model)), &[]);
+        }
+    }
+
     pub(super) fn break_engine(&mut self, host: usize) {
         let jobs: Vec<JobId> =
             self.streams.keys().filter(|(_, at)| *at == host).map(|(job, _)| *job).collect();
@@ -112,6 +143,25 @@ impl World {
             let event = EngineEvent::Failed { job, tokens_out: run.tokens, digest, fault };
             self.input_in(0, host, Input::Engine(event));
         }
+    }
+
+    /// A crash that waits for the next record does not come any more.
+    pub(crate) fn spare(&mut self, host: usize) {
+        self.hosts[host].doomed = None;
+    }
+
+    /// The process dies at the record that it is writing, if that was to be: before the record is durable, or just after.
+    /// Says whether it died.
+    pub(super) fn dies_at_record(&mut self, host: usize, record: &Record) -> bool {
+        let Some((durable, restart_ms)) = self.hosts[host].doomed.take() else { return false };
+        if durable {
+            self.write(host, record, 0);
+        }
+        self.crash(host);
+        if let Some(ms) = restart_ms {
+            self.schedule(host, ms, What::Fault(Fault::Restart));
+        }
+        true
     }
 
     pub(super) fn crash(&mut self, host: usize) {
@@ -132,6 +182,7 @@ impl World {
         here.armed = None;
         here.held_until = now;
         here.waiting = 0;
+        here.doomed = None;
         here.journal.retain(|(durable, _)| *durable <= now);
         here.ballots.retain(|(durable, _)| *durable <= now);
         here.device.reset();
@@ -154,30 +205,25 @@ impl World {
             return;
         }
         let lines = self.hosts[host].journal.iter().map(|(_, line)| Record::from_bytes(line));
-        let records: Vec<Record> = match lines.collect() {
-            Ok(records) => records,
-            Err(error) => {
-                self.findings
-                    .push(format!("{}: the journal of host {host} does not read: {error}", self.now));
-                return;
+        let records: Result<Vec<Record>, _> = lines.collect();
+        let (now, clock) = (self.now, self.clock(host));
+        let node = records.map_err(|error| error.to_string()).and_then(|records| {
+            let config = self.hosts[host].config.clone();
+            Node::new(config, self.seeds.next_u64(), &records, clock).map_err(|error| error.to_string())
+        });
+        match node {
+            Ok(node) => {
+                self.hosts[host].node = Some(node);
+                self.always(Always::JournalsRead, true, String::new);
             }
-        };
-        match Node::new(self.hosts[host].config.clone(), self.seeds.next_u64(), &records, self.clock(host)) {
-            Ok(node) => self.hosts[host].node = Some(node),
             Err(error) => {
-                self.findings.push(format!("{}: host {host} cannot start again: {error}", self.now));
+                self.always(Always::JournalsRead, false, || {
+                    format!("{now}: host {host} cannot start with its journal: {error}")
+                });
                 return;
             }
         }
-        if let Some(offer) = self.hosts[host].offer.clone() {
-            let device = Hardware {
-                kind: "cpu".to_owned(),
-                name: "simulated".to_owned(),
-                memory_bytes: 1 << 34,
-                backend: "simulated".to_owned(),
-            };
-            self.input_in(50, host, Input::Engine(EngineEvent::Ready { offer, device }));
-        }
+        self.readies(host);
         let admitted = self.node(host).is_some_and(Node::is_admitted);
         if let Some(secret) = self.hosts[host].secret.filter(|_| !admitted) {
             self.input_in(1, host, Input::Owner(OwnerCommand::Join { secret }));

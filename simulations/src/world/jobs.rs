@@ -4,6 +4,7 @@ use protocol::ids::{JobId, NodeId};
 use protocol::job::{Finish, JobEvent, JobSpec};
 use protocol::node::{EngineEvent, Input};
 
+use crate::checks::Always;
 use crate::devices::{Step, digest_of};
 
 use super::{Attached, Outcome, STREAM_SILENCE_MS, Stream, Tracked, What, World};
@@ -58,12 +59,12 @@ impl World {
     }
 
     pub(super) fn stream(&mut self, host: usize, job: JobId, tokens: u32, end: bool) {
-        let delay = self.network.delay();
         let now = self.now;
         let Some(stream) = self.streams.get_mut(&(job, host)) else { return };
-        let delay = if stream.requester == host { 0 } else { delay };
+        let to = stream.requester;
+        let delay = if to == host { 0 } else { self.network.delay(host, to) };
         stream.last = stream.last.max(now.plus_ms(delay));
-        let (to, link, wait) = (stream.requester, stream.link, stream.last.since_ms(now));
+        let (link, wait) = (stream.link, stream.last.since_ms(now));
         self.schedule(to, wait, What::Frame { job, provider: host, link, tokens, end });
     }
 
@@ -83,7 +84,7 @@ impl World {
         let attached =
             self.hosts[host].attached.get_mut(&job).filter(|attached| attached.provider == provider);
         let Some(attached) = attached else {
-            let delay = self.network.delay();
+            let delay = self.network.delay(host, provider);
             self.schedule(provider, delay, What::Broken { job, partner: host });
             return;
         };
@@ -103,6 +104,9 @@ impl World {
         let news = u64::from(tokens.saturating_sub(tracked.tokens));
         let first = tracked.tokens == 0 && tokens > 0;
         tracked.tokens = tracked.tokens.max(tokens);
+        if first {
+            tracked.first_token = Some(self.now);
+        }
         let prompt = crate::devices::tokens_of(tracked.spec.input.bytes);
         let usage = &mut self.delivered.entry((host, provider)).or_default().usage;
         usage.tokens_out += news;
@@ -142,7 +146,7 @@ impl World {
         let Some(Attached { provider, .. }) = self.hosts[host].attached.remove(&job) else { return };
         if self.streams.contains_key(&(job, provider)) {
             self.interrupted(host, provider);
-            let delay = self.network.delay();
+            let delay = self.network.delay(host, provider);
             self.schedule(provider, delay, What::Broken { job, partner: host });
         }
     }
@@ -158,6 +162,7 @@ impl World {
             provider: None,
             chosen: Vec::new(),
             tokens: 0,
+            first_token: None,
             tokens_in: 0,
             cancelled: false,
             outcome: None,
@@ -188,10 +193,12 @@ impl World {
             JobEvent::Done(account) => Outcome::Done(account),
             JobEvent::Failed { failure, account } => Outcome::Failed(failure, account),
         };
-        if let Some(before) = &tracked.outcome {
-            self.findings.push(format!("{now}: job {job:?} ended twice: {before:?}, then {outcome:?}"));
-        } else {
+        let before = tracked.outcome.clone();
+        if before.is_none() {
             tracked.outcome = Some((now, outcome));
         }
+        self.always(Always::JobsEndOnce, before.is_none(), || {
+            format!("{now}: job {job:?} ended a second time, after {before:?}")
+        });
     }
 }

@@ -9,6 +9,7 @@ use protocol::node::Input;
 use protocol::signed::Signed;
 use protocol::time::Time;
 
+use crate::checks::Always;
 use crate::liar;
 
 use super::{SEND_TIMEOUT_MS, What, World};
@@ -19,9 +20,10 @@ impl World {
         let Message::Agreeing(Agreeing::Ballot(ballot)) = message else { return };
         let Some((_, id, _)) = ballot.peek_in(self.domain).filter(|_| !self.hosts[host].lies) else { return };
         let on_disk = |(durable, written): &(Time, RecordId)| *durable <= self.now && *written == id;
-        if !self.hosts[host].ballots.iter().any(on_disk) {
-            self.findings.push(format!("{}: host {host} votes before it is on its disk", self.now));
-        }
+        let (now, written) = (self.now, self.hosts[host].ballots.iter().any(on_disk));
+        self.always(Always::VotesOnDisk, written, || {
+            format!("{now}: host {host} votes before it is on its disk")
+        });
     }
 
     pub(super) fn send(&mut self, from: usize, to: NodeId, message: &Message<Wire>) {
@@ -33,19 +35,26 @@ impl World {
         let greeting = matches!(message, Message::Hello { .. });
         let carried = match self.network.link(from, to) {
             // A greeting is the opening of a connection, which stands or falls with it.
-            Some(link) if greeting => Some((link, self.network.delay())),
-            Some(link) => self.network.carry().map(|delay| (link, delay)),
+            Some(link) if greeting => Some((link, self.network.delay(from, to))),
+            Some(link) => self.network.carry(from, to).map(|delay| (link, delay)),
             None => None,
         };
         match carried {
             Some((link, delay)) => {
-                let delay = delay + self.network.slowness(from, to);
                 let bytes = message.to_bytes();
                 if let Message::Keep(entries) = message {
                     self.copies += entries.len() as u64;
                 }
                 let sent = self.sent.entry(message.name()).or_default();
                 *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
+                self.hosts[from].sent_bytes += bytes.len() as u64;
+                self.replays(from, to, &bytes);
+                // A shell sends these once at most.
+                let once = greeting || matches!(message, Message::Submit { .. } | Message::Advert(_));
+                if !once && self.network.duplicates() {
+                    let again = self.network.delay(from, to);
+                    self.schedule(to, again, What::Deliver { from, link, bytes: bytes.clone() });
+                }
                 self.schedule(to, delay, What::Deliver { from, link, bytes });
             }
             None => self.fail_send(from, to, message.job()),
@@ -69,20 +78,23 @@ impl World {
         }
         match checked {
             Ok(message) => {
-                if message.to_wire().to_bytes() != bytes {
-                    self.findings.push(format!("{}: a message has two encodings: {message:?}", self.now));
-                }
+                let (now, same) = (self.now, message.to_wire().to_bytes() == bytes);
+                self.always(Always::OneEncoding, same, || {
+                    format!("{now}: a message has two encodings: {message:?}")
+                });
+                self.always(Always::MessagesCheck, true, String::new);
                 if self.hosts[host].lies && self.lie(host, from, &message) {
                     return;
                 }
+                self.replays(host, from, bytes);
                 let from = self.hosts[from].id;
                 self.handle(host, Input::Received(from, message), bytes);
             }
             Err(error) => {
-                if !self.hosts[from].adversary {
-                    self.findings
-                        .push(format!("{}: host {from} sent what does not check: {error}", self.now));
-                }
+                let (now, forgiven) = (self.now, self.hosts[from].adversary);
+                self.always(Always::MessagesCheck, forgiven, || {
+                    format!("{now}: host {from} sent what does not check: {error}")
+                });
             }
         }
     }
@@ -101,16 +113,18 @@ impl World {
         let interested: Vec<usize> = (0..self.hosts.len())
             .filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model))
             .collect();
+        self.hosts[from].sent_bytes += u64::from(!interested.is_empty()) * advert_bytes(advert);
         for host in interested {
-            if let Some(delay) = self.network.carry() {
+            if let Some(delay) = self.network.carry(from, host) {
                 self.schedule(host, 2 * delay, What::Gossip(Box::new(advert.clone())));
             }
         }
     }
 
     pub(super) fn spread(&mut self, from: usize, bytes: &[u8]) {
+        self.hosts[from].sent_bytes += bytes.len() as u64;
         for host in (0..self.hosts.len()).filter(|host| *host != from) {
-            if let Some(delay) = self.network.carry() {
+            if let Some(delay) = self.network.carry(from, host) {
                 self.schedule(host, 2 * delay, What::Spread(bytes.to_vec()));
             }
         }
@@ -119,7 +133,11 @@ impl World {
     pub(super) fn look_up(&mut self, host: usize, model: ModelId) {
         let known =
             self.directory.get(&model).into_iter().flatten().map(|host| self.hosts[*host].id).collect();
-        let delay = 3 * self.network.delay();
+        let delay = 3 * self.network.delay(host, host);
         self.input_in(delay, host, Input::Found(model, known));
     }
+}
+
+fn advert_bytes(advert: &Signed<Advert>) -> u64 {
+    Message::<Wire>::Advert(advert.clone()).to_bytes().len() as u64
 }

@@ -1,9 +1,14 @@
 //! What can be asked of a world: the books, the journals, what became of jobs.
 
+use std::collections::BTreeSet;
+
 use protocol::ids::{AccountId, ChannelId, JobId, NodeId};
+use protocol::ledger::equivocation::Equivocation;
 use protocol::ledger::issuer::Issuer;
 use protocol::ledger::records::{AccountOp, OpBody};
+use protocol::message::Checked;
 use protocol::node::{ChannelView, Node};
+use protocol::price::Price;
 use protocol::record::Record;
 use protocol::signed::Verified;
 
@@ -44,6 +49,31 @@ impl World {
     #[must_use]
     pub fn booked(&self, account: AccountId) -> protocol::ledger::issuer::Balance {
         self.books().next().map(|(_, books)| books.balance(account)).unwrap_or_default()
+    }
+
+    /// Says whether a node is an adversary's.
+    #[must_use]
+    pub fn is_adversary(&self, node: NodeId) -> bool {
+        self.host_of(node).is_some_and(|host| self.hosts[host].adversary)
+    }
+
+    /// Says whether a proof convicts an adversary by its steps.
+    #[must_use]
+    pub fn is_about_adversary(&self, proof: &Equivocation<Checked>) -> bool {
+        let Equivocation::Steps(step, _) = proof else { return false };
+        self.owner_of(step.account).is_some_and(|host| self.hosts[host].adversary)
+    }
+
+    /// Returns the first machine that acts for an account.
+    #[must_use]
+    pub fn owner_of(&self, account: AccountId) -> Option<usize> {
+        self.hosts.iter().position(|host| host.config.owner.account() == account)
+    }
+
+    /// Returns what a machine asks for its work, if it serves.
+    #[must_use]
+    pub fn price_of(&self, host: usize) -> Option<Price> {
+        self.hosts[host].offer.as_ref().map(|offer| offer.price)
     }
 
     /// Returns how many lines the journal of a host has.
@@ -87,6 +117,31 @@ impl World {
             | OpBody::Rotate(_) => None,
         });
         parties.collect()
+    }
+
+    /// Returns every channel whose last epoch is over, and on which nothing was ever redeemed.
+    #[must_use]
+    pub fn channels_in_grace(&self) -> BTreeSet<ChannelId> {
+        let Some((first, books)) = self.books().next() else { return BTreeSet::new() };
+        let now = self.hosts[first].config.manifest.epoch(self.now);
+        let over = self.steps().filter_map(|op| match &op.body {
+            OpBody::OpenChannel(open) if open.expires < now => Some(ChannelId::from(op.id())),
+            OpBody::OpenChannel(_)
+            | OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => None,
+        });
+        over.filter(|channel| books.channel(*channel).is_some_and(|(redeemed, _)| redeemed == 0)).collect()
+    }
+
+    /// Says whether a channel is one that its payer forgot with its disk, and that its payee was never shown.
+    #[must_use]
+    pub fn is_forgotten(&self, channel: ChannelId, payer: usize, payee: usize) -> bool {
+        let has = |host: usize| self.channels(host).iter().any(|view| view.channel == channel);
+        self.hosts[payer].lost_history && !has(payer) && !has(payee)
     }
 
     /// Returns whether a host has taken part.
