@@ -1,13 +1,16 @@
 //! The local HTTP API: what the command line and other programs on this machine speak with.
 //!
-//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams.
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams. `openai`
+//! is the same for programs made for OpenAI's API, and `caller` says which of them may spend.
 
 mod account;
 pub mod auth;
+mod caller;
 #[cfg(test)]
 pub(crate) mod fake;
 mod jobs;
 mod node;
+mod openai;
 mod sse;
 mod transfers;
 pub mod views;
@@ -16,18 +19,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, State};
-use axum::http::{Request, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, State};
+use axum::http::{Method, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::command::Commands;
 use crate::exit::{Failure, FailureKind};
+use crate::metrics::{self, Metrics};
 use crate::models::Models;
 use auth::Token;
 use views::{ErrorBody, ErrorView};
@@ -54,6 +58,9 @@ struct Api {
     jobs: Arc<Semaphore>,
     stop: CancellationToken,
     load: Loading,
+    clock: Clock,
+    answers: openai::Answers,
+    metrics: Metrics,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -105,15 +112,24 @@ pub async fn serve(
         jobs: Arc::new(Semaphore::new(JOBS_MAX)),
         stop: stop.clone(),
         load,
+        clock: Clock::start(0),
+        answers: openai::Answers::default(),
+        metrics: Metrics::default(),
     };
-    // Tokens are small and must not wait for each other.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "Cannot send small packets at once");
-        }
-    });
-    axum::serve(listener, router(api)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    tokio::spawn(keep_up(api.metrics.clone(), stop.clone()));
+    let service = router(api).into_make_service_with_connect_info::<caller::Connection>();
+    axum::serve(caller::LocalListener(listener), service)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     Ok(())
+}
+
+/// Keeps measurements from piling up.
+async fn keep_up(metrics: Metrics, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics.keep_up();
+    }
 }
 
 fn router(api: Api) -> Router {
@@ -147,14 +163,23 @@ fn router(api: Api) -> Router {
         .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/shutdown", post(node::shutdown))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    let measured = Router::new()
+        .route("/metrics", get(node::metrics))
+        .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
+    let openai = openai::router()
+        .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
+        .layer(middleware::from_fn(openai::name_request));
     Router::new()
         .route("/livez", get(node::live))
         .route("/readyz", get(node::ready))
         .nest("/sharemesh/v1", v1)
+        .nest("/v1", openai)
+        .merge(measured)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), bound))
+        .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(auth::require_local_host))
         .with_state(api)
 }
@@ -166,6 +191,23 @@ async fn bound(State(api): State<Api>, request: Request<axum::body::Body>, next:
     };
     next.run(request).await
 }
+
+/// Measures how long answers take, up to their head.
+async fn measure(State(api): State<Api>, request: Request<axum::body::Body>, next: Next) -> Response {
+    let begun = tokio::time::Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    // Names that clients made up are one name, so that they cannot make many.
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    let method = if KNOWN_METHODS.contains(&method) { method.as_str() } else { "_OTHER" };
+    api.metrics.answered(route, method, response.status().as_u16(), begun.elapsed());
+    response
+}
+
+/// Methods that are told apart in what is measured.
+const KNOWN_METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS];
 
 fn busy(what: &str) -> Failure {
     Failure::new(FailureKind::Busy, format!("{what}: try again in a moment")).retry_after(500)
@@ -212,6 +254,7 @@ impl From<Failure> for ErrorView {
             error: ErrorBody {
                 message: failure.message,
                 class: class.to_owned(),
+                param: failure.param,
                 code: failure.kind,
                 reason: failure.reason,
                 retry_after_ms: failure.retry_after_ms,
@@ -222,8 +265,8 @@ impl From<Failure> for ErrorView {
 
 impl From<ErrorView> for Failure {
     fn from(view: ErrorView) -> Self {
-        let ErrorBody { message, class: _, code, reason, retry_after_ms } = view.error;
-        Self { kind: code, message, reason, retry_after_ms }
+        let ErrorBody { message, class: _, param, code, reason, retry_after_ms } = view.error;
+        Self { kind: code, message, reason, retry_after_ms, param }
     }
 }
 
@@ -289,7 +332,7 @@ pub(crate) mod tests {
     }
 
     impl Served {
-        fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
             let http = reqwest::Client::builder().no_proxy().build().expect("plain");
             http.request(method, format!("http://{}{path}", self.address))
                 .header("authorization", self.token.header())

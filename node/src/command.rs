@@ -2,13 +2,14 @@
 
 use engine::frame::Generate;
 use protocol::ids::Digest;
+use protocol::job::Sort;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
     AccountView, AuditView, AuthoriseBody, BalanceView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, PruneView, ReceiptDetailView,
-    ReceiptsView, ServedModelView, SettleView, StatementView, StatusView, TicketView, VerifyView,
-    WithdrawalView,
+    GrantView, JobView, LedgerChannelView, PayView, PeerView, ProviderView, PruneView, QuoteView,
+    ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatementView, StatusView, TicketView,
+    VerifyView, WithdrawalView,
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
@@ -44,6 +45,13 @@ pub enum Command {
         request: Box<JobRequest>,
         /// Where its events go.
         events: mpsc::Sender<JobEvent>,
+    },
+    /// Asks what a job would cost and who would be considered for it; nothing is run.
+    Quote {
+        /// What it would do.
+        request: Box<JobRequest>,
+        /// The way back.
+        reply: Reply<QuoteView>,
     },
     /// Ends a job within a token; a job that is not there is not an error.
     Cancel {
@@ -231,6 +239,25 @@ pub struct JobRequest {
     pub max_price_nano: Option<u64>,
     /// Only these nodes, by id; empty for all.
     pub only: Vec<String>,
+    /// Never these nodes, by id.
+    pub ignore: Vec<String>,
+    /// What to weigh in choosing one.
+    pub sort: Sort,
+}
+
+impl JobRequest {
+    /// Makes a request that any provider may serve, at any price.
+    #[must_use]
+    pub fn new(model: String, generate: Generate) -> Self {
+        Self {
+            model,
+            generate,
+            max_price_nano: None,
+            only: Vec::new(),
+            ignore: Vec::new(),
+            sort: Sort::default(),
+        }
+    }
 }
 
 /// Makes the queue of commands.

@@ -35,7 +35,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::views::CandidateView;
 use crate::clock::Clock;
 use crate::command::{COMMANDS_MAX, Command};
 use crate::config::Config;
@@ -48,7 +47,7 @@ use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey, Repeat};
 use crate::worker::{self, Program, Workers};
 
 use self::durable::Durable;
-use self::jobs::{OwnJob, Serving};
+use self::jobs::{OwnJob, Reasons, Serving};
 use self::stream::StreamEvent;
 
 /// How often waiting requests, lost connections and closed clients are looked after.
@@ -86,7 +85,7 @@ struct Driver {
     detached: BTreeSet<JobId>,
     serving: BTreeMap<JobId, Serving>,
     /// Why the providers of jobs that ended were chosen.
-    reasons: VecDeque<(JobId, Vec<CandidateView>)>,
+    reasons: VecDeque<Reasons>,
     /// Prompts of jobs that were submitted to us and have not begun.
     prompts: prompts::Prompts,
     models: BTreeMap<String, Model>,
@@ -543,7 +542,7 @@ mod tests {
             resume: Vec::new(),
             logprobs: None,
         };
-        JobRequest { model: model.to_owned(), generate, max_price_nano: None, only: Vec::new() }
+        JobRequest::new(model.to_owned(), generate)
     }
 
     /// Submits a job; returns where its events come.

@@ -127,12 +127,15 @@ pub struct Failure {
     /// When asking again may help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
+    /// Which part of a request is meant, as in `messages[1].content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
 }
 
 impl Failure {
     /// Makes a failure with a message that says what to do.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), reason: None, retry_after_ms: None }
+        Self { kind, message: message.into(), reason: None, retry_after_ms: None, param: None }
     }
 
     /// Makes one of [`FailureKind::Usage`].
@@ -149,6 +152,13 @@ impl Failure {
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
+        self
+    }
+
+    /// Says which part of a request is meant.
+    #[must_use]
+    pub fn in_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
         self
     }
 

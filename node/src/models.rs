@@ -196,6 +196,12 @@ impl Models {
         Self { cache, fetcher }
     }
 
+    /// Returns the folder where what was fetched is kept.
+    #[must_use]
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// Lists the catalogue and the registered files.
     pub fn list(&self) -> Result<Vec<ModelView>, Failure> {
         let entries = catalogue::entries();

@@ -156,7 +156,7 @@ fn directly(model: ModelSource, body: &JobBody) -> String {
 }
 
 /// Finds the real model; in continuous integration it must be there.
-fn real_model() -> Option<PathBuf> {
+pub(crate) fn real_model() -> Option<PathBuf> {
     let found = std::env::var_os("SHAREMESH_TEST_MODEL").map(PathBuf::from).filter(|path| path.is_file());
     let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(found.is_some() || !required, "set SHAREMESH_TEST_MODEL to the path of a GGUF file");

@@ -19,6 +19,8 @@ mod ledger;
 #[cfg(test)]
 mod liar;
 #[cfg(test)]
+mod openai;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod pruning;

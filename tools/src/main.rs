@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod clients;
 mod models;
 
 use std::process::ExitCode;

@@ -25,6 +25,12 @@ pub const STOP_STRINGS_MAX: usize = 16;
 /// Bounds one stop string, because as many bytes of the answer may have to be held back.
 pub const STOP_STRING_BYTES_MAX: usize = 256;
 
+/// Bounds the tokens whose logits a request shifts; as many as clients of this kind of API may name.
+pub const LOGIT_BIAS_MAX: usize = 300;
+
+/// The lowest log probability that is said: that of a token which cannot come up, as clients of this kind of API know it.
+pub const LOGPROB_MIN: f32 = -9999.0;
+
 /// Bounds the messages of a chat, because the template walks over all of them.
 pub const CHAT_MESSAGES_MAX: usize = 4096;
 
@@ -128,6 +134,12 @@ pub struct Sampling {
     pub top_k: u32,
     /// Makes tokens among the last ones less likely, above 0 to 2; 1, the default, changes nothing.
     pub repetition_penalty: f32,
+    /// Subtracted once from the logit of each token that the answer has already, -2 to 2; by default 0.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit as often as the answer has it already, -2 to 2; by default 0.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens, -100 to 100 each; at most [`LOGIT_BIAS_MAX`], none by default.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Ends the answer before any of these strings; none by default.
     pub stop: Vec<String>,
     /// Where the randomness comes from: the same seed makes the same answer. By default 0.
@@ -136,7 +148,17 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, stop: Vec::new(), seed: 0 }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            stop: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -181,6 +203,20 @@ impl Sampling {
                 "repetition_penalty is {}: send a number from 0.01 to 2",
                 self.repetition_penalty
             ));
+        }
+        let penalties =
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)];
+        if let Some((name, penalty)) = penalties.iter().find(|(_, value)| !(-2.0..=2.0).contains(value)) {
+            return bad(format!("{name} is {penalty}: send a number from -2 to 2"));
+        }
+        if self.logit_bias.len() > LOGIT_BIAS_MAX {
+            return bad(format!(
+                "logit_bias names {} tokens: at most {LOGIT_BIAS_MAX}",
+                self.logit_bias.len()
+            ));
+        }
+        if let Some((id, bias)) = self.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
+            return bad(format!("logit_bias of token {id} is {bias}: send a number from -100 to 100"));
         }
         if self.stop.len() > STOP_STRINGS_MAX {
             return bad(format!("{} stop strings: send at most {STOP_STRINGS_MAX}", self.stop.len()));
@@ -487,6 +523,10 @@ mod tests {
         assert!(with(|request| request.sampling.top_p = 0.0).contains("top_p"));
         assert!(with(|request| request.sampling.top_p = f32::INFINITY).contains("top_p"));
         assert!(with(|request| request.sampling.repetition_penalty = 0.0).contains("repetition_penalty"));
+        assert!(with(|request| request.sampling.presence_penalty = 2.1).contains("presence_penalty"));
+        assert!(with(|request| request.sampling.frequency_penalty = f32::NAN).contains("frequency_penalty"));
+        assert!(with(|request| request.sampling.logit_bias = vec![(3, 101.0)]).contains("logit_bias"));
+        assert!(with(|request| request.sampling.logit_bias = vec![(3, 1.0); 301]).contains("logit_bias"));
         assert!(with(|request| request.sampling.stop = vec![String::new()]).contains("stop"));
         assert!(with(|request| request.sampling.stop = vec!["x".to_owned(); 17]).contains("stop"));
         assert!(with(|request| request.logprobs = Some(21)).contains("logprobs"));

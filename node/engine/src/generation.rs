@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::frame::{Alternative, Finish, FromWorker, JobKey, TokenLogprob};
+use crate::frame::{Alternative, Finish, FromWorker, JobKey, LOGPROB_MIN, TokenLogprob};
 use crate::model::{Model, PreparedJob, Vocabulary};
 use crate::sampler;
 use crate::text::{Released, TextStream};
@@ -171,11 +171,9 @@ impl<S> Generation<S> {
 
     fn logprob(&self, logits: &[f32], normaliser: f32, id: u32, top: usize) -> TokenLogprob {
         let bytes = |id| self.vocabulary.token_bytes(id).into_owned();
-        let top = sampler::highest(logits, top).into_iter().map(|(id, logit)| Alternative {
-            id,
-            logprob: logit - normaliser,
-            bytes: bytes(id),
-        });
-        TokenLogprob { logprob: logits[id as usize] - normaliser, bytes: bytes(id), top: top.collect() }
+        let logprob = |logit: f32| (logit - normaliser).max(LOGPROB_MIN);
+        let top = sampler::highest(logits, top).into_iter();
+        let top = top.map(|(id, logit)| Alternative { id, logprob: logprob(logit), bytes: bytes(id) });
+        TokenLogprob { logprob: logprob(logits[id as usize]), bytes: bytes(id), top: top.collect() }
     }
 }

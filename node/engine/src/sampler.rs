@@ -13,6 +13,8 @@ const WEIGHT_MIN: f32 = 1e-7;
 /// number. `logits` are scratch space afterwards.
 pub(crate) fn choose(logits: &mut [f32], before: &[u32], index: u32, sampling: &Sampling) -> Option<u32> {
     penalise_repetition(logits, before, sampling.repetition_penalty);
+    penalise_answer(logits, answer(before, index), sampling);
+    shift(logits, &sampling.logit_bias);
     let (likeliest, highest) = likeliest(logits)?;
     if sampling.temperature == 0.0 || highest == f32::INFINITY {
         return Some(likeliest);
@@ -50,6 +52,35 @@ fn penalise_repetition(logits: &mut [f32], before: &[u32], penalty: f32) {
     for id in recent {
         if let Some(logit) = logits.get_mut(id as usize) {
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+}
+
+/// Returns the tokens of the answer so far, which follow the prompt's.
+fn answer(before: &[u32], index: u32) -> &[u32] {
+    &before[before.len().saturating_sub(index as usize)..]
+}
+
+/// Subtracts from the logits of tokens that the answer has, once for being there and once for each time.
+fn penalise_answer(logits: &mut [f32], answer: &[u32], sampling: &Sampling) {
+    let Sampling { presence_penalty, frequency_penalty, .. } = *sampling;
+    if presence_penalty == 0.0 && frequency_penalty == 0.0 {
+        return;
+    }
+    let mut sorted = answer.to_vec();
+    sorted.sort_unstable();
+    for same in sorted.chunk_by(|left, right| left == right) {
+        if let Some(logit) = logits.get_mut(same[0] as usize) {
+            *logit -= presence_penalty + frequency_penalty * same.len() as f32;
+        }
+    }
+}
+
+/// Adds to the logits of tokens that the request names; one that the model does not have changes nothing.
+fn shift(logits: &mut [f32], bias: &[(u32, f32)]) {
+    for (id, bias) in bias {
+        if let Some(logit) = logits.get_mut(*id as usize) {
+            *logit += bias;
         }
     }
 }
@@ -185,6 +216,29 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_the_answer_are_penalised_once_and_for_each_time_and_those_of_the_prompt_are_not() {
+        let choose = |sampling: &Sampling, before: &[u32], index| {
+            choose(&mut [2.0, 1.9, 0.0], before, index, sampling)
+        };
+        let presence = Sampling { presence_penalty: 0.2, ..Sampling::greedy() };
+        assert_eq!(choose(&presence, &[0], 0), Some(0));
+        assert_eq!(choose(&presence, &[2, 0], 1), Some(1));
+        let frequency = Sampling { frequency_penalty: 0.06, ..Sampling::greedy() };
+        assert_eq!(choose(&frequency, &[0], 1), Some(0));
+        assert_eq!(choose(&frequency, &[0, 0], 2), Some(1));
+        let more = Sampling { frequency_penalty: -2.0, ..Sampling::greedy() };
+        assert_eq!(choose(&more, &[2, 2], 2), Some(2));
+    }
+
+    #[test]
+    fn a_bias_forbids_and_forces_tokens_and_one_for_an_unknown_token_changes_nothing() {
+        let biased = |bias: &[(u32, f32)]| Sampling { logit_bias: bias.to_vec(), ..Sampling::greedy() };
+        assert_eq!(choose(&mut [2.0, 1.9], &[], 0, &biased(&[(0, -100.0)])), Some(1));
+        assert_eq!(choose(&mut [2.0, -50.0], &[], 0, &biased(&[(1, 100.0)])), Some(1));
+        assert_eq!(choose(&mut [2.0, 1.9], &[], 0, &biased(&[(9, 100.0)])), Some(0));
+    }
+
+    #[test]
     fn a_known_seed_makes_a_known_choice() {
         // Pins the random numbers: another provider must be able to continue the same answer.
         assert_eq!(mix(0), 0xe220_a839_7b1d_cdaf);
@@ -209,10 +263,17 @@ mod tests {
             top_p in f32::MIN_POSITIVE..=1.0,
             top_k in 0_u32..60,
             repetition_penalty in 0.01_f32..=2.0,
+            presence_penalty in -2.0_f32..=2.0,
+            frequency_penalty in -2.0_f32..=2.0,
+            bias in -100.0_f32..=100.0,
             seed: u64,
             index: u32,
         ) {
-            let sampling = Sampling { temperature, top_p, top_k, repetition_penalty, stop: Vec::new(), seed };
+            let logit_bias = vec![(1, bias)];
+            let stop = Vec::new();
+            let sampling = Sampling {
+                temperature, top_p, top_k, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, stop, seed,
+            };
             if let Some(id) = choose(&mut logits.clone(), &[0, 1, 2], index, &sampling) {
                 prop_assert!(!logits[id as usize].is_nan());
             }

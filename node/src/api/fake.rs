@@ -1,13 +1,14 @@
 //! Answers commands in place of the driver, for tests of what stands in front of it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use engine::frame::Prompt;
+use engine::frame::{Alternative, Prompt, TokenLogprob};
 use tokio::sync::mpsc;
 
 use super::views::{
     AccountView, AuditView, BalanceView, CandidateView, DelegationView, DepositView, EntryView, FeesView,
-    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, PruneView,
+    GrantView, JobAccount, JobEvent, JobView, LedgerChannelView, PayView, ProviderView, PruneView, QuoteView,
     ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView,
     StatusView, TicketView, VerifyView, WithdrawalView,
 };
@@ -18,15 +19,21 @@ use crate::exit::{Failure, FailureKind};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     cancelled: Arc<Mutex<Vec<JobId>>>,
+    submitted: Arc<AtomicUsize>,
 }
 
 impl Told {
     pub(crate) fn cancelled(&self) -> Vec<JobId> {
         self.cancelled.lock().expect("alone").clone()
     }
+
+    pub(crate) fn submitted(&self) -> usize {
+        self.submitted.load(Ordering::Relaxed)
+    }
 }
 
-/// Answers until the queue of commands is gone. Models: `echo` answers, `slow` never ends, `poor` costs too much.
+/// Answers until the queue of commands is gone. Models: `echo` answers, `slow` never ends, `half` fails after its first
+/// part, `poor` costs too much.
 pub(crate) fn spawn(mut commands: mpsc::Receiver<Command>) -> Told {
     let told = Told::default();
     let mut slow = Vec::new();
@@ -37,6 +44,7 @@ pub(crate) fn spawn(mut commands: mpsc::Receiver<Command>) -> Told {
                 kept.cancelled.lock().expect("alone").push(job);
                 slow.retain(|(other, _)| *other != job);
             } else if let Command::Submit { job, request, events } = command {
+                kept.submitted.fetch_add(1, Ordering::Relaxed);
                 slow.extend(submit(job, &request, events).map(|events| (job, events)));
             } else {
                 answer(command);
@@ -56,7 +64,7 @@ fn submit(
         |kind, message: &str| say(JobEvent::Failed { failure: Failure::new(kind, message), account: None });
     match request.model.as_str() {
         "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
-        "echo" | "slow" => {
+        "echo" | "slow" | "half" => {
             let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];
             say(JobEvent::Chosen { job: format_job(&job), provider: "aa".to_owned(), why });
             say(JobEvent::Accepted { tokens_in: 2, price_max: 10.into() });
@@ -66,13 +74,29 @@ fn submit(
     if request.model == "slow" {
         return Some(events.clone());
     }
-    if request.model == "echo" {
-        let Prompt::Chat(messages) = &request.generate.prompt else { return None };
-        let text = messages.last().map(|message| message.content.clone()).unwrap_or_default();
-        say(JobEvent::Text { text, index: 0, tokens: 1 });
-        say(JobEvent::Done(Box::new(account(job))));
+    if matches!(request.model.as_str(), "echo" | "half") {
+        let text = match &request.generate.prompt {
+            Prompt::Chat(messages) => messages.last().map(|message| message.content.clone()),
+            Prompt::Text(text) => Some(text.clone()),
+        };
+        let text = text.unwrap_or_default();
+        let logprobs = request.generate.logprobs.map(|_| logprob(&text)).into_iter().collect();
+        say(JobEvent::Text { text, index: 0, tokens: 1, logprobs });
+    }
+    match request.model.as_str() {
+        "echo" => say(JobEvent::Done(Box::new(account(job)))),
+        "half" => {
+            let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
+            say(JobEvent::Failed { failure, account: Some(Box::new(account(job))) });
+        }
+        _ => {}
     }
     None
+}
+
+fn logprob(text: &str) -> TokenLogprob {
+    let other = Alternative { id: 1, logprob: -1.5, bytes: b"no".to_vec() };
+    TokenLogprob { logprob: -0.5, bytes: text.as_bytes().to_vec(), top: vec![other] }
 }
 
 fn account(job: JobId) -> JobAccount {
@@ -105,10 +129,15 @@ fn answer(command: Command) {
     }
     match command {
         Command::Submit { .. } | Command::Cancel { .. } => {}
+        Command::Quote { reply, .. } => {
+            let best = CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() };
+            say(reply, QuoteView { price_max: Some(100.into()), candidates: vec![best] });
+        }
         Command::Status(reply) => say(reply, StatusView { ready: true, ..StatusView::default() }),
         Command::Peers(reply) => say(reply, Vec::new()),
         Command::Providers { model, reply } => {
-            say(reply, vec![ProviderView { model: model.unwrap_or_default(), ..ProviderView::default() }]);
+            let offer = ProviderView { model: model.clone().unwrap_or_default(), ..ProviderView::default() };
+            say(reply, if model.as_deref() == Some("nobody") { Vec::new() } else { vec![offer] });
         }
         Command::Models(reply) => say(reply, Vec::new()),
         Command::Load { reply, .. } => drop(reply),

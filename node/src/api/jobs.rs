@@ -27,7 +27,7 @@ pub(super) async fn submit(State(api): State<Api>, Json(body): Json<JobBody>) ->
         api.jobs.clone().try_acquire_owned().map_err(|_| busy("this node streams as many jobs as it may"))?;
     let (sender, events) = events_of(&request);
     api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender })?;
-    let watched = Watched::new(job, events, api.commands, permit, api.stop);
+    let watched = Watched::new(job, events, permit, &api);
     // The answer's head waits for the first event, so that a job that fails at once has an honest status.
     sse::respond(watched, &format_job(&job)).await
 }
@@ -65,12 +65,14 @@ pub(super) fn request_of(body: JobBody) -> Result<JobRequest, Failure> {
         repetition_penalty: body.repetition_penalty.unwrap_or(defaults.repetition_penalty),
         stop: body.stop,
         seed: body.seed.unwrap_or_else(random_seed),
+        ..defaults
     };
     let messages = messages_of(body.prompt, body.system, body.messages)?;
     let generate =
         Generate { prompt: Prompt::Chat(messages), sampling, max_tokens, resume: Vec::new(), logprobs: None };
     generate.validate().map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(JobRequest { model: body.model, generate, max_price_nano: body.max_price_nano, only: body.only })
+    let request = JobRequest::new(body.model, generate);
+    Ok(JobRequest { max_price_nano: body.max_price_nano, only: body.only, ..request })
 }
 
 fn messages_of(
@@ -95,7 +97,7 @@ fn messages_of(
     }
 }
 
-fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     getrandom::u64().expect("the operating system has randomness")
 }
 

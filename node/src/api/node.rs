@@ -2,7 +2,8 @@
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use serde::Deserialize;
 
 use super::views::{
@@ -33,6 +34,12 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<StatusCode, Failure>
     }
     let what = format!("not ready: waiting for {}", status.waiting_for.join(", "));
     Err(Failure::new(FailureKind::Unavailable, what).retry_after(1_000))
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Result<impl IntoResponse, Failure> {
+    let status = api.commands.ask(Command::Status).await?;
+    let kind = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    Ok(([kind], api.metrics.render(&status)))
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Answered<StatusView> {

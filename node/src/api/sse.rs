@@ -10,12 +10,14 @@ use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::Api;
 use super::views::JobEvent;
 use crate::command::{Commands, JobId};
 use crate::exit::{Failure, FailureKind};
+use crate::metrics::Metrics;
 
 /// Keeps connections through idle prefill; clients ignore such comments.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A job's events, and its cancellation if they are dropped before the last.
 pub(super) struct Watched {
@@ -25,21 +27,22 @@ pub(super) struct Watched {
     over: bool,
     _permit: OwnedSemaphorePermit,
     stop: CancellationToken,
+    metrics: Metrics,
 }
 
 impl Watched {
     pub(super) fn new(
         job: JobId,
         events: mpsc::Receiver<JobEvent>,
-        commands: Commands,
         permit: OwnedSemaphorePermit,
-        stop: CancellationToken,
+        api: &Api,
     ) -> Self {
-        Self { job, events, commands, over: false, _permit: permit, stop }
+        let Api { commands, stop, metrics, .. } = api.clone();
+        Self { job, events, commands, over: false, _permit: permit, stop, metrics }
     }
 
     /// Returns the next event; none after the last one.
-    async fn next(&mut self) -> Option<JobEvent> {
+    pub(super) async fn next(&mut self) -> Option<JobEvent> {
         if self.over {
             return None;
         }
@@ -48,6 +51,13 @@ impl Watched {
             None => self.gone(),
         };
         self.over = event.is_last();
+        match &event {
+            JobEvent::Done(account) => self.metrics.job_done(account),
+            JobEvent::Failed { failure, account } => {
+                self.metrics.job_failed(failure.kind, account.as_deref());
+            }
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. } => {}
+        }
         Some(event)
     }
 
@@ -65,6 +75,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if !self.over {
+            self.metrics.job_failed(FailureKind::Cancelled, None);
             self.commands.cancel(self.job);
         }
     }

@@ -212,7 +212,8 @@ mod tests {
 
         let event = take_event(&mut buffer);
 
-        assert_eq!(event, Ok(Some(JobEvent::Text { text: "a".to_owned(), index: 0, tokens: 1 })));
+        let text = JobEvent::Text { text: "a".to_owned(), index: 0, tokens: 1, logprobs: Vec::new() };
+        assert_eq!(event, Ok(Some(text)));
         assert_eq!(buffer, b"event");
     }
 

@@ -90,6 +90,7 @@ impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Submit { job, request, events } => self.on_submit(JobId(job), *request, events),
+            Command::Quote { request, reply } => answer(reply, self.quote(&request)),
             Command::Cancel { job } => self.cancel(JobId(job)),
             Command::Status(reply) => answer(reply, Ok(self.status())),
             Command::Peers(reply) => answer(reply, Ok(self.peers())),
@@ -197,35 +198,11 @@ impl Driver {
 
     fn place(&mut self, submission: Submission, models: &[ModelId]) {
         let Submission { job, request, events, .. } = submission;
-        let failure = match models {
-            [model] => {
-                let model = *model;
-                self.submit(job, request, model, events);
-                // The queue of inputs may have been drained before this request was looked at.
-                return;
-            }
-            [] if crate::models::catalogue::find(&request.model).is_some() => Failure::new(
-                FailureKind::NoProvider,
-                format!(
-                    "nobody serves `{0}` now: serve it on a node with `sharemesh up --serve {0}`",
-                    request.model
-                ),
-            ),
-            [] => Failure::new(
-                FailureKind::UnknownModel,
-                format!(
-                    "nobody has heard of the model `{}`: `sharemesh providers` lists those served",
-                    request.model
-                ),
-            ),
-            several => Failure::usage(format!(
-                "`{}` names {} different models; ask for one by its id: {}",
-                request.model,
-                several.len(),
-                several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            )),
-        };
-        let _ = events.try_send(JobEvent::Failed { failure, account: None });
+        match one_model(&request.model, models) {
+            // The queue of inputs may have been drained before this request was looked at.
+            Ok(model) => self.submit(job, request, model, events),
+            Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
+        }
     }
 
     fn resolve(&self, name: &str) -> Vec<ModelId> {
@@ -290,6 +267,26 @@ impl Driver {
             let words = format!("{} are left of {whose} for tickets and grants", Money::from_nano(left));
             Failure::new(FailureKind::NoCredits, words)
         })
+    }
+}
+
+/// Returns the model that a name stands for, if it stands for one.
+fn one_model(name: &str, models: &[ModelId]) -> Result<ModelId, Failure> {
+    match models {
+        [model] => Ok(*model),
+        [] if crate::models::catalogue::find(name).is_some() => Err(Failure::new(
+            FailureKind::NoProvider,
+            format!("nobody serves `{name}` now: serve it on a node with `sharemesh up --serve {name}`"),
+        )),
+        [] => Err(Failure::new(
+            FailureKind::UnknownModel,
+            format!("nobody has heard of the model `{name}`: `sharemesh providers` lists those served"),
+        )),
+        several => Err(Failure::usage(format!(
+            "`{name}` names {} different models; ask for one by its id: {}",
+            several.len(),
+            several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ))),
     }
 }
 

@@ -10,21 +10,37 @@ use serde::{Deserialize, Serialize};
 use crate::command::JobRequest;
 use crate::exit::Failure;
 
-/// What the engine needs and the core must not see.
+/// What the engine needs and the core must not see; numbers are thousandths, so that both sides mean the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Body {
     prompt: Prompt,
     stop: Vec<String>,
+    presence_penalty_milli: i32,
+    frequency_penalty_milli: i32,
+    logit_bias_milli: Vec<(u32, i32)>,
+    logprobs: Option<u8>,
+}
+
+impl Body {
+    fn of(generate: &Generate) -> Self {
+        let Generate { prompt, sampling, logprobs, .. } = generate;
+        let bias = sampling.logit_bias.iter().map(|(id, bias)| (*id, to_signed_milli(*bias)));
+        Self {
+            prompt: prompt.clone(),
+            stop: sampling.stop.clone(),
+            presence_penalty_milli: to_signed_milli(sampling.presence_penalty),
+            frequency_penalty_milli: to_signed_milli(sampling.frequency_penalty),
+            logit_bias_milli: bias.collect(),
+            logprobs: *logprobs,
+        }
+    }
 }
 
 /// Returns what the core is told of a request, and the body that goes beside it.
 pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec, Bytes), Failure> {
     let generate = &request.generate;
-    let body = Body { prompt: generate.prompt.clone(), stop: generate.sampling.stop.clone() };
-    let body = Bytes::from(protocol::encoding::encode(&body));
-    let only = request.only.iter().map(|node| node.parse::<NodeId>());
-    let only: Vec<NodeId> =
-        only.collect::<Result<_, _>>().map_err(|error| Failure::usage(error.to_string()))?;
+    let body = Bytes::from(protocol::encoding::encode(&Body::of(generate)));
+    let (only, ignore) = (nodes(&request.only)?, nodes(&request.ignore)?);
     let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality: Modality::Text };
     let sampling = protocol::job::Sampling {
         temperature_milli: to_milli(generate.sampling.temperature),
@@ -33,27 +49,40 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
         repetition_penalty_milli: to_milli(generate.sampling.repetition_penalty),
         seed: generate.sampling.seed,
     };
-    let constraints = Constraints { price_max: request.max_price_nano, only, ..Constraints::default() };
+    let constraints = Constraints { price_max: request.max_price_nano, only, ignore, sort: request.sort };
     Ok((JobSpec { model, input, sampling, max_tokens: generate.max_tokens, constraints }, body))
 }
 
 /// Returns what the engine is asked to do.
 pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
     let max = protocol::job::INPUT_BYTES_MAX as usize;
-    let Body { prompt, stop } = protocol::encoding::decode(body, max)
+    let body: Body = protocol::encoding::decode(body, max)
         .map_err(|error| format!("the prompt cannot be read: {error}"))?;
     let sampling = Sampling {
         temperature: from_milli(spec.sampling.temperature_milli),
         top_p: from_milli(spec.sampling.top_p_milli),
         top_k: spec.sampling.top_k,
         repetition_penalty: from_milli(spec.sampling.repetition_penalty_milli),
-        stop,
+        presence_penalty: from_signed_milli(body.presence_penalty_milli),
+        frequency_penalty: from_signed_milli(body.frequency_penalty_milli),
+        logit_bias: body.logit_bias_milli.iter().map(|(id, bias)| (*id, from_signed_milli(*bias))).collect(),
+        stop: body.stop,
         seed: spec.sampling.seed,
     };
-    let generate =
-        Generate { prompt, sampling, max_tokens: spec.max_tokens, resume: Vec::new(), logprobs: None };
+    let generate = Generate {
+        prompt: body.prompt,
+        sampling,
+        max_tokens: spec.max_tokens,
+        resume: Vec::new(),
+        logprobs: body.logprobs,
+    };
     generate.validate().map_err(|error| error.to_string())?;
     Ok(generate)
+}
+
+fn nodes(named: &[String]) -> Result<Vec<NodeId>, Failure> {
+    let parsed = named.iter().map(|node| node.parse::<NodeId>());
+    parsed.collect::<Result<_, _>>().map_err(|error| Failure::usage(error.to_string()))
 }
 
 #[expect(
@@ -68,6 +97,16 @@ fn to_milli(value: f32) -> u32 {
 #[expect(clippy::cast_precision_loss, reason = "thousandths below a million are exact")]
 fn from_milli(milli: u32) -> f32 {
     milli.min(1_000_000) as f32 / 1000.0
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounded and clamped to the range")]
+fn to_signed_milli(value: f32) -> i32 {
+    (value * 1000.0).round().clamp(-1_000_000.0, 1_000_000.0) as i32
+}
+
+#[expect(clippy::cast_precision_loss, reason = "thousandths below a million are exact")]
+fn from_signed_milli(milli: i32) -> f32 {
+    milli.clamp(-1_000_000, 1_000_000) as f32 / 1000.0
 }
 
 #[cfg(test)]
@@ -86,19 +125,17 @@ mod tests {
                 top_p: 0.95,
                 top_k: 40,
                 repetition_penalty: 1.1,
+                presence_penalty: 0.5,
+                frequency_penalty: -1.25,
+                logit_bias: vec![(7, -100.0), (8, 0.5)],
                 stop: vec!["\n".to_owned()],
                 seed: 7,
             },
             max_tokens: 9,
             resume: Vec::new(),
-            logprobs: None,
+            logprobs: Some(2),
         };
-        let request = JobRequest {
-            model: String::new(),
-            generate: asked.clone(),
-            max_price_nano: None,
-            only: Vec::new(),
-        };
+        let request = JobRequest::new(String::new(), asked.clone());
 
         let (spec, body) = describe(&request, ModelId([1; 32])).expect("valid");
 

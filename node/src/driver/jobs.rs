@@ -20,7 +20,7 @@ use crate::net::PeerKey;
 use crate::worker::WorkerEvent;
 
 use super::offences::Offence;
-use super::stream::{Delivered, Delivery, FRAMES_MAX, JobFrame, StreamEvent, hash_ids, receive, serve};
+use super::stream::{Delivered, Delivery, FRAMES_MAX, JobFrame, Part, StreamEvent, hash_ids, receive, serve};
 use super::{Driver, Model, body};
 
 /// How long a provider that took a job may take to open its stream.
@@ -45,6 +45,15 @@ pub(super) struct OwnJob {
     pub(super) text: Digest,
     attached: Option<Attached>,
     unwanted: bool,
+}
+
+/// Why a job that ended went where it did.
+#[derive(Debug)]
+pub(super) struct Reasons {
+    pub(super) job: JobId,
+    pub(super) why: Vec<CandidateView>,
+    /// Whether something was delivered, so that the ledger has a record of it or gets one in a moment.
+    pub(super) accounted: bool,
 }
 
 /// The provider whose tokens we take.
@@ -148,10 +157,15 @@ impl Driver {
         if let Some(attached) = own.attached.take() {
             attached.detached.cancel();
         }
+        let accounted = match &event {
+            JobEvent::Done(_) => true,
+            JobEvent::Failed { account, .. } => account.is_some(),
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. } => false,
+        };
         if let Some(last) = own.last.take() {
             last.send(event);
         }
-        self.reasons.push_back((job, own.why));
+        self.reasons.push_back(Reasons { job, why: own.why, accounted });
         if self.reasons.len() > REASONS_MAX {
             self.reasons.pop_front();
         }
@@ -173,7 +187,8 @@ impl Driver {
                 let clock = self.clock;
                 let events = self.stream_sender.clone();
                 let Some(own) = self.jobs.get_mut(&job) else { return };
-                let delivery = Delivery::new(own.events.clone(), own.request.generate.max_tokens);
+                let asked = &own.request.generate;
+                let delivery = Delivery::new(own.events.clone(), asked.max_tokens, asked.logprobs);
                 let expected = own.attached.as_mut().filter(|a| a.provider == from && a.until_ms.is_some());
                 let Some(attached) = expected else { return };
                 attached.until_ms = None;
@@ -302,7 +317,7 @@ impl Driver {
                 self.fail_serving(job, EngineFault::Broken("nobody waits for the answer".to_owned()));
                 return;
             };
-            Sink::Home(Box::new(Delivery::new(events, spec.max_tokens)))
+            Sink::Home(Box::new(Delivery::new(events, spec.max_tokens, generate.logprobs)))
         } else {
             let (sender, frames) = mpsc::channel(FRAMES_MAX);
             let (opener, events) = (self.net.opener(), self.stream_sender.clone());
@@ -449,8 +464,9 @@ impl Driver {
             FromWorker::Prepared { job, tokens_in } => {
                 self.inputs.push_back(Input::Engine(EngineEvent::Prepared { job: JobId(job.0), tokens_in }));
             }
-            FromWorker::Tokens { job, index, ids, bytes, finish, .. } => {
-                self.on_tokens(JobId(job.0), index, ids, bytes, finish.map(finish_of));
+            FromWorker::Tokens { job, index, ids, bytes, logprobs, finish } => {
+                let part = Part { index, ids, bytes, logprobs: logprobs.unwrap_or_default() };
+                self.on_tokens(JobId(job.0), part, finish.map(finish_of));
             }
             FromWorker::Failed { job, error } => {
                 let fault = match error {
@@ -470,26 +486,25 @@ impl Driver {
         }
     }
 
-    fn on_tokens(&mut self, job: JobId, index: u32, ids: Vec<u32>, bytes: Vec<u8>, finish: Option<Finish>) {
+    fn on_tokens(&mut self, job: JobId, part: Part, finish: Option<Finish>) {
         let now = self.clock.now_ms();
         let Some(serving) = self.serving.get_mut(&job) else { return };
-        serving.tokens += u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        hash_ids(&mut serving.ids, &ids);
+        serving.tokens += u32::try_from(part.ids.len()).unwrap_or(u32::MAX);
+        hash_ids(&mut serving.ids, &part.ids);
         let waits = serving.tokens >= serving.up_to;
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
-                if let Some(own) = self.jobs.get_mut(&job).filter(|_| !ids.is_empty()) {
+                if let Some(own) = self.jobs.get_mut(&job).filter(|_| !part.ids.is_empty()) {
                     own.first_token_ms.get_or_insert(now);
                 }
-                let taken = delivery.take(index, &ids, &bytes);
+                let taken = delivery.take(part);
                 if let Some(own) = self.jobs.get_mut(&job) {
                     own.text = delivery.delivered().text;
                 }
                 taken.is_ok()
             }
             Sink::Stream(sender) => {
-                let frame = JobFrame::Tokens { index, ids, bytes };
-                let sent = sender.try_send(frame).is_ok();
+                let sent = sender.try_send(JobFrame::Tokens(part)).is_ok();
                 sent && (finish.is_none() || sender.try_send(JobFrame::End).is_ok())
             }
         };
@@ -552,6 +567,12 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
                 )
                 .because("busy")
                 .retry_after(retry_ms),
+                None if !considered.is_empty() && considered.iter().all(is_too_long) => Failure::new(
+                    FailureKind::PromptTooLong,
+                    format!(
+                        "max_tokens is more than the context of any provider of `{model}` holds: ask for fewer"
+                    ),
+                ),
                 None if considered.is_empty() => Failure::new(
                     FailureKind::NoProvider,
                     format!(
@@ -594,6 +615,10 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::Cancelled => Failure::new(FailureKind::Cancelled, message),
         JobFailure::ChannelEnded => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
     }
+}
+
+fn is_too_long(considered: &protocol::router::Considered) -> bool {
+    considered.gate == Some(protocol::router::Gate::Context)
 }
 
 fn reasons(considered: &[protocol::router::Considered]) -> String {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::frame::{LOGPROB_MIN, TokenLogprob};
 use protocol::ids::{Digest, JobId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -42,11 +43,23 @@ pub(super) enum JobFrame {
     /// Says for which job the stream is; the first frame.
     Hello { job: JobId },
     /// The next tokens.
-    Tokens { index: u32, ids: Vec<u32>, bytes: Vec<u8> },
+    Tokens(Part),
     /// All tokens were sent.
     End,
     /// Nothing new.
     Heartbeat,
+}
+
+/// The next part of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    /// Index of the first token.
+    pub(super) index: u32,
+    pub(super) ids: Vec<u32>,
+    /// Text, in whole characters.
+    pub(super) bytes: Vec<u8>,
+    /// One for each token, if they were asked for.
+    pub(super) logprobs: Vec<TokenLogprob>,
 }
 
 /// What a stream tells the driver.
@@ -80,6 +93,8 @@ pub(super) struct Delivery {
     events: mpsc::Sender<JobEvent>,
     tokens: u32,
     tokens_max: u32,
+    /// Alternatives that were asked for with each token, if log probabilities were.
+    logprobs: Option<u8>,
     bytes: usize,
     /// Whether the last part has come, which brings text that was held back and no token.
     complete: bool,
@@ -88,11 +103,12 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32) -> Self {
+    pub(super) fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32, logprobs: Option<u8>) -> Self {
         Self {
             events,
             tokens: 0,
             tokens_max,
+            logprobs,
             bytes: 0,
             complete: false,
             ids: blake3::Hasher::new(),
@@ -101,7 +117,8 @@ impl Delivery {
     }
 
     /// Takes the next tokens; `Err` names what is wrong with them.
-    pub(super) fn take(&mut self, index: u32, ids: &[u32], bytes: &[u8]) -> Result<(), &'static str> {
+    pub(super) fn take(&mut self, part: Part) -> Result<(), &'static str> {
+        let Part { index, ids, bytes, logprobs } = part;
         if index != self.tokens {
             return Err("tokens out of order");
         }
@@ -115,18 +132,19 @@ impl Delivery {
         if length > (tokens as usize).saturating_mul(TOKEN_BYTES_MAX).saturating_add(SLACK_BYTES_MAX) {
             return Err("more text than the tokens can stand for");
         }
+        check_logprobs(self.logprobs, ids.len(), &logprobs)?;
 
         self.tokens = tokens;
         self.bytes = length;
         self.complete = ids.is_empty();
-        hash_ids(&mut self.ids, ids);
-        self.text.update(bytes);
+        hash_ids(&mut self.ids, &ids);
+        self.text.update(&bytes);
         if bytes.is_empty() && ids.is_empty() {
             return Ok(());
         }
-        let text = String::from_utf8_lossy(bytes).into_owned();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         // The queue has room for every token that was asked for and for the last part; one that is closed is noticed by `is_wanted`.
-        let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count });
+        let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count, logprobs });
         Ok(())
     }
 
@@ -145,6 +163,23 @@ impl Delivery {
             text: Digest(*self.text.finalize().as_bytes()),
         }
     }
+}
+
+/// Checks that log probabilities are those that were asked for, and numbers.
+fn check_logprobs(asked: Option<u8>, tokens: usize, given: &[TokenLogprob]) -> Result<(), &'static str> {
+    let is_sound = |logprob: f32, bytes: &[u8]| {
+        // A sum of rounded numbers may be a little above the logarithm of 1.
+        (LOGPROB_MIN..=0.1).contains(&logprob) && bytes.len() <= TOKEN_BYTES_MAX
+    };
+    let Some(top) = asked else {
+        return if given.is_empty() { Ok(()) } else { Err("log probabilities that nobody asked for") };
+    };
+    let sound = given.iter().all(|token| {
+        token.top.len() <= usize::from(top)
+            && is_sound(token.logprob, &token.bytes)
+            && token.top.iter().all(|other| is_sound(other.logprob, &other.bytes))
+    });
+    if given.len() == tokens && sound { Ok(()) } else { Err("wrong log probabilities") }
 }
 
 /// Adds token ids to the digest that both ends of a job compute.
@@ -210,8 +245,8 @@ pub(super) async fn receive(
                     Ok(None) | Err(_) => break None,
                 };
                 match frame {
-                    Some(JobFrame::Tokens { index, ids, bytes }) => {
-                        if delivery.take(index, &ids, &bytes).is_err() {
+                    Some(JobFrame::Tokens(part)) => {
+                        if delivery.take(part).is_err() {
                             break Some(OffenceKind::Malformed);
                         }
                         if wanted && !delivery.is_wanted() {
@@ -328,18 +363,22 @@ mod tests {
 
     fn delivery(tokens_max: u32) -> (Delivery, mpsc::Receiver<JobEvent>) {
         let (sender, receiver) = mpsc::channel(64);
-        (Delivery::new(sender, tokens_max), receiver)
+        (Delivery::new(sender, tokens_max, None), receiver)
+    }
+
+    fn part(index: u32, ids: &[u32], bytes: &[u8]) -> Part {
+        Part { index, ids: ids.to_vec(), bytes: bytes.to_vec(), logprobs: Vec::new() }
     }
 
     #[test]
     fn text_without_tokens_ends_an_answer() {
         let (mut delivery, mut events) = delivery(8);
 
-        assert_eq!(delivery.take(0, &[1, 2], b"ab"), Ok(()));
-        assert_eq!(delivery.take(2, &[], b"held back"), Ok(()));
+        assert_eq!(delivery.take(part(0, &[1, 2], b"ab")), Ok(()));
+        assert_eq!(delivery.take(part(2, &[], b"held back")), Ok(()));
 
-        assert!(delivery.take(2, &[], b"again").is_err());
-        assert!(delivery.take(2, &[3], b"c").is_err());
+        assert!(delivery.take(part(2, &[], b"again")).is_err());
+        assert!(delivery.take(part(2, &[3], b"c")).is_err());
         assert_eq!(delivery.delivered().tokens, 2);
         assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 2);
     }
@@ -349,10 +388,30 @@ mod tests {
         let (mut delivery, _events) = delivery(8);
         let most = TOKEN_BYTES_MAX + SLACK_BYTES_MAX;
 
-        assert!(delivery.take(0, &[1], &vec![b'a'; most + 1]).is_err());
+        assert!(delivery.take(part(0, &[1], &vec![b'a'; most + 1])).is_err());
         assert_eq!(delivery.delivered().tokens, 0, "what is refused does not count");
-        assert_eq!(delivery.take(0, &[1], &vec![b'a'; most]), Ok(()));
-        assert!(delivery.take(1, &[2], &vec![b'a'; TOKEN_BYTES_MAX + 1]).is_err());
-        assert_eq!(delivery.take(1, &[2], &vec![b'a'; TOKEN_BYTES_MAX]), Ok(()));
+        assert_eq!(delivery.take(part(0, &[1], &vec![b'a'; most])), Ok(()));
+        assert!(delivery.take(part(1, &[2], &vec![b'a'; TOKEN_BYTES_MAX + 1])).is_err());
+        assert_eq!(delivery.take(part(1, &[2], &vec![b'a'; TOKEN_BYTES_MAX])), Ok(()));
+    }
+
+    #[test]
+    fn log_probabilities_are_those_that_were_asked_for_and_numbers() {
+        let token = |logprob| TokenLogprob { logprob, bytes: b"a".to_vec(), top: Vec::new() };
+        let take = |asked: Option<u8>, logprobs: Vec<TokenLogprob>| {
+            let (sender, _receiver) = mpsc::channel(64);
+            Delivery::new(sender, 8, asked).take(Part { logprobs, ..part(0, &[1], b"a") })
+        };
+
+        assert_eq!(take(None, Vec::new()), Ok(()));
+        assert_eq!(take(Some(0), vec![token(-0.5)]), Ok(()));
+        assert!(take(None, vec![token(-0.5)]).is_err());
+        assert!(take(Some(0), Vec::new()).is_err());
+        assert!(take(Some(0), vec![token(f32::NAN)]).is_err());
+        assert!(take(Some(0), vec![token(f32::NEG_INFINITY)]).is_err());
+        let other = engine::frame::Alternative { id: 1, logprob: -1.0, bytes: Vec::new() };
+        let two = TokenLogprob { top: vec![other.clone(), other], ..token(-0.5) };
+        assert!(take(Some(1), vec![two.clone()]).is_err());
+        assert_eq!(take(Some(2), vec![two]), Ok(()));
     }
 }

@@ -152,8 +152,10 @@ impl Wallet {
         self.state = State::Unsynchronised { pending: Some(op) };
     }
 
+    /// Learns a slot and its predecessor. Of the same slot what comes later counts: a slot that was freed follows another
+    /// head.
     fn raise(&mut self, next: u64, head: RecordId) {
-        if next > self.floor.0 {
+        if next >= self.floor.0 {
             self.floor = (next, head);
         }
     }
@@ -299,6 +301,24 @@ mod tests {
         wallet.recorded(first.id(), Balance::default());
         let second = wallet.sign(body(2), Epoch(0)).expect("idle again");
         assert_eq!((second.sequence, second.previous), (5, first.id()));
+    }
+
+    #[test]
+    fn a_step_for_a_slot_that_was_freed_stays_pending_whoever_is_behind() {
+        let mut before = wallet();
+        let signed = |wallet: &mut Wallet, head| {
+            wallet.learn(5, RecordId([head; 32]), Balance { as_of: u64::from(head), ..Balance::default() });
+            wallet.sign(body(head), Epoch(0)).expect("idle")
+        };
+        let stuck = signed(&mut before, 1);
+        let freed = signed(&mut before, 2);
+        assert_eq!((stuck.sequence, freed.sequence), (5, 5));
+
+        let mut again = wallet();
+        again.replay(stuck);
+        again.replay(freed.clone());
+        again.learn(4, RecordId([9; 32]), Balance::default());
+        assert_eq!(again.pending(), Some(&freed));
     }
 
     #[test]

@@ -4,11 +4,13 @@ use alloc::vec::Vec;
 
 use crate::advert::{Advert, ModelOffer};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, ModelId, NodeId, RecordId};
+use crate::job::{Constraints, JobSpec};
 use crate::keys::PublicKey;
 use crate::ledger::account::Lineage;
 use crate::ledger::issuer::{Balance, Issuer};
 use crate::ledger::records::{AccountOp, Epoch, Receipt, Rights};
 use crate::manifest::Manifest;
+use crate::router::Considered;
 use crate::signed::Verified;
 use crate::time::Time;
 
@@ -220,6 +222,22 @@ impl Node {
     /// Returns what providers say of themselves, this node included.
     pub fn providers(&self, now: Time) -> impl Iterator<Item = &Verified<Advert>> + '_ {
         self.router.adverts(now)
+    }
+
+    /// Returns who would be considered for a job now, the usable ones first, best first. Nothing is asked of anybody, so a
+    /// provider that is taken to be usable may still refuse.
+    #[must_use]
+    pub fn quote(&self, spec: &JobSpec, now: Time) -> Vec<Considered> {
+        let mut considered = self.router.rank(spec, self.domain, |node| self.is_connected(node), now);
+        let Constraints { only, ignore, .. } = &spec.constraints;
+        let may_stay = !ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
+        let has_slot = self
+            .served()
+            .any(|(offer, busy, ready)| offer.model == spec.model && ready && busy < offer.slots);
+        if may_stay && has_slot {
+            considered.insert(0, Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 });
+        }
+        considered
     }
 
     /// Returns what this node serves, with the jobs that run now.

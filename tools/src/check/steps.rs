@@ -3,11 +3,14 @@
 //! All of them build with the dev profile and the features of the whole workspace, so that dependencies are built
 //! twice at most: once for real, once for what only looks (clippy and doc).
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use anyhow::Result;
 
 use super::context::Context;
 use super::{deny, mutants, purity, vectors};
-use crate::models;
+use crate::{clients, models};
 
 /// One thing that CI checks.
 pub(super) struct Step {
@@ -33,7 +36,7 @@ const CARGO_DENY: &str = "0.20.2";
 /// Random cases of each property; without this, as on every change of a developer, there are 2,000.
 const PROPERTY_CASES: &str = "10000";
 
-pub(super) const STEPS: [Step; 14] = [
+pub(super) const STEPS: [Step; 15] = [
     Step {
         name: "fmt",
         about: "every file is formatted",
@@ -41,6 +44,7 @@ pub(super) const STEPS: [Step; 14] = [
     },
     Step { name: "clippy", about: "no lint has a complaint", run: clippy },
     Step { name: "model", about: "the model that tests run on is here", run: model },
+    Step { name: "clients", about: "the clients that tests drive nodes with are here", run: clients },
     Step { name: "test", about: "every test passes", run: test },
     Step {
         name: "vectors",
@@ -83,7 +87,16 @@ fn clippy(context: &Context) -> Result<Outcome> {
 }
 
 fn model(context: &Context) -> Result<Outcome> {
-    match models::test_model() {
+    present(context, models::test_model())
+}
+
+fn clients(context: &Context) -> Result<Outcome> {
+    present(context, clients::test_clients())
+}
+
+/// Says where something is that a developer may lack and CI may not.
+fn present(context: &Context, found: Result<PathBuf>) -> Result<Outcome> {
+    match found {
         Ok(path) => {
             context.say(&path.display().to_string());
             Ok(Outcome::Passed)
@@ -98,14 +111,27 @@ fn test(context: &Context) -> Result<Outcome> {
     if std::env::var_os("PROPTEST_CASES").is_none() {
         command.env("PROPTEST_CASES", PROPERTY_CASES);
     }
-    if std::env::var_os(models::TEST_MODEL).is_none() {
-        match models::test_model() {
-            Ok(path) => _ = command.env(models::TEST_MODEL, path),
-            Err(error) if context.ci => return Err(error),
-            Err(error) => context.say(&format!("tests with a real model will skip themselves: {error:#}")),
-        }
-    }
+    provide(context, &mut command, models::TEST_MODEL, models::test_model)?;
+    provide(context, &mut command, clients::TEST_CLIENTS, clients::test_clients)?;
     passed(context.run(&mut command))
+}
+
+/// Tells tests where something is that is fetched for them, unless the environment does already.
+fn provide(
+    context: &Context,
+    command: &mut Command,
+    name: &str,
+    fetch: fn() -> Result<PathBuf>,
+) -> Result<()> {
+    if std::env::var_os(name).is_some() {
+        return Ok(());
+    }
+    match fetch() {
+        Ok(path) => _ = command.env(name, path),
+        Err(error) if context.ci => return Err(error),
+        Err(error) => context.say(&format!("tests that need {name} will skip themselves: {error:#}")),
+    }
+    Ok(())
 }
 
 fn doc(context: &Context) -> Result<Outcome> {

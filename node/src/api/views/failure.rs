@@ -17,6 +17,9 @@ pub struct ErrorBody {
     /// The class of failure that clients of this kind of API know.
     #[serde(rename = "type")]
     pub class: String,
+    /// Which part of the request is meant, where that is known.
+    #[serde(default)]
+    pub param: Option<String>,
     /// The kind, see [`crate::exit::FailureKind`].
     pub code: crate::exit::FailureKind,
     /// See [`crate::exit::Failure::reason`].

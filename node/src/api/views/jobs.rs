@@ -1,5 +1,6 @@
 //! Jobs: what is asked, what comes back, and why who did it.
 
+use engine::frame::TokenLogprob;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
@@ -92,6 +93,9 @@ pub enum JobEvent {
         index: u32,
         /// Tokens in this part.
         tokens: u32,
+        /// One for each token, if they were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
     },
     /// The answer is complete; nothing follows.
     Done(Box<JobAccount>),
@@ -143,6 +147,15 @@ pub struct CandidateView {
     pub price: Option<Money>,
     /// How long the job was estimated to take there.
     pub estimate_ms: Option<u64>,
+}
+
+/// What a job would cost now, and who would be considered for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QuoteView {
+    /// The most that it could cost at the best provider; none if nobody can be used.
+    pub price_max: Option<Money>,
+    /// Everybody who would be considered, the usable ones first, best first.
+    pub candidates: Vec<CandidateView>,
 }
 
 /// The account of a job that ended.

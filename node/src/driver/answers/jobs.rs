@@ -6,8 +6,11 @@ use protocol::ledger::records::SplitRole;
 use protocol::router::{Considered, Gate};
 use protocol::scheduler::Refusal;
 
-use crate::api::views::{CandidateView, JobAccount, JobEvent, SplitView};
+use crate::api::views::{CandidateView, JobAccount, JobEvent, QuoteView, SplitView};
+use crate::command::JobRequest;
 use crate::driver::Driver;
+use crate::driver::answers::one_model;
+use crate::driver::body;
 use crate::driver::jobs::failure_of;
 use crate::exit::{Failure, FailureKind};
 
@@ -107,6 +110,22 @@ impl Driver {
             bps: u32::try_from(bps).unwrap_or(u32::MAX),
             amount: amount.into(),
         }
+    }
+
+    /// Says what a job would cost, and who would be considered for it.
+    pub(super) fn quote(&self, request: &JobRequest) -> Result<QuoteView, Failure> {
+        let model = one_model(&request.model, &self.resolve(&request.model))?;
+        let (spec, _) = body::describe(request, model)?;
+        let considered = self.node.quote(&spec, self.now());
+        let price_max = considered.first().filter(|best| best.gate.is_none()).map(|best| best.price.into());
+        let candidate = |(at, considered): (usize, &Considered)| {
+            let view = self.candidate(considered);
+            let is_second = at > 0 && view.chosen;
+            let reason = if is_second { "usable, and not the best".to_owned() } else { view.reason };
+            CandidateView { chosen: view.chosen && !is_second, reason, ..view }
+        };
+        let candidates = considered.iter().enumerate().map(candidate).collect();
+        Ok(QuoteView { price_max, candidates })
     }
 
     pub(super) fn candidate(&self, considered: &Considered) -> CandidateView {

@@ -1,6 +1,7 @@
 //! What the ledger says: balances, and from the index receipts and jobs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use protocol::ids::{ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Finish, JobRecord};
@@ -16,10 +17,17 @@ use crate::driver::Driver;
 use crate::driver::index::{Asker, ReceiptEntry};
 use crate::exit::{Failure, FailureKind};
 use crate::journal::{History, Position};
+use crate::store::StoreError;
 
 use super::jobs::{finish_name, role_name};
 use super::mesh::price_view;
 use super::{PAGE_MAX, answer};
+
+/// How long the index may be behind the journal before a job that has just ended is not found.
+const INDEX_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often it is looked for meanwhile.
+const INDEX_LOOKS: u32 = 100;
 
 impl Driver {
     pub(super) fn balance(&self) -> BalanceView {
@@ -145,10 +153,12 @@ impl Driver {
             Err(failure) => return answer(reply, Err(failure)),
         };
         let me = self.node.id();
-        let why =
-            self.reasons.iter().find(|(id, _)| *id == job).map(|(_, why)| why.clone()).unwrap_or_default();
+        let ended = self.reasons.iter().find(|ended| ended.job == job);
+        let why = ended.map(|ended| ended.why.clone()).unwrap_or_default();
+        let is_coming = ended.is_some_and(|ended| ended.accounted);
         tokio::task::spawn_blocking(move || {
-            let found = asker.job(job).map_err(|error| Failure::internal(error.to_string()));
+            let found =
+                recorded(&asker, job, is_coming).map_err(|error| Failure::internal(error.to_string()));
             let view = found.and_then(|record| {
                 let unknown =
                     || Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger"));
@@ -159,7 +169,20 @@ impl Driver {
     }
 }
 
-pub(super) fn broken(error: crate::store::StoreError) -> Failure {
+/// Returns the record of a job. That of one which has just ended is in the index a moment later.
+fn recorded(asker: &Asker, job: JobId, is_coming: bool) -> Result<Option<JobRecord>, StoreError> {
+    let looks = if is_coming { INDEX_LOOKS } else { 1 };
+    for look in 1..=looks {
+        let found = asker.job(job)?;
+        if found.is_some() || look == looks {
+            return Ok(found);
+        }
+        std::thread::sleep(INDEX_PAUSE);
+    }
+    Ok(None)
+}
+
+pub(super) fn broken(error: StoreError) -> Failure {
     Failure::new(FailureKind::Unavailable, format!("{error}: try again in a moment")).retry_after(1000)
 }
 

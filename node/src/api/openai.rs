@@ -1,0 +1,121 @@
+//! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/jobs`.
+//!
+//! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `asked` makes jobs of them;
+//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `models` lists what is offered, and
+//! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again.
+
+mod asked;
+mod error;
+mod fields;
+mod idempotency;
+mod jobs;
+mod messages;
+mod models;
+mod run;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::routing::{get, post};
+use serde::Deserialize;
+
+use super::Api;
+use crate::exit::Failure;
+
+use asked::Asked;
+pub(super) use error::Refusal;
+pub(super) use idempotency::Answers;
+use wire::Dialect;
+
+pub(super) fn router() -> Router<Api> {
+    Router::new()
+        .route("/models", get(models::list))
+        .route("/models/{*id}", get(models::show))
+        .route("/chat/completions", post(chat))
+        .route("/completions", post(completions))
+        .route("/jobs/{id}", get(jobs::show))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+}
+
+async fn chat(
+    State(api): State<Api>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    answer(Dialect::Chat, api, query, &headers, body).await
+}
+
+async fn completions(
+    State(api): State<Api>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    answer(Dialect::Completion, api, query, &headers, body).await
+}
+
+type Query = Result<axum::extract::Query<Options>, QueryRejection>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// What may stand after `?`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// Says what it would cost, and runs nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn answer(
+    dialect: Dialect,
+    api: Api,
+    query: Query,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let body = body?;
+    let asked = Asked::of(dialect, &body)?;
+    if options.dry_run {
+        return jobs::quote(api, asked).await;
+    }
+    match idempotency::key_of(headers)? {
+        Some(key) => {
+            let request = [dialect.path().as_bytes(), &body].concat();
+            idempotency::run_once(api, asked, key, &request).await
+        }
+        None => run::run(api, asked).await,
+    }
+}
+
+async fn not_found(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let words = format!("nothing at `/v1{path}`: docs/api.md lists the endpoints");
+    Failure::new(crate::exit::FailureKind::NotFound, words).into()
+}
+
+async fn wrong_method(request: Request) -> Refusal {
+    Refusal::wrong_method(request.method(), request.uri().path())
+}
+
+/// Names each request, so that a client's report can be found again in the log.
+pub(super) async fn name_request(request: Request, next: Next) -> Response {
+    let id = crate::command::format_job(&crate::command::new_job());
+    tracing::debug!(request = %id, method = %request.method(), path = %request.uri().path(), "Request");
+    let mut response = next.run(request).await;
+    tracing::debug!(request = %id, status = response.status().as_u16(), "Answered");
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}

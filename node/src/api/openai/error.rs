@@ -1,0 +1,154 @@
+//! Failures as these clients know them: `{"error": {"message", "type", "param", "code"}}` with the right status.
+
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::exit::{Failure, FailureKind};
+
+/// A request that is answered with an error.
+#[derive(Debug)]
+pub(in crate::api) struct Refusal {
+    failure: Failure,
+    status: StatusCode,
+    /// Whether asking again may pay twice.
+    paid: bool,
+    /// Whether the same request is being answered, so that asking again is all there is to do.
+    in_flight: bool,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let status = StatusCode::from_u16(failure.kind.http_status());
+        Self {
+            status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            failure,
+            paid: false,
+            in_flight: false,
+        }
+    }
+}
+
+impl From<BytesRejection> for Refusal {
+    fn from(rejection: BytesRejection) -> Self {
+        let status = rejection.status();
+        let words = if status == StatusCode::PAYLOAD_TOO_LARGE {
+            format!("the body is larger than {} bytes: send less", crate::api::BODY_BYTES_MAX)
+        } else {
+            "the body did not arrive whole: send it again".to_owned()
+        };
+        Self { failure: Failure::usage(words), status, paid: false, in_flight: false }
+    }
+}
+
+impl Refusal {
+    pub(super) fn wrong_method(method: &Method, path: &str) -> Self {
+        let path: String = path.chars().take(200).collect();
+        let failure = Failure::usage(format!("`/v1{path}` takes another method than {method}"));
+        Self { failure, status: StatusCode::METHOD_NOT_ALLOWED, paid: false, in_flight: false }
+    }
+
+    pub(super) fn unprocessable(failure: Failure) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..Self::from(failure) }
+    }
+
+    /// Says that the same request is being answered.
+    pub(super) fn in_flight(failure: Failure) -> Self {
+        Self { in_flight: true, status: StatusCode::CONFLICT, ..Self::from(failure) }
+    }
+
+    pub(super) fn was_paid(&self) -> bool {
+        self.paid
+    }
+
+    /// Says whether something may have been paid for before it failed, so that clients do not ask again by themselves.
+    pub(super) fn not_to_be_repeated(mut self, paid: bool) -> Self {
+        self.paid = paid;
+        self
+    }
+
+    /// Returns the body, also as it stands within a stream.
+    pub(super) fn body(&self) -> ErrorBody<'_> {
+        let Failure { message, param, kind, .. } = &self.failure;
+        let error =
+            ErrorObject { message, class: class(self.status), param: param.as_deref(), code: code(*kind) };
+        ErrorBody { error }
+    }
+
+    /// Says whether the same request may succeed a moment later, and whether it is safe to send it again.
+    fn should_retry(&self) -> bool {
+        let transient = matches!(
+            self.failure.kind,
+            FailureKind::Busy
+                | FailureKind::Refused
+                | FailureKind::ProviderLost
+                | FailureKind::WorkerLost
+                | FailureKind::NoProvider
+                | FailureKind::Unavailable
+        );
+        self.in_flight || transient && !self.paid
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        let retry = if self.should_retry() { "true" } else { "false" };
+        headers.insert("x-should-retry", HeaderValue::from_static(retry));
+        let seconds = self.failure.retry_after_ms.map(|ms| HeaderValue::from(ms.div_ceil(1000)));
+        if let Some(seconds) = seconds.filter(|_| self.should_retry()) {
+            headers.insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+/// An error as it is written.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorBody<'a> {
+    error: ErrorObject<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorObject<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    class: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'static str>,
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        402 => "insufficient_quota",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+/// Returns the code that these clients know for a kind of failure, or our own name for it.
+fn code(kind: FailureKind) -> Option<&'static str> {
+    match kind {
+        FailureKind::Usage => None,
+        FailureKind::Unauthorised => Some("invalid_api_key"),
+        FailureKind::NoCredits => Some("insufficient_quota"),
+        FailureKind::UnknownModel => Some("model_not_found"),
+        FailureKind::PromptTooLong => Some("context_length_exceeded"),
+        FailureKind::Busy | FailureKind::Refused => Some("rate_limit_exceeded"),
+        FailureKind::NotFound
+        | FailureKind::NotRunning
+        | FailureKind::NoProvider
+        | FailureKind::ProviderLost
+        | FailureKind::WorkerLost
+        | FailureKind::Cancelled
+        | FailureKind::Unavailable
+        | FailureKind::Forbidden
+        | FailureKind::Download
+        | FailureKind::Internal => Some(kind.name()),
+    }
+}

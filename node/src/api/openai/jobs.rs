@@ -1,0 +1,57 @@
+//! What a request would cost, and why a job went where it did: additions to the API.
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+
+use super::asked::Asked;
+use super::error::Refusal;
+use super::run::name;
+use crate::api::Api;
+use crate::api::views::{CandidateView, JobView, Money, format_credits};
+use crate::command::{Command, parse_job};
+use crate::exit::Failure;
+
+/// What a request would cost, and who would be considered for it.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    object: &'static str,
+    model: String,
+    /// Choices.
+    n: usize,
+    /// The most that all choices together could cost at the best provider; none if nobody can be used.
+    price_max: Option<Money>,
+    candidates: Vec<CandidateView>,
+}
+
+/// Says what a request would cost now; nothing is run and nothing reserved.
+pub(super) async fn quote(api: Api, asked: Asked) -> Result<Response, Refusal> {
+    let model = Some(asked.model.clone());
+    // Waits a moment for adverts of a model that nobody has been heard of.
+    api.commands.ask(|reply| Command::Providers { model, reply }).await?;
+    let (mut price_max, mut candidates) = (Some(0_u64), Vec::new());
+    let n = asked.jobs.len();
+    for job in asked.jobs {
+        let quote = api.commands.ask(|reply| Command::Quote { request: Box::new(job), reply }).await?;
+        let price = quote.price_max.map(|price| price.nano);
+        price_max = price_max.zip(price).map(|(sum, price)| sum.saturating_add(price));
+        if candidates.is_empty() {
+            candidates = quote.candidates;
+        }
+    }
+    let price_max = price_max.map(Money::from_nano);
+    let price = price_max.as_ref().map(|price| format_credits(price.nano));
+    let view = DryRun { object: "sharemesh.dry_run", model: asked.model, n, price_max, candidates };
+    let mut response = Answer(view).into_response();
+    name(response.headers_mut(), "x-sharemesh-price", &price.into_iter().collect::<Vec<_>>());
+    name(response.headers_mut(), "x-sharemesh-ignored", &asked.ignored);
+    Ok(response)
+}
+
+/// Shows a job of this node, by its own id or that of the answer whose first choice it was.
+pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Answer<JobView>, Refusal> {
+    let bare = id.strip_prefix("chatcmpl-").or(id.strip_prefix("cmpl-")).unwrap_or(&id);
+    let job = parse_job(bare).map_err(|failure: Failure| failure.in_param("id"))?;
+    Ok(Answer(*api.commands.ask(|reply| Command::ShowJob { job, reply }).await?))
+}

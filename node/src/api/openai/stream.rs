@@ -1,0 +1,162 @@
+//! Streams the choices of a request as server-sent events: role, parts, why it ended, usage if asked for, `[DONE]`.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use axum::http::{HeaderValue, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use engine::frame::TokenLogprob;
+use futures::stream::{BoxStream, SelectAll, select_all, unfold};
+use futures::{Stream, StreamExt as _};
+use serde::Serialize;
+
+use super::error::Refusal;
+use super::run::{Choice, finish_of, name, refusal};
+use super::wire::{Head, Tally};
+use crate::api::sse::{KEEP_ALIVE, Watched};
+use crate::api::views::JobEvent;
+
+/// Answers with the stream once every job was accepted, or with the failure if one was not.
+pub(super) async fn respond(head: Head, choices: Vec<Choice>, usage: bool) -> Result<Response, Refusal> {
+    let alone = choices.len() == 1;
+    let (mut providers, mut echoed, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (mut watched, repeated)) in choices.into_iter().enumerate() {
+        let (provider, first) = accepted(&mut watched, alone).await?;
+        providers.extend(provider);
+        echoed.push(repeated.unwrap_or_default());
+        jobs.push(events(index, first, watched));
+    }
+    let mut talk =
+        Talk { head, usage, alone, tally: Tally::default(), ready: VecDeque::new(), offsets: Vec::new() };
+    talk.begin(&echoed);
+    let stream = Sse::new(stream(talk, select_all(jobs)));
+    let mut response =
+        stream.keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    name(response.headers_mut(), "x-sharemesh-provider", &providers);
+    Ok(response)
+}
+
+/// Waits until a job is accepted; returns its provider, and an event that came instead, if one did.
+async fn accepted(watched: &mut Watched, alone: bool) -> Result<(Option<String>, Option<JobEvent>), Refusal> {
+    let mut chosen = None;
+    loop {
+        match watched.next().await {
+            Some(JobEvent::Chosen { provider, .. }) => chosen = Some(provider),
+            Some(JobEvent::Accepted { .. }) | None => return Ok((chosen, None)),
+            Some(JobEvent::Failed { failure, account }) => {
+                return Err(refusal(failure, account.as_deref(), alone));
+            }
+            Some(event @ (JobEvent::Text { .. } | JobEvent::Done(_))) => return Ok((chosen, Some(event))),
+        }
+    }
+}
+
+/// Returns what else happens to a job; dropping it cancels the job.
+fn events(index: usize, first: Option<JobEvent>, watched: Watched) -> BoxStream<'static, (usize, JobEvent)> {
+    let rest = unfold(watched, async |mut watched| Some((watched.next().await?, watched)));
+    futures::stream::iter(first).chain(rest).map(move |event| (index, event)).boxed()
+}
+
+type Jobs = SelectAll<BoxStream<'static, (usize, JobEvent)>>;
+
+fn stream(talk: Talk, jobs: Jobs) -> impl Stream<Item = Result<Event, Infallible>> {
+    unfold((talk, Some(jobs)), |(mut talk, mut jobs)| async move {
+        while talk.ready.is_empty() {
+            match jobs.as_mut()?.next().await {
+                Some((index, event)) => {
+                    if talk.on(index, event).is_err() {
+                        // Nobody wants the other choices of an answer that failed.
+                        jobs = None;
+                    }
+                }
+                None => {
+                    jobs = None;
+                    talk.end();
+                }
+            }
+        }
+        let event = talk.ready.pop_front()?;
+        Some((Ok(event), (talk, jobs)))
+    })
+}
+
+/// Turns what happens to jobs into events of the stream.
+struct Talk {
+    head: Head,
+    /// Whether the client asked for the usage.
+    usage: bool,
+    alone: bool,
+    tally: Tally,
+    ready: VecDeque<Event>,
+    /// Characters of each choice so far.
+    offsets: Vec<usize>,
+}
+
+/// Says that the answer failed, and that the client was told.
+struct Over;
+
+impl Talk {
+    fn begin(&mut self, echoed: &[String]) {
+        for (index, echoed) in echoed.iter().enumerate() {
+            self.offsets.push(echoed.chars().count());
+            let first = self.head.role(index);
+            let repeated = (!echoed.is_empty()).then(|| self.head.part(index, echoed.clone(), None));
+            for choice in first.into_iter().chain(repeated) {
+                self.ready.push_back(event(&self.head.chunk(choice, self.usage)));
+            }
+        }
+    }
+
+    fn on(&mut self, index: usize, happened: JobEvent) -> Result<(), Over> {
+        match happened {
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Ok(()),
+            JobEvent::Text { text, logprobs, .. } => {
+                self.part(index, text, &logprobs);
+                Ok(())
+            }
+            JobEvent::Done(account) => match finish_of(&account, self.alone) {
+                Ok(finish) => {
+                    self.tally.add(&account);
+                    let last = self.head.end(index, finish);
+                    self.ready.push_back(event(&self.head.chunk(last, self.usage)));
+                    Ok(())
+                }
+                Err(refusal) => self.fail(&refusal),
+            },
+            JobEvent::Failed { failure, account } => {
+                self.fail(&refusal(failure, account.as_deref(), self.alone))
+            }
+        }
+    }
+
+    fn part(&mut self, index: usize, text: String, logprobs: &[TokenLogprob]) {
+        // A token may end in the middle of a character, which comes with the next.
+        if text.is_empty() && logprobs.is_empty() {
+            return;
+        }
+        let offset = self.offsets[index];
+        self.offsets[index] += text.chars().count();
+        let logprobs = (!logprobs.is_empty()).then(|| self.head.logprobs(logprobs, offset));
+        let part = self.head.part(index, text, logprobs);
+        self.ready.push_back(event(&self.head.chunk(part, self.usage)));
+    }
+
+    fn fail(&mut self, refusal: &Refusal) -> Result<(), Over> {
+        self.ready.push_back(event(&refusal.body()));
+        Err(Over)
+    }
+
+    fn end(&mut self) {
+        if self.usage {
+            self.ready.push_back(event(&self.head.usage(&self.tally)));
+        }
+        self.ready.push_back(Event::default().data("[DONE]"));
+    }
+}
+
+fn event(data: &impl Serialize) -> Event {
+    // Our events are plain data, which JSON can always say.
+    Event::default().json_data(data).unwrap_or_else(|error| Event::default().comment(error.to_string()))
+}

@@ -1,0 +1,380 @@
+//! The exact bytes of answers, streams and errors, in front of a driver that is not real.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+
+use crate::api::tests::{Served, served};
+
+/// Sends JSON as a program without a key does.
+fn post(served: &Served, path: &str, body: &str) -> RequestBuilder {
+    let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let request = http.post(format!("http://{}{path}", served.address));
+    request.header("content-type", "application/json").body(body.to_owned())
+}
+
+/// Returns status and body, with what is different each time replaced: ids of jobs and the time.
+async fn answer(request: RequestBuilder) -> (u16, String) {
+    let response = request.send().await.expect("answered");
+    let jobs = response.headers().get("x-sharemesh-job").map(|jobs| jobs.to_str().expect("text").to_owned());
+    let (status, mut text) = (response.status().as_u16(), response.text().await.expect("text"));
+    for (number, job) in jobs.iter().flat_map(|jobs| jobs.split(", ")).enumerate() {
+        text = text.replace(job, &format!("JOB{number}"));
+    }
+    let created = text.split("\"created\":").nth(1).and_then(|rest| rest.split(',').next());
+    // Of models it is not known.
+    if let Some(created) = created.map(str::to_owned).filter(|created| created != "0") {
+        assert!(created.parse::<u64>().expect("a number") > 1_700_000_000, "{created}");
+        text = text.replace(&format!("\"created\":{created}"), "\"created\":NOW");
+    }
+    (status, text)
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let look = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), look).await.expect("it holds at last");
+}
+
+#[tokio::test]
+async fn a_chat_is_answered_word_for_word() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"héllo"}],"user":"me"}"#;
+
+    let response = post(&served, "/v1/chat/completions", body).send().await.expect("answered");
+    for (name, value) in [
+        ("x-sharemesh-provider", "aa"),
+        ("x-sharemesh-receipt", "cc"),
+        ("x-sharemesh-price", "0.0000001"),
+        ("x-sharemesh-ignored", "user"),
+        ("content-type", "application/json"),
+    ] {
+        assert_eq!(response.headers()[name], value);
+    }
+    assert_eq!(response.headers()["x-request-id"].len(), 32);
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions", body)).await;
+    assert_eq!(status, 200);
+    assert_eq!(
+        text,
+        concat!(
+            r#"{"id":"chatcmpl-JOB0","object":"chat.completion","created":NOW,"model":"echo","choices":[{"index":0,"#,
+            r#""message":{"role":"assistant","content":"héllo","refusal":null},"logprobs":null,"finish_reason":"stop"}],"#,
+            r#""usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3},"sharemesh":[{"job":"JOB0","#,
+            r#""provider":"aa","receipt":"cc","price_nano":100,"price_credits":"0.0000001"}]}"#,
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_stream_is_role_parts_end_and_done() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"hi\nyou"}],"stream":true}"#;
+
+    let response = post(&served, "/v1/chat/completions", body).send().await.expect("answered");
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers()["x-sharemesh-provider"], "aa");
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions", body)).await;
+    assert_eq!(status, 200);
+    let head = r#"data: {"id":"chatcmpl-JOB0","object":"chat.completion.chunk","created":NOW,"model":"echo","choices":[{"index":0,"delta":"#;
+    let chunks = [
+        r#"{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}"#,
+        r#"{"content":"hi\nyou"},"logprobs":null,"finish_reason":null}]}"#,
+        r#"{},"logprobs":null,"finish_reason":"stop"}]}"#,
+    ];
+    let expected: String = chunks.iter().map(|chunk| format!("{head}{chunk}\n\n")).collect();
+    assert_eq!(text, expected + "data: [DONE]\n\n");
+}
+
+#[tokio::test]
+async fn usage_comes_in_one_chunk_without_choices_and_only_if_asked_for() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"hi"}],"stream":true,"n":2,"stream_options":{"include_usage":true}}"#;
+
+    let (_, text) = answer(post(&served, "/v1/chat/completions", body)).await;
+
+    let chunks: Vec<&str> = text.split_terminator("\n\n").collect();
+    let (last, rest) = chunks.split_last().expect("chunks");
+    let (usage, rest) = rest.split_last().expect("chunks");
+    assert_eq!(*last, "data: [DONE]");
+    assert!(
+        usage.starts_with(
+            r#"data: {"id":"chatcmpl-JOB0","object":"chat.completion.chunk","created":NOW,"model":"echo","choices":[],"usage":{"prompt_tokens":4,"completion_tokens":2,"total_tokens":6},"sharemesh":[{"job":"JOB"#
+        ),
+        "{usage}"
+    );
+    assert_eq!(rest.len(), 6, "{text}");
+    assert!(rest.iter().all(|chunk| chunk.ends_with(r#"}],"usage":null}"#)), "{text}");
+    for index in 0..2 {
+        let role = format!(r#""choices":[{{"index":{index},"delta":{{"role":"assistant","content":""}}"#);
+        let end =
+            format!(r#""choices":[{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":"stop"}}]"#);
+        assert!(rest.iter().any(|chunk| chunk.contains(&role)), "{text}");
+        assert!(rest.iter().any(|chunk| chunk.contains(&end)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn log_probabilities_have_the_form_of_each_endpoint() {
+    let served = served().await;
+
+    let body =
+        r#"{"model":"echo","messages":[{"role":"user","content":"é"}],"logprobs":true,"top_logprobs":1}"#;
+    let (_, chat) = answer(post(&served, "/v1/chat/completions", body)).await;
+    assert!(
+        chat.contains(
+            r#""logprobs":{"content":[{"token":"é","logprob":-0.5,"bytes":[195,169],"top_logprobs":[{"token":"no","logprob":-1.5,"bytes":[110,111]}]}],"refusal":null}"#
+        ),
+        "{chat}"
+    );
+
+    let (_, text) =
+        answer(post(&served, "/v1/completions", r#"{"model":"echo","prompt":"é","logprobs":1}"#)).await;
+    assert!(
+        text.contains(
+            r#""logprobs":{"tokens":["é"],"token_logprobs":[-0.5],"top_logprobs":[{"no":-1.5}],"text_offset":[0]}"#
+        ),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_completion_is_answered_word_for_word_whole_and_streamed() {
+    let served = served().await;
+
+    let (_, text) =
+        answer(post(&served, "/v1/completions", r#"{"model":"echo","prompt":["a","b"],"echo":true}"#)).await;
+    assert!(
+        text.starts_with(concat!(
+            r#"{"id":"cmpl-JOB0","object":"text_completion","created":NOW,"model":"echo","choices":["#,
+            r#"{"text":"aa","index":0,"logprobs":null,"finish_reason":"stop"},"#,
+            r#"{"text":"bb","index":1,"logprobs":null,"finish_reason":"stop"}],"usage":"#
+        )),
+        "{text}"
+    );
+
+    let (_, text) =
+        answer(post(&served, "/v1/completions", r#"{"model":"echo","prompt":"a","stream":true}"#)).await;
+    let head = r#"data: {"id":"cmpl-JOB0","object":"text_completion","created":NOW,"model":"echo","choices":[{"text":"#;
+    assert_eq!(
+        text,
+        format!(
+            "{head}\"a\",\"index\":0,\"logprobs\":null,\"finish_reason\":null}}]}}\n\n\
+             {head}\"\",\"index\":0,\"logprobs\":null,\"finish_reason\":\"stop\"}}]}}\n\ndata: [DONE]\n\n"
+        )
+    );
+}
+
+#[tokio::test]
+async fn errors_have_four_fields_and_an_honest_status() {
+    let served = served().await;
+    let chat = |model: &str, more: &str| {
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]{more}}}"#);
+        post(&served, "/v1/chat/completions", &body)
+    };
+
+    let (status, text) = answer(chat("echo", r#","temperature":3"#)).await;
+    assert_eq!(status, 400);
+    assert_eq!(
+        text,
+        r#"{"error":{"message":"`temperature` is 3: send a number from 0 to 2","type":"invalid_request_error","param":"temperature","code":null}}"#
+    );
+    let (status, text) = answer(chat("poor", "")).await;
+    assert_eq!(status, 402);
+    assert_eq!(
+        text,
+        r#"{"error":{"message":"needs 2 credits and has 1: ask the issuer for a grant","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#
+    );
+    for (request, expected) in [
+        (chat("none", ""), 503),
+        (chat("poor", r#","stream":true"#), 402),
+        (chat("half", ""), 502),
+        (post(&served, "/v1/chat/completions", "{"), 400),
+        (post(&served, "/v1/chat/completions", "[]"), 400),
+        (post(&served, "/v1/chat/completions", "\u{0}"), 400),
+        (post(&served, "/v1/chat/completions", &"x".repeat(crate::api::BODY_BYTES_MAX + 1)), 413),
+        (post(&served, "/v1/nonsense", "{}"), 404),
+        (post(&served, "/v1/models", "{}"), 405),
+    ] {
+        let (status, text) = answer(request).await;
+        assert_eq!(status, expected, "{text}");
+        let error: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let names: Vec<_> = error["error"].as_object().expect("an object").keys().collect();
+        assert_eq!(names, ["code", "message", "param", "type"], "{text}");
+    }
+}
+
+#[tokio::test]
+async fn clients_are_told_to_ask_again_only_where_nothing_was_paid() {
+    let served = served().await;
+    let retry = async |model: &str, more: &str| {
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]{more}}}"#);
+        let response = post(&served, "/v1/chat/completions", &body).send().await.expect("answered");
+        response.headers()["x-should-retry"].to_str().expect("text").to_owned()
+    };
+
+    assert_eq!(retry("none", "").await, "true");
+    assert_eq!(retry("half", "").await, "false", "a part was paid");
+    assert_eq!(retry("none", r#","n":2"#).await, "false", "other choices may have been paid");
+    assert_eq!(retry("poor", "").await, "false");
+    assert_eq!(retry("echo", r#","n":0"#).await, "false");
+}
+
+#[tokio::test]
+async fn a_failure_in_mid_stream_is_said_in_the_stream_and_ends_it() {
+    let served = served().await;
+    let body = r#"{"model":"half","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions", body)).await;
+
+    assert_eq!(status, 200);
+    let last = text.split_terminator("\n\n").last().expect("chunks");
+    assert_eq!(
+        last,
+        r#"data: {"error":{"message":"lost the provider in mid-stream","type":"server_error","param":null,"code":"provider_lost"}}"#
+    );
+}
+
+#[tokio::test]
+async fn closing_the_connection_cancels_every_choice() {
+    for stream in [true, false] {
+        let served = served().await;
+        let body = format!(
+            r#"{{"model":"slow","messages":[{{"role":"user","content":"x"}}],"n":2,"stream":{stream}}}"#
+        );
+        let request = tokio::spawn(post(&served, "/v1/chat/completions", &body).send());
+        until(|| served.told.submitted() == 2).await;
+
+        if stream {
+            drop(request.await.expect("not cancelled").expect("answered"));
+        } else {
+            request.abort();
+        }
+
+        until(|| served.told.cancelled().len() == 2).await;
+    }
+}
+
+#[tokio::test]
+async fn models_are_listed_shown_and_missed() {
+    let served = served().await;
+    let get = |path: &str| answer(served.request(Method::GET, path));
+
+    let (status, text) = get("/v1/models").await;
+    assert_eq!(status, 200);
+    assert!(text.starts_with(r#"{"object":"list","data":[{"id":"","object":"model","created":0,"#), "{text}");
+    let (status, text) = get("/v1/models/org/name").await;
+    assert_eq!(status, 200);
+    assert!(text.starts_with(r#"{"id":"org/name","object":"model","#), "{text}");
+    let (status, text) = get("/v1/models/nobody").await;
+    assert_eq!(status, 404);
+    assert!(text.contains(r#""param":"model","code":"model_not_found""#), "{text}");
+}
+
+#[tokio::test]
+async fn programs_of_the_same_user_need_no_key_and_web_pages_and_wrong_keys_do() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"x"}]}"#;
+    let post = || post(&served, "/v1/chat/completions", body);
+    let status = async |request| answer(request).await.0;
+
+    if cfg!(target_os = "linux") {
+        assert_eq!(status(post()).await, 200);
+        assert_eq!(status(post().header("authorization", "Bearer unused")).await, 200);
+    }
+    assert_eq!(status(post().header("authorization", served.token.header())).await, 200);
+    assert_eq!(status(post().header("authorization", format!("Bearer {}", "ab".repeat(32)))).await, 401);
+    assert_eq!(status(post().header("origin", "http://localhost:3000")).await, 403);
+    assert_eq!(status(post().header("sec-fetch-site", "cross-site")).await, 403);
+    assert_eq!(status(post().header("host", "evil.example")).await, 403);
+    let form = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let form = form.post(format!("http://{}/v1/chat/completions", served.address)).body(body);
+    assert_eq!(status(form).await, 400);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_the_price_and_runs_nothing() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"x"}],"n":2}"#;
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions?dry_run=true", body)).await;
+
+    assert_eq!(status, 200);
+    let start = r#"{"object":"sharemesh.dry_run","model":"echo","n":2,"price_max":{"nano":200,"credits":"0.0000002"},"candidates":[{"node":"aa""#;
+    assert!(text.starts_with(start), "{text}");
+    assert_eq!(served.told.submitted(), 0);
+    assert_eq!(answer(post(&served, "/v1/chat/completions?dry=true", body)).await.0, 400);
+}
+
+#[tokio::test]
+async fn the_same_request_under_the_same_key_is_run_once() {
+    let served = served().await;
+    let ask = |model: &str, key: &str, more: &str| {
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]{more}}}"#);
+        post(&served, "/v1/chat/completions", &body).header("idempotency-key", key.to_owned())
+    };
+
+    let first = ask("echo", "a", "").send().await.expect("answered");
+    let again = ask("echo", "a", "").send().await.expect("answered");
+    assert_eq!(again.headers()["x-sharemesh-replayed"], "true");
+    assert_eq!(again.headers()["x-sharemesh-job"], first.headers()["x-sharemesh-job"]);
+    assert_eq!(again.text().await.expect("text"), first.text().await.expect("text"));
+    assert_eq!(served.told.submitted(), 1);
+
+    assert_eq!(answer(ask("echo", "a", r#","n":2"#)).await.0, 422, "another request");
+    assert_eq!(answer(ask("echo", "b", r#","stream":true"#)).await.0, 400);
+    assert_eq!(answer(ask("echo", "", "")).await.0, 400);
+    // What failed and was paid for in part is not run again; what was not is.
+    let before = served.told.submitted();
+    for (model, status) in [("half", 502), ("half", 502), ("none", 503), ("none", 503)] {
+        assert_eq!(answer(ask(model, model, "")).await.0, status);
+    }
+    assert_eq!(served.told.submitted(), before + 3);
+}
+
+#[tokio::test]
+async fn a_request_under_a_key_goes_on_when_its_client_goes_and_is_in_flight_until_it_ends() {
+    let served = served().await;
+    let body = r#"{"model":"slow","messages":[{"role":"user","content":"x"}]}"#;
+    let ask = || post(&served, "/v1/chat/completions", body).header("idempotency-key", "k");
+    let first = tokio::spawn(ask().send());
+    until(|| served.told.submitted() == 1).await;
+    first.abort();
+
+    let second = ask().send().await.expect("answered");
+
+    assert_eq!(second.status(), 409);
+    assert_eq!(second.headers()["x-should-retry"], "true");
+    assert_eq!((served.told.submitted(), served.told.cancelled().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn metrics_count_what_happened_and_hold_nothing_of_prompts() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"canary"}]}"#;
+    answer(post(&served, "/v1/chat/completions", body)).await;
+    answer(post(&served, "/v1/canary", "{}")).await;
+    answer(served.request(Method::from_bytes(b"CANARY").expect("a word"), "/v1/models")).await;
+
+    let response = served.request(Method::GET, "/metrics").send().await.expect("answered");
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = response.text().await.expect("text");
+
+    for line in [
+        r#"http_server_request_duration_seconds_count{http_route="/v1/chat/completions",http_request_method="POST",http_response_status_code="200"} 1"#,
+        r#"sharemesh_jobs_total{outcome="stop"} 1"#,
+        "sharemesh_spent_nanocredits_total 100",
+        "sharemesh_ready 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.to_lowercase().contains("canary"), "{text}");
+    let page = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let page = page.get(format!("http://{}/metrics", served.address)).header("sec-fetch-site", "cross-site");
+    assert_eq!(answer(page).await.0, 403);
+}

@@ -1,0 +1,287 @@
+//! Answers, word for word as clients of this API read them.
+
+use engine::frame::{Alternative, TokenLogprob};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::api::views::JobAccount;
+
+/// Which of the two endpoints an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Chat,
+    Completion,
+}
+
+impl Dialect {
+    /// Returns the id of an answer whose first job is this one.
+    pub(super) fn id(self, job: &str) -> String {
+        match self {
+            Self::Chat => format!("chatcmpl-{job}"),
+            Self::Completion => format!("cmpl-{job}"),
+        }
+    }
+
+    /// Returns where the endpoint is.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/chat/completions",
+            Self::Completion => "/completions",
+        }
+    }
+
+    fn object(self, chunk: bool) -> &'static str {
+        match (self, chunk) {
+            (Self::Chat, true) => "chat.completion.chunk",
+            (Self::Chat, false) => "chat.completion",
+            // Chunks and whole answers of this endpoint have the same name.
+            (Self::Completion, _) => "text_completion",
+        }
+    }
+}
+
+/// What all parts of one answer begin with.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) dialect: Dialect,
+    pub(super) id: String,
+    /// Unix time in seconds.
+    pub(super) created: u64,
+    pub(super) model: String,
+}
+
+/// A whole answer, or one chunk of a stream.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<Choice>,
+    /// Left out where the client did not ask for it, null before the last chunk where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+    /// What each choice cost and who was paid: an addition to the API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sharemesh: Option<&'a [Charge]>,
+}
+
+impl Head {
+    /// Returns a whole answer.
+    pub(super) fn whole<'a>(&'a self, choices: Vec<Choice>, tally: &'a Tally) -> Answer<'a> {
+        self.answer(false, choices, Some(Some(tally.usage)), Some(&tally.charges))
+    }
+
+    /// Returns a chunk with one choice; with `usage` the field for it is there, and empty.
+    pub(super) fn chunk(&self, choice: Choice, usage: bool) -> Answer<'_> {
+        self.answer(true, vec![choice], usage.then_some(None), None)
+    }
+
+    /// Returns the chunk that follows the last choice, if usage was asked for.
+    pub(super) fn usage<'a>(&'a self, tally: &'a Tally) -> Answer<'a> {
+        self.answer(true, Vec::new(), Some(Some(tally.usage)), Some(&tally.charges))
+    }
+
+    fn answer<'a>(
+        &'a self,
+        chunk: bool,
+        choices: Vec<Choice>,
+        usage: Option<Option<Usage>>,
+        sharemesh: Option<&'a [Charge]>,
+    ) -> Answer<'a> {
+        let Self { dialect, id, created, model } = self;
+        Answer { id, object: dialect.object(chunk), created: *created, model, choices, usage, sharemesh }
+    }
+
+    /// Returns the first chunk of a choice, which says who speaks; a completion has none.
+    pub(super) fn role(&self, index: usize) -> Option<Choice> {
+        let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+        (self.dialect == Dialect::Chat).then_some(Choice::Delta {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+        })
+    }
+
+    /// Returns the next part of a choice.
+    pub(super) fn part(&self, index: usize, text: String, logprobs: Option<Logprobs>) -> Choice {
+        match self.dialect {
+            Dialect::Chat => {
+                let delta = Delta { role: None, content: Some(text) };
+                Choice::Delta { index, delta, logprobs, finish_reason: None }
+            }
+            Dialect::Completion => Choice::Text { text, index, logprobs, finish_reason: None },
+        }
+    }
+
+    /// Returns the last chunk of a choice, which says why it ended.
+    pub(super) fn end(&self, index: usize, finish: Finish) -> Choice {
+        let finish_reason = Some(finish);
+        match self.dialect {
+            Dialect::Chat => Choice::Delta { index, delta: Delta::default(), logprobs: None, finish_reason },
+            Dialect::Completion => Choice::Text { text: String::new(), index, logprobs: None, finish_reason },
+        }
+    }
+
+    /// Returns a whole choice.
+    pub(super) fn choice(
+        &self,
+        index: usize,
+        text: String,
+        logprobs: Option<Logprobs>,
+        finish: Finish,
+    ) -> Choice {
+        match self.dialect {
+            Dialect::Chat => {
+                let message = Message { role: "assistant", content: text, refusal: () };
+                Choice::Message { index, message, logprobs, finish_reason: finish }
+            }
+            Dialect::Completion => Choice::Text { text, index, logprobs, finish_reason: Some(finish) },
+        }
+    }
+
+    /// Returns log probabilities in the endpoint's form; `offset` is where in the text the first token begins.
+    pub(super) fn logprobs(&self, tokens: &[TokenLogprob], offset: usize) -> Logprobs {
+        match self.dialect {
+            Dialect::Chat => Logprobs::Chat { content: tokens.iter().map(token).collect(), refusal: () },
+            Dialect::Completion => listed(tokens, offset),
+        }
+    }
+}
+
+/// One choice, in one of the forms that it has.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Choice {
+    Message { index: usize, message: Message, logprobs: Option<Logprobs>, finish_reason: Finish },
+    Delta { index: usize, delta: Delta, logprobs: Option<Logprobs>, finish_reason: Option<Finish> },
+    Text { text: String, index: usize, logprobs: Option<Logprobs>, finish_reason: Option<Finish> },
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Message {
+    role: &'static str,
+    content: String,
+    refusal: (),
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Finish {
+    Stop,
+    Length,
+}
+
+/// Log probabilities, as one endpoint or the other has them.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Logprobs {
+    Chat {
+        content: Vec<Token>,
+        refusal: (),
+    },
+    Completion {
+        tokens: Vec<String>,
+        token_logprobs: Vec<f32>,
+        top_logprobs: Vec<Map<String, Value>>,
+        text_offset: Vec<usize>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Token {
+    #[serde(flatten)]
+    said: Said,
+    top_logprobs: Vec<Said>,
+}
+
+#[derive(Debug, Serialize)]
+struct Said {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+}
+
+fn token(token: &TokenLogprob) -> Token {
+    let said = |logprob, bytes: &[u8]| Said { token: lossy(bytes), logprob, bytes: bytes.to_vec() };
+    let top = token.top.iter().map(|Alternative { logprob, bytes, .. }| said(*logprob, bytes));
+    Token { said: said(token.logprob, &token.bytes), top_logprobs: top.collect() }
+}
+
+fn listed(tokens: &[TokenLogprob], offset: usize) -> Logprobs {
+    let offsets = tokens.iter().scan(offset, |at, token| {
+        let begin = *at;
+        *at += lossy(&token.bytes).chars().count();
+        Some(begin)
+    });
+    let top = |token: &TokenLogprob| {
+        token.top.iter().map(|other| (lossy(&other.bytes), Value::from(other.logprob))).collect()
+    };
+    Logprobs::Completion {
+        tokens: tokens.iter().map(|token| lossy(&token.bytes)).collect(),
+        token_logprobs: tokens.iter().map(|token| token.logprob).collect(),
+        top_logprobs: tokens.iter().map(top).collect(),
+        text_offset: offsets.collect(),
+    }
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Tokens of all choices; every choice is a job of its own, whose prompt was read and paid for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+}
+
+/// What one choice cost, and who was paid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Charge {
+    pub(super) job: String,
+    pub(super) provider: String,
+    /// Id of the receipt that covers it; none for a job that the node's own engine did.
+    pub(super) receipt: Option<String>,
+    pub(super) price_nano: u64,
+    pub(super) price_credits: String,
+}
+
+/// What all choices came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) usage: Usage,
+    pub(super) charges: Vec<Charge>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, account: &JobAccount) {
+        let (tokens_in, tokens_out) = (u64::from(account.tokens_in), u64::from(account.tokens_out));
+        self.usage.prompt_tokens += tokens_in;
+        self.usage.completion_tokens += tokens_out;
+        self.usage.total_tokens += tokens_in + tokens_out;
+        self.charges.push(Charge {
+            job: account.job.clone(),
+            provider: account.provider.clone(),
+            receipt: account.receipt.clone(),
+            price_nano: account.price.nano,
+            price_credits: account.price.credits.clone(),
+        });
+    }
+
+    /// Returns what all choices cost together.
+    pub(super) fn price_nano(&self) -> u64 {
+        self.charges.iter().fold(0, |sum: u64, charge| sum.saturating_add(charge.price_nano))
+    }
+}

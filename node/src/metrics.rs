@@ -1,0 +1,198 @@
+//! What a node counts and measures, by name, in the text format of Prometheus.
+//!
+//! Names and buckets of the first kind are OpenTelemetry's for HTTP servers and generative models, where they exist.
+//! Labels are routes, names of models and of kinds of failure: never anything that a client wrote into a prompt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_histogram, gauge, histogram, with_local_recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+
+use crate::api::views::{JobAccount, StatusView};
+use crate::exit::FailureKind;
+
+const HTTP_SECONDS: &str = "http_server_request_duration_seconds";
+const ANSWER_SECONDS: &str = "gen_ai_server_request_duration_seconds";
+const FIRST_TOKEN_SECONDS: &str = "gen_ai_server_time_to_first_token_seconds";
+const TOKEN_SECONDS: &str = "gen_ai_server_time_per_output_token_seconds";
+const JOBS: &str = "sharemesh_jobs_total";
+const TOKENS: &str = "sharemesh_tokens_total";
+const SPENT: &str = "sharemesh_spent_nanocredits_total";
+
+const HTTP_BUCKETS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const ANSWER_BUCKETS: [f64; 14] =
+    [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+const FIRST_TOKEN_BUCKETS: [f64; 16] =
+    [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const TOKEN_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+
+/// How often measurements are put into their buckets, so that they do not pile up while nobody asks.
+pub const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The counts and measurements of one node since its start.
+#[derive(Clone)]
+pub struct Metrics(Arc<PrometheusRecorder>);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Metrics(..)")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let buckets: [(&str, &[f64]); 4] = [
+            (HTTP_SECONDS, &HTTP_BUCKETS),
+            (ANSWER_SECONDS, &ANSWER_BUCKETS),
+            (FIRST_TOKEN_SECONDS, &FIRST_TOKEN_BUCKETS),
+            (TOKEN_SECONDS, &TOKEN_BUCKETS),
+        ];
+        let builder = buckets.into_iter().fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
+            let set = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets);
+            set.expect("there are buckets")
+        });
+        let metrics = Self(Arc::new(builder.build_recorder()));
+        metrics.record(describe);
+        metrics
+    }
+}
+
+fn describe() {
+    describe_histogram!(HTTP_SECONDS, "Time to the head of an answer of the local API.");
+    describe_histogram!(ANSWER_SECONDS, "Time to the end of an answer of a model.");
+    describe_histogram!(FIRST_TOKEN_SECONDS, "Time to the first token of an answer of a model.");
+    describe_histogram!(TOKEN_SECONDS, "Time for each token after the first.");
+    describe_counter!(JOBS, "Jobs that this node submitted, by how they ended.");
+    describe_counter!(TOKENS, "Tokens of the jobs that this node submitted and that were answered.");
+    describe_counter!(SPENT, "Price of the jobs that this node submitted, in nano-credits.");
+}
+
+impl Metrics {
+    fn record<T>(&self, measure: impl FnOnce() -> T) -> T {
+        with_local_recorder(&*self.0, measure)
+    }
+
+    /// Notes that a request to the API was answered; `route` is a pattern, not a path.
+    pub fn answered(&self, route: &str, method: &str, status: u16, took: Duration) {
+        let labels = [
+            ("http_route", route.to_owned()),
+            ("http_request_method", method.to_owned()),
+            ("http_response_status_code", status.to_string()),
+        ];
+        self.record(|| histogram!(HTTP_SECONDS, &labels).record(took.as_secs_f64()));
+    }
+
+    /// Notes what came of a job of ours.
+    pub fn job_done(&self, account: &JobAccount) {
+        let model = [("gen_ai_request_model", account.model.clone())];
+        let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+        self.record(|| {
+            counter!(JOBS, "outcome" => account.finish.clone()).increment(1);
+            histogram!(ANSWER_SECONDS, &model).record(seconds(account.total_ms));
+            histogram!(FIRST_TOKEN_SECONDS, &model).record(seconds(account.ttft_ms));
+            let after_first = account.total_ms.saturating_sub(account.ttft_ms);
+            if let Some(tokens) = account.tokens_out.checked_sub(1).filter(|tokens| *tokens > 0) {
+                histogram!(TOKEN_SECONDS, &model).record(seconds(after_first) / f64::from(tokens));
+            }
+        });
+        self.spent(account);
+    }
+
+    /// Notes that a job of ours failed, and what was paid for it until then.
+    pub fn job_failed(&self, kind: FailureKind, account: Option<&JobAccount>) {
+        self.record(|| counter!(JOBS, "outcome" => kind.name()).increment(1));
+        if let Some(account) = account {
+            self.spent(account);
+        }
+    }
+
+    fn spent(&self, account: &JobAccount) {
+        self.record(|| {
+            counter!(TOKENS, "direction" => "in").increment(account.tokens_in.into());
+            counter!(TOKENS, "direction" => "out").increment(account.tokens_out.into());
+            counter!(SPENT).increment(account.price.nano);
+        });
+    }
+
+    /// Puts measurements into their buckets.
+    pub fn keep_up(&self) {
+        self.0.handle().run_upkeep();
+    }
+
+    /// Returns everything as text: what was counted, and how the node is now.
+    #[must_use]
+    pub fn render(&self, status: &StatusView) -> String {
+        // Of models that are served no longer nothing is left.
+        let now = PrometheusBuilder::new().build_recorder();
+        with_local_recorder(&now, || describe_now(status));
+        self.0.handle().render() + &now.handle().render()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn describe_now(status: &StatusView) {
+    gauge!("sharemesh_build_info", "version" => status.version.clone()).set(1.0);
+    gauge!("sharemesh_ready").set(if status.ready { 1.0 } else { 0.0 });
+    gauge!("sharemesh_uptime_seconds").set(Duration::from_millis(status.uptime_ms).as_secs_f64());
+    gauge!("sharemesh_peers").set(status.peers);
+    gauge!("sharemesh_jobs_serving").set(status.jobs_serving);
+    gauge!("sharemesh_jobs_submitted").set(status.jobs_submitted);
+    gauge!("sharemesh_available_nanocredits").set(status.available.nano as f64);
+    for model in &status.models {
+        let labels = [("model", model.name.clone())];
+        gauge!("sharemesh_model_ready", &labels).set(if model.state == "ready" { 1.0 } else { 0.0 });
+        gauge!("sharemesh_model_slots", &labels).set(model.slots);
+        gauge!("sharemesh_model_slots_busy", &labels).set(model.busy);
+        counter!("sharemesh_model_restarts_total", &labels).absolute(model.restarts.into());
+    }
+    for (offence, count) in &status.offences {
+        counter!("sharemesh_offences_total", "offence" => offence.clone()).absolute(*count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::views::ServedModelView;
+
+    #[test]
+    fn what_was_counted_and_how_the_node_is_are_said_in_one_text() {
+        let metrics = Metrics::default();
+        let account = JobAccount {
+            model: "m".to_owned(),
+            tokens_in: 3,
+            tokens_out: 5,
+            ttft_ms: 50,
+            total_ms: 450,
+            price: 7.into(),
+            finish: "stop".to_owned(),
+            ..JobAccount::default()
+        };
+        metrics.job_done(&account);
+        metrics.job_failed(FailureKind::Busy, None);
+        metrics.answered("/v1/models", "GET", 200, Duration::from_millis(30));
+        let model = ServedModelView { name: "own".to_owned(), slots: 4, ..ServedModelView::default() };
+        let status = StatusView { ready: true, models: vec![model], ..StatusView::default() };
+
+        let text = metrics.render(&status);
+
+        for line in [
+            "# TYPE gen_ai_server_time_to_first_token_seconds histogram",
+            r#"gen_ai_server_time_to_first_token_seconds_bucket{gen_ai_request_model="m",le="0.06"} 1"#,
+            r#"gen_ai_server_time_per_output_token_seconds_sum{gen_ai_request_model="m"} 0.1"#,
+            r#"sharemesh_jobs_total{outcome="stop"} 1"#,
+            r#"sharemesh_jobs_total{outcome="busy"} 1"#,
+            r#"sharemesh_tokens_total{direction="out"} 5"#,
+            "sharemesh_spent_nanocredits_total 7",
+            r#"http_server_request_duration_seconds_count{http_route="/v1/models",http_request_method="GET",http_response_status_code="200"} 1"#,
+            "sharemesh_ready 1",
+            r#"sharemesh_model_slots{model="own"} 4"#,
+            r#"sharemesh_model_ready{model="own"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(!metrics.render(&StatusView::default()).contains("own"), "a model that is gone");
+    }
+}

@@ -1,0 +1,200 @@
+"""Drives a node with the official Python client, as a program does that has changed its base URL only."""
+
+import asyncio
+import json
+import sys
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+BASE, MODEL, WRONG_KEY = sys.argv[1:4]
+USER = [{"role": "user", "content": "Why is the sky blue?"}]
+
+client = OpenAI(base_url=BASE, api_key="unused", max_retries=0)
+done = []
+
+
+def scenario(run):
+    run()
+    done.append(run.__name__)
+    return run
+
+
+def ask(**more):
+    arguments = {"model": MODEL, "messages": USER, "max_tokens": 24, "seed": 7, **more}
+    return client.chat.completions.create(**arguments)
+
+
+def refused(kind, **more):
+    try:
+        ask(**more)
+    except kind as error:
+        return error
+    raise AssertionError(f"{more} was not refused")
+
+
+@scenario
+def models_are_listed_and_retrieved():
+    model = next(model for model in client.models.list() if model.id == MODEL)
+    assert client.models.retrieve(MODEL).id == MODEL
+    assert model.object == "model" and model.sharemesh["providers"] == 1
+
+
+@scenario
+def a_chat_is_answered_and_paid():
+    raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=USER, max_tokens=24, seed=7)
+    answer = raw.parse()
+    choice = answer.choices[0]
+    assert answer.object == "chat.completion" and answer.id.startswith("chatcmpl-") and answer.created > 1_700_000_000
+    assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason == "length"
+    assert answer.usage.completion_tokens == 24
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 24
+    assert len(answer._request_id) == 32
+    assert float(raw.headers["x-sharemesh-price"]) > 0
+    for name in ["x-sharemesh-job", "x-sharemesh-provider", "x-sharemesh-receipt"]:
+        assert raw.headers[name], name
+    print(json.dumps({"text": choice.message.content, "receipt": raw.headers["x-sharemesh-receipt"]}))
+
+
+@scenario
+def a_stream_says_the_same_and_its_usage_last():
+    whole = ask().choices[0].message.content
+    chunks = list(ask(stream=True, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == whole
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 24
+    assert all(chunk.choices for chunk in ask(stream=True)), "usage that nobody asked for"
+
+
+@scenario
+def the_streaming_helper_understands_the_stream():
+    ends = [{"role": "user", "content": "Say nine words. [[end=9]]"}]
+    with client.chat.completions.stream(model=MODEL, messages=ends, seed=7) as stream:
+        events = [event.type for event in stream]
+        assert "content.delta" in events and "content.done" in events, events
+        final = stream.get_final_completion().choices[0]
+    assert final.finish_reason == "stop" and final.message.content == ask(messages=ends).choices[0].message.content
+
+
+@scenario
+def several_choices_are_different_answers():
+    choices = ask(n=3).choices
+    assert [choice.index for choice in choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in choices}) == 3
+    assert choices[0].message.content == ask().choices[0].message.content
+
+
+@scenario
+def stop_strings_end_the_answer():
+    words = ask().choices[0].message.content.split()
+    choice = ask(stop=[words[3]]).choices[0]
+    assert choice.finish_reason == "stop" and choice.message.content.split() == words[:3], choice
+
+
+@scenario
+def completions_are_answered_whole_and_streamed():
+    whole = client.completions.create(model=MODEL, prompt="Once", max_tokens=8, seed=1)
+    assert whole.object == "text_completion" and whole.choices[0].text and whole.usage.completion_tokens == 8
+    parts = client.completions.create(model=MODEL, prompt="Once", max_tokens=8, seed=1, stream=True)
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+
+
+@scenario
+def log_probabilities_come_with_each_token():
+    choice = ask(logprobs=True, top_logprobs=2).choices[0]
+    assert len(choice.logprobs.content) == 24
+    assert all(len(token.top_logprobs) == 2 and token.logprob <= 0.0001 for token in choice.logprobs.content)
+    assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
+
+
+@scenario
+def mistakes_raise_the_exceptions_that_programs_expect():
+    error = refused(openai.BadRequestError, temperature=3)
+    assert error.param == "temperature" and error.type == "invalid_request_error"
+    assert refused(openai.BadRequestError, messages=[]).param == "messages"
+    assert refused(openai.BadRequestError, tools=[{"type": "function", "function": {"name": "f"}}]).param == "tools"
+    assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
+    assert refused(openai.BadRequestError, max_tokens=60_000).code == "context_length_exceeded"
+    assert refused(openai.NotFoundError, model="nobody-serves-this").code == "model_not_found"
+    wrong = OpenAI(base_url=BASE, api_key=WRONG_KEY, max_retries=0)
+    try:
+        wrong.models.list()
+    except openai.AuthenticationError as error:
+        assert error.code == "invalid_api_key"
+    else:
+        raise AssertionError("a wrong key was taken")
+
+
+@scenario
+def a_dry_run_names_the_price_and_costs_nothing():
+    quote = ask(extra_query={"dry_run": "true"}).model_dump()
+    best = quote["candidates"][0]
+    assert best["chosen"] and best["name"] == "provider", quote
+    answer = ask().model_dump()["sharemesh"][0]
+    assert answer["provider"] == best["node"] and answer["price_nano"] <= quote["price_max"]["nano"]
+    nobody = ask(extra_query={"dry_run": "true"}, extra_body={"provider": {"max_price": "0"}}).model_dump()
+    assert nobody["price_max"] is None and nobody["candidates"][0]["reason"] == "price", nobody
+
+
+@scenario
+def a_job_tells_why_its_provider_was_chosen_and_what_it_cost():
+    answer = ask()
+    charge = answer.model_dump()["sharemesh"][0]
+    for name in [answer.id, charge["job"]]:
+        job = client.get(f"/jobs/{name}", cast_to=object)
+        assert job["state"] == "settled" and job["role"] == "consumer", job
+        assert job["price"]["nano"] == charge["price_nano"] and job["receipt"] == charge["receipt"], job
+        assert job["why"][0]["chosen"] and job["why"][0]["node"] == charge["provider"], job
+
+
+@scenario
+def the_same_request_under_one_key_is_paid_once():
+    headers = {"Idempotency-Key": "a key of the client"}
+    first, again = (ask(extra_headers=headers) for _ in range(2))
+    assert first == again
+
+
+@scenario
+def a_stream_that_is_closed_stops():
+    stream = ask(stream=True, max_tokens=4_000)
+    next(iter(stream))
+    stream.close()
+
+
+@scenario
+def the_asynchronous_client_is_served_too():
+    async def stream():
+        asynchronous = AsyncOpenAI(base_url=BASE, api_key="unused", max_retries=0)
+        chunks = await asynchronous.chat.completions.create(
+            model=MODEL, messages=USER, max_tokens=24, seed=7, stream=True
+        )
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+
+    assert asyncio.run(stream()) == ask().choices[0].message.content
+
+
+@scenario
+def the_client_asks_again_only_where_nothing_was_paid():
+    sent = []
+    hooks = {"request": [sent.append]}
+    retrying = OpenAI(
+        base_url=BASE, api_key="unused", max_retries=1, http_client=openai.DefaultHttpxClient(event_hooks=hooks)
+    )
+
+    def fails(**more):
+        sent.clear()
+        try:
+            retrying.chat.completions.create(model=MODEL, max_tokens=24, **more)
+        except openai.InternalServerError as error:
+            return error.status_code, len(sent)
+        raise AssertionError("it did not fail")
+
+    nobody = {"provider": {"only": ["11" * 32]}}
+    assert fails(messages=USER, extra_body=nobody) == (503, 2)
+    broken = [{"role": "user", "content": "Break after nine tokens. [[fail=9]]"}]
+    assert fails(messages=broken) == (502, 1)
+
+
+print(json.dumps({"done": done}))

@@ -1,0 +1,146 @@
+//! The official Python client, unchanged, against real nodes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use engine::direct::Engine;
+use engine::frame::{ChatMessage, Generate, Prompt, Sampling};
+use engine::options::{DeviceChoice, ModelSource, WorkerOptions};
+use serde_json::{Value, json};
+use tests::{Ground, OPENING_NANO, PACED, Peer};
+
+use crate::SHAREMESH;
+use crate::job::real_model;
+
+#[tokio::test]
+async fn the_official_python_client_is_served_through_the_mesh() {
+    let Some(clients) = clients() else { return };
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[PACED]).await;
+
+    let said = python(&ground, &clients, &trio.consumer, "mesh.py", &["fake", &"ab".repeat(32)]).await;
+
+    let done = said.last().expect("the last line")["done"].as_array().expect("a list").len();
+    assert_eq!(done, 15, "{said:?}");
+    // The last stream was closed long before its end.
+    trio.provider.until_idle().await;
+    let receipt = said[0]["receipt"].as_str().expect("an id");
+    let receipt = trio.consumer.receipt_once_signed(receipt).await;
+    assert!(receipt.payer_signature && receipt.payee_signature, "{receipt:#?}");
+    trio.check_books().await;
+    check_logs(&ground, &["Why is the sky blue", "siko tate doni", "a key of the client"]);
+}
+
+/// Checks that nothing of a prompt or an answer is in the logs of nodes that log much.
+fn check_logs(ground: &Ground, secrets: &[&str]) {
+    for name in ["issuer", "provider", "consumer"] {
+        let log = std::fs::read(ground.path().join(format!("{name}.log"))).unwrap();
+        let log = String::from_utf8_lossy(&log);
+        assert!(log.contains("Ready"), "{name} logs something");
+        for secret in secrets {
+            assert!(!log.contains(secret), "`{secret}` is in the log of {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_with_a_real_model_is_what_the_engine_makes_of_it() {
+    let (Some(clients), Some(model)) = (clients(), real_model()) else { return };
+    let ground = Ground::new(SHAREMESH);
+    let path = model.to_str().unwrap();
+    let issuer = ground.start("issuer", &[]).await;
+    let serving = ["--join", &issuer.ticket(0).await, "--serve", path, "--threads", "2"];
+    let provider = ground.start("provider", &serving).await;
+    let consumer = ground.start("consumer", &["--join", &issuer.ticket(OPENING_NANO).await]).await;
+    let name = provider.status().await.models[0].name.clone();
+    consumer.until_provided(&name).await;
+
+    let chat = [
+        ("system", "Answer in one word."),
+        ("user", "What is the capital of France?"),
+        ("assistant", "Paris."),
+        ("user", "And of Italy?"),
+    ];
+    let source = ModelSource::Gguf { path: model.clone(), cache_dir: ground.path().join("direct") };
+    let expected = directly(source, &chat, 12);
+    let messages: Vec<Value> =
+        chat.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
+    let ids = format!("{}", expected.ids[0]);
+    let said =
+        python(&ground, &clients, &consumer, "model.py", &[&name, &json!(messages).to_string(), &ids]).await;
+
+    assert_eq!(said[0]["text"], expected.text.as_str());
+    assert_eq!(said[0]["tokens_in"], expected.tokens_in);
+}
+
+#[tokio::test]
+async fn every_example_of_the_document_runs_as_it_stands() {
+    let Some(clients) = clients() else { return };
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[]).await;
+    let document =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md")).unwrap();
+    let here = trio.consumer.client().address().to_string();
+    let examples = examples(&document);
+    assert!(examples.len() >= 7, "{examples:?}");
+
+    for (language, example) in examples {
+        let example = example.replace("127.0.0.1:7433", &here).replace("smollm2-135m", "fake");
+        let mut command = match language {
+            "sh" => Command::new("sh"),
+            "python" => Command::new("python3"),
+            other => panic!("an example in {other}"),
+        };
+        command.args(["-c", &example]).env("PYTHONPATH", &clients).env("NO_PROXY", "*");
+        let ended = ground.program().finish(command, b"").await;
+        assert_eq!(ended.code, Some(0), "{example}\n{}\n{}", ended.stdout, ended.stderr);
+        assert!(!ended.stdout.trim().is_empty(), "{example}");
+    }
+    trio.check_books().await;
+}
+
+/// Returns the fenced blocks of a document that say their language.
+fn examples(document: &str) -> Vec<(&str, &str)> {
+    let blocks = document.split("```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.split_once('\n')).filter(|(language, _)| !language.is_empty()).collect()
+}
+
+/// Asks an engine in this process, which always takes the likeliest token.
+fn directly(model: ModelSource, chat: &[(&str, &str)], max_tokens: u32) -> engine::Completion {
+    let options =
+        WorkerOptions { model, device: DeviceChoice::Auto, slots: 1, context_max: None, threads: Some(2) };
+    let message = |(role, content): &(&str, &str)| ChatMessage {
+        role: (*role).to_owned(),
+        content: (*content).to_owned(),
+    };
+    let generate = Generate {
+        prompt: Prompt::Chat(chat.iter().map(message).collect()),
+        sampling: Sampling::greedy(),
+        max_tokens,
+        resume: Vec::new(),
+        logprobs: None,
+    };
+    Engine::load(&options).unwrap().generate(generate, |_| ()).unwrap()
+}
+
+/// Runs a script of `tests/clients` against a node; returns the lines that it printed.
+async fn python(ground: &Ground, clients: &Path, node: &Peer, script: &str, words: &[&str]) -> Vec<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
+    let base = format!("http://{}/v1", node.client().address());
+    let mut command = Command::new("python3");
+    command.arg(script).arg(base).args(words).env("PYTHONPATH", clients).env("NO_PROXY", "*");
+    let ended = ground.program().finish(command, b"").await;
+    assert_eq!(ended.code, Some(0), "{}\n{}\n{}", ended.stdout, ended.stderr, node.log());
+    ended.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Finds the clients; in continuous integration they must be there.
+fn clients() -> Option<PathBuf> {
+    let found = std::env::var_os("SHAREMESH_TEST_CLIENTS").map(PathBuf::from).filter(|path| path.is_dir());
+    let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(found.is_some() || !required, "set SHAREMESH_TEST_CLIENTS to the folder of the Python clients");
+    if found.is_none() {
+        eprintln!("skipped: SHAREMESH_TEST_CLIENTS names no folder (`cargo xtask check --only clients`)");
+    }
+    found
+}
