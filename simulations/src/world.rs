@@ -9,6 +9,7 @@ mod queries;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::rc::Rc;
 
 use protocol::advert::{Advert, ModelOffer};
 use protocol::agreeing::AgreedRecord;
@@ -20,7 +21,7 @@ use protocol::node::{Config, Effect, Input, Node, Offence, OrderError, OwnerComm
 use protocol::price::Usage;
 use protocol::prng::Prng;
 use protocol::record::Record;
-use protocol::signed::Signed;
+use protocol::signed::Verified;
 use protocol::time::Time;
 
 use crate::checks::{self, Always};
@@ -173,7 +174,7 @@ enum What {
         link: u64,
         bytes: Vec<u8>,
     },
-    Gossip(Box<Signed<Advert>>),
+    Gossip(Rc<Verified<Advert>>),
     /// A message about the books, by gossip.
     Spread(Vec<u8>),
     Wake,
@@ -518,10 +519,8 @@ impl World {
             }
             What::Deliver { from, link, bytes } => self.deliver(host, from, link, &bytes),
             What::Gossip(advert) => {
-                if let Ok(advert) = advert.verify(self.domain, Scheme::Simulated) {
-                    let id = advert.id();
-                    self.handle(host, Input::Heard(advert), &id.0);
-                }
+                let id = advert.id();
+                self.handle(host, Input::Heard(Verified::clone(&advert)), &id.0);
             }
             What::Spread(bytes) => {
                 if let Ok(Message::Books(message)) = Message::check(&bytes, self.domain, Scheme::Simulated) {

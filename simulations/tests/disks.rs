@@ -7,7 +7,7 @@ use simulations::scenario::read;
 #[test]
 fn what_a_partner_could_not_give_back_at_first_is_asked_for_again() {
     let scenario = read("disk-loss").expect("it comes with the program");
-    for seed in 4..=6 {
+    for seed in [1, 6, 7] {
         assert_eq!(run(&scenario, seed).findings, Vec::<String>::new(), "seed {seed}");
     }
 }

@@ -1,5 +1,7 @@
 //! What hosts say to each other: sent, delayed, lost, spread, checked as a shell checks it.
 
+use std::rc::Rc;
+
 use protocol::advert::Advert;
 use protocol::agreeing::Agreeing;
 use protocol::ids::{JobId, ModelId, NodeId, RecordId};
@@ -114,9 +116,12 @@ impl World {
             .filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model))
             .collect();
         self.hosts[from].sent_bytes += u64::from(!interested.is_empty()) * advert_bytes(advert);
+        // Everybody would find the same: it is checked once.
+        let Ok(checked) = advert.clone().verify(self.domain, Scheme::Simulated) else { return };
+        let checked = Rc::new(checked);
         for host in interested {
             if let Some(delay) = self.network.carry(from, host) {
-                self.schedule(host, 2 * delay, What::Gossip(Box::new(advert.clone())));
+                self.schedule(host, 2 * delay, What::Gossip(Rc::clone(&checked)));
             }
         }
     }
