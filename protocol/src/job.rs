@@ -248,4 +248,7 @@ pub enum Failure {
     /// The account has made as many steps as the issuers take of it before the next checkpoint.
     #[error("no payment channel could be opened: {0}")]
     TooManySteps(IssuerError),
+    /// This node waits to be admitted; providers count what strangers ask of them as an offence.
+    #[error("this node is no member of the network yet, and nobody else works for it before")]
+    NotAdmitted,
 }

@@ -597,6 +597,10 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         JobFailure::IssuerUnreachable => {
             Failure::new(FailureKind::Unavailable, format!("{message}: is its node up?"))
         }
+        JobFailure::NotAdmitted => Failure::new(
+            FailureKind::Unavailable,
+            format!("{message}: is the network's issuer up, and was the ticket taken?"),
+        ),
         JobFailure::IssuerRefused(_) | JobFailure::WalletRefused(_) => {
             Failure::new(FailureKind::Forbidden, message)
         }

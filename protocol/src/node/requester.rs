@@ -176,9 +176,7 @@ impl Node {
             return;
         }
         if !self.is_admitted() {
-            // Providers count what strangers ask of them as an offence.
-            let failure = "this node is no member of the network yet, and nobody else works for it before";
-            out.push(Effect::Tell(job, failed(Failure::BadRequest(String::from(failure)))));
+            out.push(Effect::Tell(job, failed(Failure::NotAdmitted)));
             return;
         }
         self.jobs.insert(job, new(Phase::Finding, spec));

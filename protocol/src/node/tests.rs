@@ -423,7 +423,7 @@ fn whoever_is_no_member_asks_again_to_join_and_asks_nobody_to_work_before() {
     assert_eq!(sent(&asked), ["join"]);
 
     let submitted = node.told(START.plus_ms(5), Input::Submitted(job(1), spec()));
-    assert!(matches!(failures(&submitted)[..], [Failure::BadRequest(_)]), "{submitted:?}");
+    assert_eq!(failures(&submitted), [Failure::NotAdmitted]);
     assert_eq!(sent(&submitted), Vec::<&str>::new());
 
     let due = node.told(START.plus_ms(6_000), Input::Wake);
