@@ -134,6 +134,9 @@ pub enum SendError {
     /// No worker of that model is ready.
     #[error("the worker is not ready")]
     NotReady,
+    /// No worker reads as much at once.
+    #[error("the prompt is larger than a worker takes")]
+    TooLarge,
 }
 
 /// How patient a watcher is.
@@ -251,10 +254,11 @@ impl Workers {
     }
 
     /// Gives a frame to a worker, or says at once why not.
-    pub fn send(&self, model: &str, frame: ToWorker) -> Result<(), SendError> {
+    pub fn send(&self, model: &str, frame: &ToWorker) -> Result<(), SendError> {
         let worker = self.workers.get(model).ok_or(SendError::NotReady)?;
         let run = worker.ready.ok_or(SendError::NotReady)?;
-        worker.orders.try_send(Order { run, frame }).map_err(|error| match error {
+        let bytes = engine::frame::encode(frame).map_err(|_| SendError::TooLarge)?.into();
+        worker.orders.try_send(Order { run, bytes }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SendError::Full,
             mpsc::error::TrySendError::Closed(_) => SendError::NotReady,
         })

@@ -160,7 +160,15 @@ fn same_user(there: SocketAddr, here: SocketAddr) -> bool {
         let ends = |entry: &&TcpNetEntry| (plain(entry.local_address), plain(entry.remote_address));
         open.iter().find(|entry| ends(entry) == (local, remote)).map(|entry| entry.uid)
     };
-    owner(here, there).is_some_and(|own| owner(there, here) == Some(own))
+    let nobody = overflow_user();
+    owner(here, there).is_some_and(|own| own != nobody && owner(there, here) == Some(own))
+}
+
+/// Returns the user as whom the system shows every user that this namespace does not know.
+#[cfg(target_os = "linux")]
+fn overflow_user() -> u32 {
+    let known = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+    known.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_534)
 }
 
 /// Says that it is not known whose a connection is.

@@ -64,7 +64,7 @@ fn submit(
         |kind, message: &str| say(JobEvent::Failed { failure: Failure::new(kind, message), account: None });
     match request.model.as_str() {
         "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
-        "echo" | "slow" | "half" => {
+        "echo" | "slow" | "half" | "lost" => {
             let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];
             say(JobEvent::Chosen { job: format_job(&job), provider: "aa".to_owned(), why });
             say(JobEvent::Accepted { tokens_in: 2, price_max: 10.into() });
@@ -85,6 +85,7 @@ fn submit(
     }
     match request.model.as_str() {
         "echo" => say(JobEvent::Done(Box::new(account(job)))),
+        "lost" => fail(FailureKind::Unavailable, "the node goes down"),
         "half" => {
             let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
             say(JobEvent::Failed { failure, account: Some(Box::new(account(job))) });
@@ -136,7 +137,8 @@ fn answer(command: Command) {
         Command::Status(reply) => say(reply, StatusView { ready: true, ..StatusView::default() }),
         Command::Peers(reply) => say(reply, Vec::new()),
         Command::Providers { model, reply } => {
-            let offer = ProviderView { model: model.clone().unwrap_or_default(), ..ProviderView::default() };
+            let name = model.clone().unwrap_or_default();
+            let offer = ProviderView { model: name, slots: 4, ..ProviderView::default() };
             say(reply, if model.as_deref() == Some("nobody") { Vec::new() } else { vec![offer] });
         }
         Command::Models(reply) => say(reply, Vec::new()),

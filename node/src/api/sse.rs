@@ -1,6 +1,8 @@
 //! Streams a job's events; closing the connection cancels the job.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::{HeaderValue, header};
@@ -28,6 +30,22 @@ pub(super) struct Watched {
     _permit: OwnedSemaphorePermit,
     stop: CancellationToken,
     metrics: Metrics,
+    begun: Begun,
+}
+
+/// Whether a provider has begun any of some jobs: from then on something may have been paid, whatever comes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    /// Says whether one was begun.
+    pub(super) fn is(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Watched {
@@ -38,7 +56,14 @@ impl Watched {
         api: &Api,
     ) -> Self {
         let Api { commands, stop, metrics, .. } = api.clone();
-        Self { job, events, commands, over: false, _permit: permit, stop, metrics }
+        let begun = Begun::default();
+        Self { job, events, commands, over: false, _permit: permit, stop, metrics, begun }
+    }
+
+    /// Notes in `begun`, too, when the job begins.
+    pub(super) fn noting(mut self, begun: Begun) -> Self {
+        self.begun = begun;
+        self
     }
 
     /// Returns the next event; none after the last one.
@@ -56,7 +81,8 @@ impl Watched {
             JobEvent::Failed { failure, account } => {
                 self.metrics.job_failed(failure.kind, account.as_deref());
             }
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. } => {}
+            JobEvent::Accepted { .. } | JobEvent::Text { .. } => self.begun.note(),
+            JobEvent::Chosen { .. } => {}
         }
         Some(event)
     }

@@ -17,7 +17,7 @@ use crate::command::JobRequest;
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
 use crate::net::PeerKey;
-use crate::worker::WorkerEvent;
+use crate::worker::{SendError, WorkerEvent};
 
 use super::offences::Offence;
 use super::stream::{Delivered, Delivery, FRAMES_MAX, JobFrame, Part, StreamEvent, hash_ids, receive, serve};
@@ -325,10 +325,14 @@ impl Driver {
             Sink::Stream(sender)
         };
         let start = ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to };
-        let sent = self.workers.send(&model, start);
+        let sent = self.workers.send(&model, &start);
         self.serving.insert(job, Serving { model, tokens: 0, up_to, ids: blake3::Hasher::new(), sink });
-        if let Err(error) = sent {
-            self.fail_serving(job, EngineFault::Broken(error.to_string()));
+        match sent {
+            Ok(()) => {}
+            Err(error @ SendError::TooLarge) => {
+                self.fail_serving(job, EngineFault::BadRequest(error.to_string()));
+            }
+            Err(error) => self.fail_serving(job, EngineFault::Broken(error.to_string())),
         }
     }
 
@@ -345,7 +349,7 @@ impl Driver {
 
     fn order(&mut self, job: JobId, frame: ToWorker) {
         let Some(serving) = self.serving.get(&job) else { return };
-        if let Err(error) = self.workers.send(&serving.model, frame) {
+        if let Err(error) = self.workers.send(&serving.model, &frame) {
             self.fail_serving(job, EngineFault::Broken(error.to_string()));
         }
     }

@@ -26,7 +26,8 @@ const LAST_WORDS_MAX: usize = 3;
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) run: u64,
-    pub(super) frame: ToWorker,
+    /// A frame, encoded.
+    pub(super) bytes: Bytes,
 }
 
 /// Everything that the task of one worker has.
@@ -268,31 +269,28 @@ async fn write_frames(
 ) {
     let mut output = FramedWrite::new(stdin, codec());
     loop {
-        let frame = tokio::select! {
+        let (bytes, last) = tokio::select! {
             biased;
-            () = stop.cancelled() => ToWorker::Shutdown,
+            () = stop.cancelled() => (encoded(&ToWorker::Shutdown), true),
             changed = pings.changed() => match changed {
-                Ok(()) => ToWorker::Ping(*pings.borrow_and_update()),
+                Ok(()) => (encoded(&ToWorker::Ping(*pings.borrow_and_update())), false),
                 Err(_) => return,
             },
             order = inbox.recv() => match order {
-                Some(order) if order.run == run => order.frame,
+                Some(order) if order.run == run => (order.bytes, false),
                 Some(_) => continue,
-                None => ToWorker::Shutdown,
+                None => (encoded(&ToWorker::Shutdown), true),
             },
-        };
-        let last = frame == ToWorker::Shutdown;
-        let bytes = match frame::encode(&frame) {
-            Ok(bytes) => Bytes::from(bytes),
-            Err(error) => {
-                tracing::error!(%error, "Cannot write a frame to a worker");
-                continue;
-            }
         };
         if output.send(bytes).await.is_err() || last {
             return;
         }
     }
+}
+
+/// Encodes one of our own small frames.
+fn encoded(frame: &ToWorker) -> Bytes {
+    frame::encode(frame).expect("it is far below the bound").into()
 }
 
 fn codec() -> LengthDelimitedCodec {
@@ -462,6 +460,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_larger_than_a_worker_reads_is_refused_and_the_worker_goes_on() {
+        let (_folder, mut workers) = workers(&[info()], "cat >/dev/null", hasty());
+        until(&mut workers, is_ready).await;
+        let generate = engine::frame::Generate {
+            prompt: engine::frame::Prompt::Text("x".repeat(frame::FRAME_BYTES_MAX)),
+            max_tokens: 1,
+            sampling: engine::frame::Sampling::default(),
+            resume: Vec::new(),
+            logprobs: None,
+        };
+        let request = engine::frame::Request::Generate(generate);
+        let start = ToWorker::Start { job: engine::frame::JobKey([1; 16]), request, up_to: 1 };
+
+        assert_eq!(workers.send("fake", &start), Err(SendError::TooLarge));
+        assert_eq!(workers.send("fake", &ToWorker::Ping(1)), Ok(()));
+        workers.shutdown().await;
+    }
+
+    #[tokio::test]
     async fn a_crash_is_named_with_the_last_words_and_the_worker_comes_back() {
         let (_folder, mut workers) = workers(&[info()], "echo out of luck >&2; exit 7", hasty());
         until(&mut workers, is_ready).await;
@@ -471,7 +488,7 @@ mod tests {
         assert_eq!(reason.name(), "crashed");
         assert!(reason.to_string().contains("out of luck"), "{reason}");
         assert!(reason.to_string().contains('7'), "{reason}");
-        assert_eq!(workers.send("fake", ToWorker::Ping(1)), Err(SendError::NotReady));
+        assert_eq!(workers.send("fake", &ToWorker::Ping(1)), Err(SendError::NotReady));
         until(&mut workers, is_ready).await;
         workers.shutdown().await;
     }

@@ -25,6 +25,9 @@ const COMPLETION_TOKENS_DEFAULT: u32 = 16;
 /// The longest answer with log probabilities, of which each token has many.
 const LOGPROB_TOKENS_MAX: u32 = 8_192;
 
+/// Bounds the prompts of all choices together; each job has its own.
+const PROMPTS_BYTES_MAX: usize = 16 << 20;
+
 /// Bounds the choices of one request; each is a job.
 const CHOICES_MAX: u32 = 128;
 
@@ -176,6 +179,18 @@ fn choices(fields: &mut Fields, prompts: usize) -> Result<u32, Failure> {
 }
 
 fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec<JobRequest>, Failure> {
+    let bytes: usize = prompts.iter().map(prompt_bytes).sum();
+    if bytes.saturating_mul(choices as usize) > PROMPTS_BYTES_MAX {
+        let words = format!("times the prompt is more than {PROMPTS_BYTES_MAX} bytes: ask for fewer choices");
+        return Err(wrong("n", &words));
+    }
+    let all = (prompts.len() as u64).saturating_mul(u64::from(choices));
+    let tokens = all.saturating_mul(u64::from(template.generate.max_tokens));
+    if template.generate.logprobs.is_some() && tokens > u64::from(LOGPROB_TOKENS_MAX) {
+        let words =
+            format!("can be had for at most {LOGPROB_TOKENS_MAX} tokens of all choices: lower `max_tokens`");
+        return Err(wrong("logprobs", &words));
+    }
     let mut jobs = Vec::new();
     for prompt in prompts {
         for choice in 0..choices {
@@ -192,15 +207,20 @@ fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec
     Ok(jobs)
 }
 
+fn prompt_bytes(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Chat(messages) => {
+            messages.iter().map(|message| message.role.len() + message.content.len()).sum()
+        }
+    }
+}
+
 /// Returns a job without its prompt.
 fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobRequest, Failure> {
     let max_tokens = max_tokens(dialect, fields)?;
     let sampling = sampling(fields)?;
     let logprobs = logprobs(dialect, fields)?;
-    if logprobs.is_some() && max_tokens > LOGPROB_TOKENS_MAX {
-        let words = format!("can be had for at most {LOGPROB_TOKENS_MAX} tokens: lower `max_tokens`");
-        return Err(wrong("logprobs", &words));
-    }
     let prompt = Prompt::Text(String::new());
     let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs };
     let request = JobRequest::new(model, generate);
@@ -325,7 +345,7 @@ fn wanted_provider(request: JobRequest, mut fields: Fields) -> Result<JobRequest
     let price = fields.take::<Value>("max_price").map_err(named)?;
     let max_price_nano = price.map(|price| max_price(&price)).transpose()?;
     fields.refuse("allow_fallbacks", &[json!(true)]).map_err(named)?;
-    match fields.leftover().first() {
+    match fields.unknown() {
         Some(name) => Err(unsupported(&format!("provider.{name}"))),
         None => Ok(JobRequest { only, ignore, sort, max_price_nano, ..request }),
     }

@@ -65,6 +65,11 @@ impl Fields {
         }
     }
 
+    /// Returns a name that nobody has asked for, whatever it looks like.
+    pub(super) fn unknown(&self) -> Option<&str> {
+        self.given.iter().find(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
+    }
+
     /// Returns the names of everything that was given and changes nothing.
     pub(super) fn leftover(mut self) -> Vec<String> {
         let unknown = self.given.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name);

@@ -10,7 +10,7 @@ use super::asked::Asked;
 use super::error::Refusal;
 use super::stream;
 use super::wire::{Finish, Head, Tally};
-use crate::api::sse::Watched;
+use crate::api::sse::{Begun, Watched};
 use crate::api::views::{JobAccount, JobEvent, format_credits};
 use crate::api::{Api, busy};
 use crate::command::{Command, JobId, JobRequest, events_of, format_job, new_job};
@@ -26,36 +26,74 @@ pub(super) async fn run(api: Api, asked: Asked) -> Result<Response, Refusal> {
         created: api.clock.now_ms() / 1000,
         model: asked.model,
     };
-    let jobs = ids.into_iter().zip(asked.jobs).map(|(id, job)| submit(&api, id, job));
-    let watched = jobs.collect::<Result<Vec<_>, _>>()?;
+    check_slots(&api, &head.model, ids.len()).await?;
+    let stake = Stake { alone: ids.len() == 1, begun: Begun::default() };
+    let watched = submit(&api, ids, asked.jobs, &stake)?;
     let echoed = asked.echoed.into_iter().map(Some).chain(std::iter::repeat(None));
     let choices = watched.into_iter().zip(echoed).collect();
     let mut response = if asked.stream {
-        stream::respond(head, choices, asked.include_usage).await?
+        stream::respond(head, choices, asked.include_usage, stake).await?
     } else {
-        gather(&head, choices).await?
+        gather(&head, choices, &stake).await?
     };
     name(response.headers_mut(), "x-sharemesh-job", &names);
     name(response.headers_mut(), "x-sharemesh-ignored", &asked.ignored);
     Ok(response)
 }
 
-fn submit(api: &Api, job: JobId, request: JobRequest) -> Result<Watched, Failure> {
-    let permit = api.jobs.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| busy("this node streams as many jobs as it may"))?;
-    let (sender, events) = events_of(&request);
-    api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender })?;
-    Ok(Watched::new(job, events, permit, api))
+/// What is known of whether a request was paid for, in part or whole.
+#[derive(Clone, Debug)]
+pub(super) struct Stake {
+    /// It has one choice.
+    alone: bool,
+    begun: Begun,
+}
+
+/// Refuses choices for which there are no slots now: the others would begin, and be paid for nothing.
+async fn check_slots(api: &Api, model: &str, choices: usize) -> Result<(), Failure> {
+    if choices == 1 {
+        return Ok(());
+    }
+    let model = Some(model.to_owned());
+    let providers = api.commands.ask(|reply| Command::Providers { model, reply }).await?;
+    // The node's own engine lets jobs wait; and nobody at all is told in better words later.
+    if providers.is_empty() || providers.iter().any(|provider| provider.local) {
+        return Ok(());
+    }
+    let free: u64 =
+        providers.iter().map(|provider| u64::from(provider.slots.saturating_sub(provider.busy))).sum();
+    if free < choices as u64 {
+        let words =
+            format!("{choices} choices need as many free slots at once, and there are {free}: ask for fewer");
+        return Err(Failure::new(FailureKind::Busy, words).in_param("n").retry_after(1_000));
+    }
+    Ok(())
+}
+
+/// Submits all jobs of a request, or none if this node has no room for all.
+fn submit(api: &Api, ids: Vec<JobId>, jobs: Vec<JobRequest>, stake: &Stake) -> Result<Vec<Watched>, Refusal> {
+    let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let permits = api.jobs.clone().try_acquire_many_owned(count);
+    let mut permits = permits.map_err(|_| busy("this node streams as many jobs as it may"))?;
+    let mut watched = Vec::new();
+    for (job, request) in ids.into_iter().zip(jobs) {
+        let permit = permits.split(1).ok_or_else(|| Failure::internal("a permit for each job was taken"))?;
+        let (sender, events) = events_of(&request);
+        let told = api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender });
+        // The others may have begun by now.
+        told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
+        watched.push(Watched::new(job, events, permit, api).noting(stake.begun.clone()));
+    }
+    Ok(watched)
 }
 
 /// A choice in the making: its job, and what is repeated before its answer.
 pub(super) type Choice = (Watched, Option<String>);
 
 /// Waits for all choices; if one fails, the others are cancelled.
-async fn gather(head: &Head, choices: Vec<Choice>) -> Result<Response, Refusal> {
-    let alone = choices.len() == 1;
+async fn gather(head: &Head, choices: Vec<Choice>, stake: &Stake) -> Result<Response, Refusal> {
     let whole =
-        try_join_all(choices.into_iter().map(|(watched, echoed)| collect(watched, echoed, alone))).await?;
+        try_join_all(choices.into_iter().map(|(watched, echoed)| collect(watched, echoed, stake))).await?;
     let mut tally = Tally::default();
     let mut answers = Vec::new();
     for (index, Collected { text, logprobs, account, finish }) in whole.into_iter().enumerate() {
@@ -75,7 +113,7 @@ struct Collected {
     finish: Finish,
 }
 
-async fn collect(mut watched: Watched, echoed: Option<String>, alone: bool) -> Result<Collected, Refusal> {
+async fn collect(mut watched: Watched, echoed: Option<String>, stake: &Stake) -> Result<Collected, Refusal> {
     let (mut text, mut logprobs) = (echoed.unwrap_or_default(), Vec::new());
     while let Some(event) = watched.next().await {
         match event {
@@ -85,32 +123,36 @@ async fn collect(mut watched: Watched, echoed: Option<String>, alone: bool) -> R
                 logprobs.extend(more);
             }
             JobEvent::Done(account) => {
-                let finish = finish_of(&account, alone)?;
+                let finish = finish_of(&account, stake)?;
                 return Ok(Collected { text, logprobs, account, finish });
             }
-            JobEvent::Failed { failure, account } => return Err(refusal(failure, account.as_deref(), alone)),
+            JobEvent::Failed { failure, account } => return Err(refusal(failure, account.as_deref(), stake)),
         }
     }
     Err(Failure::internal("the job has no last event").into())
 }
 
 /// Returns why an answer ended, or the failure that it is for a client.
-pub(super) fn finish_of(account: &JobAccount, alone: bool) -> Result<Finish, Refusal> {
+pub(super) fn finish_of(account: &JobAccount, stake: &Stake) -> Result<Finish, Refusal> {
     match account.finish.as_str() {
         "stop" => Ok(Finish::Stop),
         "length" => Ok(Finish::Length),
         other => {
             let failure =
                 Failure::new(FailureKind::Cancelled, format!("the job ended before its answer: {other}"));
-            Err(refusal(failure, Some(account), alone))
+            Err(refusal(failure, Some(account), stake))
         }
     }
 }
 
-/// Makes an error of a job's failure. With several choices, some of the others may have been paid for.
-pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, alone: bool) -> Refusal {
-    let paid = account.is_some_and(|account| account.price.nano > 0);
-    Refusal::from(failure).not_to_be_repeated(paid || !alone)
+/// Makes an error of a job's failure. What began and was not accounted for may have been paid, and with several choices
+/// some of the others.
+pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, stake: &Stake) -> Refusal {
+    let paid = match account.filter(|_| stake.alone) {
+        Some(account) => account.price.nano > 0,
+        None => stake.begun.is(),
+    };
+    Refusal::from(failure).not_to_be_repeated(paid)
 }
 
 /// Says in headers who answered and what it cost.
@@ -122,12 +164,16 @@ fn describe(headers: &mut HeaderMap, tally: &Tally) {
     name(headers, "x-sharemesh-price", &[format_credits(tally.price_nano())]);
 }
 
+/// Bounds what a header lists: clients refuse large heads, and the answer's body has all of it.
+const LISTED_MAX: usize = 16;
+
 /// Sets a header to a list; an empty one has no header.
 pub(super) fn name(headers: &mut HeaderMap, header: &'static str, values: &[String]) {
     if values.is_empty() {
         return;
     }
-    if let Ok(value) = HeaderValue::from_str(&values.join(", ")) {
+    let listed = &values[..values.len().min(LISTED_MAX)];
+    if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
         headers.insert(header, value);
     }
 }

@@ -12,23 +12,27 @@ use futures::{Stream, StreamExt as _};
 use serde::Serialize;
 
 use super::error::Refusal;
-use super::run::{Choice, finish_of, name, refusal};
+use super::run::{Choice, Stake, finish_of, name, refusal};
 use super::wire::{Head, Tally};
 use crate::api::sse::{KEEP_ALIVE, Watched};
 use crate::api::views::JobEvent;
 
 /// Answers with the stream once every job was accepted, or with the failure if one was not.
-pub(super) async fn respond(head: Head, choices: Vec<Choice>, usage: bool) -> Result<Response, Refusal> {
-    let alone = choices.len() == 1;
+pub(super) async fn respond(
+    head: Head,
+    choices: Vec<Choice>,
+    usage: bool,
+    stake: Stake,
+) -> Result<Response, Refusal> {
     let (mut providers, mut echoed, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (mut watched, repeated)) in choices.into_iter().enumerate() {
-        let (provider, first) = accepted(&mut watched, alone).await?;
+        let (provider, first) = accepted(&mut watched, &stake).await?;
         providers.extend(provider);
         echoed.push(repeated.unwrap_or_default());
         jobs.push(events(index, first, watched));
     }
     let mut talk =
-        Talk { head, usage, alone, tally: Tally::default(), ready: VecDeque::new(), offsets: Vec::new() };
+        Talk { head, usage, stake, tally: Tally::default(), ready: VecDeque::new(), offsets: Vec::new() };
     talk.begin(&echoed);
     let stream = Sse::new(stream(talk, select_all(jobs)));
     let mut response =
@@ -39,14 +43,17 @@ pub(super) async fn respond(head: Head, choices: Vec<Choice>, usage: bool) -> Re
 }
 
 /// Waits until a job is accepted; returns its provider, and an event that came instead, if one did.
-async fn accepted(watched: &mut Watched, alone: bool) -> Result<(Option<String>, Option<JobEvent>), Refusal> {
+async fn accepted(
+    watched: &mut Watched,
+    stake: &Stake,
+) -> Result<(Option<String>, Option<JobEvent>), Refusal> {
     let mut chosen = None;
     loop {
         match watched.next().await {
             Some(JobEvent::Chosen { provider, .. }) => chosen = Some(provider),
             Some(JobEvent::Accepted { .. }) | None => return Ok((chosen, None)),
             Some(JobEvent::Failed { failure, account }) => {
-                return Err(refusal(failure, account.as_deref(), alone));
+                return Err(refusal(failure, account.as_deref(), stake));
             }
             Some(event @ (JobEvent::Text { .. } | JobEvent::Done(_))) => return Ok((chosen, Some(event))),
         }
@@ -87,7 +94,7 @@ struct Talk {
     head: Head,
     /// Whether the client asked for the usage.
     usage: bool,
-    alone: bool,
+    stake: Stake,
     tally: Tally,
     ready: VecDeque<Event>,
     /// Characters of each choice so far.
@@ -116,7 +123,7 @@ impl Talk {
                 self.part(index, text, &logprobs);
                 Ok(())
             }
-            JobEvent::Done(account) => match finish_of(&account, self.alone) {
+            JobEvent::Done(account) => match finish_of(&account, &self.stake) {
                 Ok(finish) => {
                     self.tally.add(&account);
                     let last = self.head.end(index, finish);
@@ -126,7 +133,7 @@ impl Talk {
                 Err(refusal) => self.fail(&refusal),
             },
             JobEvent::Failed { failure, account } => {
-                self.fail(&refusal(failure, account.as_deref(), self.alone))
+                self.fail(&refusal(failure, account.as_deref(), &self.stake))
             }
         }
     }

@@ -220,9 +220,43 @@ async fn clients_are_told_to_ask_again_only_where_nothing_was_paid() {
 
     assert_eq!(retry("none", "").await, "true");
     assert_eq!(retry("half", "").await, "false", "a part was paid");
-    assert_eq!(retry("none", r#","n":2"#).await, "false", "other choices may have been paid");
+    assert_eq!(retry("lost", "").await, "false", "it had begun, and nobody says what was paid");
+    assert_eq!(retry("none", r#","n":2"#).await, "true", "none of both had begun");
+    assert_eq!(retry("half", r#","n":2"#).await, "false", "the other choice may have been paid");
     assert_eq!(retry("poor", "").await, "false");
     assert_eq!(retry("echo", r#","n":0"#).await, "false");
+}
+
+#[tokio::test]
+async fn choices_for_which_there_are_no_slots_are_not_begun() {
+    let served = served().await;
+    let body = r#"{"model":"echo","messages":[{"role":"user","content":"x"}],"n":5}"#;
+
+    let response = post(&served, "/v1/chat/completions", body).send().await.expect("answered");
+
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-should-retry"]),
+        (429, &"true".parse().unwrap())
+    );
+    assert_eq!(served.told.submitted(), 0);
+}
+
+#[tokio::test]
+async fn what_a_request_may_hold_is_bounded_by_all_its_choices() {
+    let served = served().await;
+    let refused = async |more: &str| {
+        let body = format!(r#"{{"model":"echo","messages":[{{"role":"user","content":"x"}}]{more}}}"#);
+        answer(post(&served, "/v1/chat/completions", &body)).await
+    };
+    let (status, text) = refused(r#","n":4,"logprobs":true,"max_tokens":2049"#).await;
+    assert!(status == 400 && text.contains("8192 tokens of all choices"), "{text}");
+    let (status, text) = refused(r#","provider":{"max_price ":"0.001"}"#).await;
+    assert!(status == 400 && text.contains("provider.max_price "), "{text}");
+    let long = "x".repeat(3 << 20);
+    let body = format!(r#"{{"model":"echo","messages":[{{"role":"user","content":"{long}"}}],"n":6}}"#);
+    let (status, text) = answer(post(&served, "/v1/chat/completions", &body)).await;
+    assert!(status == 400 && text.contains("ask for fewer choices"), "{text}");
+    assert_eq!(served.told.submitted(), 0);
 }
 
 #[tokio::test]
