@@ -366,6 +366,8 @@ impl Node {
         self.ended.retain(|_, (expires, _)| *expires >= epoch);
         let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
         self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
+        // The issuers remember as long what was paid at its end, for a payer who was away.
+        let is_over = |expires: Epoch| is_over(expires.plus(VALIDITY_EPOCHS_MAX));
         self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
         self.agreed.retain(|_, agreement| Arc::strong_count(agreement) > 1);
         let (paid, paying) = (&self.paid, &self.paying);
@@ -565,14 +567,12 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         };
-        let paying = self.paying.get(&ack.channel).map(|channel| channel.side.due());
-        let Some(known) = paying.or_else(|| self.paid.get(&ack.channel).map(|paid| paid.amount_redeemed()))
-        else {
+        if !self.paying.contains_key(&ack.channel) && !self.paid.contains_key(&ack.channel) {
             return;
-        };
+        }
         let said = self.acks.get(&ack.channel).cloned().unwrap_or_default();
-        let is_news = ack.amount > said.by(key) || (ack.closed && !said.is_closed_by(key));
-        if is_news && (self.has_many_issuers() || ack.closed || ack.amount > known) {
+        // Also what a payer has counted itself: its statement says what was moved, whatever comes of the channel.
+        if ack.amount > said.by(key) || (ack.closed && !said.is_closed_by(key)) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
             self.apply_ack(key, ack);
             self.balance_is_old = true;
@@ -731,15 +731,16 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_forgotten_when_its_expiry_and_grace_are_over() {
+    fn a_payer_forgets_a_channel_when_the_issuers_do() {
         let mut node = consumer();
         let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
         assert!(node.adopt_paying(channel, NOW));
         let at = |days: u64| NOW.plus_ms(days * 24 * 60 * 60 * 1000);
 
-        node.on_reconcile_due(at(7 + 3 + 1), &mut Vec::new());
+        // The issuers remember it for seven days more.
+        node.on_reconcile_due(at(7 + 3 + 7 + 1), &mut Vec::new());
         assert_eq!(node.channels().len(), 1);
-        node.on_reconcile_due(at(7 + 3 + 2), &mut Vec::new());
+        node.on_reconcile_due(at(7 + 3 + 7 + 2), &mut Vec::new());
         assert_eq!(node.channels().len(), 0);
     }
 }
