@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use crate::books::BooksRecord;
 use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
 use crate::job::JobRecord;
-use crate::ledger::records::{AccountOp, Epoch, OpBody};
+use crate::ledger::records::{AccountOp, Epoch, OpBody, VALIDITY_EPOCHS_MAX};
 use crate::manifest::Manifest;
 use crate::message::{Opening, Wire};
 use crate::mutant;
@@ -32,7 +32,8 @@ pub struct Policy {
     pub is_issuer: bool,
     /// The epoch now.
     pub epoch: Epoch,
-    /// For how many epochs after grace the lines of a channel, and of jobs that ran at home, are kept all the same.
+    /// For how many epochs after the issuers have forgotten a channel its lines are kept all the same, and those of jobs
+    /// that ran at home after they ended.
     pub keep_epochs: u32,
     /// Channels that the node knows now, whose lines all stay.
     pub open: BTreeSet<ChannelId>,
@@ -56,7 +57,7 @@ impl Policy {
         }
     }
 
-    /// Returns the epoch before which a channel must have ended, grace included, for only its sums to be kept.
+    /// Returns the epoch before which the issuers must have forgotten a channel for only its sums to be kept.
     #[must_use]
     pub fn over_before(&self) -> Epoch {
         Epoch(self.epoch.0.saturating_sub(self.keep_epochs.max(1)))
@@ -72,9 +73,10 @@ impl Policy {
         self.end(expires).plus(1) < self.epoch
     }
 
-    /// Says whether a channel is over for so long that only its sums are kept.
+    /// Says whether a channel is over for so long that only its sums are kept: a payer asks for its end as long as the
+    /// issuers remember it.
     fn is_old(&self, expires: Epoch) -> bool {
-        self.end(expires) < self.over_before()
+        self.end(expires).plus(VALIDITY_EPOCHS_MAX) < self.over_before()
     }
 }
 

@@ -99,7 +99,7 @@ fn a_node_knows_the_same_from_a_pruned_journal() {
         let mut prng = Prng::new(seed);
         let mut home = home(seed, if seed % 3 == 2 { 4 } else { 1 });
         for _ in 0..4 {
-            lives(&mut home, &mut prng, 6, true);
+            lives(&mut home, &mut prng, 8, true);
             home.world.run_until_so(15_000, |world| world.hosts.iter().all(|host| host.node.is_some()));
             for host in 0..home.world.hosts.len() {
                 for _ in 0..2 {
@@ -135,7 +135,7 @@ fn a_network_whose_nodes_prune_keeps_its_promises() {
 fn a_journal_that_is_pruned_again_and_again_holds_what_is_open_and_sums() {
     let mut prng = Prng::new(3);
     let mut home = home(3, 1);
-    lives(&mut home, &mut prng, 40, false);
+    lives(&mut home, &mut prng, 60, false);
     let busy = |home: &Home| home.providers.iter().map(|host| (home.world.lines(*host), *host)).max();
     let (lines, provider) = busy(&home).expect("some");
     home.world.prune(provider, 0, 20, usize::MAX);

@@ -53,8 +53,8 @@ async fn a_pruned_node_starts_again_with_the_same_statement_and_works_on() {
     // The step signed last stays, so there is a later one.
     let account = issuer.status().await.account;
     consumer.cli(&["pay", &account, "0.01"]).await.must_succeed();
-    // Seven epochs, one of grace, one until it is forgotten, and one until that is over.
-    let last = consumer.status().await.books.checkpoint_epoch.unwrap_or_default() + 12;
+    // Seven epochs, one of grace, seven for which the issuers remember it, and what it takes until that is over.
+    let last = consumer.status().await.books.checkpoint_epoch.unwrap_or_default() + 18;
     let (mut nodes, mut known) = (Vec::new(), Vec::new());
     for peer in [consumer, provider] {
         until_epoch(&peer, last).await;
