@@ -7,6 +7,7 @@ use crate::advert::Advert;
 use crate::ids::{DomainId, ModelId, NodeId};
 use crate::job::{JobSpec, Sort};
 use crate::licence::open_licence;
+use crate::mutant;
 use crate::price::Price;
 use crate::scheduler::Refusal;
 use crate::signed::Verified;
@@ -188,16 +189,14 @@ impl Router {
             || (!spec.constraints.only.is_empty() && !spec.constraints.only.contains(&advert.node));
         let gate = match offer {
             None => Some(Gate::NotServed),
-            Some(_) if advert.valid_to <= now => Some(Gate::Stale),
+            Some(_) if is_over(advert, now) => Some(Gate::Stale),
             Some(offer) if offer.licence != open_licence(spec.model, domain) => Some(Gate::Licence),
             Some(_) if excluded => Some(Gate::Excluded),
             Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
             Some(offer) if u64::from(spec.max_tokens) >= u64::from(offer.context_tokens) => {
                 Some(Gate::Context)
             }
-            Some(_) if outcome.failed_at.is_some_and(|at| now.since_ms(at) < COOL_DOWN_MS) => {
-                Some(Gate::Unhealthy)
-            }
+            Some(_) if outcome.failed_at.is_some_and(|at| is_cooling_down(at, now)) => Some(Gate::Unhealthy),
             Some(_) if !connected => Some(Gate::Unreachable),
             Some(_) => None,
         };
@@ -222,8 +221,16 @@ impl Router {
     }
 }
 
+fn is_cooling_down(failed_at: Time, now: Time) -> bool {
+    now.since_ms(failed_at) < COOL_DOWN_MS || mutant::is_in("no-ageing")
+}
+
+fn is_over(advert: &Advert, now: Time) -> bool {
+    advert.valid_to <= now && !mutant::is_in("ignore-expiry")
+}
+
 fn is_fresh(advert: &Advert, now: Time) -> bool {
-    advert.valid_to > now && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX)
+    !is_over(advert, now) && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX)
 }
 
 /// Text in the languages of the web has about four bytes a token; only for estimates of time, never for money.

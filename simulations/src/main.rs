@@ -12,6 +12,8 @@ use simulations::play::{Progress, play, run};
 use simulations::report::Report;
 use simulations::scenario::{self, SHIPPED, Scenario};
 
+use sweep::Until;
+
 mod sweep;
 
 /// What the smoke test runs: fixed seeds, so that a change that breaks one is seen at once.
@@ -74,6 +76,9 @@ struct SweepArgs {
     /// Machines in all, besides the issuers.
     #[arg(long)]
     nodes: Option<usize>,
+    /// Plays no more seeds when one has failed.
+    #[arg(long)]
+    until_failed: bool,
     /// Prints one object as JSON.
     #[arg(long)]
     json: bool,
@@ -108,7 +113,10 @@ fn execute(out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Sweep(args) => {
             let scenario = read(&args.scenario, args.nodes)?;
             let seeds = args.from..args.from.saturating_add(args.seeds);
-            sweep::sweep(out, &scenario, seeds, args.json, &|seed| line(&args.scenario, seed, args.nodes))
+            let until = if args.until_failed { Until::Failed } else { Until::All };
+            sweep::sweep(out, &scenario, (seeds, until), args.json, &|seed| {
+                line(&args.scenario, seed, args.nodes)
+            })
         }
         Command::List => {
             for (name, text) in SHIPPED {

@@ -17,6 +17,9 @@ const REST_MS: u64 = 120_000;
 /// Time for partners that have just met to give each other what they lack: some things are asked for once a minute.
 const MEET_MS: u64 = 90_000;
 
+/// Time for the last of the jobs with which it is seen whether jobs are done.
+const PROBED_MS: u64 = 30_000;
+
 /// Time for deposits to reach all issuers before one of them begins to lie.
 const HONEST_MS: u64 = 15_000;
 
@@ -43,7 +46,7 @@ pub fn play(
     run.home.world.watched = watched;
     run.begin(scenario);
     run.troubles(scenario);
-    run.ends();
+    run.ends(scenario);
     run.report(scenario, seed)
 }
 
@@ -64,7 +67,7 @@ impl<'a> Run<'a> {
     fn of(scenario: &Scenario, seed: u64, tell: &'a mut dyn FnMut(Progress)) -> Self {
         let home = Home::founded(scenario, seed);
         // Joining, healing, meeting and settling take what they take in any scenario.
-        let total_ms = scenario.minutes * 60_000 + 15_000 + REST_MS + MEET_MS + 10_000 + 90_000;
+        let total_ms = scenario.minutes * 60_000 + 15_000 + REST_MS + MEET_MS + PROBED_MS + 10_000 + 90_000;
         Self { home, held: Vec::new(), total_ms, tell }
     }
 
@@ -98,11 +101,23 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn ends(&mut self) {
+    /// Has some of those that ask ask once more, for little, and forgets what came of it when it is checked.
+    fn probes(&mut self, scenario: &Scenario) {
+        let asked = workload::probe(&mut self.home, scenario);
+        self.home.world.run_for(asked * workload::PROBE_MS + PROBED_MS);
+        self.check(checks::WHEN_ASKED);
+        for job in std::mem::take(&mut self.home.world.probes) {
+            self.home.world.jobs.remove(&job);
+        }
+        self.tells();
+    }
+
+    fn ends(&mut self, scenario: &Scenario) {
         self.home.heal(REST_MS);
         self.home.world.run_for(MEET_MS);
         self.check(checks::WHEN_HEALED);
         self.tells();
+        self.probes(scenario);
         self.home.settle();
         self.check(checks::WHEN_SETTLED);
         self.tells();

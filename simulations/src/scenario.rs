@@ -135,6 +135,8 @@ pub enum Cheat {
     Replayer,
     /// Signs two steps in one place of its account every minute, and shows each to some of the issuers.
     Equivocator,
+    /// Tells the directory that others serve who do not, and spreads adverts of others that are old or forged.
+    Poisoner,
 }
 
 /// What a machine serves: the one model of these simulations.

@@ -1,5 +1,6 @@
 //! The world: hosts, one clock, one heap of events. Everything that happens follows from one seed.
 
+mod adverts;
 mod cheating;
 mod faults;
 mod jobs;
@@ -21,7 +22,7 @@ use protocol::node::{Config, Effect, Input, Node, Offence, OrderError, OwnerComm
 use protocol::price::Usage;
 use protocol::prng::Prng;
 use protocol::record::Record;
-use protocol::signed::Verified;
+use protocol::signed::{Signed, Verified};
 use protocol::time::Time;
 
 use crate::checks::{self, Always};
@@ -81,6 +82,12 @@ pub struct Host {
     pub replays: bool,
     /// Its owner wants the engine for something else.
     pub resting: bool,
+    /// The advert that it published last.
+    published: Option<Signed<Advert>>,
+    /// Until when the last advert that it signed counts, by its own clock.
+    advertised_until: Option<Time>,
+    /// Others dialled in the running second of virtual time.
+    dials: (u64, BTreeSet<usize>),
     /// It dies at its next record, with or without it on the disk, and starts again after so many milliseconds.
     doomed: Option<(bool, Option<u64>)>,
     /// Its journal is gone, and it must ask for what was in it.
@@ -207,6 +214,8 @@ enum What {
     Serve(bool),
     /// Two steps in one place.
     Equivocate,
+    /// Adverts that are forged or old, and false records in the directory.
+    Poison,
     /// What was said once is said again.
     SayAgain {
         to: usize,
@@ -285,6 +294,8 @@ pub struct World {
     pub jobs: BTreeMap<JobId, Tracked>,
     /// Work delivered, by requester and provider.
     pub delivered: BTreeMap<(usize, usize), Delivered>,
+    /// Jobs that nobody wanted but whoever checks that jobs are done.
+    pub probes: BTreeSet<JobId>,
     /// What became of orders, by name; a host that crashes forgets who asked.
     pub orders: BTreeMap<Digest, Result<RecordId, OrderError>>,
     /// Nano-credits that have entered.
@@ -325,6 +336,7 @@ impl World {
             network: Network::new(conditions, prng.child()),
             jobs: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            probes: BTreeSet::new(),
             orders: BTreeMap::new(),
             deposited: 0,
             inputs: 0,
@@ -389,6 +401,9 @@ impl World {
             sent_bytes: 0,
             replays: false,
             resting: false,
+            published: None,
+            advertised_until: None,
+            dials: (0, BTreeSet::new()),
             doomed: None,
             lost: false,
             journal: Vec::new(),
@@ -561,6 +576,7 @@ impl World {
             What::Owner(command) => self.handle(host, Input::Owner(command), &[]),
             What::Serve(serves) => self.serves(host, serves),
             What::Equivocate => self.equivocate(host),
+            What::Poison => self.poison(host),
             What::SayAgain { to, bytes } => {
                 self.bytes_in(self.network.conditions.latency_ms, host, to, bytes)
             }
@@ -683,6 +699,7 @@ impl World {
                 }
                 Effect::Dial(node) => {
                     if let Some(peer) = self.host_of(node) {
+                        self.count_dial(host, peer);
                         self.dial(host, peer);
                     }
                 }
