@@ -59,11 +59,13 @@ pub enum Always {
     OffersTrue,
     /// Dials are bounded.
     DialsBounded,
+    /// The books are what was written.
+    BooksFollow,
 }
 
 impl Always {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CreditsConserved,
         Self::NoBusyLoop,
         Self::OneEncoding,
@@ -76,6 +78,7 @@ impl Always {
         Self::NoSelfOffer,
         Self::OffersTrue,
         Self::DialsBounded,
+        Self::BooksFollow,
     ];
 
     /// Returns its name in reports.
@@ -94,6 +97,7 @@ impl Always {
             Self::NoSelfOffer => "no_self_offer",
             Self::OffersTrue => "offers_true",
             Self::DialsBounded => "dials_bounded",
+            Self::BooksFollow => "books_follow",
         }
     }
 
@@ -117,6 +121,9 @@ impl Always {
             Self::NoSelfOffer => "No node counts itself among the providers of a job that it gives away.",
             Self::OffersTrue => "What a node believes that an honest provider asks is what that one asks.",
             Self::DialsBounded => "No node dials more than a few others in a second, whatever it is told of.",
+            Self::BooksFollow => {
+                "An issuer that is alone (of at most 100 nodes) holds for everybody what plain sums over its journal give."
+            }
         }
     }
 }

@@ -6,6 +6,8 @@ pub mod devices;
 
 pub mod liar;
 
+pub mod reference;
+
 pub mod world;
 
 pub mod checks;

@@ -7,6 +7,7 @@ mod jobs;
 mod messages;
 mod pruning;
 mod queries;
+mod reference;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -28,6 +29,7 @@ use protocol::time::Time;
 use crate::checks::{self, Always};
 use crate::devices::{Device, Speed};
 use crate::network::{Conditions, Network};
+use crate::reference::Reference;
 
 /// How long a shell waits for a stream that is silent before it calls it lost.
 pub const STREAM_SILENCE_MS: u64 = 1_500;
@@ -312,6 +314,8 @@ pub struct World {
     pub findings: Vec<String>,
     /// How often each rule about single events was checked, and broken, in the order of [`Always::ALL`].
     tallies: [(u64, u64); Always::ALL.len()],
+    /// What the lines of an issuer that is alone add up to, in a small world.
+    reference: Option<Reference>,
     /// Prints what happens to this host, for whoever looks for a fault.
     pub watched: Option<usize>,
     domain: DomainId,
@@ -345,6 +349,7 @@ impl World {
             sent: BTreeMap::new(),
             copies: 0,
             findings: Vec::new(),
+            reference: None,
             watched: None,
             domain,
             sequence: 0,
@@ -611,6 +616,7 @@ impl World {
                 format!("{now}: the books of host {host} hold other credits than were deposited")
             });
         }
+        self.compare_books(host, &effects);
         self.count_load(host);
         if self.watched == Some(host) {
             for effect in &effects {
