@@ -24,4 +24,8 @@ pub mod play;
 
 pub mod report;
 
+pub mod shrink;
+
+pub mod compare;
+
 pub mod mutants;

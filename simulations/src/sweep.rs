@@ -8,6 +8,7 @@ use std::sync::mpsc;
 
 use serde::Serialize;
 
+use simulations::compare::Measured;
 use simulations::play::run;
 use simulations::report::Report;
 use simulations::scenario::Scenario;
@@ -17,6 +18,8 @@ use simulations::scenario::Scenario;
 struct Swept {
     passed: usize,
     failed: Vec<Failed>,
+    #[serde(flatten)]
+    measured: Measured,
 }
 
 /// A seed that failed.
@@ -51,7 +54,9 @@ pub(crate) fn sweep(
     let count = seeds.end - seeds.start;
     let (mut passed, mut failed) = (0, BTreeMap::new());
     let enough = AtomicBool::new(false);
+    let mut measured = Measured::default();
     each(scenario, seeds, &enough, |report| {
+        measured.add(&report);
         if report.passed() {
             passed += 1;
         } else {
@@ -68,7 +73,7 @@ pub(crate) fn sweep(
     })?;
     let all = failed.is_empty();
     if json {
-        let swept = Swept { passed, failed: failed.into_values().collect() };
+        let swept = Swept { passed, failed: failed.into_values().collect(), measured };
         writeln!(out, "{}", serde_json::to_string(&swept)?)?;
     } else {
         writeln!(out, "{passed} passed, {} failed", failed.len())?;
@@ -77,7 +82,7 @@ pub(crate) fn sweep(
 }
 
 /// Plays every seed on some core until it is enough, and hands over each report as it comes.
-fn each(
+pub(crate) fn each(
     scenario: &Scenario,
     seeds: Range<u64>,
     enough: &AtomicBool,
