@@ -330,17 +330,17 @@ const fn hunted(
 }
 
 /// Every deliberate fault that a scenario must find.
-pub const HUNTED: [Hunted; 13] = [
-    hunted("no-resend", "smoke", 1, "claims_paid", "what was not acknowledged is not sent again"),
+pub const HUNTED: [Hunted; 14] = [
+    hunted("no-resend", "smoke", 1, "channels_closed", "what was not acknowledged is not sent again"),
     hunted("advert-unverified", "poison", 1, "offers_true", "the signature of an advert is not checked"),
     hunted(
         "issuer-answers-before-disk",
         "churn",
-        4,
+        6,
         "statements_explain",
         "an issuer acknowledges what is not on its disk",
     ),
-    hunted("redeem-not-max", "churn", 1, "statements_explain", "a lower redemption is taken"),
+    hunted("redeem-not-max", "churn", 1, "books_follow", "a lower redemption is taken"),
     hunted("self-offer", "poison", 1, "no_self_offer", "a node takes its own advert for another's"),
     hunted(
         "no-ageing",
@@ -353,13 +353,13 @@ pub const HUNTED: [Hunted; 13] = [
         "double-redeem",
         "churn",
         1,
-        "statements_explain",
+        "books_follow",
         "what was paid out is paid out again when shown again",
     ),
-    hunted("ignore-expiry", "poison", 3, "asked_serves", "an advert that has ended counts"),
+    hunted("ignore-expiry", "poison", 1, "asked_serves", "an advert that has ended counts"),
     hunted("slots-unlimited", "overload", 1, "queues_bounded", "a provider takes jobs without a free slot"),
     hunted("trust-directory", "poison", 1, "dials_bounded", "whoever the directory names is dialled"),
-    hunted("no-grace", "churn", 2, "heads_agree", "a channel ends with its last epoch, without grace"),
+    hunted("no-grace", "churn", 1, "books_follow", "a channel ends with its last epoch, without grace"),
     hunted(
         "final-below-due",
         "disk-loss",
@@ -368,4 +368,11 @@ pub const HUNTED: [Hunted; 13] = [
         "the payee signs an end below what it earned",
     ),
     hunted("quorum-of-two", "issuer-failure", 1, "honest_unpenalised", "two issuers of four are a quorum"),
+    hunted(
+        "floor-and-remainder",
+        "churn",
+        1,
+        "books_follow",
+        "shares are rounded, the rest is the provider's",
+    ),
 ];
