@@ -9,6 +9,8 @@ mod error;
 mod fields;
 mod idempotency;
 mod jobs;
+#[cfg(test)]
+mod keys_tests;
 mod messages;
 mod models;
 mod run;
@@ -17,7 +19,6 @@ mod stream;
 mod tests;
 mod wire;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Request, State};
@@ -25,9 +26,11 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 
 use super::Api;
+use super::caller::Caller;
 use crate::exit::Failure;
 
 use asked::Asked;
@@ -48,20 +51,22 @@ pub(super) fn router() -> Router<Api> {
 
 async fn chat(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    answer(Dialect::Chat, api, query, &headers, body).await
+    answer(Dialect::Chat, (api, caller), query, &headers, body).await
 }
 
 async fn completions(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    answer(Dialect::Completion, api, query, &headers, body).await
+    answer(Dialect::Completion, (api, caller), query, &headers, body).await
 }
 
 type Query = Result<axum::extract::Query<Options>, QueryRejection>;
@@ -78,7 +83,7 @@ struct Options {
 
 async fn answer(
     dialect: Dialect,
-    api: Api,
+    (api, caller): (Api, Caller),
     query: Query,
     headers: &HeaderMap,
     body: Body,
@@ -92,9 +97,9 @@ async fn answer(
     match idempotency::key_of(headers)? {
         Some(key) => {
             let request = [dialect.path().as_bytes(), &body].concat();
-            idempotency::run_once(api, asked, key, &request).await
+            idempotency::run_once(api, caller, asked, &key, &request).await
         }
-        None => run::run(api, asked).await,
+        None => run::run(api, caller, asked).await,
     }
 }
 
