@@ -24,6 +24,10 @@ pub mod play;
 
 pub mod report;
 
+pub mod samples;
+
+pub mod html;
+
 pub mod shrink;
 
 pub mod compare;

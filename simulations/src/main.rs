@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use simulations::play::{Progress, play, run};
+use simulations::html;
+use simulations::play::{Progress, Watch, play, run};
 use simulations::report::Report;
 use simulations::scenario::{self, SHIPPED, Scenario};
 use simulations::shrink::Failing;
@@ -37,6 +38,15 @@ enum Command {
     Run(RunArgs),
     /// Plays a scenario with many seeds, on all cores, and says how to repeat each that fails.
     Sweep(SweepArgs),
+    /// Plays seeds that nobody has chosen, of every scenario in turn, on all cores, and says how to repeat each that fails.
+    Nightly {
+        /// How many runs in all, at least one of each scenario.
+        #[arg(long, default_value_t = 1_000)]
+        runs: u64,
+        /// The first seed; the seconds of the clock if not given.
+        #[arg(long)]
+        from: Option<u64>,
+    },
     /// Plays two scenarios with the same seeds, or reads two files that `sweep --json` wrote, and says what got better or
     /// worse by more than the seeds differ among themselves.
     Compare {
@@ -79,6 +89,9 @@ struct RunArgs {
     /// Prints on standard error all that happens to the host at this place.
     #[arg(long)]
     watch: Option<usize>,
+    /// Writes a page with charts, which needs nothing else, to this file.
+    #[arg(long)]
+    html: Option<std::path::PathBuf>,
 }
 
 #[derive(Args)]
@@ -154,6 +167,7 @@ fn execute(out: &mut impl Write) -> anyhow::Result<bool> {
                 line(&args.scenario, seed, args.nodes)
             })
         }
+        Command::Nightly { runs, from } => nightly(out, runs, from),
         Command::Compare { baseline, current, seeds, json } => {
             comparing::compare(out, [&baseline, &current], seeds, json)
         }
@@ -183,7 +197,9 @@ fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
     let scenario = read(&args.scenario, args.nodes)?;
     let began = Instant::now();
     let mut told = 0;
-    let report = play(&scenario, args.seed, args.watch, &mut |progress| {
+    let mut samples = Vec::new();
+    let watch = Watch { host: args.watch, samples: args.html.is_some().then_some(&mut samples) };
+    let report = play(&scenario, args.seed, watch, &mut |progress| {
         let seconds = began.elapsed().as_secs();
         if seconds >= told + TELL_S {
             told = seconds;
@@ -191,6 +207,10 @@ fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
         }
     });
     let wall_s = began.elapsed().as_millis() as f64 / 1000.0;
+    if let Some(path) = &args.html {
+        let page = html::page(&args.scenario, &scenario, &report, &samples);
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if args.json {
         let timed = Timed { scenario: &args.scenario, wall_s, peak_rss_mb: peak_rss_mb(), report: &report };
         writeln!(out, "{}", serde_json::to_string(&timed)?)?;
@@ -201,6 +221,20 @@ fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
         }
     }
     Ok(report.passed())
+}
+
+fn nightly(out: &mut impl Write, runs: u64, from: Option<u64>) -> anyhow::Result<bool> {
+    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let from = from.map_or_else(|| clock().map(|now| now.as_secs()), Ok)?;
+    let each = runs.div_ceil(SHIPPED.len() as u64).max(1);
+    let mut all = true;
+    for (name, _) in SHIPPED {
+        let scenario = scenario::read(name)?;
+        writeln!(out, "{name}, seeds {from} to {}", from.saturating_add(each - 1))?;
+        let seeds = from..from.saturating_add(each);
+        all &= sweep::sweep(out, &scenario, (seeds, Until::All), false, &|seed| line(name, seed, None))?;
+    }
+    Ok(all)
 }
 
 fn shrink(out: &mut impl Write, args: &ShrinkArgs) -> anyhow::Result<bool> {
