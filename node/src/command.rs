@@ -235,6 +235,8 @@ pub struct JobRequest {
     pub model: String,
     /// Prompt, sampling and `max_tokens`; validated.
     pub generate: Generate,
+    /// Whether the answer's length is a default, to be lowered to what the model's context holds.
+    pub open_ended: bool,
     /// The most that the whole job may cost, in nano-credits.
     pub max_price_nano: Option<u64>,
     /// Only these nodes, by id; empty for all.
@@ -252,6 +254,7 @@ impl JobRequest {
         Self {
             model,
             generate,
+            open_ended: false,
             max_price_nano: None,
             only: Vec::new(),
             ignore: Vec::new(),
@@ -311,6 +314,7 @@ impl Commands {
 
 fn going_down() -> Failure {
     Failure::new(FailureKind::Unavailable, "the node is going down: start it again with `sharemesh up`")
+        .retry_after(5_000)
 }
 
 /// Draws the id of a new job.

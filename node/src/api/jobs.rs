@@ -45,6 +45,7 @@ pub(super) async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Re
 
 /// Turns a body into a request, or says what to change.
 pub(super) fn request_of(body: JobBody) -> Result<JobRequest, Failure> {
+    let open_ended = body.max_tokens.is_none();
     let max_tokens = body.max_tokens.unwrap_or(ANSWER_TOKENS_DEFAULT);
     if !(1..=ANSWER_TOKENS_MAX).contains(&max_tokens) {
         return Err(Failure::usage(format!(
@@ -72,7 +73,7 @@ pub(super) fn request_of(body: JobBody) -> Result<JobRequest, Failure> {
         Generate { prompt: Prompt::Chat(messages), sampling, max_tokens, resume: Vec::new(), logprobs: None };
     generate.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let request = JobRequest::new(body.model, generate);
-    Ok(JobRequest { max_price_nano: body.max_price_nano, only: body.only, ..request })
+    Ok(JobRequest { open_ended, max_price_nano: body.max_price_nano, only: body.only, ..request })
 }
 
 fn messages_of(

@@ -197,11 +197,28 @@ impl Driver {
     }
 
     fn place(&mut self, submission: Submission, models: &[ModelId]) {
-        let Submission { job, request, events, .. } = submission;
+        let Submission { job, mut request, events, .. } = submission;
         match one_model(&request.model, models) {
             // The queue of inputs may have been drained before this request was looked at.
-            Ok(model) => self.submit(job, request, model, events),
+            Ok(model) => {
+                self.fit(&mut request, model);
+                self.submit(job, request, model, events);
+            }
             Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
+        }
+    }
+
+    /// Lowers the length of an answer for which none was named to what the longest context of a provider holds.
+    fn fit(&self, request: &mut JobRequest, model: ModelId) {
+        if !request.open_ended {
+            return;
+        }
+        let offers = self.node.providers(self.now()).flat_map(|advert| &advert.models);
+        let offers = offers.chain(self.node.served().map(|(offer, ..)| offer));
+        let contexts = offers.filter(|offer| offer.model == model).map(|offer| offer.context_tokens);
+        if let Some(context) = contexts.max() {
+            let most = context.saturating_sub(1).max(1);
+            request.generate.max_tokens = request.generate.max_tokens.min(most);
         }
     }
 

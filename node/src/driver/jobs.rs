@@ -609,6 +609,12 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
             Failure::new(FailureKind::Forbidden, message)
         }
         JobFailure::TooManySteps(_) => Failure::new(FailureKind::Busy, message),
+        JobFailure::TooManyJobs => {
+            Failure::new(FailureKind::Busy, format!("{message}: wait until one has ended")).retry_after(1_000)
+        }
+        JobFailure::NotNow(_) => {
+            Failure::new(FailureKind::Unavailable, format!("{message}: try again later")).retry_after(5_000)
+        }
         JobFailure::PromptTooLong { .. } => {
             Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it"))
         }

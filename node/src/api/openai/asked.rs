@@ -218,12 +218,13 @@ fn prompt_bytes(prompt: &Prompt) -> usize {
 
 /// Returns a job without its prompt.
 fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobRequest, Failure> {
+    let open_ended = !fields.has("max_tokens") && !fields.has("max_completion_tokens");
     let max_tokens = max_tokens(dialect, fields)?;
     let sampling = sampling(fields)?;
     let logprobs = logprobs(dialect, fields)?;
     let prompt = Prompt::Text(String::new());
     let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs };
-    let request = JobRequest::new(model, generate);
+    let request = JobRequest { open_ended, ..JobRequest::new(model, generate) };
     match fields.take("provider")? {
         Some(provider) => wanted_provider(request, Fields::of(provider)),
         None => Ok(request),
@@ -418,6 +419,16 @@ mod tests {
         assert_eq!(second.generate.sampling.seed, 0, "another seed for another answer");
         assert!(asked.stream && asked.include_usage);
         assert_eq!(asked.ignored, ["user", "strange"]);
+    }
+
+    #[test]
+    fn an_answer_of_which_nothing_is_said_may_be_shortened_and_no_other() {
+        let open_ended = |changes: Value| chat(changes).expect("sound").jobs[0].open_ended;
+
+        assert!(open_ended(json!({})) && open_ended(json!({"max_tokens": null})));
+        assert!(
+            !open_ended(json!({"max_tokens": 600})) && !open_ended(json!({"max_completion_tokens": 600}))
+        );
     }
 
     #[test]

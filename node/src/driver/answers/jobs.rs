@@ -115,7 +115,9 @@ impl Driver {
     /// Says what a job would cost, and who would be considered for it.
     pub(super) fn quote(&self, request: &JobRequest) -> Result<QuoteView, Failure> {
         let model = one_model(&request.model, &self.resolve(&request.model))?;
-        let (spec, _) = body::describe(request, model)?;
+        let mut request = request.clone();
+        self.fit(&mut request, model);
+        let (spec, _) = body::describe(&request, model)?;
         let considered = self.node.quote(&spec, self.now());
         let price_max = considered.first().filter(|best| best.gate.is_none()).map(|best| best.price.into());
         let may_serve = |considered: &&Considered| matches!(considered.gate, None | Some(Gate::Unreachable));
