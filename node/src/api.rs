@@ -1,6 +1,7 @@
 //! The HTTP API: what the command line and other programs speak with, on this machine or with a key.
 //!
-//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams.
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams, and
+//! `fallback` has somebody else go on with an answer that broke off.
 //! `openai` is the same for programs made for OpenAI's API; `caller` says which of them may spend, `spending` how much, and
 //! `doors` has the ports.
 
@@ -10,6 +11,7 @@ mod caller;
 mod doors;
 #[cfg(test)]
 pub(crate) mod fake;
+mod fallback;
 mod jobs;
 pub(crate) mod keys;
 mod node;

@@ -27,6 +27,9 @@ use crate::exit::{Failure, FailureKind};
 /// Digits of a token: what looks like one and is not ours is refused rather than taken for no key.
 const TOKEN_DIGITS: usize = 64;
 
+/// What proxies add to the requests of others, who must not be taken for the user that runs the proxy.
+const PASSED_ON: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+
 /// One connection to the API, and whose it is once that was asked.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
@@ -142,6 +145,9 @@ async fn caller(
         Shown::Nothing => {}
     }
     check_no_page(method, headers)?;
+    if PASSED_ON.iter().any(|name| headers.contains_key(*name)) {
+        return Err(unauthorised("a key is needed for what a proxy passes on"));
+    }
     if connection.is_own().await {
         return Ok(Caller::Owner);
     }

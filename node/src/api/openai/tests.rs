@@ -326,9 +326,10 @@ async fn programs_of_the_same_user_need_no_key_and_web_pages_and_wrong_keys_do()
     assert_eq!(status(post().header("origin", "http://localhost:3000")).await, 403);
     assert_eq!(status(post().header("sec-fetch-site", "cross-site")).await, 403);
     assert_eq!(status(post().header("host", "evil.example")).await, 403);
+    assert_eq!(status(post().header("x-forwarded-for", "192.0.2.1")).await, 401);
     let form = reqwest::Client::builder().no_proxy().build().expect("plain");
     let form = form.post(format!("http://{}/v1/chat/completions", served.address)).body(body);
-    assert_eq!(status(form).await, 400);
+    assert_eq!(status(form).await, 415);
 }
 
 #[tokio::test]
