@@ -207,7 +207,7 @@ pub struct JobAccount {
     pub attempts: u32,
     /// Accounts of jobs whose providers did not bring the answer to its end; the sums above contain them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub earlier: Vec<JobAccount>,
+    pub earlier: Vec<Self>,
 }
 
 /// A job from this node's own ledger: `GET jobs/{id}`.
