@@ -13,10 +13,10 @@ const TIMES_A_JOB: u64 = 4;
 const DAY: std::ops::Range<u64> = 7..23;
 
 /// Time between two jobs with which it is seen whether jobs are done.
-pub(crate) const PROBE_MS: u64 = 500;
+pub(crate) const PROBE_MS: u64 = 2_000;
 
 /// Most of them in all.
-const PROBES_MAX: usize = 100;
+const PROBES_MAX: usize = 50;
 
 /// Tokens of each.
 const PROBE_TOKENS: u32 = 16;

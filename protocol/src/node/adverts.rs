@@ -14,7 +14,7 @@ use crate::router::ADVERT_LIFE_MS_MAX;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
 
-use super::{Effect, Node, Offence, Timer};
+use super::{Effect, Node, Offence, Timer, peers};
 
 /// How often a provider renews its adverts and its records in the directory.
 pub(super) const ADVERTISE_MS: u64 = 30_000;
@@ -31,6 +31,9 @@ const OVERTAKEN_MS_MAX: u64 = 60_000;
 
 /// Most nodes dialled that the directory names for a model: anybody may name any number.
 const FOUND_MAX: usize = 8;
+
+/// Most nodes dialled within 5 s because they were heard of while one is sought: anybody may be any number of nodes.
+const HEARD_OF_MAX: u32 = 16;
 
 /// Most models in whose adverts a node takes interest.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -110,7 +113,7 @@ impl Node {
         if self.router.learn(advert, connected, now) {
             if self.is_connected(node) {
                 self.on_candidate(&models, now);
-            } else if self.wants_any(&models) {
+            } else if self.wants_any(&models) && peers::counted(&mut self.heard_of, now) <= HEARD_OF_MAX {
                 out.push(Effect::Dial(node));
             }
         }
