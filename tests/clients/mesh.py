@@ -5,6 +5,7 @@ import json
 import sys
 
 import openai
+import pydantic
 from openai import AsyncOpenAI, OpenAI
 
 BASE, MODEL, WRONG_KEY = sys.argv[1:4]
@@ -109,13 +110,37 @@ def log_probabilities_come_with_each_token():
     assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
 
 
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+    friends: list[str]
+
+
+@scenario
+def an_answer_has_the_form_that_was_asked_for():
+    choice = ask(response_format={"type": "json_object"}).choices[0]
+    assert isinstance(json.loads(choice.message.content), dict) and choice.finish_reason == "stop"
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema = {"name": "answer", "strict": True, "schema": {**schema, "additionalProperties": False}}
+    choices = ask(response_format={"type": "json_schema", "json_schema": schema}, n=2, temperature=1).choices
+    assert [list(json.loads(choice.message.content)) for choice in choices] == [["ok"], ["ok"]]
+    parsed = client.chat.completions.parse(model=MODEL, messages=USER, max_tokens=64, response_format=Person)
+    assert isinstance(parsed.choices[0].message.parsed, Person)
+    with client.chat.completions.stream(model=MODEL, messages=USER, max_tokens=64, response_format=Person) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Person)
+    cut = ask(response_format={"type": "json_schema", "json_schema": schema}, max_tokens=2).choices[0]
+    assert cut.finish_reason == "length", cut
+
+
 @scenario
 def mistakes_raise_the_exceptions_that_programs_expect():
     error = refused(openai.BadRequestError, temperature=3)
     assert error.param == "temperature" and error.type == "invalid_request_error"
     assert refused(openai.BadRequestError, messages=[]).param == "messages"
     assert refused(openai.BadRequestError, tools=[{"type": "function", "function": {"name": "f"}}]).param == "tools"
-    assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
+    schema = {"name": "king", "schema": {"type": "king"}}
+    error = refused(openai.BadRequestError, response_format={"type": "json_schema", "json_schema": schema})
+    assert error.param == "response_format" and "king" in error.message
     assert refused(openai.BadRequestError, max_tokens=60_000).code == "context_length_exceeded"
     assert refused(openai.NotFoundError, model="nobody-serves-this").code == "model_not_found"
     wrong = OpenAI(base_url=BASE, api_key=WRONG_KEY, max_retries=0)

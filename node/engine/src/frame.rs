@@ -103,6 +103,18 @@ pub struct Generate {
     pub resume: Vec<u32>,
     /// Asks for the log probability of each token, with so many alternatives; at most [`LOGPROBS_MAX`].
     pub logprobs: Option<u8>,
+    /// What the answer must look like, unless `max_tokens` or a stop string cuts it short; none for anything.
+    pub form: Option<Form>,
+}
+
+/// What an answer must look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// One JSON value.
+    Json {
+        /// The JSON Schema that it satisfies, as text of at most [`crate::schema::SCHEMA_BYTES_MAX`] bytes.
+        schema: String,
+    },
 }
 
 /// What a generation starts from.
@@ -345,6 +357,9 @@ pub enum JobError {
     /// The request makes no sense.
     #[error("bad request: {0}")]
     BadRequest(String),
+    /// The form that the answer shall have is none, or goes beyond the bounds: [`crate::grammar::check`] says so before.
+    #[error("bad form of the answer: {0}")]
+    BadForm(String),
     /// The worker is at fault.
     #[error("the engine failed: {0}")]
     Internal(String),
@@ -465,6 +480,7 @@ mod tests {
             max_tokens: 8,
             resume: vec![1, 2],
             logprobs: Some(3),
+            form: None,
         }
     }
 

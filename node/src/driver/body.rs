@@ -1,7 +1,7 @@
 //! A job's prompt as it travels beside the messages, and its translation between the engine's words and the core's.
 
 use bytes::Bytes;
-use engine::frame::{Generate, Prompt, Sampling};
+use engine::frame::{Form, Generate, Prompt, Sampling};
 use protocol::ids::{Digest, ModelId, NodeId};
 use protocol::job::{Constraints, Input, JobSpec};
 use protocol::model::Modality;
@@ -19,6 +19,14 @@ struct Body {
     frequency_penalty_milli: i32,
     logit_bias_milli: Vec<(u32, i32)>,
     logprobs: Option<u8>,
+}
+
+/// The body of a job whose answer has a form: the form follows what every body has, so that a body without one is what it
+/// always was, and a node that knows no forms refuses the job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct FormedBody {
+    body: Body,
+    form: Form,
 }
 
 impl Body {
@@ -39,7 +47,7 @@ impl Body {
 /// Returns what the core is told of a request, and the body that goes beside it.
 pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec, Bytes), Failure> {
     let generate = &request.generate;
-    let body = Bytes::from(protocol::encoding::encode(&Body::of(generate)));
+    let body = Bytes::from(encode(generate));
     let (only, ignore) = (nodes(&request.only)?, nodes(&request.ignore)?);
     let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality: Modality::Text };
     let sampling = protocol::job::Sampling {
@@ -53,11 +61,27 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
     Ok((JobSpec { model, input, sampling, max_tokens: generate.max_tokens, constraints }, body))
 }
 
+fn encode(generate: &Generate) -> Vec<u8> {
+    let body = Body::of(generate);
+    match generate.form.clone() {
+        Some(form) => protocol::encoding::encode(&FormedBody { body, form }),
+        None => protocol::encoding::encode(&body),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<(Body, Option<Form>), String> {
+    let max = protocol::job::INPUT_BYTES_MAX as usize;
+    if let Ok(body) = protocol::encoding::decode::<Body>(bytes, max) {
+        return Ok((body, None));
+    }
+    let formed = protocol::encoding::decode::<FormedBody>(bytes, max);
+    let formed = formed.map_err(|error| format!("the prompt cannot be read: {error}"))?;
+    Ok((formed.body, Some(formed.form)))
+}
+
 /// Returns what the engine is asked to do.
 pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
-    let max = protocol::job::INPUT_BYTES_MAX as usize;
-    let body: Body = protocol::encoding::decode(body, max)
-        .map_err(|error| format!("the prompt cannot be read: {error}"))?;
+    let (body, form) = decode(body)?;
     let sampling = Sampling {
         temperature: from_milli(spec.sampling.temperature_milli),
         top_p: from_milli(spec.sampling.top_p_milli),
@@ -75,6 +99,7 @@ pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> 
         max_tokens: spec.max_tokens,
         resume: Vec::new(),
         logprobs: body.logprobs,
+        form,
     };
     generate.validate().map_err(|error| error.to_string())?;
     Ok(generate)
@@ -134,12 +159,23 @@ mod tests {
             max_tokens: 9,
             resume: Vec::new(),
             logprobs: Some(2),
+            form: None,
         };
         let request = JobRequest::new(String::new(), asked.clone());
 
         let (spec, body) = describe(&request, ModelId([1; 32])).expect("valid");
 
-        assert_eq!(generate(&spec, &body), Ok(asked));
+        assert_eq!(generate(&spec, &body), Ok(asked.clone()));
         assert!(generate(&spec, &body[1..]).is_err());
+
+        let form = Some(Form::Json { schema: "{}".to_owned() });
+        let formed = JobRequest::new(String::new(), Generate { form, ..asked });
+        let (spec, with_form) = describe(&formed, ModelId([1; 32])).expect("valid");
+
+        assert_eq!(generate(&spec, &with_form), Ok(formed.generate));
+        // Whoever knows no forms finds bytes left over, and refuses.
+        assert!(with_form.starts_with(&body));
+        assert!(protocol::encoding::decode::<Body>(&with_form, with_form.len()).is_err());
+        assert!(generate(&spec, &[&with_form[..], &[0]].concat()).is_err());
     }
 }

@@ -9,6 +9,7 @@ use protocol::job::Sort;
 use serde_json::{Map, Number, Value, json};
 
 use super::fields::{Fields, parse, unsupported, wrong};
+use super::form;
 use super::messages;
 use super::wire::Dialect;
 use crate::api::jobs::random_seed;
@@ -94,6 +95,17 @@ impl Asked {
         let echoed = echoed.iter().flat_map(each).collect();
         Ok(Self { dialect, model, jobs, stream, include_usage, echoed, ignored: fields.leftover() })
     }
+
+    /// Checks what takes a while: whether answers can be kept to the form that is asked for.
+    pub(super) async fn checked(self) -> Result<Self, Failure> {
+        let form = self.jobs.first().and_then(|job| job.generate.form.clone());
+        if let Some(form) = form {
+            let check = tokio::task::spawn_blocking(move || engine::grammar::check(&form));
+            let checked = check.await.map_err(|error| Failure::internal(error.to_string()))?;
+            checked.map_err(|error| Failure::usage(error.to_string()).in_param("response_format"))?;
+        }
+        Ok(self)
+    }
 }
 
 // ------------------------------------------------------------------------------------------------- prompts
@@ -138,7 +150,6 @@ fn echoed(dialect: Dialect, fields: &mut Fields, prompts: &[Prompt]) -> Result<V
 
 fn refuse_what_changes_the_answer(fields: &mut Fields) -> Result<(), Failure> {
     let auto = [json!("none"), json!("auto")];
-    fields.refuse("response_format", &[json!({"type": "text"})])?;
     fields.refuse("tools", &[json!([])])?;
     fields.refuse("functions", &[json!([])])?;
     fields.refuse("tool_choice", &auto)?;
@@ -221,8 +232,9 @@ fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobR
     let max_tokens = max_tokens(dialect, fields)?;
     let sampling = sampling(fields)?;
     let logprobs = logprobs(dialect, fields)?;
+    let form = form::read(dialect, fields)?;
     let prompt = Prompt::Text(String::new());
-    let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs };
+    let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs, form };
     let request = JobRequest::new(model, generate);
     match fields.take("provider")? {
         Some(provider) => wanted_provider(request, Fields::of(provider)),
@@ -378,6 +390,7 @@ fn nodes(fields: &mut Fields, name: &str) -> Result<Vec<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use engine::frame::Form;
     use proptest::prelude::*;
 
     use super::*;
@@ -446,7 +459,12 @@ mod tests {
             (json!({"logit_bias": {"1": 101}}), "logit_bias"),
             (json!({"presence_penalty": 3}), "presence_penalty"),
             (json!({"stream_options": {"include_usage": true}}), "stream_options"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
+            (json!({"response_format": {"type": "xml"}}), "response_format"),
+            (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+                "response_format.json_schema.schema",
+            ),
             (json!({"tools": [{"type": "function"}]}), "tools"),
             (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"audio": {"voice": "x"}}), "audio"),
@@ -461,6 +479,27 @@ mod tests {
             let failure = chat(changes.clone()).expect_err(param);
             assert_eq!(failure.param.as_deref(), Some(param), "{changes}: {failure}");
             assert_eq!(failure.kind, crate::exit::FailureKind::Usage, "{changes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_form_that_no_provider_would_keep_to_is_refused_here() {
+        let asked = |schema: Value| {
+            let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+            chat(json!({"response_format": format, "n": 2})).expect("read")
+        };
+        let sound = asked(json!({"type": "object", "properties": {"a": {"type": "integer"}}}));
+        let checked = sound.checked().await.expect("sound");
+        let Some(Form::Json { schema }) = &checked.jobs[1].generate.form else {
+            panic!("every choice has it")
+        };
+        assert!(schema.contains("integer"));
+
+        for schema in [json!({"type": "king"}), json!({"$ref": "#/x"}), json!({"enum": ["x".repeat(70_000)]})]
+        {
+            let failure = asked(schema).checked().await.expect_err("no form");
+            assert_eq!(failure.param.as_deref(), Some("response_format"), "{failure}");
+            assert_eq!(failure.kind, crate::exit::FailureKind::Usage);
         }
     }
 
