@@ -13,6 +13,8 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::tools::ToolChat;
+
 /// Bounds a frame: a prompt of a million tokens fits, and a corrupt length cannot ask for all memory.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -124,6 +126,8 @@ pub enum Prompt {
     Chat(Vec<ChatMessage>),
     /// Text taken as it is.
     Text(String),
+    /// A chat in which tools may be called.
+    Tools(Box<ToolChat>),
 }
 
 /// One message of a chat.
@@ -195,6 +199,7 @@ impl Generate {
             Prompt::Chat(messages) if messages.len() > CHAT_MESSAGES_MAX => {
                 bad(format!("the chat has {} messages: send at most {CHAT_MESSAGES_MAX}", messages.len()))
             }
+            Prompt::Tools(chat) => chat.validate(),
             Prompt::Chat(_) | Prompt::Text(_) => Ok(()),
         }
     }

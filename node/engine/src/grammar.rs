@@ -11,8 +11,9 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 
-use crate::frame::{Form, JobError};
+use crate::frame::{Form, Generate, JobError, Prompt};
 use crate::schema;
+use crate::tools::ToolChat;
 
 /// Bounds the states that the lexer of one job may grow to; each is 1 to 2 KB.
 const LEXER_STATES_MAX: usize = 20_000;
@@ -41,20 +42,25 @@ impl Grammars {
         Ok(Self { factory })
     }
 
-    /// Compiles a form; the error says what is wrong with it.
-    pub(crate) fn compile(&self, form: &Form) -> Result<Constraint, JobError> {
-        let grammar = grammar_of(form)?;
+    /// Compiles what the answer to a request must look like, none for anything; the error says what is wrong with it.
+    pub(crate) fn compile(&self, generate: &Generate) -> Result<Option<Constraint>, JobError> {
+        let Some(grammar) = grammar_of(generate)? else { return Ok(None) };
         let parser = self.factory.create_parser(grammar);
         let parser = parser.map_err(|error| JobError::BadForm(words_of(&error)))?;
-        Ok(Constraint { matcher: Box::new(Matcher::new(Ok(parser))) })
+        Ok(Some(Constraint { matcher: Box::new(Matcher::new(Ok(parser))) }))
     }
 }
 
-/// Says whether a form can be compiled, without a model: what passes here is refused by no worker.
-pub fn check(form: &Form) -> Result<(), JobError> {
+/// Says whether answers can be kept to the form of a request, without a model: what passes here is refused by no worker.
+pub fn check(generate: &Generate) -> Result<(), JobError> {
     let grammars = Grammars::over(&ApproximateTokEnv::single_byte_env());
     let grammars = grammars.map_err(|error| JobError::Internal(error.to_string()))?;
-    grammars.compile(form).map(|_| ())
+    grammars.compile(generate).map(|_| ())
+}
+
+/// Says whether the answer to a request has a form.
+pub fn is_needed(generate: &Generate) -> bool {
+    generate.form.is_some() || tools_of(generate).is_some()
 }
 
 fn limits() -> ParserLimits {
@@ -71,18 +77,29 @@ fn limits() -> ParserLimits {
     }
 }
 
-fn grammar_of(form: &Form) -> Result<TopLevelGrammar, JobError> {
-    match form {
-        Form::Json { schema } => {
-            let mut schema: Value = schema::read(schema)?;
-            spaced_once(&mut schema);
-            Ok(TopLevelGrammar::from_grammar(GrammarWithLexer::from_json_schema(schema)))
-        }
+fn tools_of(generate: &Generate) -> Option<&ToolChat> {
+    match &generate.prompt {
+        Prompt::Tools(chat) => Some(&**chat).filter(|chat| chat.may_call()),
+        Prompt::Chat(_) | Prompt::Text(_) => None,
     }
 }
 
+fn grammar_of(generate: &Generate) -> Result<Option<TopLevelGrammar>, JobError> {
+    let schema = generate.form.as_ref().map(|Form::Json { schema }| schema::read(schema)).transpose()?;
+    let schema = schema.map(|mut schema| {
+        space_once(&mut schema);
+        schema
+    });
+    let grammar = match (tools_of(generate), schema) {
+        (Some(chat), schema) => GrammarWithLexer::from_lark(chat.grammar(schema.as_ref())?),
+        (None, Some(schema)) => GrammarWithLexer::from_json_schema(schema),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(TopLevelGrammar::from_grammar(grammar)))
+}
+
 /// Allows white space only where Python's `json.dumps` writes it: a model could go on with it for ever.
-fn spaced_once(schema: &mut Value) {
+pub(crate) fn space_once(schema: &mut Value) {
     let options = JsonCompileOptions {
         item_separator: ", ".to_owned(),
         key_separator: ": ".to_owned(),
@@ -148,6 +165,7 @@ mod tests {
     use super::*;
     use crate::frame::Sampling;
     use crate::sampler::choose;
+    use crate::tools::ToolChoice;
 
     /// All bytes and some words, as a model has them; the last token ends an answer.
     fn words() -> Vec<Vec<u8>> {
@@ -161,15 +179,26 @@ mod tests {
         Grammars::new(&words, &[u32::try_from(words.len() - 1).expect("small")]).expect("sound")
     }
 
-    fn form(schema: &Value) -> Form {
-        Form::Json { schema: schema.to_string() }
+    fn form(schema: &Value) -> Generate {
+        formed(schema.to_string())
+    }
+
+    fn formed(schema: String) -> Generate {
+        Generate {
+            prompt: Prompt::Text("x".to_owned()),
+            sampling: Sampling::default(),
+            max_tokens: 1,
+            resume: Vec::new(),
+            logprobs: None,
+            form: Some(Form::Json { schema }),
+        }
     }
 
     /// Draws an answer from logits that know nothing of it; returns none if it is not complete after many tokens.
-    fn draw(grammars: &Grammars, form: &Form, seed: u64) -> Option<String> {
+    fn draw(grammars: &Grammars, form: &Generate, seed: u64) -> Option<String> {
         let words = words();
         let end = u32::try_from(words.len() - 1).expect("small");
-        let mut constraint = grammars.compile(form).expect("sound");
+        let mut constraint = grammars.compile(form).expect("sound").expect("it has one");
         let mut answer = Vec::new();
         for index in 0..400 {
             // The quote is likely, so that texts end.
@@ -252,6 +281,73 @@ mod tests {
         schema.to_string().chars().take(200).collect()
     }
 
+    fn called(choice: ToolChoice, change: impl FnOnce(&mut ToolChat)) -> Generate {
+        let mut chat = crate::tools::tests::chat(choice);
+        change(&mut chat);
+        Generate { prompt: Prompt::Tools(Box::new(chat)), form: None, ..form(&json!({})) }
+    }
+
+    /// Says whether a grammar lets a text through, to its end.
+    fn allows(generate: &Generate, text: &str) -> bool {
+        let mut constraint = grammars().compile(generate).expect("sound").expect("it has one");
+        let end = words().len() - 1;
+        let mut take = |id: usize| {
+            let mut logits = vec![0.0; words().len()];
+            let allowed = constraint.mask(&mut logits).is_ok() && logits[id] == 0.0;
+            allowed && constraint.take(u32::try_from(id).expect("small")).is_ok()
+        };
+        // A form that allows nothing more has ended already.
+        text.bytes().all(|byte| take(byte.into()))
+            && (constraint.is_complete() || {
+                let mut logits = vec![0.0; words().len()];
+                constraint.mask(&mut logits).is_ok() && logits[end] == 0.0
+            })
+    }
+
+    #[test]
+    fn calls_are_written_one_way_and_their_arguments_satisfy_the_tool() {
+        let weather =
+            "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Rome\"}}\n</tool_call>";
+        let time = "<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>";
+        let both = format!("{weather}\n{time}");
+        let wrong = weather.replace("place", "where").replace("weather", "weather");
+        let after_words = format!("I look: {both}");
+        let one = |chat: &mut ToolChat| chat.parallel = false;
+        for (generate, text, is_allowed) in [
+            (called(ToolChoice::Auto, |_| ()), "Hello, a < b, <tool_cal.", true),
+            (called(ToolChoice::Auto, |_| ()), "", true),
+            (called(ToolChoice::Auto, |_| ()), weather, true),
+            (called(ToolChoice::Auto, |_| ()), after_words.as_str(), true),
+            (called(ToolChoice::Auto, |_| ()), wrong.as_str(), false),
+            (called(ToolChoice::Auto, |_| ()), "<tool_call>", false),
+            (called(ToolChoice::Auto, one), weather, true),
+            (called(ToolChoice::Auto, one), both.as_str(), false),
+            (called(ToolChoice::Required, |_| ()), "Hello", false),
+            (called(ToolChoice::Required, |_| ()), "", false),
+            (called(ToolChoice::Required, |_| ()), both.as_str(), true),
+            (called(ToolChoice::Named("time".to_owned()), |_| ()), time, true),
+            (called(ToolChoice::Named("time".to_owned()), |_| ()), weather, false),
+            (called(ToolChoice::Named("weather".to_owned()), |_| ()), both.as_str(), false),
+        ] {
+            assert_eq!(allows(&generate, text), is_allowed, "{text} {generate:?}");
+        }
+        let form = Some(Form::Json { schema: r#"{"enum": ["a"]}"#.to_owned() });
+        let formed = Generate { form, ..called(ToolChoice::Auto, |_| ()) };
+        for (text, is_allowed) in [("\"a\"", true), (weather, true), ("a", false), ("\"b\"", false)] {
+            assert_eq!(allows(&formed, text), is_allowed, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tool_whose_parameters_are_no_object_or_out_of_bounds_is_refused_by_its_name() {
+        for parameters in [r#"{"type": "string"}"#, "{", r#"{"properties": {"a": {"minItems": 9999}}}"#] {
+            let generate = called(ToolChoice::Auto, |chat| chat.tools[1].parameters = parameters.to_owned());
+            let error = check(&generate).expect_err("refused").to_string();
+            assert!(error.contains("`time`"), "{error}");
+        }
+        assert_eq!(check(&called(ToolChoice::Never, |chat| chat.tools[0].parameters.clear())), Ok(()));
+    }
+
     #[test]
     fn what_is_no_schema_is_refused_in_words() {
         assert!(refusal(&json!([])).contains("must be a JSON object"));
@@ -260,8 +356,7 @@ mod tests {
         assert!(refusal(&json!({"$ref": "https://example.org/schema"})).contains("out of the schema"));
         assert!(refusal(&json!({"type": "string", "pattern": "("})).contains("regex"));
         assert!(refusal(&json!({"description": "x".repeat(70_000)})).contains("bytes"));
-        let broken = Form::Json { schema: "{".to_owned() };
-        assert!(matches!(check(&broken), Err(JobError::BadForm(_))));
+        assert!(matches!(check(&formed("{".to_owned())), Err(JobError::BadForm(_))));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod weights;
 
 mod template;
 mod tokenizer;
+pub mod tools;
 
 mod cache;
 pub mod device;

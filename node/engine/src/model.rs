@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::frame::{Form, Generate, JobError, ModelInfo};
-use crate::grammar::{Constraint, Grammars};
+use crate::frame::{Generate, JobError, ModelInfo};
+use crate::grammar::{self, Constraint, Grammars};
 
 pub(crate) mod llama;
 pub(crate) mod ops;
@@ -97,9 +97,15 @@ impl PreparedJob {
         Ok(Self { generate, ids, tokens_in, tokens_out_max, constraint: None })
     }
 
-    /// Keeps the answer to the form that the request asks for.
-    pub(crate) fn constrain(mut self, form: &Form, grammars: &Grammars) -> Result<Self, JobError> {
-        let mut constraint = grammars.compile(form)?;
+    /// Keeps the answer to the form that the request asks for, if it asks for one.
+    pub(crate) fn constrain<'a>(
+        mut self,
+        grammars: impl FnOnce() -> Result<&'a Grammars, JobError>,
+    ) -> Result<Self, JobError> {
+        if !grammar::is_needed(&self.generate) {
+            return Ok(self);
+        }
+        let Some(mut constraint) = grammars()?.compile(&self.generate)? else { return Ok(self) };
         self.ids[self.tokens_in..].iter().try_for_each(|id| constraint.take(*id))?;
         self.constraint = Some(constraint);
         Ok(self)

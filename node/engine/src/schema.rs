@@ -27,6 +27,13 @@ const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitio
 
 /// Reads a schema within the bounds.
 pub(crate) fn read(text: &str) -> Result<Value, JobError> {
+    let (schema, nodes) = read_sized(text)?;
+    check_nodes(nodes)?;
+    Ok(schema)
+}
+
+/// Reads a schema, an object, and estimates the nodes that it comes to.
+pub(crate) fn read_sized(text: &str) -> Result<(Value, u64), JobError> {
     if text.len() > SCHEMA_BYTES_MAX {
         return bad(format!("the schema has {} bytes: at most {SCHEMA_BYTES_MAX}", text.len()));
     }
@@ -36,12 +43,18 @@ pub(crate) fn read(text: &str) -> Result<Value, JobError> {
         return bad("the schema must be a JSON object".to_owned());
     }
     let estimate = Estimate { root: &schema, of_refs: BTreeMap::new() }.of(&schema)?;
-    if estimate.nodes > NODES_MAX {
+    let nodes = estimate.nodes;
+    Ok((schema, nodes))
+}
+
+/// Checks the nodes of all schemas of a job together.
+pub(crate) fn check_nodes(nodes: u64) -> Result<(), JobError> {
+    if nodes > NODES_MAX {
         return bad(format!(
             "the schema comes to more than {NODES_MAX} nodes when its alternatives are multiplied out: make it simpler"
         ));
     }
-    Ok(schema)
+    Ok(())
 }
 
 fn bad<T>(words: String) -> Result<T, JobError> {

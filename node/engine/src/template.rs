@@ -7,9 +7,10 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
 
 use crate::frame::{ChatMessage, FRAME_BYTES_MAX, JobError};
+use crate::tools::{self, ToolChat};
 
 /// Bounds the steps of a rendering; a chat of the most messages takes a tenth of it.
 const FUEL_MAX: u64 = 5_000_000;
@@ -27,6 +28,8 @@ const NAME: &str = "chat";
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     digest: [u8; 32],
+    /// It is written for tools, and for the one way in which they are called here.
+    knows_tools: bool,
     begin_token: String,
     end_token: String,
 }
@@ -44,7 +47,14 @@ impl ChatTemplate {
             .add_template_owned(NAME, source.to_owned())
             .context("the model's chat template is not valid: use another file of this model")?;
         let digest = *blake3::hash(source.as_bytes()).as_bytes();
-        Ok(Self { environment, digest, begin_token: begin_token.to_owned(), end_token: end_token.to_owned() })
+        let knows_tools = source.contains("tools") && source.contains(tools::OPEN);
+        Ok(Self {
+            environment,
+            digest,
+            knows_tools,
+            begin_token: begin_token.to_owned(),
+            end_token: end_token.to_owned(),
+        })
     }
 
     /// Returns the BLAKE3 of the template's text.
@@ -57,8 +67,26 @@ impl ChatTemplate {
         let message = |message: &ChatMessage| {
             context! { role => message.role.as_str(), content => message.content.as_str() }
         };
+        self.render_values(messages.iter().map(message).collect(), None)
+    }
+
+    /// Renders a chat with tools: by the template if it is written for them, else with the tools described in words.
+    pub(crate) fn render_tools(&self, chat: &ToolChat) -> Result<String, JobError> {
+        if !self.knows_tools {
+            return self.render(&chat.in_words());
+        }
+        let turns = chat.turns_for_template();
+        self.render_values(turns.iter().map(Value::from_serialize).collect(), chat.tools_for_template())
+    }
+
+    fn render_values(
+        &self,
+        messages: Vec<Value>,
+        tools: Option<Vec<serde_json::Value>>,
+    ) -> Result<String, JobError> {
         let context = context! {
-            messages => messages.iter().map(message).collect::<Vec<_>>(),
+            messages => messages,
+            tools => tools.map(Value::from_serialize),
             add_generation_prompt => true,
             bos_token => self.begin_token.as_str(),
             eos_token => self.end_token.as_str(),
@@ -105,6 +133,7 @@ impl Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::{ToolCall, ToolChoice, Turn};
 
     fn chat(messages: &[(&str, &str)]) -> Vec<ChatMessage> {
         let message = |(role, content): &(&str, &str)| ChatMessage {
@@ -152,6 +181,31 @@ mod tests {
             panic!("expected a refusal")
         };
         assert!(why.contains("begin with user"), "{why}");
+    }
+
+    #[test]
+    fn tools_go_to_a_template_that_knows_them_and_into_words_for_any_other() {
+        let mut chat = crate::tools::tests::chat(ToolChoice::Auto);
+        let call =
+            ToolCall { id: "1".to_owned(), name: "time".to_owned(), arguments: "{\"a\": 1}".to_owned() };
+        chat.turns.push(Turn::Called { content: String::new(), calls: vec![call] });
+        chat.turns.push(Turn::Returned { call: "1".to_owned(), content: "noon".to_owned() });
+        // The way of Qwen 2.5.
+        let knows = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {{ tool | tojson }};{% endfor %}{% endif %}\
+            {% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls %}<tool_call>{{ c.function.name }} \
+            {{ c.function.arguments | tojson }}{% endfor %}/{% endfor %}";
+        let template = ChatTemplate::new(Some(knows), "", "").expect("compiles");
+
+        let text = template.render_tools(&chat).expect("renders");
+
+        assert!(text.starts_with("weather {\"type\":\"function\""), "{text}");
+        assert!(text.ends_with("user:How is Rome?/assistant:<tool_call>time {\"a\":1}/tool:noon/"), "{text}");
+        chat.choice = ToolChoice::Never;
+        assert!(template.render_tools(&chat).expect("renders").starts_with("user:"));
+
+        chat.choice = ToolChoice::Auto;
+        let words = ChatTemplate::new(None, "", "").expect("compiles").render_tools(&chat).expect("renders");
+        assert!(words.contains("\"name\":\"weather\"") && words.contains("<tool_response>\nnoon"), "{words}");
     }
 
     #[test]

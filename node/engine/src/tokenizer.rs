@@ -125,6 +125,7 @@ impl GgufVocabulary {
         };
         match prompt {
             Prompt::Chat(messages) => encode(&self.template.render(messages)?),
+            Prompt::Tools(chat) => encode(&self.template.render_tools(chat)?),
             Prompt::Text(text) => Ok(self.begin.into_iter().chain(encode(text)?).collect()),
         }
     }
@@ -133,12 +134,7 @@ impl GgufVocabulary {
 impl Vocabulary for GgufVocabulary {
     fn prepare(&self, generate: Arc<Generate>) -> Result<PreparedJob, JobError> {
         let prompt = self.prompt(&generate.prompt)?;
-        let form = generate.form.clone();
-        let job = PreparedJob::new(generate, prompt, self.context_length, self.size())?;
-        match form {
-            Some(form) => job.constrain(&form, self.grammars()?),
-            None => Ok(job),
-        }
+        PreparedJob::new(generate, prompt, self.context_length, self.size())?.constrain(|| self.grammars())
     }
 
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {

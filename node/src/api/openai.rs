@@ -6,6 +6,7 @@
 //! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again.
 
 mod asked;
+mod calls;
 mod error;
 mod fields;
 mod form;
@@ -17,6 +18,7 @@ mod run;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod wire;
 
 use axum::Router;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Grammars;
-use crate::frame::{Form, Sampling};
+use crate::frame::{Form, Generate, Prompt, Sampling};
 use crate::sampler::choose;
 
 /// Tokens that are drawn of each answer.
@@ -13,8 +13,15 @@ const TOKENS: u32 = 100;
 pub(crate) fn follow(grammars: &Grammars, vocabulary_size: usize) -> usize {
     let follows = |schema: &Value| {
         let begun = std::time::Instant::now();
-        let form = Form::Json { schema: schema.to_string() };
-        let compiled = grammars.compile(&form).ok();
+        let generate = Generate {
+            prompt: Prompt::Text("x".to_owned()),
+            sampling: Sampling::default(),
+            max_tokens: 1,
+            resume: Vec::new(),
+            logprobs: None,
+            form: Some(Form::Json { schema: schema.to_string() }),
+        };
+        let compiled = grammars.compile(&generate).ok().flatten();
         let took = begun.elapsed();
         let mut slowest = std::time::Duration::ZERO;
         let is_sound = compiled.is_some();

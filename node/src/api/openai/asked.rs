@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use engine::frame::{Generate, LOGPROBS_MAX, Prompt, Sampling};
+use engine::tools::{ToolChat, Turn};
 use protocol::ids::NodeId;
 use protocol::job::Sort;
 use serde_json::{Map, Number, Value, json};
@@ -11,6 +12,7 @@ use serde_json::{Map, Number, Value, json};
 use super::fields::{Fields, parse, unsupported, wrong};
 use super::form;
 use super::messages;
+use super::tools::{self, Tools};
 use super::wire::Dialect;
 use crate::api::jobs::random_seed;
 use crate::api::views::parse_credits;
@@ -42,11 +44,10 @@ const NODES_MAX: usize = 64;
 const TOP_P_MIN: f32 = 0.001;
 
 /// Parameters that change nothing here.
-const IGNORED: [&str; 11] = [
+const IGNORED: [&str; 10] = [
     "user",
     "metadata",
     "store",
-    "parallel_tool_calls",
     "reasoning_effort",
     "verbosity",
     "service_tier",
@@ -69,6 +70,8 @@ pub(super) struct Asked {
     pub(super) echoed: Vec<String>,
     /// Names of parameters that change nothing.
     pub(super) ignored: Vec<String>,
+    /// The answers may have calls of tools.
+    pub(super) has_tools: bool,
 }
 
 impl Asked {
@@ -93,16 +96,30 @@ impl Asked {
         IGNORED.iter().for_each(|name| fields.ignore(name));
         let each = |text: &String| std::iter::repeat_n(text.clone(), choices as usize).collect::<Vec<_>>();
         let echoed = echoed.iter().flat_map(each).collect();
-        Ok(Self { dialect, model, jobs, stream, include_usage, echoed, ignored: fields.leftover() })
+        let has_tools = matches!(&jobs[0].generate.prompt, Prompt::Tools(chat) if chat.may_call());
+        if has_tools && jobs[0].generate.logprobs.is_some() {
+            return Err(wrong("logprobs", "cannot be had with `tools`: leave one of them out"));
+        }
+        Ok(Self {
+            dialect,
+            model,
+            jobs,
+            stream,
+            include_usage,
+            echoed,
+            ignored: fields.leftover(),
+            has_tools,
+        })
     }
 
     /// Checks what takes a while: whether answers can be kept to the form that is asked for.
     pub(super) async fn checked(self) -> Result<Self, Failure> {
-        let form = self.jobs.first().and_then(|job| job.generate.form.clone());
-        if let Some(form) = form {
-            let check = tokio::task::spawn_blocking(move || engine::grammar::check(&form));
+        let first = self.jobs.first().map(|job| &job.generate);
+        if let Some(generate) = first.filter(|generate| engine::grammar::is_needed(generate)).cloned() {
+            let param = if self.has_tools { "tools" } else { "response_format" };
+            let check = tokio::task::spawn_blocking(move || engine::grammar::check(&generate));
             let checked = check.await.map_err(|error| Failure::internal(error.to_string()))?;
-            checked.map_err(|error| Failure::usage(error.to_string()).in_param("response_format"))?;
+            checked.map_err(|error| Failure::usage(error.to_string()).in_param(param))?;
         }
         Ok(self)
     }
@@ -116,7 +133,24 @@ fn chat(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
     if given.iter().any(|message| message.get("name").is_some()) {
         fields.note_ignored("messages.name");
     }
-    Ok(vec![Prompt::Chat(messages::read(given)?)])
+    let turns = messages::read(given)?;
+    let Tools { tools, choice, parallel } = tools::read(fields)?;
+    Ok(vec![prompt_of(ToolChat { turns, tools, choice, parallel })?])
+}
+
+/// Returns a chat as one without tools if nothing in it has to do with them: every provider knows that.
+fn prompt_of(chat: ToolChat) -> Result<Prompt, Failure> {
+    let all_said = chat.turns.iter().all(|turn| matches!(turn, Turn::Said(_)));
+    if chat.may_call() || !all_said {
+        return Ok(Prompt::Tools(Box::new(chat)));
+    }
+    // A choice of what is not there is still a mistake.
+    chat.validate().map_err(|error| Failure::usage(error.to_string()).in_param("tool_choice"))?;
+    let said = |turn| match turn {
+        Turn::Said(message) => Some(message),
+        Turn::Called { .. } | Turn::Returned { .. } => None,
+    };
+    Ok(Prompt::Chat(chat.turns.into_iter().filter_map(said).collect()))
 }
 
 fn texts(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
@@ -143,16 +177,17 @@ fn echoed(dialect: Dialect, fields: &mut Fields, prompts: &[Prompt]) -> Result<V
     }
     let text = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => Some(text.clone()),
-        Prompt::Chat(_) => None,
+        Prompt::Chat(_) | Prompt::Tools(_) => None,
     };
     Ok(prompts.iter().filter_map(text).collect())
 }
 
 fn refuse_what_changes_the_answer(fields: &mut Fields) -> Result<(), Failure> {
     let auto = [json!("none"), json!("auto")];
+    // Those of a chat were taken before.
     fields.refuse("tools", &[json!([])])?;
-    fields.refuse("functions", &[json!([])])?;
     fields.refuse("tool_choice", &auto)?;
+    fields.refuse("functions", &[json!([])])?;
     fields.refuse("function_call", &auto)?;
     fields.refuse("modalities", &[json!(["text"])])?;
     fields.refuse("suffix", &[json!("")])?;
@@ -209,18 +244,27 @@ fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec
             job.generate.prompt = prompt.clone();
             // The same seed for all choices would make the same answer of all.
             job.generate.sampling.seed = job.generate.sampling.seed.wrapping_add(u64::from(choice));
-            job.generate
-                .validate()
-                .map_err(|error| Failure::usage(error.to_string()).in_param("messages"))?;
+            job.generate.validate().map_err(|error| {
+                Failure::usage(error.to_string()).in_param(param_of(&job.generate.prompt))
+            })?;
             jobs.push(job);
         }
     }
     Ok(jobs)
 }
 
+/// Returns the parameter that is at fault where a prompt makes no sense.
+fn param_of(prompt: &Prompt) -> &'static str {
+    match prompt {
+        Prompt::Chat(_) | Prompt::Text(_) => "messages",
+        Prompt::Tools(_) => "tools",
+    }
+}
+
 fn prompt_bytes(prompt: &Prompt) -> usize {
     match prompt {
         Prompt::Text(text) => text.len(),
+        Prompt::Tools(chat) => chat.bytes(),
         Prompt::Chat(messages) => {
             messages.iter().map(|message| message.role.len() + message.content.len()).sum()
         }
@@ -465,7 +509,7 @@ mod tests {
                 json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
                 "response_format.json_schema.schema",
             ),
-            (json!({"tools": [{"type": "function"}]}), "tools"),
+            (json!({"tools": [{"type": "function"}]}), "tools[0].function.name"),
             (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"audio": {"voice": "x"}}), "audio"),
             (json!({"provider": {"only": ["x"]}}), "provider.only"),
@@ -479,6 +523,27 @@ mod tests {
             let failure = chat(changes.clone()).expect_err(param);
             assert_eq!(failure.param.as_deref(), Some(param), "{changes}: {failure}");
             assert_eq!(failure.kind, crate::exit::FailureKind::Usage, "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_chat_has_tools_where_they_may_be_called_or_were() {
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let prompt = |changes: Value| chat(changes).expect("sound").jobs.remove(0).generate.prompt;
+        assert!(matches!(prompt(json!({"tools": tools})), Prompt::Tools(chat) if chat.parallel));
+        assert!(matches!(prompt(json!({"tools": tools, "tool_choice": "none"})), Prompt::Chat(_)));
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let messages = json!([
+            {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "4"},
+        ]);
+        assert!(matches!(prompt(json!({"messages": messages})), Prompt::Tools(chat) if !chat.may_call()));
+
+        for (changes, param) in [
+            (json!({"tools": tools, "tool_choice": {"function": {"name": "g"}}}), "tools"),
+            (json!({"tools": [tools[0], tools[0]]}), "tools"),
+            (json!({"tools": tools, "logprobs": true}), "logprobs"),
+        ] {
+            assert_eq!(chat(changes).expect_err(param).param.as_deref(), Some(param));
         }
     }
 
