@@ -1,21 +1,24 @@
-//! The local HTTP API: what the command line and other programs on this machine speak with.
+//! The HTTP API: what the command line and other programs speak with, on this machine or with a key.
 //!
-//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node` and `jobs` answer, `sse` streams. `openai`
-//! is the same for programs made for OpenAI's API, and `caller` says which of them may spend.
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams.
+//! `openai` is the same for programs made for OpenAI's API; `caller` says which of them may spend, `spending` how much, and
+//! `doors` has the ports.
 
 mod account;
 pub mod auth;
 mod caller;
+mod doors;
 #[cfg(test)]
 pub(crate) mod fake;
 mod jobs;
+pub(crate) mod keys;
 mod node;
 mod openai;
+mod spending;
 mod sse;
 mod transfers;
 pub mod views;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -24,16 +27,18 @@ use axum::http::{Method, Request, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::api_keys::ApiKeys;
 use crate::clock::Clock;
 use crate::command::Commands;
 use crate::exit::{Failure, FailureKind};
 use crate::metrics::{self, Metrics};
 use crate::models::Models;
 use auth::Token;
+use doors::Doors;
+pub use doors::{Listening, listen, local_part};
 use views::{ErrorBody, ErrorView};
 
 /// The port of the API unless another is chosen.
@@ -61,6 +66,7 @@ struct Api {
     clock: Clock,
     answers: openai::Answers,
     metrics: Metrics,
+    keys: ApiKeys,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -74,34 +80,14 @@ pub struct Loading {
     pub threads: Option<usize>,
 }
 
-/// Takes the API's port; an error says what to do if another program has it.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    if !address.ip().is_loopback() {
-        return Err(Failure::usage(format!(
-            "the API must listen on this machine only in this version: use 127.0.0.1:{} instead of {address}",
-            address.port()
-        )));
-    }
-    TcpListener::bind(address).await.map_err(|error| {
-        let message = if error.kind() == std::io::ErrorKind::AddrInUse {
-            format!(
-                "port {} is taken: another node may be running (see `sharemesh status`); choose another port with --api 127.0.0.1:PORT",
-                address.port()
-            )
-        } else {
-            format!("cannot listen on {address} for the API ({error}): choose another with --api")
-        };
-        Failure::internal(message)
-    })
-}
-
 /// Serves until `stop`; streams that run end with their jobs, or with the driver.
 pub async fn serve(
-    listener: TcpListener,
+    listening: Listening,
     commands: Commands,
     models: Models,
     load: Loading,
     token: Token,
+    keys: ApiKeys,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let api = Api {
@@ -115,12 +101,20 @@ pub async fn serve(
         clock: Clock::start(0),
         answers: openai::Answers::default(),
         metrics: Metrics::default(),
+        keys: keys.clone(),
     };
     tokio::spawn(keep_up(api.metrics.clone(), stop.clone()));
-    let service = router(api).into_make_service_with_connect_info::<caller::Connection>();
-    axum::serve(caller::LocalListener(listener), service)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await?;
+    let router = router(api);
+    let serving = listening.doors.into_iter().map(|doors| open(doors, router.clone(), stop.clone()));
+    let served = futures::future::try_join_all(serving).await;
+    // Jobs have ended, and what they cost is known.
+    keys.close().await?;
+    served.map(drop)
+}
+
+async fn open(doors: Doors, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
+    let service = router.into_make_service_with_connect_info::<caller::Connection>();
+    axum::serve(doors, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
 }
 
@@ -159,12 +153,15 @@ fn router(api: Api) -> Router {
         .route("/account", get(account::show))
         .route("/account/rotate", post(account::rotate))
         .route("/account/devices", post(account::authorise))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{name}", get(keys::show).delete(keys::revoke))
         .route("/jobs", post(jobs::submit))
         .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/shutdown", post(node::shutdown))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
     let measured = Router::new()
         .route("/metrics", get(node::metrics))
+        .route_layer(middleware::from_fn(caller::require_owner))
         .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
     let openai = openai::router()
         .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
@@ -299,6 +296,7 @@ impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Que
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use super::*;
@@ -311,7 +309,9 @@ pub(crate) mod tests {
         pub(crate) address: SocketAddr,
         pub(crate) token: Token,
         pub(crate) told: Told,
+        pub(crate) keys: ApiKeys,
         stop: CancellationToken,
+        _data: tempfile::TempDir,
     }
 
     impl Drop for Served {
@@ -321,14 +321,20 @@ pub(crate) mod tests {
     }
 
     pub(crate) async fn served() -> Served {
-        let listener = listen("127.0.0.1:0".parse().expect("address")).await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        served_at("127.0.0.1:0").await
+    }
+
+    pub(crate) async fn served_at(address: &str) -> Served {
+        let listening = listen(address.parse().expect("address")).await.expect("a free port");
+        let address = listening.local;
+        let data = tempfile::tempdir().expect("temporary folder");
+        let keys = ApiKeys::open(data.path()).expect("new");
         let (commands, receiver) = command::queue();
         let (told, token, stop) = (fake::spawn(receiver), Token::draw(), CancellationToken::new());
         let models = Models::at("/nowhere/cache".into(), Fetcher::new("python3"));
         let load = Loading { price: None, slots: 1, threads: None };
-        tokio::spawn(serve(listener, commands, models, load, token.clone(), stop.clone()));
-        Served { address, token, told, stop }
+        tokio::spawn(serve(listening, commands, models, load, token.clone(), keys.clone(), stop.clone()));
+        Served { address, token, told, keys, stop, _data: data }
     }
 
     impl Served {
@@ -443,12 +449,14 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn only_this_machine_is_listened_to_and_a_taken_port_is_said() {
-        let open = listen("0.0.0.0:0".parse().expect("address")).await.expect_err("open to all");
-        assert_eq!(open.kind, FailureKind::Usage);
+    async fn a_taken_port_is_said_and_the_owner_finds_the_api_on_this_machine() {
+        assert_eq!(
+            listen("0.0.0.0:0".parse().expect("address")).await.expect("free").local.ip().to_string(),
+            "127.0.0.1"
+        );
 
         let first = listen("127.0.0.1:0".parse().expect("address")).await.expect("free");
-        let taken = listen(first.local_addr().expect("bound")).await.expect_err("taken");
+        let taken = listen(first.local).await.expect_err("taken");
 
         assert_eq!(taken.kind.exit_code(), 1);
         assert!(taken.message.contains("is taken") && taken.message.contains("--api"), "{taken}");

@@ -7,6 +7,7 @@ pub mod signal;
 pub mod terminal;
 
 mod account;
+mod keys;
 mod ledger;
 mod models;
 mod network;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::api::local_part;
 use crate::config;
 use crate::exit::{Failure, failure_of};
 use client::Client;
@@ -79,7 +81,7 @@ impl Global {
 
     /// Finds the running node.
     pub fn client(&self) -> Result<Client, Failure> {
-        let address = self.api.as_deref().map(config::parse_api).transpose()?;
+        let address = self.api.as_deref().map(config::parse_api).transpose()?.map(local_part);
         Client::open(&self.data()?, address)
     }
 }
@@ -106,6 +108,9 @@ enum Command {
     /// Show balance and receipts, and check them
     #[command(subcommand, after_help = "Example:\n  sharemesh ledger balance")]
     Ledger(ledger::LedgerCommand),
+    /// Let others use this node's API and spend from its account: keys with budgets and limits
+    #[command(subcommand, after_help = "Example:\n  sharemesh keys create phone --per-day 0.5")]
+    Keys(keys::KeysCommand),
     /// Make an account with a recovery phrase, replace its key, let other nodes act for it
     #[command(subcommand, after_help = "Example:\n  sharemesh account new --data ./wallet")]
     Account(account::AccountCommand),
@@ -196,6 +201,7 @@ async fn dispatch(cli: Cli, terminal: &Terminal) -> anyhow::Result<()> {
         Command::Peers => status::peers(global, terminal).await,
         Command::Providers(arguments) => status::providers(arguments, global, terminal).await,
         Command::Ledger(command) => ledger::run(command, global, terminal).await,
+        Command::Keys(command) => keys::run(command, global, terminal).await,
         Command::Account(command) => account::run(command, global, terminal).await,
         Command::Network(command) => network::run(command, global, terminal).await,
         Command::Grant(arguments) => network::grant(arguments, global, terminal).await,
@@ -306,6 +312,7 @@ mod tests {
             &["ledger", "prune", "--keep-epochs", "3"],
             &["network", "ticket", "--credits", "2"],
             &["network", "show"],
+            &["keys", "ls"],
             &["account", "show"],
             &["account", "authorise", "ab", "--until", "3d", "--serve"],
             &["account", "revoke", "ab"],
@@ -328,6 +335,34 @@ mod tests {
         }
         let (_, ticket, _) = command(&folder, &["network", "ticket"]).await;
         assert_eq!(ticket, "sharemesh1fake\n");
+    }
+
+    #[tokio::test]
+    async fn keys_are_made_shown_and_revoked_whether_the_node_runs_or_not() {
+        let (folder, _served) = running().await;
+        let nowhere = tempfile::tempdir().expect("temporary folder");
+
+        for folder in [&folder, &nowhere] {
+            let (code, secret, message) =
+                command(folder, &["keys", "create", "a b", "--per-day", "0.5"]).await;
+            assert_eq!((code, secret.len()), (0, "smk-".len() + 64 + 1), "{message}");
+            let (code, made, _) = command(folder, &["keys", "create", "c", "--unlimited", "--json"]).await;
+            let made: serde_json::Value = serde_json::from_str(&made).expect("one object");
+            assert!(code == 0 && made["key"].as_str().expect("text").starts_with("smk-"), "{made}");
+            let (_, list, _) = command(folder, &["keys", "ls"]).await;
+            assert!(
+                list.contains("a b") && list.contains("0 of 0.5") && !list.contains(secret.trim()),
+                "{list}"
+            );
+            let (code, shown, _) = command(folder, &["keys", "show", "a b"]).await;
+            assert!(code == 0 && shown.contains("60 requests a minute"), "{shown}");
+            let id = made["id"].as_str().expect("text");
+            assert_eq!(command(folder, &["keys", "revoke", id]).await.0, 0);
+            assert!(command(folder, &["keys", "show", "c"]).await.1.contains("revoked"));
+            assert_eq!(command(folder, &["keys", "show", "nobody"]).await.0, 1);
+            assert_eq!(command(folder, &["keys", "create", "a b", "--per-day", "1"]).await.0, 2, "taken");
+            assert_eq!(command(folder, &["keys", "create", "d"]).await.0, 2, "no budget");
+        }
     }
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -363,6 +398,11 @@ mod tests {
             "sharemesh up --network f --issuer-key k --bootstrap a:1",
             "sharemesh account new --data d --passphrase-file f",
             "sharemesh account recover --phrase-file f --rotations 1",
+            "sharemesh keys create phone --budget 5 --per-day 0.5 --requests-per-minute 30 --jobs 2",
+            "sharemesh keys create all --unlimited",
+            "sharemesh keys ls",
+            "sharemesh keys show phone --json",
+            "sharemesh keys revoke phone",
             "sharemesh account show",
             "sharemesh account rotate --phrase-file f",
             "sharemesh account authorise ab --until 30d --serve --spend --budget 5",

@@ -1,7 +1,7 @@
 //! The Sharemesh node: everything around `protocol` that touches the machine.
 //!
 //! In reading order: [`cli`] is what a user types and [`config`] what becomes of it, [`demo`] a whole network in
-//! one command; [`api`] is what clients on this machine speak with, [`command`] what the API asks of the [`driver`] and [`metrics`] what it counts; the driver is the event loop around the
+//! one command; [`api`] is what clients speak with and [`api_keys`] what lets others do so, [`command`] what the API asks of the [`driver`] and [`metrics`] what it counts; the driver is the event loop around the
 //! protocol's node; [`identity`] is its keys and its network,
 //! [`network_file`] a network in a file and [`issuer_key`] what makes a node one of its issuers,
 //! [`vault`] an account's sealed keys, [`delegation`] the right to act for somebody else's account;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 
 pub mod api;
+pub mod api_keys;
 pub mod command;
 pub mod metrics;
 

@@ -32,7 +32,7 @@ async fn what_a_user_asks_wrongly_is_said_with_its_exit_code_and_costs_nothing()
     fails(&["run", "fake", "x", "--max-price", "0.000000001", "--max-tokens", "8"], 6, &["price"]).await;
     fails(&["run"], 2, &["Usage"]).await;
     fails(&["frobnicate"], 2, &["frobnicate"]).await;
-    fails(&["ledger", "show", "00"], 1, &["nothing begins"]).await;
+    fails(&["ledger", "show", "00000000"], 1, &["nothing begins"]).await;
     fails(&["ledger", "show", "zz"], 2, &["hexadecimal"]).await;
     fails(&["network", "ticket"], 1, &["not the network's issuer"]).await;
     fails(&["network", "ticket", "--credits=-1"], 2, &["amount of credits"]).await;

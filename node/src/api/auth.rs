@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Request, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
+use super::caller::Connection;
+use crate::api_keys::PREFIX;
 use crate::exit::{Failure, FailureKind};
 use crate::folder::{Access, write_atomically};
 use crate::models::cannot;
@@ -116,9 +118,16 @@ fn is_running(pid: u32) -> bool {
 }
 
 /// Refuses requests that a web page can make by pointing its own name at this machine.
-pub(super) async fn require_local_host(request: Request<Body>, next: Next) -> Response {
+///
+/// Whoever comes from elsewhere or shows a key may use any name for this machine: the key is what lets it in.
+pub(super) async fn require_local_host(
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if host.is_some_and(is_local) && !has_foreign_origin(request.headers()) {
+    let may_be_named = !connection.is_local() || bearer(request.headers()).starts_with(PREFIX);
+    if (may_be_named || host.is_some_and(is_local)) && !has_foreign_origin(request.headers()) {
         return next.run(request).await;
     }
     Failure::new(FailureKind::Forbidden, "this API answers only to 127.0.0.1, [::1] and localhost")
@@ -139,10 +148,24 @@ fn is_local(host: &str) -> bool {
     matches!(name, "127.0.0.1" | "[::1]" | "localhost")
 }
 
-/// Refuses requests without the token.
-pub(super) async fn require_token(State(api): State<Api>, request: Request<Body>, next: Next) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if shown.and_then(|shown| shown.strip_prefix("Bearer ")).is_some_and(|shown| api.token.is(shown)) {
+/// Returns what a request shows as its key; nothing is an empty word.
+pub(super) fn bearer(headers: &HeaderMap) -> &str {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    shown.and_then(|shown| shown.strip_prefix("Bearer ")).unwrap_or_default()
+}
+
+/// Refuses requests without the token, which counts on this machine only.
+pub(super) async fn require_token(
+    State(api): State<Api>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let shown = bearer(request.headers());
+    if !connection.is_local() || api.keys.find(shown).is_some() {
+        return owner_only().into_response();
+    }
+    if api.token.is(shown) {
         return next.run(request).await;
     }
     Failure::new(
@@ -150,6 +173,14 @@ pub(super) async fn require_token(State(api): State<Api>, request: Request<Body>
         "the token is missing or wrong: send `Authorization: Bearer TOKEN` with the one in node.json in the node's data folder",
     )
     .into_response()
+}
+
+/// Says that something is not for keys, nor for other machines.
+pub(super) fn owner_only() -> Failure {
+    Failure::new(
+        FailureKind::Forbidden,
+        "this is for the node's owner, on its own machine: keys and other machines can use the endpoints under /v1",
+    )
 }
 
 #[cfg(test)]

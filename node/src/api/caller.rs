@@ -1,24 +1,27 @@
-//! Who may call the endpoints that other programs speak: whoever shows the token, and programs of the node's own user.
+//! Who may call the endpoints that other programs speak: whoever shows a key, or the token, and programs of the node's own
+//! user.
 //!
-//! A request that shows no token must come from a process of the same user, and from no web page. Where the system does
-//! not say whose a connection is, only the token counts.
+//! A request that shows neither must come from a process of the same user, and from no web page. Where the system does
+//! not say whose a connection is, and from other machines, only keys count.
 
-use std::io;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, Method, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use axum::serve::{IncomingStream, Listener};
-use tokio::net::{TcpListener, TcpStream};
+use axum::serve::IncomingStream;
 
 use super::Api;
-use super::auth::Token;
+use super::auth::{Token, bearer, owner_only};
+use super::doors::Doors;
 use super::openai::Refusal;
+use crate::api_keys::{KeyId, PREFIX};
 use crate::exit::{Failure, FailureKind};
 
 /// Digits of a token: what looks like one and is not ours is refused rather than taken for no key.
@@ -32,36 +35,42 @@ pub(super) struct Connection {
     own: Arc<OnceLock<bool>>,
 }
 
-/// The API's port; each connection knows its two ends.
-pub(super) struct LocalListener(pub(super) TcpListener);
+/// Who sends a request, and so who pays for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The node's owner, or a program of the same user: all that the account has.
+    Owner,
+    /// Whoever has a key: what it was given.
+    Key(KeyId),
+}
 
-impl Listener for LocalListener {
-    type Io = TcpStream;
-    type Addr = Connection;
-
-    async fn accept(&mut self) -> (TcpStream, Connection) {
-        let (stream, there) = Listener::accept(&mut self.0).await;
-        // Tokens are small and must not wait for each other.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "Cannot send small packets at once");
+impl fmt::Display for Caller {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => formatter.write_str("owner"),
+            Self::Key(key) => write!(formatter, "key {key}"),
         }
-        let ends = stream.local_addr().ok().map(|here| (there, here));
-        (stream, Connection { ends, own: Arc::default() })
-    }
-
-    fn local_addr(&self) -> io::Result<Connection> {
-        TcpListener::local_addr(&self.0)
-            .map(|here| Connection { ends: Some((here, here)), own: Arc::default() })
     }
 }
 
-impl Connected<IncomingStream<'_, LocalListener>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, LocalListener>) -> Self {
+impl Connected<IncomingStream<'_, Doors>> for Connection {
+    fn connect_info(stream: IncomingStream<'_, Doors>) -> Self {
         stream.remote_addr().clone()
     }
 }
 
 impl Connection {
+    /// Makes one of its other end and ours.
+    pub(super) fn between(ends: Option<(SocketAddr, SocketAddr)>) -> Self {
+        Self { ends, own: Arc::default() }
+    }
+
+    /// Says whether both ends are addresses that only this machine has.
+    pub(super) fn is_local(&self) -> bool {
+        let loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        self.ends.is_some_and(|(there, here)| loopback(there) && loopback(here))
+    }
+
     /// Says whether the other end is a process of our own user.
     async fn is_own(&self) -> bool {
         if let Some(own) = self.own.get() {
@@ -73,28 +82,72 @@ impl Connection {
     }
 }
 
-/// Lets through whoever may use the node's credits.
+/// Lets through whoever may use the node's credits, and says to the rest who it is.
 pub(super) async fn require_caller(
     State(api): State<Api>,
     ConnectInfo(connection): ConnectInfo<Connection>,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response {
+    let caller = match caller(&api, &connection, request.method(), request.headers()).await {
+        Ok(caller) => caller,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let room = match &caller {
+        Caller::Key(key) if request.method() == Method::POST => match api.keys.request(key) {
+            Ok(room) => Some(room),
+            Err(failure) => return Refusal::from(failure).into_response(),
+        },
+        Caller::Key(_) | Caller::Owner => None,
+    };
+    request.extensions_mut().insert(caller);
+    let mut response = next.run(request).await;
+    if let Some((limit, left)) = room {
+        response.headers_mut().insert("x-ratelimit-limit-requests", HeaderValue::from(limit));
+        response.headers_mut().insert("x-ratelimit-remaining-requests", HeaderValue::from(left));
+    }
+    response
+}
+
+/// Lets through the owner alone, where [`require_caller`] has let somebody through.
+pub(super) async fn require_owner(
+    Extension(caller): Extension<Caller>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
-    match shown(request.headers(), &api.token) {
-        Shown::Token => return next.run(request).await,
-        Shown::Wrong => return unauthorised("the key is wrong").into_response(),
+    match caller {
+        Caller::Owner => next.run(request).await,
+        Caller::Key(_) => Refusal::from(owner_only()).into_response(),
+    }
+}
+
+/// Finds out who sends a request, or why it may not.
+async fn caller(
+    api: &Api,
+    connection: &Connection,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Caller, Refusal> {
+    let shown_key = bearer(headers);
+    if shown_key.starts_with(PREFIX) {
+        let found = api.keys.find(shown_key).map(Caller::Key);
+        return found.ok_or_else(|| unauthorised("the key is wrong, or was revoked"));
+    }
+    if !connection.is_local() {
+        return Err(unauthorised("a key is needed on other machines than the node's own"));
+    }
+    match shown(headers, &api.token) {
+        Shown::Token => return Ok(Caller::Owner),
+        Shown::Wrong => return Err(unauthorised("the key is wrong")),
         Shown::Nothing => {}
     }
-    if let Err(failure) = check_no_page(request.method(), request.headers()) {
-        return Refusal::from(failure).into_response();
-    }
+    check_no_page(method, headers)?;
     if connection.is_own().await {
-        return next.run(request).await;
+        return Ok(Caller::Owner);
     }
-    unauthorised(
+    Err(unauthorised(
         "a key is needed, because this connection cannot be shown to be one of the user who runs the node",
-    )
-    .into_response()
+    ))
 }
 
 enum Shown {
@@ -105,8 +158,7 @@ enum Shown {
 
 /// Looks at the key of a request. Clients cannot do without one, so a word that cannot be ours counts as none.
 fn shown(headers: &HeaderMap, token: &Token) -> Shown {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Shown::Nothing };
-    let key = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let key = bearer(headers);
     let looks_like_ours = key.len() == TOKEN_DIGITS && key.bytes().all(|byte| byte.is_ascii_hexdigit());
     if token.is(key) {
         Shown::Token
@@ -140,7 +192,7 @@ fn unauthorised(what: &str) -> Refusal {
     Failure::new(
         FailureKind::Unauthorised,
         format!(
-            "{what}: send `Authorization: Bearer TOKEN` with the token of node.json in the node's data folder"
+            "{what}: send `Authorization: Bearer KEY` with a key that the node's owner made with `sharemesh keys create`"
         ),
     )
     .into()
@@ -179,6 +231,9 @@ fn same_user(_: SocketAddr, _: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {

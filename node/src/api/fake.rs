@@ -138,7 +138,10 @@ fn answer(command: Command) {
         Command::Submit { .. } | Command::Cancel { .. } => {}
         Command::Quote { reply, .. } => {
             let best = CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() };
-            say(reply, QuoteView { price_max: Some(100.into()), candidates: vec![best] });
+            say(
+                reply,
+                QuoteView { price_max: Some(100.into()), range: Some((100, 150)), candidates: vec![best] },
+            );
         }
         Command::Status(reply) => say(reply, StatusView { ready: true, ..StatusView::default() }),
         Command::Peers(reply) => say(reply, Vec::new()),

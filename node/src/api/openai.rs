@@ -12,6 +12,8 @@ mod fields;
 mod form;
 mod idempotency;
 mod jobs;
+#[cfg(test)]
+mod keys_tests;
 mod messages;
 mod models;
 mod run;
@@ -21,7 +23,6 @@ mod tests;
 mod tools;
 mod wire;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Request, State};
@@ -29,9 +30,11 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 
 use super::Api;
+use super::caller::Caller;
 use crate::exit::Failure;
 
 use asked::Asked;
@@ -52,20 +55,22 @@ pub(super) fn router() -> Router<Api> {
 
 async fn chat(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    answer(Dialect::Chat, api, query, &headers, body).await
+    answer(Dialect::Chat, (api, caller), query, &headers, body).await
 }
 
 async fn completions(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     query: Query,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    answer(Dialect::Completion, api, query, &headers, body).await
+    answer(Dialect::Completion, (api, caller), query, &headers, body).await
 }
 
 type Query = Result<axum::extract::Query<Options>, QueryRejection>;
@@ -82,7 +87,7 @@ struct Options {
 
 async fn answer(
     dialect: Dialect,
-    api: Api,
+    (api, caller): (Api, Caller),
     query: Query,
     headers: &HeaderMap,
     body: Body,
@@ -96,9 +101,9 @@ async fn answer(
     match idempotency::key_of(headers)? {
         Some(key) => {
             let request = [dialect.path().as_bytes(), &body].concat();
-            idempotency::run_once(api, asked, key, &request).await
+            idempotency::run_once(api, caller, asked, &key, &request).await
         }
-        None => run::run(api, asked).await,
+        None => run::run(api, caller, asked).await,
     }
 }
 

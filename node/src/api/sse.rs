@@ -13,7 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::Api;
+use super::spending::{self, Spending};
 use super::views::JobEvent;
+use crate::api_keys::Reserved;
 use crate::command::{Commands, JobId};
 use crate::exit::{Failure, FailureKind};
 use crate::metrics::Metrics;
@@ -27,7 +29,9 @@ pub(super) struct Watched {
     events: mpsc::Receiver<JobEvent>,
     commands: Commands,
     over: bool,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+    /// What was set aside for the job, if a key pays for it.
+    spending: Option<Spending>,
     stop: CancellationToken,
     metrics: Metrics,
     begun: Begun,
@@ -57,7 +61,14 @@ impl Watched {
     ) -> Self {
         let Api { commands, stop, metrics, .. } = api.clone();
         let begun = Begun::default();
-        Self { job, events, commands, over: false, _permit: permit, stop, metrics, begun }
+        let permit = Some(permit);
+        Self { job, events, commands, over: false, permit, spending: None, stop, metrics, begun }
+    }
+
+    /// Counts what the job costs to the key for which it was set aside.
+    pub(super) fn paid_by(mut self, reserved: Option<Reserved>) -> Self {
+        self.spending = reserved.map(Spending::new);
+        self
     }
 
     /// Notes in `begun`, too, when the job begins.
@@ -76,6 +87,7 @@ impl Watched {
             None => self.gone(),
         };
         self.over = event.is_last();
+        self.spending = self.spending.take().and_then(|spending| spending.note(&event));
         match &event {
             JobEvent::Done(account) => self.metrics.job_done(account),
             JobEvent::Failed { failure, account } => {
@@ -103,6 +115,10 @@ impl Drop for Watched {
         if !self.over {
             self.metrics.job_failed(FailureKind::Cancelled, None);
             self.commands.cancel(self.job);
+            if let Some(spending) = self.spending.take() {
+                let events = std::mem::replace(&mut self.events, mpsc::channel(1).1);
+                tokio::spawn(spending::follow(spending, events, self.permit.take()));
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 mod account;
 mod failure;
 mod jobs;
+mod keys;
 mod ledger;
 mod mesh;
 mod money;
@@ -13,6 +14,7 @@ mod transfers;
 pub use account::*;
 pub use failure::*;
 pub use jobs::*;
+pub use keys::*;
 pub use ledger::*;
 pub use mesh::*;
 pub use money::*;

@@ -89,6 +89,11 @@ impl Client {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER_MAX)).await.map(drop)
     }
 
+    /// Asks with DELETE for what is left.
+    pub async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.read(self.send(self.request(Method::DELETE, path).timeout(ANSWER_MAX)).await?).await
+    }
+
     /// Submits a job and returns its events, the last of them `Done` or `Failed`; dropping them cancels the job.
     pub async fn submit(&self, body: &JobBody) -> Result<Events, Failure> {
         let response = self.send(self.request(Method::POST, "jobs").json(body)).await?;
@@ -147,7 +152,8 @@ fn lost_node(error: &reqwest::Error) -> Failure {
     not_running(&format!("the connection to the node ended ({error})"))
 }
 
-fn escape(text: &str) -> String {
+/// Writes a text as a part of an address.
+pub(super) fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

@@ -18,6 +18,7 @@ use super::{Global, models, signal};
 use crate::api::auth::{NodeFile, Token};
 use crate::api::views::{StatusView, TicketView};
 use crate::api::{self, Loading};
+use crate::api_keys::ApiKeys;
 use crate::command::{self, Command, Commands};
 use crate::config::{Config, Settings};
 use crate::exit::{Failure, FailureKind};
@@ -157,18 +158,22 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
         stop_with_parent(stop.clone());
     }
 
-    let listener = api::listen(config.api).await?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| Failure::internal(format!("the API has no address: {error}")))?;
+    check_open(&config)?;
+    let listening = api::listen(config.api).await?;
     let (commands, receiver) = command::queue();
     let mut driver = driver::start(config.clone(), receiver, stop.clone()).await.map_err(explain_folder)?;
-    let file =
-        NodeFile { version: VERSION.to_owned(), api: address, token: Token::draw(), pid: std::process::id() };
+    let file = NodeFile {
+        version: VERSION.to_owned(),
+        api: listening.local,
+        token: Token::draw(),
+        pid: std::process::id(),
+    };
+    // The driver has locked the folder.
+    let keys = ApiKeys::open(&data)?;
     let written = file.write(&data);
     let load = Loading { price: config.price, slots: config.slots, threads: config.threads };
-    let api =
-        tokio::spawn(api::serve(listener, commands.clone(), models, load, file.token.clone(), stop.clone()));
+    let (token, stopping) = (file.token.clone(), stop.clone());
+    let api = tokio::spawn(api::serve(listening, commands.clone(), models, load, token, keys, stopping));
 
     let mut driver_ended = false;
     let outcome = tokio::select! {
@@ -206,6 +211,19 @@ pub(super) async fn down(global: &Global, terminal: &Terminal) -> anyhow::Result
     }
     terminal.message("The node has ended.");
     Ok(())
+}
+
+/// Refuses an API that others can reach and nobody could use.
+fn check_open(config: &Config) -> Result<(), Failure> {
+    if config.api.ip().is_loopback() || ApiKeys::any_in(&config.data)? {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the API is to listen at {}, where others can reach it, and there is no key to let them in: make one with \
+         `sharemesh keys create NAME --per-day CREDITS`, or listen on this machine only with --api 127.0.0.1:{}",
+        config.api,
+        config.api.port()
+    )))
 }
 
 /// Waits for the driver to end in order, but not for ever, and not against the user's will.

@@ -14,6 +14,7 @@ use super::asked::Asked;
 use super::error::Refusal;
 use super::run;
 use crate::api::Api;
+use crate::api::caller::Caller;
 use crate::exit::{Failure, FailureKind};
 
 /// How long an answer is kept.
@@ -91,8 +92,9 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Failure> {
 /// Runs a request unless it was run before under its key.
 pub(super) async fn run_once(
     api: Api,
+    caller: Caller,
     asked: Asked,
-    key: String,
+    key: &str,
     request: &[u8],
 ) -> Result<Response, Refusal> {
     if asked.stream {
@@ -100,6 +102,8 @@ pub(super) async fn run_once(
         return Err(Failure::usage(words).in_param("stream").into());
     }
     let answers = api.answers.clone();
+    // Nobody gets what somebody else asked for.
+    let key = format!("{caller} {key}");
     let running = match answers.begin(&key, blake3::hash(request), api.clock.now_ms())? {
         Begun::Before(whole) => return Ok(whole.into_response(true)),
         Begun::Now(running) => running,
@@ -107,7 +111,7 @@ pub(super) async fn run_once(
     // A task of its own, which goes on when the client does not.
     let task = tokio::spawn(async move {
         let clock = api.clock;
-        let (response, keep) = match run::run(api, asked).await {
+        let (response, keep) = match run::run(api, caller, asked).await {
             Ok(response) => (response, true),
             Err(refusal) => {
                 let paid = refusal.was_paid();

@@ -1,17 +1,18 @@
 //! What a request would cost, and why a job went where it did: additions to the API.
 
-use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json as Answer};
 use serde::Serialize;
 
 use super::asked::Asked;
 use super::error::Refusal;
 use super::run::name;
 use crate::api::Api;
+use crate::api::caller::Caller;
 use crate::api::views::{CandidateView, JobView, Money, format_credits};
 use crate::command::{Command, parse_job};
-use crate::exit::Failure;
+use crate::exit::{Failure, FailureKind};
 
 /// What a request would cost, and who would be considered for it.
 #[derive(Debug, Serialize)]
@@ -50,8 +51,20 @@ pub(super) async fn quote(api: Api, asked: Asked) -> Result<Response, Refusal> {
 }
 
 /// Shows a job of this node, by its own id or that of the answer whose first choice it was.
-pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Answer<JobView>, Refusal> {
+///
+/// A key sees only what was asked for with it.
+pub(super) async fn show(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Answer<JobView>, Refusal> {
     let bare = id.strip_prefix("chatcmpl-").or(id.strip_prefix("cmpl-")).unwrap_or(&id);
     let job = parse_job(bare).map_err(|failure: Failure| failure.in_param("id"))?;
+    if let Caller::Key(key) = &caller
+        && !api.keys.placed(key, &job)
+    {
+        let words = format!("no job `{id}` was asked for lately with this key");
+        return Err(Failure::new(FailureKind::NotFound, words).in_param("id").into());
+    }
     Ok(Answer(*api.commands.ask(|reply| Command::ShowJob { job, reply }).await?))
 }

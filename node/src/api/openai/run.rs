@@ -11,14 +11,17 @@ use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
 use super::stream;
 use super::wire::{Call, Finish, Function, Head, Tally};
+use crate::api::caller::Caller;
+use crate::api::spending::{for_caller, set_aside};
 use crate::api::sse::{Begun, Watched};
 use crate::api::views::{JobAccount, JobEvent, format_credits};
 use crate::api::{Api, busy};
+use crate::api_keys::Reserved;
 use crate::command::{Command, JobId, JobRequest, events_of, format_job, new_job};
 use crate::exit::{Failure, FailureKind};
 
 /// Runs a request to its end, or to the first word of its stream.
-pub(super) async fn run(api: Api, asked: Asked) -> Result<Response, Refusal> {
+pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Response, Refusal> {
     let ids: Vec<JobId> = asked.jobs.iter().map(|_| new_job()).collect();
     let names: Vec<String> = ids.iter().map(format_job).collect();
     let head = Head {
@@ -28,8 +31,8 @@ pub(super) async fn run(api: Api, asked: Asked) -> Result<Response, Refusal> {
         model: asked.model,
     };
     check_slots(&api, &head.model, ids.len()).await?;
-    let stake = Stake { alone: ids.len() == 1, begun: Begun::default() };
-    let watched = submit(&api, ids, asked.jobs, &stake)?;
+    let stake = Stake { alone: ids.len() == 1, begun: Begun::default(), caller };
+    let watched = submit(&api, ids, asked.jobs, &stake).await?;
     let echoed = asked.echoed.into_iter().map(Some).chain(std::iter::repeat(None));
     let choices = watched.into_iter().zip(echoed).collect();
     let mut response = if asked.stream {
@@ -49,6 +52,8 @@ pub(super) struct Stake {
     /// It has one choice.
     alone: bool,
     begun: Begun,
+    /// Who pays.
+    caller: Caller,
 }
 
 /// Refuses choices for which there are no slots now: the others would begin, and be paid for nothing.
@@ -73,18 +78,25 @@ async fn check_slots(api: &Api, model: &str, choices: usize) -> Result<(), Failu
 }
 
 /// Submits all jobs of a request, or none if this node has no room for all.
-fn submit(api: &Api, ids: Vec<JobId>, jobs: Vec<JobRequest>, stake: &Stake) -> Result<Vec<Watched>, Refusal> {
+async fn submit(
+    api: &Api,
+    ids: Vec<JobId>,
+    mut jobs: Vec<JobRequest>,
+    stake: &Stake,
+) -> Result<Vec<Watched>, Refusal> {
     let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let permits = api.jobs.clone().try_acquire_many_owned(count);
     let mut permits = permits.map_err(|_| busy("this node streams as many jobs as it may"))?;
+    let reserved = set_aside(api, &stake.caller, &ids, &mut jobs).await?;
     let mut watched = Vec::new();
-    for (job, request) in ids.into_iter().zip(jobs) {
+    for ((job, request), mut reserved) in ids.into_iter().zip(jobs).zip(reserved) {
         let permit = permits.split(1).ok_or_else(|| Failure::internal("a permit for each job was taken"))?;
         let (sender, events) = events_of(&request);
         let told = api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender });
         // The others may have begun by now.
         told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
-        watched.push(Watched::new(job, events, permit, api).noting(stake.begun.clone()));
+        reserved.iter_mut().for_each(Reserved::place);
+        watched.push(Watched::new(job, events, permit, api).noting(stake.begun.clone()).paid_by(reserved));
     }
     Ok(watched)
 }
@@ -194,7 +206,7 @@ pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, stake: &St
         Some(account) => account.price.nano > 0,
         None => stake.begun.is(),
     };
-    Refusal::from(failure).not_to_be_repeated(paid)
+    Refusal::from(for_caller(&stake.caller, failure)).not_to_be_repeated(paid)
 }
 
 /// Says in headers who answered and what it cost.

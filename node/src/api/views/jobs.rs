@@ -154,6 +154,8 @@ pub struct CandidateView {
 pub struct QuoteView {
     /// The most that it could cost at the best provider; none if nobody can be used.
     pub price_max: Option<Money>,
+    /// The same at the cheapest and at the dearest that can be used, or could once they are reached.
+    pub range: Option<(u64, u64)>,
     /// Everybody who would be considered, the usable ones first, best first.
     pub candidates: Vec<CandidateView>,
 }

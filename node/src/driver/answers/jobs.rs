@@ -118,6 +118,9 @@ impl Driver {
         let (spec, _) = body::describe(request, model)?;
         let considered = self.node.quote(&spec, self.now());
         let price_max = considered.first().filter(|best| best.gate.is_none()).map(|best| best.price.into());
+        let may_serve = |considered: &&Considered| matches!(considered.gate, None | Some(Gate::Unreachable));
+        let prices = || considered.iter().filter(may_serve).map(|considered| considered.price);
+        let range = prices().min().zip(prices().max());
         let candidate = |(at, considered): (usize, &Considered)| {
             let view = self.candidate(considered);
             let is_second = at > 0 && view.chosen;
@@ -125,7 +128,7 @@ impl Driver {
             CandidateView { chosen: view.chosen && !is_second, reason, ..view }
         };
         let candidates = considered.iter().enumerate().map(candidate).collect();
-        Ok(QuoteView { price_max, candidates })
+        Ok(QuoteView { price_max, range, candidates })
     }
 
     pub(super) fn candidate(&self, considered: &Considered) -> CandidateView {

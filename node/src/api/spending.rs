@@ -1,0 +1,154 @@
+//! What a key pays for: set aside before a job is placed, counted when it ends, whoever is still there to see it.
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::Api;
+use super::caller::Caller;
+use super::views::{JobAccount, JobEvent};
+use crate::api_keys::{Reserved, Used, Worst};
+use crate::command::{Command, JobId, JobRequest};
+use crate::exit::{Failure, FailureKind};
+
+/// Sets aside what jobs may cost, on disk, and bounds each by it. The owner's jobs are bounded by the account alone.
+pub(super) async fn set_aside(
+    api: &Api,
+    caller: &Caller,
+    ids: &[JobId],
+    jobs: &mut [JobRequest],
+) -> Result<Vec<Option<Reserved>>, Failure> {
+    let Caller::Key(key) = caller else { return Ok(jobs.iter().map(|_| None).collect()) };
+    let mut worst = Vec::new();
+    for (job, request) in ids.iter().zip(jobs.iter()) {
+        let (least, most) = price_range(api, request).await?;
+        worst.push(Worst { job: *job, least, most });
+    }
+    let reserved = api.keys.reserve(key, &worst).await?;
+    for (request, reserved) in jobs.iter_mut().zip(&reserved) {
+        let own = request.max_price_nano.unwrap_or(u64::MAX);
+        request.max_price_nano = Some(own.min(reserved.nano()));
+    }
+    Ok(reserved.into_iter().map(Some).collect())
+}
+
+/// Returns what a job costs in the worst case at the cheapest and the dearest provider; nothing if there is none, so that
+/// the job finds that out.
+async fn price_range(api: &Api, request: &JobRequest) -> Result<(u64, u64), Failure> {
+    let quote = || api.commands.ask(|reply| Command::Quote { request: Box::new(request.clone()), reply });
+    let range = match quote().await {
+        Err(failure) if is_unheard_of(&failure) => None,
+        other => other?.range,
+    };
+    if let Some(range) = range {
+        return Ok(range);
+    }
+    // Waits a moment for adverts of a model that nobody has been heard of.
+    let model = Some(request.model.clone());
+    api.commands.ask(|reply| Command::Providers { model, reply }).await?;
+    match quote().await {
+        Err(failure) if is_unheard_of(&failure) => Ok((0, 0)),
+        other => Ok(other?.range.unwrap_or_default()),
+    }
+}
+
+fn is_unheard_of(failure: &Failure) -> bool {
+    matches!(failure.kind, FailureKind::UnknownModel | FailureKind::NoProvider)
+}
+
+/// Returns a failure as a caller may see it: what the account has is its owner's business.
+pub(super) fn for_caller(caller: &Caller, failure: Failure) -> Failure {
+    if *caller == Caller::Owner || failure.kind != FailureKind::NoCredits {
+        return failure;
+    }
+    Failure {
+        message: "the node's account cannot pay for this now: tell the node's owner".to_owned(),
+        ..failure
+    }
+}
+
+/// What was set aside for a job that was placed.
+#[derive(Debug)]
+pub(super) struct Spending {
+    reserved: Reserved,
+    /// Whether a provider took the job, so that something may have been paid.
+    begun: bool,
+}
+
+impl Spending {
+    pub(super) const fn new(reserved: Reserved) -> Self {
+        Self { reserved, begun: false }
+    }
+
+    /// Takes note of what happens to the job; after the last event nothing is left of it.
+    pub(super) fn note(mut self, event: &JobEvent) -> Option<Self> {
+        match event {
+            JobEvent::Chosen { .. } => Some(self),
+            JobEvent::Accepted { .. } | JobEvent::Text { .. } => {
+                self.begun = true;
+                Some(self)
+            }
+            JobEvent::Done(account) => {
+                self.reserved.settle(used(account));
+                None
+            }
+            JobEvent::Failed { account: Some(account), .. } => {
+                self.reserved.settle(used(account));
+                None
+            }
+            JobEvent::Failed { failure, account: None } => {
+                if self.begun && !came_to_nothing(failure.kind) {
+                    self.reserved.settle_in_full();
+                } else {
+                    self.reserved.settle(Used::default());
+                }
+                None
+            }
+        }
+    }
+}
+
+fn used(account: &JobAccount) -> Used {
+    Used {
+        nano: account.price.nano,
+        tokens_in: account.tokens_in.into(),
+        tokens_out: account.tokens_out.into(),
+    }
+}
+
+/// Says whether a job that failed so, and has no account, was paid for by nobody: every provider that took it gave it back.
+fn came_to_nothing(kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::Usage
+        | FailureKind::NoCredits
+        | FailureKind::NoProvider
+        | FailureKind::UnknownModel
+        | FailureKind::PromptTooLong
+        | FailureKind::Refused
+        | FailureKind::Busy
+        | FailureKind::Forbidden => true,
+        FailureKind::Unauthorised
+        | FailureKind::NotFound
+        | FailureKind::NotRunning
+        | FailureKind::ProviderLost
+        | FailureKind::WorkerLost
+        | FailureKind::Cancelled
+        | FailureKind::Unavailable
+        | FailureKind::Download
+        | FailureKind::Internal => false,
+    }
+}
+
+/// Counts what a job cost whose client has gone; it keeps its place until then.
+pub(super) async fn follow(
+    spending: Spending,
+    mut events: mpsc::Receiver<JobEvent>,
+    _place: Option<OwnedSemaphorePermit>,
+) {
+    let mut spending = Some(spending);
+    while let Some(left) = spending.take() {
+        match events.recv().await {
+            Some(event) => spending = left.note(&event),
+            // The node goes down: what is set aside stays on disk, and the next start counts it.
+            None => drop(left),
+        }
+    }
+}
