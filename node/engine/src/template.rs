@@ -7,7 +7,11 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+
+use serde::Serialize as _;
+use serde_json::ser::Formatter;
 
 use crate::frame::{ChatMessage, FRAME_BYTES_MAX, JobError};
 use crate::tools::{self, ToolChat};
@@ -42,6 +46,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL_MAX));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", to_json);
         environment.set_syntax(as_in_python()?);
         environment
             .add_template_owned(NAME, source.to_owned())
@@ -76,7 +81,10 @@ impl ChatTemplate {
             return self.render(&chat.in_words());
         }
         let turns = chat.turns_for_template();
-        self.render_values(turns.iter().map(Value::from_serialize).collect(), chat.tools_for_template())
+        self.render_values(
+            turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
+            chat.tools_for_template(),
+        )
     }
 
     fn render_values(
@@ -86,7 +94,7 @@ impl ChatTemplate {
     ) -> Result<String, JobError> {
         let context = context! {
             messages => messages,
-            tools => tools.map(Value::from_serialize),
+            tools => tools.map(|tools| Value::from(Serde(tools))),
             add_generation_prompt => true,
             bos_token => self.begin_token.as_str(),
             eos_token => self.end_token.as_str(),
@@ -106,6 +114,31 @@ fn as_in_python() -> Result<SyntaxConfig, Error> {
 /// Templates call this for chats that they do not take, such as two messages of the same role.
 fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// Writes JSON as Python's `json.dumps` does, which is how models have seen it; arguments such as `indent` change nothing.
+fn to_json(value: &Value, _: Kwargs) -> Result<Value, Error> {
+    let mut text = Vec::new();
+    value
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut text, AsPython))
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Value::from_safe_string(String::from_utf8_lossy(&text).into_owned()))
+}
+
+struct AsPython;
+
+impl Formatter for AsPython {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
 }
 
 fn refuse(error: &Error) -> JobError {
@@ -198,8 +231,14 @@ mod tests {
 
         let text = template.render_tools(&chat).expect("renders");
 
-        assert!(text.starts_with("weather {\"type\":\"function\""), "{text}");
-        assert!(text.ends_with("user:How is Rome?/assistant:<tool_call>time {\"a\":1}/tool:noon/"), "{text}");
+        assert!(
+            text.starts_with(r#"weather {"type": "function", "function": {"name": "weather", "#),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("user:How is Rome?/assistant:<tool_call>time {\"a\": 1}/tool:noon/"),
+            "{text}"
+        );
         chat.choice = ToolChoice::Never;
         assert!(template.render_tools(&chat).expect("renders").starts_with("user:"));
 
