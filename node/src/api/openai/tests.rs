@@ -257,7 +257,7 @@ async fn errors_have_four_fields_and_an_honest_status() {
         assert_eq!(status, expected, "{text}");
         let error: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let names: Vec<_> = error["error"].as_object().expect("an object").keys().collect();
-        assert_eq!(names, ["code", "message", "param", "type"], "{text}");
+        assert_eq!(names, ["message", "type", "param", "code"], "{text}");
     }
 }
 
