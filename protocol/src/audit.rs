@@ -116,6 +116,7 @@ impl Audit {
             | Record::Recovering
             | Record::Ended { .. }
             | Record::Recovered(_)
+            | Record::Missing(_)
             | Record::GivenUp(_)
             | Record::Moved(_) => {}
             Record::Kept { opening, receipt } => self.kept(opening, receipt),

@@ -9,6 +9,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use crate::books::BooksRecord;
 use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
 use crate::job::JobRecord;
+use crate::ledger::issuer::Booked;
 use crate::ledger::records::{AccountOp, Epoch, OpBody, VALIDITY_EPOCHS_MAX};
 use crate::manifest::Manifest;
 use crate::message::{Opening, Wire};
@@ -244,7 +245,7 @@ impl Plan {
             (is_last && !mutant::is_in("prune-last-step")) || !self.survey.own_step(op).is_some_and(opens)
         } else if let Record::GivenUp(op) = record {
             step.is_some_and(|(_, last)| last == *op)
-        } else if let Record::Ended { expires, .. } = record {
+        } else if let Record::Ended { expires, .. } | Record::Missing(Booked { expires, .. }) = record {
             !policy.is_over(*expires)
         } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
             let epoch = checkpoint.peek_in(*domain).map(|(checkpoint, ..)| checkpoint.epoch);

@@ -11,6 +11,7 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
 use crate::ledger::account::SignedLineage;
+use crate::ledger::issuer::Booked;
 use crate::ledger::quorum::{Certificate, EndCertificate};
 use crate::ledger::records::{
     AccountOp, Deposit, Device, Epoch, Final, Membership, Receipt, Recorded, RedeemAck, Terms, WithdrawalPaid,
@@ -187,6 +188,8 @@ pub enum Record {
     GivenUp(RecordId),
     /// What a channel moved in an epoch, or a part of it: all that is kept of a channel that was over long ago.
     Moved(Line),
+    /// A channel that was open at the issuers when this node had recovered, and that nobody had given back until then.
+    Missing(Booked),
 }
 
 impl Record {
@@ -216,7 +219,7 @@ impl Record {
             Self::Redeemed(ack) => ack.peek_in(domain).map(|(ack, ..)| ack.channel),
             Self::Job(job) => job.channel,
             Self::Moved(line) => line.channel,
-            Self::Ended { channel, .. } => Some(*channel),
+            Self::Ended { channel, .. } | Self::Missing(Booked { channel, .. }) => Some(*channel),
             Self::Joined { .. }
             | Self::Step { .. }
             | Self::Ticket { .. }

@@ -181,7 +181,8 @@ impl Statement {
             | Record::Over(_)
             | Record::Recovering
             | Record::Ended { .. }
-            | Record::Recovered(_) => {}
+            | Record::Recovered(_)
+            | Record::Missing(_) => {}
         }
     }
 

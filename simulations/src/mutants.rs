@@ -44,17 +44,22 @@ const fn among_issuers(name: &'static str, test: &'static str, fault: &'static s
     Mutant { target: Target::Test("issuers"), ..mutant(name, test, fault) }
 }
 
-const fn in_simulated_agreement(name: &'static str, test: &'static str, fault: &'static str) -> Mutant {
-    Mutant { package: "simulations", target: Target::Test("agreement"), ..mutant(name, test, fault) }
-}
-
 const fn in_pruned_network(name: &'static str, fault: &'static str) -> Mutant {
     let test = "a_node_knows_the_same_from_a_pruned_journal";
-    Mutant { package: "simulations", target: Target::Test("pruning"), ..mutant(name, test, fault) }
+    in_story("pruning", name, test, fault)
+}
+
+const fn in_story(
+    target: &'static str,
+    name: &'static str,
+    test: &'static str,
+    fault: &'static str,
+) -> Mutant {
+    Mutant { package: "simulations", target: Target::Test(target), ..mutant(name, test, fault) }
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 51] = [
+pub const MUTANTS: [Mutant; 54] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -111,6 +116,18 @@ pub const MUTANTS: [Mutant; 51] = [
         "refusal-not-kept",
         "node::tests::orders::an_owner_is_told_of_a_refusal_only_when_a_restart_makes_nothing_of_the_step",
         "an owner is told that a step is refused, and a restart sends it again",
+    ),
+    in_story(
+        "disks",
+        "missing-not-kept",
+        "what_was_missing_after_a_recovery_is_asked_for_after_a_restart_too",
+        "a restart forgets which channels nobody had given back",
+    ),
+    in_story(
+        "partners",
+        "ends-not-asked",
+        "a_payee_that_was_away_when_its_channel_ended_learns_what_it_was_paid_at_the_end",
+        "a payee does not ask what was paid when a channel ended without it",
     ),
     in_lib(
         "lenient-signatures",
@@ -273,6 +290,11 @@ pub const MUTANTS: [Mutant; 51] = [
         "steps from before a slot was freed may be voted for in it again",
     ),
     among_issuers(
+        "rounds-alone",
+        "agreement::whoever_is_ahead_waits_for_a_quorum_and_then_a_whole_round",
+        "an issuer goes through rounds in which it is alone",
+    ),
+    among_issuers(
         "lock-not-kept",
         "agreement::four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_says",
         "an issuer prepares another checkpoint than the one on which it is locked",
@@ -297,7 +319,8 @@ pub const MUTANTS: [Mutant; 51] = [
         "allowance::one_account_makes_so_many_steps_before_a_checkpoint_and_stops_nobody_but_itself",
         "an account makes as many steps between two checkpoints as it pays for",
     ),
-    in_simulated_agreement(
+    in_story(
+        "agreement",
         "ballot-before-disk",
         "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
         "an issuer's vote for a checkpoint leaves before it is on its disk",

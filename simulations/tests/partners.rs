@@ -228,3 +228,25 @@ fn a_member_that_does_not_know_that_it_starts_from_a_backup_costs_its_partner_no
         }
     }
 }
+
+#[test]
+fn a_payee_that_was_away_when_its_channel_ended_learns_what_it_was_paid_at_the_end() {
+    let mut home = home(1);
+    let (consumer, provider) = (home.consumers[0], home.providers[0]);
+    let job = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
+    home.does(job, 20_000);
+    home.world.run_for(70_000);
+    let channel = home.world.channels(provider)[0].channel;
+    assert!(redeemed(&home, channel).is_some_and(|(amount, closed)| amount > 0 && !closed));
+
+    // Its payer gives up waiting for it to agree to an end, and the issuer ends the channel after its grace.
+    home.world.fault_in(0, provider, Fault::Crash);
+    let is_closed = |world: &World| {
+        world.books().next().and_then(|(_, books)| books.channel(channel)).is_some_and(|(_, closed)| closed)
+    };
+    assert!(home.world.run_until_so(120 * 60_000, is_closed));
+    home.world.fault_in(0, provider, Fault::Restart);
+    home.world.run_for(80 * 60_000);
+    assert_eq!(home.world.channels(provider), []);
+    settles(&mut home);
+}

@@ -333,6 +333,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Recovering
         | Record::Ended { .. }
         | Record::Recovered(_)
+        | Record::Missing(_)
         | Record::GivenUp(_)
         | Record::Moved(_)
         | Record::Voted { .. }

@@ -233,7 +233,7 @@ impl Driver {
     pub(super) fn keep_contacts(&mut self) {
         let connected: Vec<NodeId> = self.node.peers().map(|peer| peer.node).collect();
         let away = |node: &NodeId| !connected.contains(node) && *node != self.node.id();
-        let partners = self.node.payees().map(|payee| (payee, Vec::new()));
+        let partners = self.node.payees().into_iter().map(|payee| (payee, Vec::new()));
         let wanted: Vec<_> =
             self.mesh.issuers.iter().cloned().chain(partners).filter(|(node, _)| away(node)).collect();
         let now = self.clock.now_ms();

@@ -82,7 +82,8 @@ pub struct Agreement {
     /// Turns the order of the proposers, so that not the same issuer begins every time.
     turn: u32,
     round: u32,
-    since: Time,
+    /// When a quorum was first seen in this round or a later one: the round lasts from then on.
+    full: Option<Time>,
     lock: Option<Lock>,
     heard: BTreeMap<PublicKey, Heard>,
 }
@@ -90,8 +91,8 @@ pub struct Agreement {
 impl Agreement {
     /// Begins the agreement on what follows `previous`.
     #[must_use]
-    pub const fn new(previous: RecordId, turn: u32, now: Time) -> Self {
-        Self { previous, turn, round: 0, since: now, lock: None, heard: BTreeMap::new() }
+    pub const fn new(previous: RecordId, turn: u32) -> Self {
+        Self { previous, turn, round: 0, full: None, lock: None, heard: BTreeMap::new() }
     }
 
     /// Returns the checkpoint before.
@@ -120,24 +121,23 @@ impl Agreement {
         manifest.issuers.get(usize::try_from(place).ok()?)
     }
 
-    /// Returns when the round is over.
-    #[must_use]
-    pub fn ends(&self, manifest: &Manifest) -> Time {
+    /// Says whether the round is over. It lasts from when a quorum was seen in it: whoever was alone for a while waits for
+    /// the others there, or it would stay ahead of them for ever, each in a round of its own.
+    pub fn is_over(&mut self, me: PublicKey, now: Time, manifest: &Manifest) -> bool {
+        let is_here = |key| key == me || self.heard.get(&key).is_some_and(|heard| heard.round >= self.round);
+        if self.full.is_none() && (manifest.agrees(is_here) || mutant::is_in("rounds-alone")) {
+            self.full = Some(now);
+        }
         let most = manifest.epoch_ms / ROUNDS_PER_EPOCH;
         let ms = 1_u64.checked_shl(self.round).and_then(|times| ROUND_MS.checked_mul(times));
-        self.since.plus_ms(ms.unwrap_or(most).min(most))
-    }
-
-    /// Lets the round last from now on: after a restart nobody knows how much of it is over.
-    pub const fn begin_now(&mut self, now: Time) {
-        self.since = now;
+        self.full.is_some_and(|full| now >= full.plus_ms(ms.unwrap_or(most).min(most)))
     }
 
     /// Goes to a later round; an earlier one changes nothing.
-    pub fn enter(&mut self, round: u32, now: Time) {
+    pub const fn enter(&mut self, round: u32) {
         if round > self.round {
             self.round = round;
-            self.since = now;
+            self.full = None;
         }
     }
 

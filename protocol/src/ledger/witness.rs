@@ -647,6 +647,7 @@ impl Witness {
             | Record::Recovering
             | Record::Ended { .. }
             | Record::Recovered(_)
+            | Record::Missing(_)
             | Record::GivenUp(_)
             | Record::Moved(_)
             | Record::Agreed(_) => {}

@@ -131,9 +131,7 @@ impl Node {
             return;
         }
         let turn = epoch.map_or(0, |epoch| epoch.0.saturating_add(1));
-        let begin = || Agreement::new(previous, turn, now);
-        let agreement = issuing.agreeing.agreement.get_or_insert_with(begin);
-        agreement.begin_now(now);
+        issuing.agreeing.agreement.get_or_insert_with(|| Agreement::new(previous, turn));
         self.deadlines.set(Timer::Agreement, now.plus_ms(REPEAT_MS));
         self.progress(now, out);
     }
@@ -141,10 +139,10 @@ impl Node {
     pub(super) fn on_agreement_due(&mut self, now: Time, out: &mut Vec<Effect>) {
         let manifest = &self.config.manifest;
         let Some(issuing) = &mut self.issuing else { return };
+        let me = issuing.key();
         let Some(agreement) = &mut issuing.agreeing.agreement else { return };
-        if now >= agreement.ends(manifest) {
-            let next = agreement.round().saturating_add(1);
-            agreement.enter(next, now);
+        if agreement.is_over(me, now, manifest) {
+            agreement.enter(agreement.round().saturating_add(1));
         }
         let late = agreement.round() as usize > manifest.issuers.len();
         let ms = if late { REPEAT_LATE_MS } else { REPEAT_MS };
@@ -183,7 +181,7 @@ impl Node {
             return;
         }
         match message {
-            Agreeing::Round { previous, round } => self.on_round(from, (key, previous, round), now, out),
+            Agreeing::Round { previous, round } => self.on_round(from, (key, previous, round), out),
             Agreeing::Proposal { round, checkpoint, prepares } => {
                 self.on_proposal(from, round, *checkpoint, prepares, out);
             }
@@ -202,7 +200,6 @@ impl Node {
         &mut self,
         from: NodeId,
         (key, previous, round): (PublicKey, RecordId, u32),
-        now: Time,
         out: &mut Vec<Effect>,
     ) {
         let manifest = &self.config.manifest;
@@ -210,7 +207,7 @@ impl Node {
         let agreement = issuing.agreeing.agreement.as_mut();
         if let Some(agreement) = agreement.filter(|agreement| agreement.previous() == previous) {
             if let Some(round) = agreement.is_in(key, round, manifest) {
-                agreement.enter(round, now);
+                agreement.enter(round);
             }
             return;
         }
@@ -756,7 +753,7 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         let (me, previous) = (issuing.key(), issuing.settled.previous());
         let turn = issuing.settled.epoch().map_or(0, |epoch| epoch.0.saturating_add(1));
-        let begin = || Agreement::new(previous, turn, Time::default());
+        let begin = || Agreement::new(previous, turn);
         let agreement = issuing.agreeing.agreement.get_or_insert_with(begin);
         agreement.restore(me, ballot, prepares);
     }

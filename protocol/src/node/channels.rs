@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, JobId, ModelId, NodeId, RecordId};
 use crate::keys::PublicKey;
+use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
 use crate::ledger::quorum::Acks;
 use crate::ledger::records::{
@@ -22,6 +23,9 @@ use super::{Effect, Node, Offence, Timer};
 
 /// How often what was not acknowledged is sent again.
 pub(super) const RECONCILE_MS: u64 = 5_000;
+
+/// Most channels after whose ends an issuer is asked at once.
+const ENDS_ASKED_MAX: usize = 64;
 
 /// Most partners that are dialled at once because something is left to say to them.
 const DIALS_MAX: usize = 4;
@@ -365,10 +369,13 @@ impl Node {
         let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
         self.ended.retain(|_, (expires, _)| *expires >= epoch);
         let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
-        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires));
-        // The issuers remember as long what was paid at its end, for a payer who was away.
-        let is_over = |expires: Epoch| is_over(expires.plus(VALIDITY_EPOCHS_MAX));
+        // The issuers remember as long what was paid at its end, for whoever was away.
+        let is_forgotten = |expires: Epoch| is_over(expires.plus(VALIDITY_EPOCHS_MAX));
+        let is_paid = |paid: &Paid| paid.head().is_some() && !is_forgotten(paid.expires);
+        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires) || is_paid(paid));
+        let is_over = is_forgotten;
         self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
+        self.missing.retain(|_, booked| !is_over(booked.expires));
         self.agreed.retain(|_, agreement| Arc::strong_count(agreement) > 1);
         let (paid, paying) = (&self.paid, &self.paying);
         self.acks.retain(|channel, _| paid.contains_key(channel) || paying.contains_key(channel));
@@ -492,6 +499,7 @@ impl Node {
         self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
         if round {
             self.ask_payouts(out);
+            self.ask_ends(now, out);
             self.ask_again_for_missing(out);
         }
         if round && self.is_admitted() {
@@ -515,6 +523,24 @@ impl Node {
         }
         for (issuer, message) in messages {
             self.send(issuer, message, out);
+        }
+    }
+
+    /// Asks what was paid at the end of channels that the issuers have ended by themselves, as far as their word of it has
+    /// not come: a receipt is answered with it.
+    fn ask_ends(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if mutant::is_in("ends-not-asked") {
+            return;
+        }
+        let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
+        for (key, issuer) in self.issuers_with_keys() {
+            let is_told =
+                |paid: &Paid| self.acks.get(&paid.channel).is_some_and(|acks| acks.is_closed_by(key));
+            let over = self.paid.values().filter(|paid| paid.expires.plus(grace) < epoch && !is_told(paid));
+            let claims: Vec<_> = over.filter_map(|paid| paid.claim()).take(ENDS_ASKED_MAX).collect();
+            for (receipt, claim) in claims {
+                self.send(issuer, Message::Redeem { receipt, claim }, out);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the shell may ask of a node without changing it.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::advert::{Advert, ModelOffer};
@@ -299,11 +300,13 @@ impl Node {
         paying.chain(paid).collect()
     }
 
-    /// Returns the nodes that we pay on open channels: with them a payer stays in touch, so that what it owes arrives. And
-    /// the wallet node of our account, if that is another.
-    pub fn payees(&self) -> impl Iterator<Item = NodeId> + '_ {
+    /// Returns the nodes that we pay on open channels, each once: with them a payer stays in touch, so that what it owes
+    /// arrives, and so that it is given back what it has lost. And the wallet node of our account, if that is another.
+    #[must_use]
+    pub fn payees(&self) -> BTreeSet<NodeId> {
         let wallet = self.is_device().then(|| self.wallet_node());
-        self.paying.values().map(|channel| channel.side.terms.payee).chain(wallet)
+        let known = self.paying.values().map(|channel| channel.side.terms.payee);
+        known.chain(self.payees_forgotten()).chain(wallet).collect()
     }
 
     /// Returns the receipts that this node keeps as a mirror, each with the payee whose it is.

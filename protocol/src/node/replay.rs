@@ -74,6 +74,7 @@ impl Node {
             Record::Paying(opening) => {
                 let opening = opening.read_back(domain)?;
                 self.wallet.replay_certified(opening.op.id());
+                self.missing.remove(&opening.op.id().into());
                 self.adopt_paying(opening, Time::default());
             }
             Record::Paid(opening) => {
@@ -81,6 +82,7 @@ impl Node {
                 let channel = ChannelId::from(opening.op.id());
                 let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
                 self.paid.insert(channel, Box::new(paid));
+                self.missing.remove(&channel);
             }
             Record::Receipt(receipt) => {
                 let receipt = receipt.read_back(domain)?;
@@ -138,7 +140,13 @@ impl Node {
             Record::Over(channel) => {
                 self.mirrors.kept.forget(channel);
             }
-            Record::Recovering => self.recovery = Some(Recovery::default()),
+            Record::Recovering => {
+                self.recovery = Some(Recovery::default());
+                self.missing.clear();
+            }
+            Record::Missing(booked) => {
+                self.missing.insert(booked.channel, booked);
+            }
             Record::Ended { channel, expires, payer } => {
                 self.end_unseen(channel, expires, payer);
             }
@@ -249,7 +257,8 @@ impl Node {
             | Record::Over(_)
             | Record::Recovering
             | Record::Ended { .. }
-            | Record::Recovered(_) => {}
+            | Record::Recovered(_)
+            | Record::Missing(_) => {}
         }
         Ok(())
     }

@@ -72,13 +72,13 @@ impl State {
 impl Council {
     /// Returns an issuer's agreement as it comes back from its journal, in the round in which it is.
     fn agreement(&self, state: &State, place: usize) -> Agreement {
-        let mut agreement = Agreement::new(RecordId::NONE, self.turn, Time(0));
+        let mut agreement = Agreement::new(RecordId::NONE, self.turn);
         for cast in &state.journals[place] {
             let (_, phase, round, value) = *cast;
             let prepares = if phase == Phase::Commit { state.prepares(round, value) } else { Vec::new() };
             agreement.restore(key(place), &ballot(*cast), prepares);
         }
-        agreement.enter(state.rounds[place], Time(0));
+        agreement.enter(state.rounds[place]);
         agreement
     }
 
@@ -134,7 +134,7 @@ impl Council {
     /// Says whether a quorum committed a checkpoint in one round, upon which every issuer that hears of it signs.
     fn is_decided(&self, state: &State, value: u8) -> bool {
         (0..ROUNDS).any(|round| {
-            let mut agreement = Agreement::new(RecordId::NONE, self.turn, Time(0));
+            let mut agreement = Agreement::new(RecordId::NONE, self.turn);
             for cast in state.sent(Phase::Commit, round, value) {
                 agreement.hear(key(cast.0), &ballot(cast)).expect("one vote of each");
             }
@@ -208,8 +208,8 @@ fn four_issuers_never_agree_on_two_checkpoints_whoever_crashes_and_whatever_one_
 
 /// Returns an issuer's agreement in a round, having heard these votes.
 fn having_heard(round: u32, casts: &[Cast]) -> Agreement {
-    let mut agreement = Agreement::new(RecordId::NONE, 0, Time(0));
-    agreement.enter(round, Time(0));
+    let mut agreement = Agreement::new(RecordId::NONE, 0);
+    agreement.enter(round);
     for cast in casts {
         agreement.hear(key(cast.0), &ballot(*cast)).expect("one vote of each");
     }
@@ -229,9 +229,9 @@ fn nothing_is_committed_before_a_quorum_has_prepared_it() {
 #[test]
 fn a_lock_yields_to_a_quorum_of_a_later_round_and_to_nothing_else() {
     let locked = (0, Phase::Commit, 1, 1);
-    let mut agreement = Agreement::new(RecordId::NONE, 0, Time(0));
+    let mut agreement = Agreement::new(RecordId::NONE, 0);
     agreement.restore(key(0), &ballot(locked), Vec::new());
-    agreement.enter(3, Time(0));
+    agreement.enter(3);
     let yields = |round, places: &[usize]| {
         let prepares: Vec<_> =
             places.iter().map(|place| ballot((*place, Phase::Prepare, round, 2))).collect();
@@ -242,4 +242,22 @@ fn a_lock_yields_to_a_quorum_of_a_later_round_and_to_nothing_else() {
     assert!(!yields(1, &[1, 2, 3]) && !yields(0, &[1, 2, 3]), "not later than the lock");
     assert!(!yields(3, &[1, 2, 3]), "not before this round");
     assert!(agreement.may_prepare(key(0), id(1), &[], &manifest()), "what it is locked on");
+}
+
+#[test]
+fn whoever_is_ahead_waits_for_a_quorum_and_then_a_whole_round() {
+    let manifest = manifest();
+    let long = manifest.epoch_ms;
+    let mut ahead = Agreement::new(RecordId::NONE, 0);
+    ahead.enter(20);
+    assert!(!ahead.is_over(key(0), Time(0), &manifest) && !ahead.is_over(key(0), Time(long), &manifest));
+    ahead.is_in(key(1), 20, &manifest);
+    ahead.is_in(key(2), 19, &manifest);
+    assert!(!ahead.is_over(key(0), Time(2 * long), &manifest), "two of four are there");
+
+    // The round begins when the third has come.
+    ahead.is_in(key(2), 20, &manifest);
+    assert!(!ahead.is_over(key(0), Time(3 * long), &manifest));
+    assert!(!ahead.is_over(key(0), Time(3 * long + long / 8 - 1), &manifest));
+    assert!(ahead.is_over(key(0), Time(3 * long + long / 8), &manifest));
 }

@@ -337,6 +337,7 @@ pub(crate) fn lines() -> Vec<Record> {
             record: Some(samples::receipt().id()),
             channel: Some(CHANNEL),
         }),
+        Record::Missing(booked()),
     ]
 }
 

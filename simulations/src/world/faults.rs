@@ -72,9 +72,11 @@ impl World {
         if self.hosts[host].node.is_none() {
             return;
         }
-        for issuer in 0..self.issuers() {
-            if issuer != host && self.network.link(host, issuer).is_none() {
-                self.dial(host, issuer);
+        let payees = self.node(host).map(Node::payees).unwrap_or_default();
+        let payees: Vec<usize> = payees.into_iter().filter_map(|payee| self.host_of(payee)).collect();
+        for partner in (0..self.issuers()).chain(payees) {
+            if partner != host && self.network.link(host, partner).is_none() {
+                self.dial(host, partner);
             }
         }
     }

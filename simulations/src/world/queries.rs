@@ -15,6 +15,12 @@ use protocol::signed::Verified;
 use super::{Outcome, World};
 
 impl World {
+    /// Says whether the issuers have ended a channel by themselves: what is left of it is kept until they have said so.
+    pub(crate) fn is_over(&self, view: &ChannelView) -> bool {
+        let manifest = &self.hosts[0].config.manifest;
+        view.expires.plus(manifest.grace_epochs) < manifest.epoch(self.now)
+    }
+
     /// Returns the hash over all inputs so far.
     #[must_use]
     pub fn trace_hash(&self) -> blake3::Hash {

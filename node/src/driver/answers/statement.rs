@@ -306,6 +306,7 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Recovering
         | Record::Ended { .. }
         | Record::Recovered(_)
+        | Record::Missing(_)
         | Record::GivenUp(_)
         | Record::Moved(_)
         | Record::Voted { .. }
