@@ -310,7 +310,7 @@ mod tests {
             "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Rome\"}}\n</tool_call>";
         let time = "<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>";
         let both = format!("{weather}\n{time}");
-        let wrong = weather.replace("place", "where").replace("weather", "weather");
+        let wrong = weather.replace("place", "where");
         let after_words = format!("I look: {both}");
         let one = |chat: &mut ToolChat| chat.parallel = false;
         for (generate, text, is_allowed) in [

@@ -150,7 +150,7 @@ fn read_calls(head: &Head, index: usize, answer: &str) -> Result<(String, Vec<Ca
 pub(super) fn with_calls(finish: Finish, any: bool) -> Finish {
     match finish {
         Finish::Stop if any => Finish::ToolCalls,
-        other => other,
+        Finish::Stop | Finish::Length | Finish::ToolCalls => finish,
     }
 }
 
