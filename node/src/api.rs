@@ -163,6 +163,10 @@ fn router(api: Api) -> Router {
         .route("/metrics", get(node::metrics))
         .route_layer(middleware::from_fn(caller::require_owner))
         .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
+    let ollama = openai::ollama::router()
+        .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
+        .layer(middleware::from_fn(openai::name_request))
+        .layer(middleware::map_response(openai::ollama::in_its_words));
     let openai = openai::router()
         .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
         .layer(middleware::from_fn(openai::name_request));
@@ -171,6 +175,8 @@ fn router(api: Api) -> Router {
         .route("/readyz", get(node::ready))
         .nest("/sharemesh/v1", v1)
         .nest("/v1", openai)
+        .nest("/api", ollama)
+        .route("/", get(openai::ollama::greet))
         .merge(measured)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

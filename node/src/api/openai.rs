@@ -3,7 +3,8 @@
 //! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `form` what the answer must look
 //! like; `asked` makes jobs of them;
 //! `run` submits these and gathers or streams what they answer, in the words of `wire`; `models` lists what is offered, and
-//! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again.
+//! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again. `ollama` is
+//! the same for programs made for Ollama.
 
 mod asked;
 mod calls;
@@ -16,6 +17,7 @@ mod jobs;
 mod keys_tests;
 mod messages;
 mod models;
+pub(super) mod ollama;
 mod run;
 mod stream;
 #[cfg(test)]

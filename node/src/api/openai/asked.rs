@@ -20,7 +20,7 @@ use crate::command::{ANSWER_TOKENS_MAX, JobRequest};
 use crate::exit::Failure;
 
 /// The longest answer of a chat unless another is asked for.
-const CHAT_TOKENS_DEFAULT: u32 = 2_048;
+pub(super) const CHAT_TOKENS_DEFAULT: u32 = 2_048;
 
 /// The same of a completion, as clients of this endpoint expect it.
 const COMPLETION_TOKENS_DEFAULT: u32 = 16;

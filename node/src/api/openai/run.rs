@@ -46,6 +46,27 @@ pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Respon
     Ok(response)
 }
 
+/// A request of one choice that runs, whose answer is written elsewhere.
+pub(super) struct Placed {
+    pub(super) model: String,
+    pub(super) watched: Watched,
+    pub(super) stake: Stake,
+    /// What is said in the answer's head.
+    pub(super) headers: HeaderMap,
+}
+
+/// Submits the job of a request that has one.
+pub(super) async fn place(api: &Api, caller: Caller, asked: Asked) -> Result<Placed, Refusal> {
+    let job = new_job();
+    let stake = Stake { alone: true, begun: Begun::default(), caller };
+    let mut watched = submit(api, vec![job], asked.jobs, &stake).await?;
+    let watched = watched.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
+    let mut headers = HeaderMap::new();
+    name(&mut headers, "x-sharemesh-job", &[format_job(&job)]);
+    name(&mut headers, "x-sharemesh-ignored", &asked.ignored);
+    Ok(Placed { model: asked.model, watched, stake, headers })
+}
+
 /// What is known of whether a request was paid for, in part or whole.
 #[derive(Clone, Debug)]
 pub(super) struct Stake {
