@@ -140,15 +140,8 @@ impl Node {
             out.push(Effect::Tell(job, failed(Failure::BadRequest(String::from(reason)))));
             return;
         }
-        if self.jobs.len() >= JOBS_MAX || self.jobs.contains_key(&job) || self.stopping {
-            let failure =
-                Failure::BadRequest(String::from("this node has too many jobs in flight, or is stopping"));
+        if let Err(failure) = self.has_room_for(job) {
             out.push(Effect::Tell(job, failed(failure)));
-            return;
-        }
-        if self.recovery.is_some() {
-            let failure = "this node recovers what it lost, and signs nothing before";
-            out.push(Effect::Tell(job, failed(Failure::BadRequest(String::from(failure)))));
             return;
         }
         let new = |phase, spec| Job {
@@ -181,6 +174,18 @@ impl Node {
         }
         self.jobs.insert(job, new(Phase::Finding, spec));
         self.seek(job, now, out);
+    }
+
+    /// Says why a job of the owner cannot be taken now, whatever it is.
+    fn has_room_for(&self, job: JobId) -> Result<(), Failure> {
+        if self.stopping {
+            return Err(Failure::NotNow("is stopping"));
+        }
+        if self.recovery.is_some() {
+            return Err(Failure::NotNow("recovers what it lost, and signs nothing before"));
+        }
+        let is_full = self.jobs.len() >= JOBS_MAX || self.jobs.contains_key(&job);
+        if is_full { Err(Failure::TooManyJobs) } else { Ok(()) }
     }
 
     pub(super) fn on_cancelled(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {

@@ -16,7 +16,7 @@ use super::tools::{self, Tools};
 use super::wire::Dialect;
 use crate::api::jobs::random_seed;
 use crate::api::views::parse_credits;
-use crate::command::{ANSWER_TOKENS_MAX, JobRequest};
+use crate::command::{ANSWER_TOKENS_MAX, JobRequest, Wants};
 use crate::exit::Failure;
 
 /// The longest answer of a chat unless another is asked for.
@@ -39,6 +39,12 @@ const COMPLETION_LOGPROBS_MAX: u8 = 5;
 
 /// Bounds the nodes that `provider.only` and `provider.ignore` name.
 const NODES_MAX: usize = 64;
+
+/// Bounds the words of `provider.quantizations` and `provider.regions`.
+const WORDS_MAX: usize = 16;
+
+/// Bounds each of them.
+const WORD_BYTES_MAX: usize = 64;
 
 /// The smallest nucleus that can be said in thousandths: the likeliest token alone.
 const TOP_P_MIN: f32 = 0.001;
@@ -273,13 +279,14 @@ fn prompt_bytes(prompt: &Prompt) -> usize {
 
 /// Returns a job without its prompt.
 fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobRequest, Failure> {
+    let open_ended = !fields.has("max_tokens") && !fields.has("max_completion_tokens");
     let max_tokens = max_tokens(dialect, fields)?;
     let sampling = sampling(fields)?;
     let logprobs = logprobs(dialect, fields)?;
     let form = form::read(dialect, fields)?;
     let prompt = Prompt::Text(String::new());
     let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs, form };
-    let request = JobRequest::new(model, generate);
+    let request = JobRequest { open_ended, ..JobRequest::new(model, generate) };
     match fields.take("provider")? {
         Some(provider) => wanted_provider(request, Fields::of(provider)),
         None => Ok(request),
@@ -400,11 +407,36 @@ fn wanted_provider(request: JobRequest, mut fields: Fields) -> Result<JobRequest
     };
     let price = fields.take::<Value>("max_price").map_err(named)?;
     let max_price_nano = price.map(|price| max_price(&price)).transpose()?;
-    fields.refuse("allow_fallbacks", &[json!(true)]).map_err(named)?;
+    let wants = wants(&mut fields).map_err(named)?;
+    let fallbacks = fields.take("allow_fallbacks").map_err(named)?.unwrap_or(true);
     match fields.unknown() {
         Some(name) => Err(unsupported(&format!("provider.{name}"))),
-        None => Ok(JobRequest { only, ignore, sort, max_price_nano, ..request }),
+        None => Ok(JobRequest { only, ignore, sort, max_price_nano, wants, fallbacks, ..request }),
     }
+}
+
+/// Reads what adverts must say of a provider.
+fn wants(fields: &mut Fields) -> Result<Wants, Failure> {
+    let class = fields.take::<String>("class")?;
+    if class.as_ref().is_some_and(|class| !["community", "company"].contains(&class.as_str())) {
+        return Err(wrong("class", "must be `community` or `company`"));
+    }
+    let speed = number(fields, "preferred_min_throughput", 0.0..=1e9)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range of both")]
+    let speed_milli = speed.map(|speed| (f64::from(speed) * 1_000.0) as u64);
+    let (quantisations, regions) = (words(fields, "quantizations")?, words(fields, "regions")?);
+    Ok(Wants { quantisations, regions, class, speed_milli })
+}
+
+fn words(fields: &mut Fields, name: &str) -> Result<Vec<String>, Failure> {
+    let words: Vec<String> = fields.take(name)?.unwrap_or_default();
+    if words.len() > WORDS_MAX || words.iter().any(|word| !(1..=WORD_BYTES_MAX).contains(&word.len())) {
+        return Err(wrong(
+            name,
+            &format!("must be a list of at most {WORDS_MAX} words of 1 to {WORD_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(words)
 }
 
 /// Reads the most that one job may cost, in credits.
@@ -478,6 +510,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_which_nothing_is_said_may_be_shortened_and_no_other() {
+        let open_ended = |changes: Value| chat(changes).expect("sound").jobs[0].open_ended;
+
+        assert!(open_ended(json!({})) && open_ended(json!({"max_tokens": null})));
+        assert!(
+            !open_ended(json!({"max_tokens": 600})) && !open_ended(json!({"max_completion_tokens": 600}))
+        );
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
         for (changes, param) in [
             (json!({"model": null}), "model"),
@@ -515,7 +557,14 @@ mod tests {
             (json!({"provider": {"only": ["x"]}}), "provider.only"),
             (json!({"provider": {"sort": "throughput"}}), "provider.sort"),
             (json!({"provider": {"order": ["a"]}}), "provider.order"),
-            (json!({"provider": {"allow_fallbacks": false}}), "provider.allow_fallbacks"),
+            (json!({"provider": {"quantizations": "q4"}}), "provider.quantizations"),
+            (json!({"provider": {"regions": [""]}}), "provider.regions"),
+            (json!({"provider": {"class": "mine"}}), "provider.class"),
+            (
+                json!({"provider": {"preferred_min_throughput": {"p50": 1}}}),
+                "provider.preferred_min_throughput",
+            ),
+            (json!({"provider": {"allow_fallbacks": "no"}}), "provider.allow_fallbacks"),
             (json!({"provider": {"max_price": {"prompt": 1}}}), "provider.max_price"),
             (json!({"provider": {"max_price": "-1"}}), "provider.max_price"),
             (json!({"provider": 1}), "provider"),

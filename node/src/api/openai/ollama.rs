@@ -82,6 +82,14 @@ pub(in crate::api) async fn in_its_words(response: Response) -> Response {
     response
 }
 
+/// Refuses a request before any endpoint has seen it.
+pub(in crate::api) fn refuse(failure: Failure) -> Response {
+    let mut response = Refusal::from(failure.clone()).into_response();
+    *response.body_mut() = Body::from(json!({"error": failure.message}).to_string());
+    response.headers_mut().remove("content-length");
+    response
+}
+
 async fn words_of(body: Body) -> Option<String> {
     let bytes = to_bytes(body, ERROR_BYTES_MAX).await.ok()?;
     let error: Value = serde_json::from_slice(&bytes).ok()?;

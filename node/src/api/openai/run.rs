@@ -1,5 +1,7 @@
 //! Submits the jobs of a request, and gathers their answers or hands them to a stream.
 
+use std::sync::Arc;
+
 use axum::Json as Answer;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
@@ -113,11 +115,14 @@ async fn submit(
     for ((job, request), mut reserved) in ids.into_iter().zip(jobs).zip(reserved) {
         let permit = permits.split(1).ok_or_else(|| Failure::internal("a permit for each job was taken"))?;
         let (sender, events) = events_of(&request);
-        let told = api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender });
+        let request = Arc::new(request);
+        let submit = Command::Submit { job, request: request.clone(), events: sender };
+        let told = api.commands.tell(submit);
         // The others may have begun by now.
         told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
         reserved.iter_mut().for_each(Reserved::place);
-        watched.push(Watched::new(job, events, permit, api).noting(stake.begun.clone()).paid_by(reserved));
+        let one = Watched::new(job, events, permit, api).noting(stake.begun.clone()).paid_by(reserved);
+        watched.push(one.falling_back(stake.caller.clone(), request));
     }
     Ok(watched)
 }

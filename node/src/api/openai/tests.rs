@@ -378,9 +378,10 @@ async fn programs_of_the_same_user_need_no_key_and_web_pages_and_wrong_keys_do()
     assert_eq!(status(post().header("origin", "http://localhost:3000")).await, 403);
     assert_eq!(status(post().header("sec-fetch-site", "cross-site")).await, 403);
     assert_eq!(status(post().header("host", "evil.example")).await, 403);
+    assert_eq!(status(post().header("x-forwarded-for", "192.0.2.1")).await, 401);
     let form = reqwest::Client::builder().no_proxy().build().expect("plain");
     let form = form.post(format!("http://{}/v1/chat/completions", served.address)).body(body);
-    assert_eq!(status(form).await, 400);
+    assert_eq!(status(form).await, 415);
 }
 
 #[tokio::test]
@@ -463,4 +464,34 @@ async fn metrics_count_what_happened_and_hold_nothing_of_prompts() {
     let page = reqwest::Client::builder().no_proxy().build().expect("plain");
     let page = page.get(format!("http://{}/metrics", served.address)).header("sec-fetch-site", "cross-site");
     assert_eq!(answer(page).await.0, 403);
+}
+
+#[tokio::test]
+async fn errors_of_the_outer_layers_have_the_form_of_the_endpoint_that_was_meant() {
+    let served = served().await;
+    let get = |path: &str| served.request(Method::GET, path);
+    let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let form = http.post(format!("http://{}/v1/completions", served.address)).body("prompt=x");
+    for (request, expected) in [
+        (get("/v1/models").header("host", "evil.example"), 403),
+        (get("/v1/models").header("origin", "https://evil.example"), 403),
+        (form, 415),
+    ] {
+        let response = request.send().await.expect("answered");
+        assert_eq!(response.status().as_u16(), expected);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        assert_eq!(response.headers()["x-request-id"].len(), 32);
+        let error: serde_json::Value = response.json().await.expect("JSON");
+        let fields: Vec<&String> = error["error"].as_object().expect("an object").keys().collect();
+        assert_eq!(fields, ["message", "type", "param", "code"], "{error}");
+    }
+
+    let (status, text) = answer(get("/sharemesh/v1/status").header("host", "evil.example")).await;
+    assert_eq!(status, 403);
+    assert!(text.contains(r#""code":"forbidden""#), "{text}");
+    let wrong = get("/v1/chat/completions").send().await.expect("answered");
+    assert_eq!(
+        (wrong.status().as_u16(), &wrong.headers()["allow"]),
+        (405, &"POST".parse().expect("a header"))
+    );
 }

@@ -4,7 +4,7 @@ use engine::frame::{Alternative, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::api::views::JobAccount;
+use crate::api::views::{JobAccount, format_credits};
 
 /// Which of the two endpoints an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,19 +330,28 @@ pub(super) struct Tally {
     pub(super) charges: Vec<Charge>,
 }
 
+impl Charge {
+    fn of(account: &JobAccount, price_nano: u64) -> Self {
+        Self {
+            job: account.job.clone(),
+            provider: account.provider.clone(),
+            receipt: account.receipt.clone(),
+            price_nano,
+            price_credits: format_credits(price_nano),
+        }
+    }
+}
+
 impl Tally {
     pub(super) fn add(&mut self, account: &JobAccount) {
         let (tokens_in, tokens_out) = (u64::from(account.tokens_in), u64::from(account.tokens_out));
         self.usage.prompt_tokens += tokens_in;
         self.usage.completion_tokens += tokens_out;
         self.usage.total_tokens += tokens_in + tokens_out;
-        self.charges.push(Charge {
-            job: account.job.clone(),
-            provider: account.provider.clone(),
-            receipt: account.receipt.clone(),
-            price_nano: account.price.nano,
-            price_credits: account.price.credits.clone(),
-        });
+        // An answer that several providers made was paid to each for its part.
+        let before: u64 = account.earlier.iter().map(|earlier| earlier.price.nano).sum();
+        self.charges.extend(account.earlier.iter().map(|earlier| Charge::of(earlier, earlier.price.nano)));
+        self.charges.push(Charge::of(account, account.price.nano.saturating_sub(before)));
     }
 
     /// Returns what all choices cost together.

@@ -36,6 +36,7 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<(Asked, bool), Fai
     let model: String = fields.take("model")?.unwrap_or_default();
     said.insert("model".to_owned(), model.strip_suffix(":latest").unwrap_or(&model).into());
     options(fields.take("options")?.unwrap_or_default(), &mut said)?;
+    let is_bounded = said.contains_key("max_tokens");
     let dialect = match endpoint {
         Endpoint::Chat => chat(&mut fields, &mut said)?,
         Endpoint::Generate => generate(&mut fields, &mut said)?,
@@ -51,7 +52,9 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<(Asked, bool), Fai
             said.insert(name.to_owned(), value);
         }
     }
-    Asked::of(dialect, Value::Object(said).to_string().as_bytes()).map(|asked| (asked, stream))
+    let mut asked = Asked::of(dialect, Value::Object(said).to_string().as_bytes())?;
+    asked.jobs.iter_mut().for_each(|job| job.open_ended = !is_bounded);
+    Ok((asked, stream))
 }
 
 fn options(mut given: Map<String, Value>, said: &mut Map<String, Value>) -> Result<(), Failure> {
