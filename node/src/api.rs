@@ -165,12 +165,17 @@ fn router(api: Api) -> Router {
         .route("/metrics", get(node::metrics))
         .route_layer(middleware::from_fn(caller::require_owner))
         .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
+    let ollama = openai::ollama::router()
+        .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
+        .layer(middleware::map_response(openai::ollama::in_its_words));
     let openai = openai::router().layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
     Router::new()
         .route("/livez", get(node::live))
         .route("/readyz", get(node::ready))
         .nest("/sharemesh/v1", v1)
         .nest("/v1", openai)
+        .nest("/api", ollama)
+        .route("/", get(openai::ollama::greet))
         .merge(measured)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -236,6 +241,9 @@ fn with_status(status: StatusCode, failure: Failure) -> Response {
 fn refuse(uri: &Uri, failure: Failure) -> Response {
     if uri.path() == "/v1" || uri.path().starts_with("/v1/") {
         return openai::Refusal::from(failure).into_response();
+    }
+    if uri.path().starts_with("/api/") {
+        return openai::ollama::refuse(failure);
     }
     failure.into_response()
 }

@@ -544,6 +544,7 @@ mod tests {
             sampling: Sampling::default(),
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         };
         JobRequest::new(model.to_owned(), generate)
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use engine::frame::{Alternative, Prompt, TokenLogprob};
+use engine::tools::Turn;
 use tokio::sync::mpsc;
 
 use super::views::{
@@ -77,6 +78,11 @@ fn submit(
     if matches!(request.model.as_str(), "echo" | "half") {
         let text = match &request.generate.prompt {
             Prompt::Chat(messages) => messages.last().map(|message| message.content.clone()),
+            Prompt::Tools(chat) => match chat.turns.last() {
+                Some(Turn::Said(message)) => Some(message.content.clone()),
+                Some(Turn::Called { content, .. } | Turn::Returned { content, .. }) => Some(content.clone()),
+                None => None,
+            },
             Prompt::Text(text) => Some(text.clone()),
         };
         let text = text.unwrap_or_default();

@@ -73,8 +73,8 @@ pub(super) fn request_of(body: JobBody) -> Result<JobRequest, Failure> {
         ..defaults
     };
     let messages = messages_of(body.prompt, body.system, body.messages)?;
-    let generate =
-        Generate { prompt: Prompt::Chat(messages), sampling, max_tokens, resume: Vec::new(), logprobs: None };
+    let prompt = Prompt::Chat(messages);
+    let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs: None, form: None };
     generate.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let request = JobRequest::new(body.model, generate);
     Ok(JobRequest { fallbacks, open_ended, max_price_nano: body.max_price_nano, only: body.only, ..request })

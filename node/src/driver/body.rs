@@ -1,7 +1,7 @@
 //! A job's prompt as it travels beside the messages, and its translation between the engine's words and the core's.
 
 use bytes::Bytes;
-use engine::frame::{Generate, Prompt, Sampling};
+use engine::frame::{Form, Generate, Prompt, Sampling};
 use protocol::ids::{Digest, ModelId, NodeId};
 use protocol::job::{Constraints, Input, JobSpec};
 use protocol::model::Modality;
@@ -36,6 +36,8 @@ struct More {
     resume: Vec<u32>,
     /// The most tokens of the answer, those included.
     max_tokens: u32,
+    /// What the answer must look like.
+    form: Option<Form>,
 }
 
 impl Body {
@@ -75,10 +77,11 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
 
 fn encode(generate: &Generate) -> Vec<u8> {
     let body = Body::of(generate);
-    if generate.resume.is_empty() {
+    if generate.resume.is_empty() && generate.form.is_none() {
         return protocol::encoding::encode(&body);
     }
-    let more = More { resume: generate.resume.clone(), max_tokens: generate.max_tokens };
+    let Generate { resume, max_tokens, form, .. } = generate.clone();
+    let more = More { resume, max_tokens, form };
     protocol::encoding::encode(&FullBody { body, more })
 }
 
@@ -94,9 +97,12 @@ fn decode(bytes: &[u8]) -> Result<(Body, Option<More>), String> {
 
 /// Returns the tokens that are there already, and the most that there may be in all: no more than are paid for on top.
 fn lengths(spec: &JobSpec, more: Option<More>) -> Result<(Vec<u32>, u32), String> {
-    let Some(More { resume, max_tokens }) = more else { return Ok((Vec::new(), spec.max_tokens)) };
+    let Some(More { resume, max_tokens, form }) = more else { return Ok((Vec::new(), spec.max_tokens)) };
     let resumed = u32::try_from(resume.len()).unwrap_or(u32::MAX);
-    if resume.is_empty() || max_tokens < resumed || max_tokens > resumed.saturating_add(spec.max_tokens) {
+    if (resume.is_empty() && form.is_none())
+        || max_tokens < resumed
+        || max_tokens > resumed.saturating_add(spec.max_tokens)
+    {
         return Err("the answer that is to go on does not fit its length".to_owned());
     }
     Ok((resume, max_tokens))
@@ -105,6 +111,7 @@ fn lengths(spec: &JobSpec, more: Option<More>) -> Result<(Vec<u32>, u32), String
 /// Returns what the engine is asked to do.
 pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
     let (body, more) = decode(body)?;
+    let form = more.as_ref().and_then(|more| more.form.clone());
     let (resume, max_tokens) = lengths(spec, more)?;
     let sampling = Sampling {
         temperature: from_milli(spec.sampling.temperature_milli),
@@ -117,7 +124,8 @@ pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> 
         stop: body.stop,
         seed: spec.sampling.seed,
     };
-    let generate = Generate { prompt: body.prompt, sampling, max_tokens, resume, logprobs: body.logprobs };
+    let Body { prompt, logprobs, .. } = body;
+    let generate = Generate { prompt, sampling, max_tokens, resume, logprobs, form };
     generate.validate().map_err(|error| error.to_string())?;
     Ok(generate)
 }
@@ -176,6 +184,7 @@ mod tests {
             max_tokens: 9,
             resume: Vec::new(),
             logprobs: Some(2),
+            form: None,
         };
         let request = JobRequest::new(String::new(), asked.clone());
 
@@ -184,6 +193,15 @@ mod tests {
         assert_eq!(generate(&spec, &body), Ok(asked.clone()));
         assert!(generate(&spec, &body[1..]).is_err());
 
+        let form = Some(Form::Json { schema: "{}".to_owned() });
+        let formed = JobRequest::new(String::new(), Generate { form, ..asked.clone() });
+        let (spec, with_form) = describe(&formed, ModelId([1; 32])).expect("valid");
+
+        assert_eq!(generate(&spec, &with_form), Ok(formed.generate));
+        // Whoever knows no forms finds bytes left over, and refuses.
+        assert!(with_form.starts_with(&body));
+        assert!(protocol::encoding::decode::<Body>(&with_form, with_form.len()).is_err());
+        assert!(generate(&spec, &[&with_form[..], &[0]].concat()).is_err());
         for resume in [vec![5, 6], vec![7; 9]] {
             let left = 9 - u32::try_from(resume.len()).expect("few");
             let half = JobRequest::new(String::new(), Generate { resume, ..asked.clone() });

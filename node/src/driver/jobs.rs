@@ -71,6 +71,7 @@ struct Attached {
 #[derive(Debug)]
 pub(super) struct Serving {
     model: String,
+    requester: NodeId,
     tokens: u32,
     /// Tokens that it may generate.
     up_to: u32,
@@ -333,8 +334,10 @@ impl Driver {
         let start =
             ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to: bound };
         let sent = self.workers.send(&model, &start);
-        self.serving
-            .insert(job, Serving { model, tokens: 0, up_to, resumed, ids: blake3::Hasher::new(), sink });
+        self.serving.insert(
+            job,
+            Serving { model, requester, tokens: 0, up_to, resumed, ids: blake3::Hasher::new(), sink },
+        );
         match sent {
             Ok(()) => {}
             Err(error @ SendError::TooLarge) => {
@@ -489,6 +492,10 @@ impl Driver {
                         EngineFault::PromptTooLong { tokens, context }
                     }
                     JobError::BadRequest(reason) => EngineFault::BadRequest(reason),
+                    JobError::BadForm(reason) => {
+                        self.penalise_form(JobId(job.0));
+                        EngineFault::BadRequest(reason)
+                    }
                     JobError::TooManyJobs => EngineFault::Broken(JobError::TooManyJobs.to_string()),
                     JobError::Internal(reason) => EngineFault::Broken(reason),
                 };
@@ -498,6 +505,14 @@ impl Driver {
             | FromWorker::Ready(_)
             | FromWorker::LoadFailed { .. }
             | FromWorker::Pong { .. } => {}
+        }
+    }
+
+    /// An honest node checks what the answer shall look like before it asks anybody for it.
+    fn penalise_form(&mut self, job: JobId) {
+        let requester = self.serving.get(&job).map(|serving| serving.requester);
+        if let Some(requester) = requester.filter(|requester| *requester != self.node.id()) {
+            self.penalise(requester, Offence::BadForm);
         }
     }
 

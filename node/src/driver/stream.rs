@@ -411,6 +411,7 @@ mod tests {
             max_tokens: 1,
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         }
     }
 

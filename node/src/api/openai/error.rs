@@ -79,6 +79,11 @@ impl Refusal {
         self
     }
 
+    /// Returns what went wrong, in words.
+    pub(super) fn words(&self) -> &str {
+        &self.failure.message
+    }
+
     /// Returns the body, also as it stands within a stream.
     pub(super) fn body(&self) -> ErrorBody<'_> {
         let Failure { message, param, kind, .. } = &self.failure;

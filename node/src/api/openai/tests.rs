@@ -70,6 +70,58 @@ async fn a_chat_is_answered_word_for_word() {
 }
 
 #[tokio::test]
+async fn calls_of_tools_are_told_word_for_word_whole_and_streamed() {
+    let served = served().await;
+    let said = r#"Wait.<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1]}}\n</tool_call>"#;
+    let tools = r#"[{"type":"function","function":{"name":"f"}}]"#;
+    let body = |said: &str, more: &str| {
+        format!(
+            r#"{{"model":"echo","messages":[{{"role":"user","content":"{said}"}}],"tools":{tools}{more}}}"#
+        )
+    };
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions", &body(said, ""))).await;
+    assert_eq!(status, 200, "{text}");
+    let message = concat!(
+        r#"{"role":"assistant","content":"Wait.","refusal":null,"tool_calls":[{"id":"call_JOB0_0_0","#,
+        r#""type":"function","function":{"name":"f","arguments":"{\"a\": [1]}"}}]}"#,
+    );
+    assert!(text.contains(message), "{text}");
+    assert!(text.contains(r#""finish_reason":"tool_calls""#), "{text}");
+
+    let (status, text) =
+        answer(post(&served, "/v1/chat/completions", &body(said, r#","stream":true"#))).await;
+    assert_eq!(status, 200, "{text}");
+    let deltas: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once(r#""choices":[{"index":0,"#))
+        .map(|(_, choice)| choice.trim_end_matches("}]}"))
+        .collect();
+    assert_eq!(
+        deltas,
+        [
+            r#""delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null"#,
+            r#""delta":{"content":"Wait."},"logprobs":null,"finish_reason":null"#,
+            concat!(
+                r#""delta":{"tool_calls":[{"index":0,"id":"call_JOB0_0_0","type":"function","#,
+                r#""function":{"name":"f","arguments":""}}]},"logprobs":null,"finish_reason":null"#,
+            ),
+            concat!(
+                r#""delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\": [1]}"}}]},"#,
+                r#""logprobs":null,"finish_reason":null"#,
+            ),
+            r#""delta":{},"logprobs":null,"finish_reason":"tool_calls""#,
+        ]
+    );
+
+    let broken = r#"<tool_call>{}"#;
+    let (status, text) = answer(post(&served, "/v1/chat/completions", &body(broken, ""))).await;
+    assert_eq!(status, 502, "{text}");
+    let (_, text) = answer(post(&served, "/v1/chat/completions", &body(broken, r#","stream":true"#))).await;
+    assert!(text.contains("data: {\"error\"") && !text.contains("[DONE]"), "{text}");
+}
+
+#[tokio::test]
 async fn a_stream_is_role_parts_end_and_done() {
     let served = served().await;
     let body = r#"{"model":"echo","messages":[{"role":"user","content":"hi\nyou"}],"stream":true}"#;
@@ -205,7 +257,7 @@ async fn errors_have_four_fields_and_an_honest_status() {
         assert_eq!(status, expected, "{text}");
         let error: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let names: Vec<_> = error["error"].as_object().expect("an object").keys().collect();
-        assert_eq!(names, ["code", "message", "param", "type"], "{text}");
+        assert_eq!(names, ["message", "type", "param", "code"], "{text}");
     }
 }
 
@@ -431,7 +483,7 @@ async fn errors_of_the_outer_layers_have_the_form_of_the_endpoint_that_was_meant
         assert_eq!(response.headers()["x-request-id"].len(), 32);
         let error: serde_json::Value = response.json().await.expect("JSON");
         let fields: Vec<&String> = error["error"].as_object().expect("an object").keys().collect();
-        assert_eq!(fields, ["code", "message", "param", "type"], "{error}");
+        assert_eq!(fields, ["message", "type", "param", "code"], "{error}");
     }
 
     let (status, text) = answer(get("/sharemesh/v1/status").header("host", "evil.example")).await;
