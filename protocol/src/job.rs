@@ -184,6 +184,8 @@ pub struct JobAccount {
     pub payee: Option<AccountId>,
     /// Nano-credits that this job added to the channel's bill, markup included.
     pub price: u64,
+    /// Nano-credits that were signed for beyond the price when the job broke off, and that its provider may still claim.
+    pub ahead: u64,
     /// How the full quanta that this job completed are divided.
     pub split: Vec<(SplitRole, AccountId, u64)>,
     /// What this job leaves in the channel for the next quantum, or takes from what an earlier one left there; the

@@ -64,6 +64,9 @@ fn submit(
     let fail =
         |kind, message: &str| say(JobEvent::Failed { failure: Failure::new(kind, message), account: None });
     match request.model.as_str() {
+        _ if request.max_price_nano.is_some_and(|most| most < PRICE_NANO) => {
+            fail(FailureKind::NoProvider, "everybody asks for more");
+        }
         "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
         "echo" | "slow" | "half" | "lost" | "relay" => {
             let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];

@@ -30,6 +30,8 @@ pub(super) struct Fallback {
     api: Api,
     caller: Caller,
     request: Arc<JobRequest>,
+    /// The most that the client pays for the whole answer, whatever was set aside for its first job.
+    max_price_nano: Option<u64>,
     /// Tokens so far, at most as many as were asked for.
     ids: Vec<u32>,
     /// Of the text so far.
@@ -52,12 +54,18 @@ pub(super) enum Next {
 }
 
 impl Fallback {
-    pub(super) fn new(api: &Api, caller: Caller, request: Arc<JobRequest>) -> Self {
+    pub(super) fn new(
+        api: &Api,
+        caller: Caller,
+        request: Arc<JobRequest>,
+        max_price_nano: Option<u64>,
+    ) -> Self {
         let (ids, earlier) = (Vec::new(), Vec::new());
         Self {
             api: api.clone(),
             caller,
             request,
+            max_price_nano,
             ids,
             text: blake3::Hasher::new(),
             earlier,
@@ -120,7 +128,7 @@ impl Fallback {
         request.generate.resume.clone_from(&self.ids);
         request.ignore.extend(self.earlier.iter().map(|account| account.provider.clone()));
         let paid = self.price_nano();
-        request.max_price_nano = request.max_price_nano.map(|most| most.saturating_sub(paid));
+        request.max_price_nano = self.max_price_nano.map(|most| most.saturating_sub(paid));
         let mut requests = [request];
         let ids = [new_job()];
         self.until_somebody(&Arc::new(requests[0].clone())).await?;

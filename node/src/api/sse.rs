@@ -69,9 +69,15 @@ impl Watched {
         self
     }
 
-    /// Lets another provider go on with the answer, if the request allows that.
-    pub(super) fn falling_back(mut self, caller: Caller, request: Arc<JobRequest>) -> Self {
-        self.fallback = request.fallbacks.then(|| Box::new(Fallback::new(&self.api, caller, request)));
+    /// Lets another provider go on with the answer, if the request allows that, for at most `max_price_nano` in all.
+    pub(super) fn falling_back(
+        mut self,
+        caller: Caller,
+        request: Arc<JobRequest>,
+        max_price_nano: Option<u64>,
+    ) -> Self {
+        let fallback = || Box::new(Fallback::new(&self.api, caller, request.clone(), max_price_nano));
+        self.fallback = request.fallbacks.then(fallback);
         self
     }
 

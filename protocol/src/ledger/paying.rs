@@ -233,6 +233,16 @@ impl Paying {
         self.cost(&self.settled)?.checked_sub(before?)
     }
 
+    /// Returns the nano-credits of base that were signed for a job in flight beyond what `usage` costs.
+    #[must_use]
+    pub fn ahead(&self, job: JobId, usage: &Usage) -> u64 {
+        let Some(flight) = self.flights.get(&job) else { return 0 };
+        let used = self.settled.plus(usage);
+        let allowed = Usage { tokens_out: usage.tokens_out.max(flight.allowance.into()), ..*usage };
+        let costs = self.cost(&self.settled.plus(&allowed)).zip(self.cost(&used));
+        costs.map_or(0, |(allowed, used)| allowed.saturating_sub(used))
+    }
+
     /// Ends a job that was interrupted, like [`Paying::end`], and retires the channel. While other jobs run, the payee's
     /// own count of this one stands between them and their next grant, so all that was signed for it is conceded.
     pub fn end_lost(&mut self, job: JobId, usage: Usage) -> Option<u64> {

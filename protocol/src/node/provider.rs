@@ -366,7 +366,7 @@ impl Node {
     ) {
         let Some(serving) = self.end_serving(job, now) else { return };
         if serving.requester == self.me {
-            self.on_done_at_home(job, Ok((tokens_out, digest, finish)), now, out);
+            self.on_done_at_home(job, (tokens_out, digest, finish), None, now, out);
             return;
         }
         let finish = if serving.lost { Finish::Lost } else { finish };
@@ -394,7 +394,7 @@ impl Node {
                 EngineFault::BadRequest(reason) => Failure::BadRequest(reason),
                 EngineFault::Broken(reason) => Failure::EngineFailed(reason),
             };
-            self.on_done_at_home(job, Err(failure), now, out);
+            self.on_done_at_home(job, (tokens_out, digest, Finish::Lost), Some(failure), now, out);
             return;
         }
         let record = self.record_of(job, &serving, tokens_out, digest, Finish::Lost, now);

@@ -402,6 +402,76 @@ fn a_job_that_makes_no_progress_is_failed_and_cancelled_at_its_provider() {
 }
 
 #[test]
+fn a_provider_that_takes_back_what_it_began_is_paid_for_what_came_and_the_job_is_accounted_for() {
+    let too_long = Message::Refused { job: job(1), refusal: Refusal::PromptTooLong { tokens: 9, context: 8 } };
+    let full = Message::Refused { job: job(1), refusal: Refusal::Busy { retry_ms: 1 } };
+    let counted = records::Accepted { job: job(1), tokens_in: u32::MAX, start: START };
+    let counted = Message::Accepted(sign(counted, manifest().domain(), Role::Node, &PROVIDER.node()));
+    for back in [too_long, full, counted] {
+        let mut node = consumer();
+        node.has_credits();
+        node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+        node.told(START, Input::Submitted(job(1), spec()));
+        let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+        node.commits(&out);
+        node.told(START, Input::Progress { job: job(1), tokens: 10 });
+
+        let out = node.hears(START, &PROVIDER, back);
+
+        let account = out.iter().find_map(|effect| match effect {
+            Effect::Tell(_, JobEvent::Failed { failure: Failure::Misbehaved(_), account }) => account.clone(),
+            _ => None,
+        });
+        let account = account.expect("what was delivered and paid");
+        assert_eq!((account.record.usage.tokens_out, account.price), (10, 10 * 1_000));
+        assert_eq!(penalties(&out), [Offence::BadCount]);
+    }
+}
+
+#[test]
+fn what_was_paid_ahead_to_a_provider_that_is_lost_is_told() {
+    let mut node = consumer();
+    node.has_credits();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, DEAR)));
+    node.told(START, Input::Submitted(job(1), spec()));
+    let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: terms(DEAR) });
+    node.commits(&out);
+    let accepted = records::Accepted { job: job(1), tokens_in: 10, start: START };
+    let accepted = sign(accepted, manifest().domain(), Role::Node, &PROVIDER.node());
+    node.hears(START, &PROVIDER, Message::Accepted(accepted));
+    node.told(START, Input::Progress { job: job(1), tokens: 10 });
+
+    let out = node.told(START, Input::StreamLost { job: job(1), tokens: 10, digest: Digest::ZERO });
+
+    let account = out.iter().find_map(|effect| match effect {
+        Effect::Tell(_, JobEvent::Failed { account, .. }) => account.clone(),
+        _ => None,
+    });
+    let account = account.expect("what was delivered and paid");
+    assert_eq!((account.price, account.ahead), (20 * 1_000, 64 * 1_000));
+}
+
+#[test]
+fn an_own_engine_that_fails_in_mid_answer_leaves_an_account_that_costs_nothing() {
+    for tokens_out in [0, 3] {
+        let mut node = provider(DEAR);
+        node.told(START, Input::Submitted(job(1), spec()));
+        node.told(START, Input::Engine(EngineEvent::Prepared { job: job(1), tokens_in: 10 }));
+
+        let (digest, fault) = (Digest::ZERO, EngineFault::Broken("it is gone".into()));
+        let out =
+            node.told(START, Input::Engine(EngineEvent::Failed { job: job(1), tokens_out, digest, fault }));
+
+        let account = out.iter().find_map(|effect| match effect {
+            Effect::Tell(_, JobEvent::Failed { account, .. }) => Some(account.clone()),
+            _ => None,
+        });
+        let counted = account.expect("it failed").map(|account| (account.record.usage.tokens_out, account.price));
+        assert_eq!(counted, (tokens_out > 0).then_some((3, 0)));
+    }
+}
+
+#[test]
 fn an_open_join_without_a_ticket_leaves_nothing_behind() {
     let mut node = node(ISSUER, Some(signer(1)));
     node.greeted_by(START, &CONSUMER, None);
@@ -551,6 +621,23 @@ impl Told {
         let receipt = sign(receipt, manifest().domain(), Role::Payer, &signer(70));
         let out = self.hears(START, &CONSUMER, Message::Pay { receipt, allowances: Vec::new() });
         assert_eq!(sent(&out), ["co_signed"]);
+    }
+
+    /// Has the issuer record the step that was just signed.
+    fn commits(&mut self, out: &[Effect]) {
+        let op = out.iter().find_map(|effect| match effect {
+            Effect::Send(_, Message::Step { op, .. }) => Some(op.clone()),
+            _ => None,
+        });
+        let op = op.expect("a step").verify(manifest().domain(), Scheme::Strict).expect("signed");
+        let recorded = sign(
+            Recorded { op: op.id(), epoch: Epoch(0) },
+            manifest().domain(),
+            Role::Issuer,
+            &signer(1),
+        );
+        let balance = Balance { cash: 1_000_000_000_000, earned: 0, held: 0, as_of: 2 };
+        self.hears(START, &ISSUER, Message::Recorded { recorded, balance });
     }
 
     fn has_credits(&mut self) {

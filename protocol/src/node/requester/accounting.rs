@@ -100,6 +100,7 @@ impl Node {
                 record,
                 payee: None,
                 price: 0,
+                ahead: 0,
                 split: Vec::new(),
                 in_channel: 0,
                 receipt: None,
@@ -119,6 +120,7 @@ impl Node {
     ) -> Option<JobAccount> {
         let side = &mut self.paying.get_mut(&channel)?.side;
         let before = side.bill();
+        let ahead = if record.finish == Finish::Lost { side.ahead(id, &record.usage) } else { 0 };
         let price = match record.finish {
             Finish::Lost => side.end_lost(id, record.usage)?,
             Finish::Stop | Finish::Length | Finish::Cancelled => side.end(id, record.usage, jobs)?,
@@ -131,6 +133,6 @@ impl Node {
         let payee = Some(side.terms.payee_account);
         self.pay(channel, now, out);
         let receipt = self.paying.get(&channel)?.side.head().map(Verified::id);
-        Some(JobAccount { record, payee, price, split, in_channel, receipt })
+        Some(JobAccount { record, payee, price, ahead, split, in_channel, receipt })
     }
 }

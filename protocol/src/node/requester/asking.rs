@@ -78,7 +78,10 @@ impl Node {
             }
             Phase::Placed(placed) if placed.provider == from && placed.accepted.is_none() => {
                 let channel = placed.channel;
-                if let Refusal::PromptTooLong { tokens, context } = refusal {
+                if placed.tokens > 0 {
+                    out.push(Effect::Penalise(from, Offence::BadCount));
+                    self.disavow(id, "it delivered tokens and refused the job", now, out);
+                } else if let Refusal::PromptTooLong { tokens, context } = refusal {
                     self.fail(id, Failure::PromptTooLong { tokens, context }, out);
                 } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened)
                 {

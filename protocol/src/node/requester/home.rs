@@ -8,7 +8,7 @@ use crate::price::{Price, Usage};
 use crate::record::Record;
 use crate::time::Time;
 
-use super::{Phase, failed};
+use super::Phase;
 use crate::node::{Effect, Node};
 
 impl Node {
@@ -22,46 +22,51 @@ impl Node {
         }
     }
 
-    /// Our own engine is done with a job of ours.
+    /// Our own engine is done with a job of ours, or failed at it. What it delivered is accounted for, and costs nothing.
     pub(in crate::node) fn on_done_at_home(
         &mut self,
         id: JobId,
-        result: Result<(u32, Digest, Finish), Failure>,
+        (tokens_out, output, finish): (u32, Digest, Finish),
+        failure: Option<Failure>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
         let Some(job) = self.jobs.get(&id) else { return };
         let Phase::AtHome { tokens_in, start } = job.phase else { return };
-        match result {
-            Err(failure) => out.push(Effect::Tell(id, failed(failure))),
-            Ok((tokens_out, output, finish)) => {
-                let (tokens_in, tokens_out) = (u64::from(tokens_in), u64::from(tokens_out));
-                let record = JobRecord {
-                    job: id,
-                    channel: None,
-                    provider: self.me,
-                    requester: self.me,
-                    model: job.spec.model,
-                    usage: Usage { calls: 1, tokens_in, tokens_out, compute: 0 },
-                    price: Price::default(),
-                    start,
-                    end: now,
-                    input: job.spec.input.digest,
-                    output,
-                    finish,
-                };
-                out.push(Effect::Note(Record::Job(record.clone())));
-                let account = JobAccount {
-                    record,
-                    payee: None,
-                    price: 0,
-                    split: Vec::new(),
-                    in_channel: 0,
-                    receipt: None,
-                };
-                out.push(Effect::Tell(id, JobEvent::Done(account)));
+        let usage = Usage::of_job(u64::from(tokens_in), u64::from(tokens_out));
+        let record = JobRecord {
+            job: id,
+            channel: None,
+            provider: self.me,
+            requester: self.me,
+            model: job.spec.model,
+            usage,
+            price: Price::default(),
+            start,
+            end: now,
+            input: job.spec.input.digest,
+            output,
+            finish,
+        };
+        let account = (failure.is_none() || tokens_out > 0).then(|| {
+            out.push(Effect::Note(Record::Job(record.clone())));
+            JobAccount {
+                record,
+                payee: None,
+                price: 0,
+                ahead: 0,
+                split: Vec::new(),
+                in_channel: 0,
+                receipt: None,
             }
-        }
+        });
+        let event = match (failure, account) {
+            (None, Some(account)) => JobEvent::Done(account),
+            (failure, account) => {
+                JobEvent::Failed { failure: failure.unwrap_or(Failure::ChannelEnded), account }
+            }
+        };
+        out.push(Effect::Tell(id, event));
         self.forget_job(id, out);
     }
 }

@@ -39,6 +39,12 @@ impl Node {
         }
     }
 
+    /// Fails a job whose provider takes back what it began. Tokens have arrived, and may have been paid for: they are
+    /// accounted for, whatever it says.
+    pub(super) fn disavow(&mut self, id: JobId, how: &'static str, now: Time, out: &mut Vec<Effect>) {
+        self.settle_by_own_count(id, Failure::Misbehaved(how), now, out);
+    }
+
     /// Takes a job off a channel that its provider does not accept, for good.
     pub(super) fn leave(&mut self, id: JobId, channel: ChannelId, out: &mut Vec<Effect>) {
         self.retire(channel);
@@ -75,8 +81,13 @@ impl Node {
         }
         if u64::from(accepted.tokens_in) > most {
             out.push(Effect::Penalise(from, Offence::BadCount));
+            let delivered = placed.tokens > 0;
             self.send(from, Message::Cancel { job: id }, out);
-            self.try_next(id, Gate::BadTerms, now, out);
+            if delivered {
+                self.disavow(id, "it counted a longer prompt than it got", now, out);
+            } else {
+                self.try_next(id, Gate::BadTerms, now, out);
+            }
             return;
         }
         placed.accepted = Some((accepted.tokens_in, now));
