@@ -22,6 +22,7 @@ mod transfers;
 pub mod views;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, State};
@@ -39,7 +40,6 @@ use crate::exit::{Failure, FailureKind};
 use crate::metrics::{self, Metrics};
 use crate::models::Models;
 use auth::Token;
-use doors::Doors;
 pub use doors::{Listening, listen, local_part};
 use views::{ErrorBody, ErrorView};
 
@@ -52,8 +52,17 @@ const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bounds the requests that are answered at once; more are refused at once.
 const REQUESTS_MAX: usize = 256;
 
+/// Bounds those of other machines and of keys: the owner has the rest.
+const GUESTS_MAX: usize = 192;
+
+/// How long a client may take for the body of a request, so that its place is soon free again.
+const BODY_MAX: Duration = Duration::from_secs(60);
+
 /// Bounds the jobs that stream at once, below the requests, so that a busy node still answers questions.
 const JOBS_MAX: usize = 192;
+
+/// Bounds those of keys: the owner has the rest.
+const GUEST_JOBS_MAX: usize = 144;
 
 /// What every handler may use.
 #[derive(Clone)]
@@ -62,7 +71,9 @@ struct Api {
     models: Models,
     token: Arc<Token>,
     requests: Arc<Semaphore>,
+    guests: Arc<Semaphore>,
     jobs: Arc<Semaphore>,
+    guest_jobs: Arc<Semaphore>,
     stop: CancellationToken,
     load: Loading,
     clock: Clock,
@@ -97,7 +108,9 @@ pub async fn serve(
         models,
         token: Arc::new(token),
         requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        guests: Arc::new(Semaphore::new(GUESTS_MAX)),
         jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+        guest_jobs: Arc::new(Semaphore::new(GUEST_JOBS_MAX)),
         stop: stop.clone(),
         load,
         clock: Clock::start(0),
@@ -107,16 +120,10 @@ pub async fn serve(
     };
     tokio::spawn(keep_up(api.metrics.clone(), stop.clone()));
     let router = router(api);
-    let serving = listening.doors.into_iter().map(|doors| open(doors, router.clone(), stop.clone()));
-    let served = futures::future::try_join_all(serving).await;
+    let serving = listening.doors.into_iter().map(|doors| doors.serve(router.clone(), stop.clone()));
+    futures::future::join_all(serving).await;
     // Jobs have ended, and what they cost is known.
     keys.close().await?;
-    served.map(drop)
-}
-
-async fn open(doors: Doors, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
-    let service = router.into_make_service_with_connect_info::<caller::Connection>();
-    axum::serve(doors, service).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
 }
 
@@ -187,12 +194,28 @@ fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Refuses what is more than this node answers at once.
+/// Refuses what is more than this node answers at once, and bodies that do not come.
 async fn bound(State(api): State<Api>, request: Request<axum::body::Body>, next: Next) -> Response {
-    let Ok(_permit) = api.requests.try_acquire() else {
+    let guest = caller::is_guest(&request).then(|| api.guests.try_acquire()).transpose();
+    let (Ok(_permit), Ok(_guest)) = (api.requests.try_acquire(), guest) else {
         return refuse(request.uri(), busy("the API has too many requests open"));
     };
-    next.run(request).await
+    next.run(request.map(|body| in_time(body, BODY_MAX))).await
+}
+
+/// Ends a body with an error if it is not there in time.
+fn in_time(body: axum::body::Body, most: Duration) -> axum::body::Body {
+    use futures::StreamExt as _;
+
+    let until = tokio::time::Instant::now() + most;
+    let parts = futures::stream::unfold(Some(body.into_data_stream()), move |left| async move {
+        let mut left = left?;
+        match tokio::time::timeout_at(until, left.next()).await {
+            Ok(part) => Some((part?.map_err(std::io::Error::other), Some(left))),
+            Err(_) => Some((Err(std::io::ErrorKind::TimedOut.into()), None)),
+        }
+    });
+    axum::body::Body::from_stream(parts)
 }
 
 /// Measures how long answers take, up to their head.
@@ -325,7 +348,6 @@ impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Que
 #[cfg(test)]
 pub(crate) mod tests {
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     use super::*;
     use crate::command;
@@ -399,6 +421,52 @@ pub(crate) mod tests {
         assert!(text.contains("node.json") && text.contains("\"code\":\"unauthorised\""), "{text}");
         assert_eq!(answer(bare("/sharemesh/v1/status").header("authorization", "Bearer wrong")).await.0, 401);
         assert_eq!(served.get("/sharemesh/v1/status").await.0, 200);
+    }
+
+    /// Returns what the API says to some bytes before it hangs up.
+    async fn said_to(served: &Served, bytes: &[u8]) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let mut stream = tokio::net::TcpStream::connect(served.address).await.expect("listening");
+        stream.write_all(bytes).await.expect("open");
+        let mut said = Vec::new();
+        // A connection that is reset has said enough.
+        let _ = stream.read_to_end(&mut said).await;
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_one_request_at_a_time() {
+        let served = served().await;
+
+        let said = said_to(&served, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+
+        assert!(!said.contains('\u{4}') && !said.contains(" 200 "), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let silent = axum::body::Body::from_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>());
+        let whole = axum::body::Body::from("whole");
+
+        assert!(axum::body::to_bytes(in_time(silent, Duration::ZERO), 9).await.is_err());
+        assert_eq!(axum::body::to_bytes(in_time(whole, BODY_MAX), 9).await.expect("there"), "whole");
+    }
+
+    #[test]
+    fn guests_leave_places_to_the_owner() {
+        const { assert!(GUESTS_MAX < REQUESTS_MAX && GUEST_JOBS_MAX < JOBS_MAX) };
+        let request = |key: &str| {
+            let ends = ("127.0.0.1:1".parse().expect("address"), "127.0.0.1:2".parse().expect("address"));
+            let mut request = Request::new(axum::body::Body::empty());
+            let connection = caller::Connection::between(Some(ends));
+            request.extensions_mut().insert(axum::extract::ConnectInfo(connection));
+            request.headers_mut().insert("authorization", key.parse().expect("a header"));
+            caller::is_guest(&request)
+        };
+
+        assert!(request("bearer smk-1") && request("Bearer smk-1"));
+        assert!(!request("Bearer unused") && !request("smk-1"));
     }
 
     #[tokio::test]

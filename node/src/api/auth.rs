@@ -151,7 +151,8 @@ fn is_local(host: &str) -> bool {
 /// Returns what a request shows as its key; nothing is an empty word.
 pub(super) fn bearer(headers: &HeaderMap) -> &str {
     let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    shown.and_then(|shown| shown.strip_prefix("Bearer ")).unwrap_or_default()
+    let (scheme, key) = shown.and_then(|shown| shown.split_once(' ')).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") { key.trim_start_matches(' ') } else { "" }
 }
 
 /// Refuses requests without the token, which counts on this machine only.

@@ -10,16 +10,13 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use axum::serve::IncomingStream;
 
 use super::Api;
 use super::auth::{Token, bearer, owner_only};
-use super::doors::Doors;
 use super::openai::Refusal;
 use crate::api_keys::{KeyId, PREFIX};
 use crate::exit::{Failure, FailureKind};
@@ -53,12 +50,6 @@ impl fmt::Display for Caller {
             Self::Owner => formatter.write_str("owner"),
             Self::Key(key) => write!(formatter, "key {key}"),
         }
-    }
-}
-
-impl Connected<IncomingStream<'_, Doors>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, Doors>) -> Self {
-        stream.remote_addr().clone()
     }
 }
 
@@ -97,11 +88,11 @@ pub(super) async fn require_caller(
         Err(refusal) => return refusal.into_response(),
     };
     let room = match &caller {
-        Caller::Key(key) if request.method() == Method::POST => match api.keys.request(key) {
+        Caller::Key(key) => match api.keys.request(key) {
             Ok(room) => Some(room),
             Err(failure) => return Refusal::from(failure).into_response(),
         },
-        Caller::Key(_) | Caller::Owner => None,
+        Caller::Owner => None,
     };
     request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
@@ -122,6 +113,14 @@ pub(super) async fn require_owner(
         Caller::Owner => next.run(request).await,
         Caller::Key(_) => Refusal::from(owner_only()).into_response(),
     }
+}
+
+/// Says whether a request is none of the owner's, as far as can be told before it is looked at: from another machine, or
+/// with a key.
+pub(super) fn is_guest(request: &Request<Body>) -> bool {
+    let connection = request.extensions().get::<ConnectInfo<Connection>>();
+    let is_local = connection.is_some_and(|ConnectInfo(connection)| connection.is_local());
+    !is_local || bearer(request.headers()).starts_with(PREFIX)
 }
 
 /// Finds out who sends a request, or why it may not.

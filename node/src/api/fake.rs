@@ -33,8 +33,12 @@ impl Told {
     }
 }
 
+/// What a job costs.
+const PRICE_NANO: u64 = 100;
+
 /// Answers until the queue of commands is gone. Models: `echo` answers, `slow` never ends, `half` fails after its first
-/// part, `relay` does so at each of its first three tokens, `poor` costs too much.
+/// part, `relay` does so at each of its first three tokens, `poor` costs too much, `broken` fails
+/// before its first token, `lost` after it without an account, `taken` with more paid ahead than was set aside.
 pub(crate) fn spawn(mut commands: mpsc::Receiver<Command>) -> Told {
     let told = Told::default();
     let mut slow = Vec::new();
@@ -68,7 +72,7 @@ fn submit(
             fail(FailureKind::NoProvider, "everybody asks for more");
         }
         "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
-        "echo" | "slow" | "half" | "lost" | "relay" => {
+        "echo" | "slow" | "half" | "lost" | "relay" | "broken" | "taken" => {
             let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];
             say(JobEvent::Chosen { job: format_job(&job), provider: "aa".to_owned(), why });
             say(JobEvent::Accepted { tokens_in: 2, price_max: 10.into() });
@@ -96,7 +100,16 @@ fn submit(
         relay(job, request, say);
         return None;
     }
+    if request.model == "lost" {
+        say(JobEvent::Text { text: "l".into(), index: 0, tokens: 1, ids: vec![0], logprobs: Vec::new() });
+    }
     match request.model.as_str() {
+        "broken" => fail(FailureKind::WorkerLost, "the engine ended before its first token"),
+        "taken" => {
+            let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
+            let account = JobAccount { ahead_nano: 1_000, ..account(job) };
+            say(JobEvent::Failed { failure, account: Some(Box::new(account)) });
+        }
         "echo" => say(JobEvent::Done(Box::new(account(job)))),
         "lost" => fail(FailureKind::Unavailable, "the node goes down"),
         "half" => {
@@ -168,6 +181,7 @@ fn answer(command: Command) {
                 QuoteView {
                     price_max: Some(100.into()),
                     range: Some((100, 150)),
+                    usable: true,
                     resting: false,
                     candidates: vec![best],
                 },

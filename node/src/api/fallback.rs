@@ -148,7 +148,7 @@ impl Fallback {
         let until = *self.until.get_or_insert_with(|| Instant::now() + WAIT_MAX);
         loop {
             let quote = quoted(&self.api, request).await.ok()?;
-            if quote.range.is_some() {
+            if quote.usable {
                 return Some(());
             }
             if !quote.resting || Instant::now() >= until {

@@ -1,11 +1,13 @@
 //! Answers about this node, its models, its ledger and its network: each asks the driver one question.
 
 use axum::Json as Answer;
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 
+use super::auth::owner_only;
+use super::caller::Connection;
 use super::views::{
     AuditBody, AuditView, BalanceView, GrantBody, GrantView, LoadBody, PeerView, ProviderView, PruneBody,
     PruneView, ReceiptDetailView, ReceiptsView, ServedModelView, SettleView, StatusView, TicketBody,
@@ -27,7 +29,13 @@ pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
-pub(super) async fn ready(State(api): State<Api>) -> Result<StatusCode, Failure> {
+pub(super) async fn ready(
+    State(api): State<Api>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+) -> Result<StatusCode, Failure> {
+    if !connection.is_local() {
+        return Err(owner_only());
+    }
     let status = api.commands.ask(Command::Status).await?;
     if status.ready {
         return Ok(StatusCode::OK);

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::Api;
 use super::caller::Caller;
+use super::sse::JobPlace;
 use super::views::{JobAccount, JobEvent, QuoteView};
 use crate::api_keys::{Reserved, Used, Worst};
 use crate::command::{Command, JobId, JobRequest};
@@ -72,7 +73,7 @@ pub(super) fn for_caller(caller: &Caller, failure: Failure) -> Failure {
 #[derive(Debug)]
 pub(super) struct Spending {
     reserved: Reserved,
-    /// Whether a provider took the job, so that something may have been paid.
+    /// Whether something was delivered, and so may have been paid.
     begun: bool,
 }
 
@@ -84,17 +85,14 @@ impl Spending {
     /// Takes note of what happens to the job; after the last event nothing is left of it.
     pub(super) fn note(mut self, event: &JobEvent) -> Option<Self> {
         match event {
-            JobEvent::Chosen { .. } => Some(self),
-            JobEvent::Accepted { .. } | JobEvent::Text { .. } => {
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Some(self),
+            JobEvent::Text { .. } => {
                 self.begun = true;
                 Some(self)
             }
-            JobEvent::Done(account) => {
-                self.reserved.settle(used(account));
-                None
-            }
-            JobEvent::Failed { account: Some(account), .. } => {
-                self.reserved.settle(used(account));
+            JobEvent::Done(account) | JobEvent::Failed { account: Some(account), .. } => {
+                let used = used(account, self.reserved.nano());
+                self.reserved.settle(used);
                 None
             }
             JobEvent::Failed { failure, account: None } => {
@@ -109,9 +107,11 @@ impl Spending {
     }
 }
 
-fn used(account: &JobAccount) -> Used {
+/// Returns what a job used: its price, and what a provider that broke off may keep of what was paid ahead.
+fn used(account: &JobAccount, reserved: u64) -> Used {
+    let price = account.price.nano;
     Used {
-        nano: account.price.nano,
+        nano: price.saturating_add(account.ahead_nano).min(reserved.max(price)),
         tokens_in: account.tokens_in.into(),
         tokens_out: account.tokens_out.into(),
     }
@@ -144,7 +144,7 @@ fn came_to_nothing(kind: FailureKind) -> bool {
 pub(super) async fn follow(
     spending: Spending,
     mut events: mpsc::Receiver<JobEvent>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<JobPlace>,
 ) {
     let mut spending = Some(spending);
     while let Some(left) = spending.take() {

@@ -23,13 +23,16 @@ use crate::exit::{Failure, FailureKind};
 /// Keeps connections through idle prefill; clients ignore such comments.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// One of the jobs that may stream at once, and of those of keys where one pays.
+pub(super) type JobPlace = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 /// A job's events, and its cancellation if they are dropped before the last.
 pub(super) struct Watched {
     job: JobId,
     events: mpsc::Receiver<JobEvent>,
     api: Api,
     over: bool,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<JobPlace>,
     /// What was set aside for the job, if a key pays for it.
     spending: Option<Spending>,
     /// Who goes on if the provider does not.
@@ -53,14 +56,9 @@ impl Begun {
 }
 
 impl Watched {
-    pub(super) fn new(
-        job: JobId,
-        events: mpsc::Receiver<JobEvent>,
-        permit: OwnedSemaphorePermit,
-        api: &Api,
-    ) -> Self {
-        let (api, begun, permit) = (api.clone(), Begun::default(), Some(permit));
-        Self { job, events, api, over: false, permit, spending: None, fallback: None, begun }
+    pub(super) fn new(job: JobId, events: mpsc::Receiver<JobEvent>, place: JobPlace, api: &Api) -> Self {
+        let (api, begun, place) = (api.clone(), Begun::default(), Some(place));
+        Self { job, events, api, over: false, place, spending: None, fallback: None, begun }
     }
 
     /// Counts what the job costs to the key for which it was set aside.
@@ -147,7 +145,7 @@ impl Drop for Watched {
             self.api.commands.cancel(self.job);
             if let Some(spending) = self.spending.take() {
                 let events = std::mem::replace(&mut self.events, mpsc::channel(1).1);
-                tokio::spawn(spending::follow(spending, events, self.permit.take()));
+                tokio::spawn(spending::follow(spending, events, self.place.take()));
             }
         }
     }

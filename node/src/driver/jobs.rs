@@ -534,7 +534,8 @@ impl Driver {
                 taken.is_ok()
             }
             Sink::Stream(sender) => {
-                let sent = sender.try_send(JobFrame::Tokens(part)).is_ok();
+                let is_empty = part.ids.is_empty() && part.bytes.is_empty();
+                let sent = is_empty || sender.try_send(JobFrame::Tokens(part)).is_ok();
                 sent && (finish.is_none() || sender.try_send(JobFrame::End).is_ok())
             }
         };

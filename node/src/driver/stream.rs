@@ -128,6 +128,10 @@ impl Delivery {
     /// Takes the next tokens; `Err` names what is wrong with them.
     pub(super) fn take(&mut self, part: Part) -> Result<(), &'static str> {
         let Part { index, ids, bytes, logprobs } = part;
+        // A job that was cancelled before its first token, or between two, ends with a part of nothing.
+        if ids.is_empty() && bytes.is_empty() && logprobs.is_empty() {
+            return Ok(());
+        }
         if self.tokens.checked_add(self.first) != Some(index) {
             return Err("tokens out of order");
         }
@@ -148,9 +152,6 @@ impl Delivery {
         self.complete = ids.is_empty();
         hash_ids(&mut self.ids, &ids);
         self.text.update(&bytes);
-        if bytes.is_empty() && ids.is_empty() {
-            return Ok(());
-        }
         let text = String::from_utf8_lossy(&bytes).into_owned();
         // The queue has room for every token that was asked for and for the last part; one that is closed is noticed by `is_wanted`.
         let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count, ids, logprobs });
@@ -239,13 +240,14 @@ pub(super) async fn receive(
     let mut silent_at = Instant::now() + SILENCE_MAX;
     let offence = loop {
         tokio::select! {
+            // What has arrived counts before the silence after it.
+            biased;
             () = detached.cancelled() => return,
             _ = heartbeat.tick() => {
                 if beat(&mut sender).await.is_err() {
                     break None;
                 }
             }
-            () = sleep_until(silent_at) => break None,
             frame = receiver.recv() => {
                 silent_at = Instant::now() + SILENCE_MAX;
                 let frame = match frame {
@@ -276,6 +278,7 @@ pub(super) async fn receive(
                     Some(JobFrame::Hello { .. }) | None => break Some(OffenceKind::Malformed),
                 }
             }
+            () = sleep_until(silent_at) => break None,
         }
     };
     if let Some(offence) = offence {
@@ -377,6 +380,17 @@ mod tests {
 
     fn part(index: u32, ids: &[u32], bytes: &[u8]) -> Part {
         Part { index, ids: ids.to_vec(), bytes: bytes.to_vec(), logprobs: Vec::new() }
+    }
+
+    #[test]
+    fn a_part_of_nothing_is_no_offence_and_ends_nothing() {
+        let (mut delivery, mut events) = delivery(8);
+        delivery.first = 3;
+
+        assert_eq!(delivery.take(part(0, &[], b"")), Ok(()));
+        assert_eq!(delivery.take(part(3, &[1], b"a")), Ok(()));
+
+        assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 1);
     }
 
     #[test]

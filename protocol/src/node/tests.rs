@@ -403,7 +403,8 @@ fn a_job_that_makes_no_progress_is_failed_and_cancelled_at_its_provider() {
 
 #[test]
 fn a_provider_that_takes_back_what_it_began_is_paid_for_what_came_and_the_job_is_accounted_for() {
-    let too_long = Message::Refused { job: job(1), refusal: Refusal::PromptTooLong { tokens: 9, context: 8 } };
+    let too_long =
+        Message::Refused { job: job(1), refusal: Refusal::PromptTooLong { tokens: 9, context: 8 } };
     let full = Message::Refused { job: job(1), refusal: Refusal::Busy { retry_ms: 1 } };
     let counted = records::Accepted { job: job(1), tokens_in: u32::MAX, start: START };
     let counted = Message::Accepted(sign(counted, manifest().domain(), Role::Node, &PROVIDER.node()));
@@ -466,7 +467,8 @@ fn an_own_engine_that_fails_in_mid_answer_leaves_an_account_that_costs_nothing()
             Effect::Tell(_, JobEvent::Failed { account, .. }) => Some(account.clone()),
             _ => None,
         });
-        let counted = account.expect("it failed").map(|account| (account.record.usage.tokens_out, account.price));
+        let counted =
+            account.expect("it failed").map(|account| (account.record.usage.tokens_out, account.price));
         assert_eq!(counted, (tokens_out > 0).then_some((3, 0)));
     }
 }
@@ -630,12 +632,8 @@ impl Told {
             _ => None,
         });
         let op = op.expect("a step").verify(manifest().domain(), Scheme::Strict).expect("signed");
-        let recorded = sign(
-            Recorded { op: op.id(), epoch: Epoch(0) },
-            manifest().domain(),
-            Role::Issuer,
-            &signer(1),
-        );
+        let recorded =
+            sign(Recorded { op: op.id(), epoch: Epoch(0) }, manifest().domain(), Role::Issuer, &signer(1));
         let balance = Balance { cash: 1_000_000_000_000, earned: 0, held: 0, as_of: 2 };
         self.hears(START, &ISSUER, Message::Recorded { recorded, balance });
     }

@@ -170,6 +170,10 @@ async fn a_job_that_came_to_nothing_costs_nothing_and_one_of_which_nothing_is_kn
     assert_eq!(spent(&served), (100, 0, 2), "what was delivered");
     assert_eq!(chat(&served, &key, body("lost")).await.status(), 503);
     assert_eq!(spent(&served), (250, 0, 3), "the node went down while it ran");
+    assert_eq!(chat(&served, &key, body("broken")).await.status(), 502);
+    assert_eq!(spent(&served), (250, 0, 4), "nothing was delivered");
+    assert_eq!(chat(&served, &key, body("taken")).await.status(), 502);
+    assert_eq!(spent(&served), (400, 0, 5), "what was paid ahead, as far as it was set aside");
 }
 
 #[tokio::test]
@@ -188,7 +192,7 @@ async fn rates_are_limits_that_say_how_long_to_wait() {
     assert!((1..=60).contains(&wait), "{wait}");
     assert_eq!(error(third).await.1["code"], "rate_limit_exceeded");
     let models = request(&served, &key, Method::GET, "/v1/models").send().await.expect("answered");
-    assert_eq!(models.status(), 200, "asking what there is is not counted");
+    assert_eq!(models.status(), 429, "asking what there is counts, too");
 }
 
 #[tokio::test]
@@ -306,6 +310,21 @@ async fn an_answer_that_several_providers_made_is_one_answer_and_each_part_is_pa
     assert_eq!(providers, ["p0", "p1", "p2", "p3"]);
     assert!(charges.iter().all(|charge| charge["price_nano"] == 100), "{answer}");
     assert_eq!((spent(&served), served.told.submitted()), ((400, 0, 4), 4));
+}
+
+#[tokio::test]
+async fn what_was_set_aside_for_the_first_job_bounds_no_other() {
+    let served = served().await;
+    // The first job gets 150, and all four cost 400.
+    let key = key(&served, WIDE).await;
+    let priced = |max: f64| {
+        let mut body = body("relay");
+        body["provider"] = json!({"max_price": max});
+        body
+    };
+
+    assert_eq!(chat(&served, &key, body("relay")).await.status(), 200);
+    assert_eq!(chat(&served, &key, priced(0.000_000_4)).await.status(), 200);
 }
 
 #[tokio::test]

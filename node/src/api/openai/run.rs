@@ -108,14 +108,19 @@ async fn submit(
     stake: &Stake,
 ) -> Result<Vec<Watched>, Refusal> {
     let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    let permits = api.jobs.clone().try_acquire_many_owned(count);
-    let mut permits = permits.map_err(|_| busy("this node streams as many jobs as it may"))?;
+    let full = |_| busy("this node streams as many jobs as it may");
+    let mut permits = api.jobs.clone().try_acquire_many_owned(count).map_err(full)?;
+    let mut guests = match &stake.caller {
+        Caller::Key(_) => Some(api.guest_jobs.clone().try_acquire_many_owned(count).map_err(full)?),
+        Caller::Owner => None,
+    };
     // What the client would pay in all; each job alone is bounded by what was set aside for it, too.
     let own: Vec<Option<u64>> = jobs.iter().map(|request| request.max_price_nano).collect();
     let reserved = set_aside(api, &stake.caller, &ids, &mut jobs).await?;
     let mut watched = Vec::new();
     for (((job, request), own), mut reserved) in ids.into_iter().zip(jobs).zip(own).zip(reserved) {
         let permit = permits.split(1).ok_or_else(|| Failure::internal("a permit for each job was taken"))?;
+        let guest = guests.as_mut().and_then(|guests| guests.split(1));
         let (sender, events) = events_of(&request);
         let request = Arc::new(request);
         let submit = Command::Submit { job, request: request.clone(), events: sender };
@@ -123,7 +128,8 @@ async fn submit(
         // The others may have begun by now.
         told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
         reserved.iter_mut().for_each(Reserved::place);
-        let one = Watched::new(job, events, permit, api).noting(stake.begun.clone()).paid_by(reserved);
+        let one =
+            Watched::new(job, events, (permit, guest), api).noting(stake.begun.clone()).paid_by(reserved);
         watched.push(one.falling_back(stake.caller.clone(), request, own));
     }
     Ok(watched)

@@ -160,8 +160,11 @@ pub struct CandidateView {
 pub struct QuoteView {
     /// The most that it could cost at the best provider; none if nobody can be used.
     pub price_max: Option<Money>,
-    /// The same at the cheapest and at the dearest that can be used, or could once they are reached.
+    /// The same at the cheapest and at the dearest that can be used, or could in a moment: once they are reached, or have
+    /// rested. Who asks for many times what others do is not counted.
     pub range: Option<(u64, u64)>,
+    /// Whether somebody can be used now, or once reached.
+    pub usable: bool,
     /// Whether there is somebody who failed lately, and is left alone for some seconds.
     pub resting: bool,
     /// Everybody who would be considered, the usable ones first, best first.
@@ -195,6 +198,10 @@ pub struct JobAccount {
     pub tokens_per_s: f64,
     /// What it cost.
     pub price: Money,
+    /// What was paid ahead to a provider that broke off, and that it may keep beyond the price, in nano-credits; not for
+    /// clients.
+    #[serde(skip)]
+    pub ahead_nano: u64,
     /// How the price is split; the lines add up to the price.
     pub split: Vec<SplitView>,
     /// Id of the receipt that covers it, where one was signed.

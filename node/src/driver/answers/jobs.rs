@@ -90,6 +90,7 @@ impl Driver {
             tokens_per_s: f64::from(tokens_out.saturating_sub(1)) * 1000.0
                 / f64::from(u32::try_from(after_first).unwrap_or(u32::MAX)),
             price: account.price.into(),
+            ahead_nano: account.ahead,
             split,
             receipt: account.receipt.map(|receipt| receipt.to_string()),
             finish: finish_name(record.finish).to_owned(),
@@ -125,8 +126,10 @@ impl Driver {
         let considered = self.node.quote(&spec, self.now());
         let price_max = considered.first().filter(|best| best.gate.is_none()).map(|best| best.price.into());
         let may_serve = |considered: &&Considered| matches!(considered.gate, None | Some(Gate::Unreachable));
-        let prices = || considered.iter().filter(may_serve).map(|considered| considered.price);
-        let range = prices().min().zip(prices().max());
+        let usable = considered.iter().any(|considered| may_serve(&considered));
+        let may_soon =
+            |considered: &&Considered| may_serve(considered) || considered.gate == Some(Gate::Unhealthy);
+        let range = range_of(considered.iter().filter(may_soon).map(|considered| considered.price).collect());
         let candidate = |(at, considered): (usize, &Considered)| {
             let view = self.candidate(considered);
             let is_second = at > 0 && view.chosen;
@@ -135,7 +138,7 @@ impl Driver {
         };
         let candidates = considered.iter().enumerate().map(candidate).collect();
         let resting = considered.iter().any(|considered| considered.gate == Some(Gate::Unhealthy));
-        Ok(QuoteView { price_max, range, resting, candidates })
+        Ok(QuoteView { price_max, range, usable, resting, candidates })
     }
 
     pub(super) fn candidate(&self, considered: &Considered) -> CandidateView {
@@ -154,6 +157,21 @@ impl Driver {
             estimate_ms: Some(considered.estimate_ms),
         }
     }
+}
+
+/// How many times the price in the middle a price may be that something is set aside for.
+const DEAREST: u64 = 4;
+
+/// Returns the least of some prices, and the most of those that are not out of all proportion: one advert cannot have a
+/// whole budget set aside.
+fn range_of(mut prices: Vec<u64>) -> Option<(u64, u64)> {
+    prices.sort_unstable();
+    let least = *prices.first()?;
+    let paid: Vec<u64> = prices.into_iter().filter(|price| *price > 0).collect();
+    let Some(middle) = paid.get(paid.len().saturating_sub(1) / 2) else { return Some((least, least)) };
+    let bound = middle.saturating_mul(DEAREST);
+    let most = paid.iter().rev().find(|price| **price <= bound).copied().unwrap_or(*middle);
+    Some((least, most))
 }
 
 pub(super) const fn role_name(role: SplitRole) -> &'static str {
@@ -204,5 +222,21 @@ pub(super) const fn refusal_name(refusal: Refusal) -> &'static str {
         Refusal::Unpaid => "unpaid",
         Refusal::BadRequest => "bad_request",
         Refusal::Stopping => "stopping",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_absurd_price_is_set_aside_by_nobody_and_a_very_low_one_keeps_nobody_out() {
+        assert_eq!(range_of(vec![]), None);
+        assert_eq!(range_of(vec![10]), Some((10, 10)));
+        assert_eq!(range_of(vec![20, 50, 10]), Some((10, 50)));
+        assert_eq!(range_of(vec![10, u64::MAX]), Some((10, 10)));
+        assert_eq!(range_of(vec![1, 100, 100]), Some((1, 100)));
+        assert_eq!(range_of(vec![0, 100]), Some((0, 100)));
+        assert_eq!(range_of(vec![0]), Some((0, 0)));
     }
 }
