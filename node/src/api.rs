@@ -1,6 +1,7 @@
 //! The HTTP API: what the command line and other programs speak with, on this machine or with a key.
 //!
-//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams.
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams, and
+//! `fallback` has somebody else go on with an answer that broke off.
 //! `openai` is the same for programs made for OpenAI's API; `caller` says which of them may spend, `spending` how much, and
 //! `doors` has the ports.
 
@@ -10,6 +11,7 @@ mod caller;
 mod doors;
 #[cfg(test)]
 pub(crate) mod fake;
+mod fallback;
 mod jobs;
 pub(crate) mod keys;
 mod node;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, State};
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -163,14 +165,17 @@ fn router(api: Api) -> Router {
         .route("/metrics", get(node::metrics))
         .route_layer(middleware::from_fn(caller::require_owner))
         .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
-    let openai = openai::router()
+    let ollama = openai::ollama::router()
         .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
-        .layer(middleware::from_fn(openai::name_request));
+        .layer(middleware::map_response(openai::ollama::in_its_words));
+    let openai = openai::router().layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
     Router::new()
         .route("/livez", get(node::live))
         .route("/readyz", get(node::ready))
         .nest("/sharemesh/v1", v1)
         .nest("/v1", openai)
+        .nest("/api", ollama)
+        .route("/", get(openai::ollama::greet))
         .merge(measured)
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -178,13 +183,14 @@ fn router(api: Api) -> Router {
         .layer(middleware::from_fn_with_state(api.clone(), bound))
         .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(auth::require_local_host))
+        .layer(middleware::from_fn(openai::name_request))
         .with_state(api)
 }
 
 /// Refuses what is more than this node answers at once.
 async fn bound(State(api): State<Api>, request: Request<axum::body::Body>, next: Next) -> Response {
     let Ok(_permit) = api.requests.try_acquire() else {
-        return busy("the API has too many requests open").into_response();
+        return refuse(request.uri(), busy("the API has too many requests open"));
     };
     next.run(request).await
 }
@@ -218,8 +224,28 @@ async fn not_found(request: Request<axum::body::Body>) -> Failure {
     )
 }
 
-async fn wrong_method(request: Request<axum::body::Body>) -> Failure {
-    Failure::usage(format!("`{}` takes another method than {}", request.uri().path(), request.method()))
+async fn wrong_method(request: Request<axum::body::Body>) -> Response {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let failure = Failure::usage(format!("`{path}` takes another method than {}", request.method()));
+    with_status(StatusCode::METHOD_NOT_ALLOWED, failure)
+}
+
+/// Answers with a failure whose kind has another status.
+fn with_status(status: StatusCode, failure: Failure) -> Response {
+    let mut response = failure.into_response();
+    *response.status_mut() = status;
+    response
+}
+
+/// Refuses a request before any endpoint has seen it, in the words of those whose path it names.
+fn refuse(uri: &Uri, failure: Failure) -> Response {
+    if uri.path() == "/v1" || uri.path().starts_with("/v1/") {
+        return openai::Refusal::from(failure).into_response();
+    }
+    if uri.path().starts_with("/api/") {
+        return openai::ollama::refuse(failure);
+    }
+    failure.into_response()
 }
 
 impl IntoResponse for Failure {
@@ -271,14 +297,16 @@ impl From<ErrorView> for Failure {
 struct Json<T>(T);
 
 impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
-    type Rejection = Failure;
+    type Rejection = Response;
 
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
-        let refused =
-            |why: &dyn std::fmt::Display| Failure::usage(format!("the request cannot be read: {why}"));
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|error| refused(&error))?;
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Response> {
+        let refused = |status: StatusCode, why: &dyn std::fmt::Display| {
+            with_status(status, Failure::usage(format!("the request cannot be read: {why}")))
+        };
+        let bytes = axum::body::Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|error| refused(error.status(), &error))?;
         // The content type is not asked for: the token already shows that no web page sent this.
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| refused(&error))
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| refused(StatusCode::BAD_REQUEST, &error))
     }
 }
 
@@ -403,9 +431,9 @@ pub(crate) mod tests {
         is_error(served.get("/sharemesh/v1/ledger/receipts/zz").await, 400);
         is_error(served.get("/sharemesh/v1/ledger/receipts/ab").await, 404);
         is_error(served.get("/sharemesh/v1/jobs/1").await, 400);
-        is_error(served.get("/sharemesh/v1/jobs").await, 400);
+        is_error(served.get("/sharemesh/v1/jobs").await, 405);
         is_error(served.post("/sharemesh/v1/models", r#"{"model":"nonsense"}"#).await, 404);
-        is_error(served.post("/sharemesh/v1/jobs", &"x".repeat(BODY_BYTES_MAX + 1)).await, 400);
+        is_error(served.post("/sharemesh/v1/jobs", &"x".repeat(BODY_BYTES_MAX + 1)).await, 413);
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! What the local API asks of the driver: one bounded queue of commands, each with the way back for its answer.
 
+use std::sync::Arc;
+
 use engine::frame::Generate;
 use protocol::ids::Digest;
 use protocol::job::Sort;
@@ -42,14 +44,14 @@ pub enum Command {
         /// The job's id.
         job: JobId,
         /// What to do.
-        request: Box<JobRequest>,
+        request: Arc<JobRequest>,
         /// Where its events go.
         events: mpsc::Sender<JobEvent>,
     },
     /// Asks what a job would cost and who would be considered for it; nothing is run.
     Quote {
         /// What it would do.
-        request: Box<JobRequest>,
+        request: Arc<JobRequest>,
         /// The way back.
         reply: Reply<QuoteView>,
     },
@@ -235,6 +237,8 @@ pub struct JobRequest {
     pub model: String,
     /// Prompt, sampling and `max_tokens`; validated.
     pub generate: Generate,
+    /// Whether the answer's length is a default, to be lowered to what the model's context holds.
+    pub open_ended: bool,
     /// The most that the whole job may cost, in nano-credits.
     pub max_price_nano: Option<u64>,
     /// Only these nodes, by id; empty for all.
@@ -243,6 +247,23 @@ pub struct JobRequest {
     pub ignore: Vec<String>,
     /// What to weigh in choosing one.
     pub sort: Sort,
+    /// What a provider must say of itself.
+    pub wants: Wants,
+    /// Whether another provider may go on with an answer that its provider did not bring to its end.
+    pub fallbacks: bool,
+}
+
+/// What adverts must say of those that may serve a job; an empty list is content with anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// How weights are stored, in any case of letters.
+    pub quantisations: Vec<String>,
+    /// Where the provider says that it is.
+    pub regions: Vec<String>,
+    /// `community` or `company`.
+    pub class: Option<String>,
+    /// Thousandths of tokens per second of one answer, which is a wish: without anybody who is as fast, all may serve.
+    pub speed_milli: Option<u64>,
 }
 
 impl JobRequest {
@@ -252,10 +273,13 @@ impl JobRequest {
         Self {
             model,
             generate,
+            open_ended: false,
             max_price_nano: None,
             only: Vec::new(),
             ignore: Vec::new(),
             sort: Sort::default(),
+            wants: Wants::default(),
+            fallbacks: true,
         }
     }
 }
@@ -311,6 +335,7 @@ impl Commands {
 
 fn going_down() -> Failure {
     Failure::new(FailureKind::Unavailable, "the node is going down: start it again with `sharemesh up`")
+        .retry_after(5_000)
 }
 
 /// Draws the id of a new job.

@@ -18,6 +18,7 @@ mod pruning;
 mod settle;
 mod stream;
 mod verify;
+mod wants;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -502,6 +503,8 @@ mod tests {
     use engine::frame::{Generate, Prompt, Sampling};
     use tokio::sync::oneshot;
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::api::views::JobEvent;
     use crate::command::{JobRequest, events_of};
@@ -541,6 +544,7 @@ mod tests {
             sampling: Sampling::default(),
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         };
         JobRequest::new(model.to_owned(), generate)
     }
@@ -549,7 +553,7 @@ mod tests {
     fn submit(driver: &mut Driver, job: u8, model: &str) -> mpsc::Receiver<JobEvent> {
         let request = request(model);
         let (events, receiver) = events_of(&request);
-        driver.on_command(Command::Submit { job: [job; 16], request: Box::new(request), events });
+        driver.on_command(Command::Submit { job: [job; 16], request: Arc::new(request), events });
         driver.process_inputs();
         receiver
     }

@@ -248,6 +248,12 @@ pub enum Failure {
     /// The account has made as many steps as the issuers take of it before the next checkpoint.
     #[error("no payment channel could be opened: {0}")]
     TooManySteps(IssuerError),
+    /// This node has as many jobs of its own in flight as it may, or this one already.
+    #[error("this node has too many jobs of its own in flight")]
+    TooManyJobs,
+    /// This node takes no jobs now, because it ends, or asks others for what it lost and signs nothing before.
+    #[error("this node {0}")]
+    NotNow(&'static str),
     /// This node waits to be admitted; providers count what strangers ask of them as an offence.
     #[error("this node is no member of the network yet, and nobody else works for it before")]
     NotAdmitted,

@@ -363,7 +363,7 @@ fn a_consumer_that_lost_its_disk_signs_nothing_below_what_it_signed_before() {
     home.world.run_for(4_000);
     let too_early = home.submit(0, consumer, spec(MODEL, 400, 100, 255));
     home.world.run_for(100);
-    assert!(matches!(failure(&home.world, too_early), Some(Failure::BadRequest(_))), "it recovers");
+    assert!(matches!(failure(&home.world, too_early), Some(Failure::NotNow(_))), "it recovers");
     home.world.dial(consumer, provider);
     assert!(home.world.run_until_so(90_000, |world| world.hosts[consumer].recovered.is_some()));
     assert_eq!(home.world.hosts[consumer].recovered, Some((1, 0)));

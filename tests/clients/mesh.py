@@ -5,6 +5,7 @@ import json
 import sys
 
 import openai
+import pydantic
 from openai import AsyncOpenAI, OpenAI
 
 BASE, MODEL, WRONG_KEY = sys.argv[1:4]
@@ -109,13 +110,90 @@ def log_probabilities_come_with_each_token():
     assert "".join(token.token for token in choice.logprobs.content) == choice.message.content
 
 
+class Person(pydantic.BaseModel):
+    name: str
+    age: int
+    friends: list[str]
+
+
+@scenario
+def an_answer_has_the_form_that_was_asked_for():
+    choice = ask(response_format={"type": "json_object"}).choices[0]
+    assert isinstance(json.loads(choice.message.content), dict) and choice.finish_reason == "stop"
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema = {"name": "answer", "strict": True, "schema": {**schema, "additionalProperties": False}}
+    choice = ask(response_format={"type": "json_schema", "json_schema": schema}, temperature=1).choices[0]
+    assert list(json.loads(choice.message.content)) == ["ok"] and choice.finish_reason == "stop"
+    parsed = client.chat.completions.parse(model=MODEL, messages=USER, max_tokens=64, response_format=Person)
+    assert isinstance(parsed.choices[0].message.parsed, Person)
+    with client.chat.completions.stream(model=MODEL, messages=USER, max_tokens=64, response_format=Person) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Person)
+    cut = ask(response_format={"type": "json_schema", "json_schema": schema}, max_tokens=2).choices[0]
+    assert cut.finish_reason == "length", cut
+
+
+PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "Says how it is.", "parameters": PLACE}}
+TIME = {"type": "function", "function": {"name": "time"}}
+
+
+def told(text):
+    """A message to which the fake model answers with this very text, where its grammar lets it."""
+    return [{"role": "user", "content": f"[[say={text}]]"}]
+
+
+@scenario
+def tools_are_called_and_their_results_taken():
+    call = '<tool_call>\n{"name": "weather", "arguments": {"place": "Rome"}}\n</tool_call>'
+    both = f'{call}\n<tool_call>\n{{"name": "time", "arguments": {{}}}}\n</tool_call>'
+    tools = {"tools": [WEATHER, TIME], "max_tokens": 300}
+    choice = ask(messages=told(both), **tools).choices[0]
+    calls = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None, choice
+    assert [(call.function.name, call.function.arguments) for call in calls] == [
+        ("weather", '{"place": "Rome"}'),
+        ("time", "{}"),
+    ]
+    assert len({call.id for call in calls}) == 2
+    with client.chat.completions.stream(model=MODEL, messages=told(f"Hm. {call}"), **tools) as stream:
+        events = {event.type for event in stream}
+        assert "tool_calls.function.arguments.delta" in events, events
+        final = stream.get_final_completion().choices[0]
+    assert final.message.content == "Hm. " and final.message.tool_calls[0].function.arguments == '{"place": "Rome"}'
+    one = ask(messages=told(both), parallel_tool_calls=False, **tools).choices[0].message.tool_calls
+    assert [call.function.name for call in one] == ["weather"]
+
+    asked = [*USER, choice.message, *({"role": "tool", "tool_call_id": call.id, "content": "mild"} for call in calls)]
+    after = ask(messages=asked, tool_choice="none", **tools).choices[0]
+    assert after.message.content and after.message.tool_calls is None
+
+
+@scenario
+def whether_a_tool_is_called_can_be_chosen():
+    tools = {"tools": [WEATHER, TIME], "max_tokens": 300, "messages": told("No.")}
+    assert ask(**tools).choices[0].message.content == "No."
+    assert ask(tool_choice="none", **tools).choices[0].message.content == "No."
+    for choice in ["required", {"type": "function", "function": {"name": "weather"}}]:
+        called = ask(tool_choice=choice, **tools).choices[0].message.tool_calls[0].function
+        arguments = json.loads(called.arguments)
+        assert called.name == "time" or isinstance(arguments["place"], str), called
+        assert choice == "required" or called.name == "weather", called
+    cut = ask(**{**tools, "tool_choice": "required", "max_tokens": 3}).choices[0]
+    assert cut.finish_reason == "length", cut
+    assert refused(openai.BadRequestError, tool_choice="required").param == "tool_choice"
+    king = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "king"}}}}}
+    error = refused(openai.BadRequestError, tools=[king])
+    assert error.param == "tools" and "king" in error.message
+
+
 @scenario
 def mistakes_raise_the_exceptions_that_programs_expect():
     error = refused(openai.BadRequestError, temperature=3)
     assert error.param == "temperature" and error.type == "invalid_request_error"
     assert refused(openai.BadRequestError, messages=[]).param == "messages"
-    assert refused(openai.BadRequestError, tools=[{"type": "function", "function": {"name": "f"}}]).param == "tools"
-    assert refused(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
+    schema = {"name": "king", "schema": {"type": "king"}}
+    error = refused(openai.BadRequestError, response_format={"type": "json_schema", "json_schema": schema})
+    assert error.param == "response_format" and "king" in error.message
     assert refused(openai.BadRequestError, max_tokens=60_000).code == "context_length_exceeded"
     assert refused(openai.NotFoundError, model="nobody-serves-this").code == "model_not_found"
     wrong = OpenAI(base_url=BASE, api_key=WRONG_KEY, max_retries=0)

@@ -37,3 +37,12 @@ repeated = ask(logit_bias={FIRST_TOKEN: 100}, max_tokens=4).choices[0].message.c
 assert repeated == tokens[0].token * 4, repeated
 varied = ask(logit_bias={FIRST_TOKEN: 1.5}, presence_penalty=2, frequency_penalty=2, max_tokens=12)
 assert varied.choices[0].message.content.count(tokens[0].token) <= 2, varied
+
+tool = {"type": "function", "function": {"name": "weather", "description": "Says how the weather is in a city."}}
+city = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 40}}, "required": ["city"]}
+tool["function"]["parameters"] = {**city, "additionalProperties": False}
+wanted = [{"role": "user", "content": "How is the weather in Paris?"}]
+called = ask(messages=wanted, tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=64).choices[0]
+call = called.message.tool_calls[0]
+assert called.finish_reason == "tool_calls" and call.function.name == "weather", called
+assert list(json.loads(call.function.arguments)) == ["city"], call

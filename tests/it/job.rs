@@ -151,6 +151,7 @@ fn directly(model: ModelSource, body: &JobBody) -> String {
         max_tokens: body.max_tokens.unwrap(),
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     };
     generate_directly(&options, generate, |_| ()).unwrap().text
 }

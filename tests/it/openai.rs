@@ -1,4 +1,4 @@
-//! The official Python client, unchanged, against real nodes.
+//! The official Python clients of OpenAI and of Ollama, unchanged, against real nodes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +21,7 @@ async fn the_official_python_client_is_served_through_the_mesh() {
     let said = python(&ground, &clients, &trio.consumer, "mesh.py", &["fake", &"ab".repeat(32)]).await;
 
     let done = said.last().expect("the last line")["done"].as_array().expect("a list").len();
-    assert_eq!(done, 15, "{said:?}");
+    assert_eq!(done, 18, "{said:?}");
     // The last stream was closed long before its end.
     trio.provider.until_idle().await;
     let receipt = said[0]["receipt"].as_str().expect("an id");
@@ -29,6 +29,22 @@ async fn the_official_python_client_is_served_through_the_mesh() {
     assert!(receipt.payer_signature && receipt.payee_signature, "{receipt:#?}");
     trio.check_books().await;
     check_logs(&ground, &["Why is the sky blue", "siko tate doni", "a key of the client"]);
+}
+
+#[tokio::test]
+async fn the_official_ollama_client_is_served_through_the_mesh() {
+    let Some(clients) = clients() else { return };
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[PACED]).await;
+
+    let words = ["fake", &"ab".repeat(32)];
+    let said = python(&ground, &clients, &trio.consumer, "ollama_dialect.py", &words).await;
+
+    let done = said.last().expect("the last line")["done"].as_array().expect("a list").len();
+    assert_eq!(done, 7, "{said:?}");
+    trio.provider.until_idle().await;
+    trio.check_books().await;
+    check_logs(&ground, &["Why is the sky blue", "[[say="]);
 }
 
 /// Checks that nothing of a prompt or an answer is in the logs of nodes that log much.
@@ -119,6 +135,7 @@ fn directly(model: ModelSource, chat: &[(&str, &str)], max_tokens: u32) -> engin
         max_tokens,
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     };
     Engine::load(&options).unwrap().generate(generate, |_| ()).unwrap()
 }

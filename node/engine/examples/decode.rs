@@ -39,6 +39,7 @@ fn main() -> Result<()> {
             max_tokens: tokens,
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         },
         |part| {
             let mut output = io::stdout();

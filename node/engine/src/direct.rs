@@ -117,6 +117,9 @@ fn complete<M: Model>(
         if answer.finish.is_some() {
             break;
         }
+        if let Some(fault) = generation.take_fault() {
+            return Err(fault.into());
+        }
         step(model, &mut generation)?;
     }
     let first_token = first_token.unwrap_or(prepared);

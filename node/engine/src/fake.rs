@@ -1,22 +1,24 @@
 //! A model without weights: reproducible tokens, at any pace, with faults on request. For tests only.
 //!
 //! Token `i` of an answer is a pure function of the prompt's tokens, the seed and `i`; the settings of the
-//! sampler do not matter, because the fake gives one token all the probability.
+//! sampler do not matter, because the fake gives one token all the probability. An answer that is kept to a form is the
+//! shortest one of that form.
 //!
 //! A prompt may contain directives, each at most once: `[[crash=5]]` aborts the process before token 5,
 //! `[[hang=5]]` stops the computing thread for ever before token 5, `[[fail=5]]` makes computing token 5 an error,
 //! `[[break=5]]` that and all that follows, `[[end=5]]` ends the answer after 5 tokens, `[[emoji]]` makes an answer of
-//! emoji whose four bytes are four tokens.
+//! emoji whose four bytes are four tokens, the last `[[say=…]]` an answer of these very words.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::frame::{DeviceInfo, Generate, JobError, ModelInfo, Prompt};
+use crate::frame::{ChatMessage, DeviceInfo, Generate, JobError, ModelInfo, Prompt};
+use crate::grammar::Grammars;
 use crate::model::{Model, PreparedJob, Vocabulary};
 use crate::options::{FAKE_CONTEXT_LENGTH, FakeOptions};
 use crate::sampler::mix;
@@ -87,6 +89,8 @@ pub struct FakeSession {
     directives: Directives,
     prompt: u64,
     seed: u64,
+    /// The answer is kept to a form.
+    has_form: bool,
     tokens_in: usize,
     read: usize,
     due: Instant,
@@ -105,6 +109,7 @@ impl Model for Fake {
             directives: Directives::read(&text_of(&job.generate.prompt)),
             prompt,
             seed: job.generate.sampling.seed,
+            has_form: job.constraint.is_some(),
             tokens_in: job.tokens_in,
             read: 0,
             due: Instant::now(),
@@ -148,6 +153,9 @@ impl Fake {
         }
         self.check()?;
         ensure!(directives.fail_at != Some(index), "the fake failed on request");
+        if session.has_form || directives.say.is_some() {
+            return Ok(directives.say(index));
+        }
         let mut logits = vec![f32::NEG_INFINITY; VOCABULARY_SIZE];
         logits[session.token(index) as usize] = 0.0;
         Ok(logits)
@@ -194,6 +202,7 @@ struct Directives {
     break_at: Option<u32>,
     end_at: Option<u32>,
     emoji: bool,
+    say: Option<String>,
 }
 
 impl Directives {
@@ -209,7 +218,24 @@ impl Directives {
             break_at: at("break"),
             end_at: at("end"),
             emoji: text.contains("[[emoji]]"),
+            say: text.rsplit_once("[[say=").and_then(|(_, rest)| Some(rest.split_once("]]")?.0.to_owned())),
         }
+    }
+
+    /// Returns logits under which the answer says what it shall and then ends; where it says nothing, or may not, the
+    /// shortest answer of its form is by far the likeliest: what ends something comes first.
+    fn say(&self, index: u32) -> Vec<f32> {
+        const STEP: f32 = 1_000.0;
+        let mut logits: Vec<f32> = (0..VOCABULARY_SIZE).map(|id| -STEP * (8 + id) as f32).collect();
+        let byte = |byte: u8| (BYTES + u32::from(byte)) as usize;
+        let first = [END as usize, byte(b'"'), byte(b'}'), byte(b']')];
+        for (rank, id) in first.into_iter().enumerate() {
+            logits[id] = -STEP * rank as f32;
+        }
+        if let Some(said) = self.say.as_ref().and_then(|say| say.as_bytes().get(index as usize)) {
+            logits[byte(*said)] = STEP;
+        }
+        logits
     }
 }
 
@@ -229,7 +255,7 @@ impl Vocabulary for FakeVocabulary {
     fn prepare(&self, generate: Arc<Generate>) -> Result<PreparedJob, JobError> {
         let text = text_of(&generate.prompt);
         let prompt = text.as_bytes().chunks(BYTES_PER_TOKEN).map(word_for).collect();
-        PreparedJob::new(generate, prompt, self.context_length, VOCABULARY_SIZE)
+        PreparedJob::new(generate, prompt, self.context_length, VOCABULARY_SIZE)?.constrain(grammars)
     }
 
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
@@ -245,16 +271,27 @@ impl Vocabulary for FakeVocabulary {
     }
 }
 
+/// Returns what keeps the fake's answers to a form; its vocabulary never changes.
+fn grammars() -> Result<&'static Grammars, JobError> {
+    static GRAMMARS: LazyLock<Result<Grammars, String>> = LazyLock::new(|| {
+        let fake = FakeVocabulary::new(&FakeOptions::default());
+        let words: Vec<_> = (0..).take(VOCABULARY_SIZE).map(|id| fake.token_bytes(id).into_owned()).collect();
+        Grammars::new(&words, &[END]).map_err(|error| format!("{error:#}"))
+    });
+    GRAMMARS.as_ref().map_err(|error| JobError::Internal(error.clone()))
+}
+
 /// Returns the template of the fake: a line per message.
 fn text_of(prompt: &Prompt) -> Cow<'_, str> {
     match prompt {
         Prompt::Text(text) => Cow::Borrowed(text),
-        Prompt::Chat(messages) => messages
-            .iter()
-            .map(|message| format!("{}: {}\n", message.role, message.content))
-            .collect::<String>()
-            .into(),
+        Prompt::Chat(messages) => lines_of(messages).into(),
+        Prompt::Tools(chat) => lines_of(&chat.in_words()).into(),
     }
+}
+
+fn lines_of(messages: &[ChatMessage]) -> String {
+    messages.iter().map(|message| format!("{}: {}\n", message.role, message.content)).collect()
 }
 
 fn word_for(bytes: &[u8]) -> u32 {
@@ -299,6 +336,7 @@ mod tests {
             max_tokens,
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         }
     }
 

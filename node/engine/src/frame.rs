@@ -13,6 +13,8 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::tools::ToolChat;
+
 /// Bounds a frame: a prompt of a million tokens fits, and a corrupt length cannot ask for all memory.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -103,6 +105,18 @@ pub struct Generate {
     pub resume: Vec<u32>,
     /// Asks for the log probability of each token, with so many alternatives; at most [`LOGPROBS_MAX`].
     pub logprobs: Option<u8>,
+    /// What the answer must look like, unless `max_tokens` or a stop string cuts it short; none for anything.
+    pub form: Option<Form>,
+}
+
+/// What an answer must look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// One JSON value.
+    Json {
+        /// The JSON Schema that it satisfies, as text of at most [`crate::schema::SCHEMA_BYTES_MAX`] bytes.
+        schema: String,
+    },
 }
 
 /// What a generation starts from.
@@ -112,6 +126,8 @@ pub enum Prompt {
     Chat(Vec<ChatMessage>),
     /// Text taken as it is.
     Text(String),
+    /// A chat in which tools may be called.
+    Tools(Box<ToolChat>),
 }
 
 /// One message of a chat.
@@ -183,6 +199,7 @@ impl Generate {
             Prompt::Chat(messages) if messages.len() > CHAT_MESSAGES_MAX => {
                 bad(format!("the chat has {} messages: send at most {CHAT_MESSAGES_MAX}", messages.len()))
             }
+            Prompt::Tools(chat) => chat.validate(),
             Prompt::Chat(_) | Prompt::Text(_) => Ok(()),
         }
     }
@@ -345,6 +362,9 @@ pub enum JobError {
     /// The request makes no sense.
     #[error("bad request: {0}")]
     BadRequest(String),
+    /// The form that the answer shall have is none, or goes beyond the bounds: [`crate::grammar::check`] says so before.
+    #[error("bad form of the answer: {0}")]
+    BadForm(String),
     /// The worker is at fault.
     #[error("the engine failed: {0}")]
     Internal(String),
@@ -465,6 +485,7 @@ mod tests {
             max_tokens: 8,
             resume: vec![1, 2],
             logprobs: Some(3),
+            form: None,
         }
     }
 

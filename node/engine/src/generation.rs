@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::frame::{Alternative, Finish, FromWorker, JobKey, LOGPROB_MIN, TokenLogprob};
+use crate::frame::{Alternative, Finish, FromWorker, JobError, JobKey, LOGPROB_MIN, TokenLogprob};
+use crate::grammar::Constraint;
 use crate::model::{Model, PreparedJob, Vocabulary};
 use crate::sampler;
 use crate::text::{Released, TextStream};
@@ -24,6 +25,8 @@ pub(crate) struct Generation<S> {
     text: TextStream,
     vocabulary: Arc<dyn Vocabulary>,
     part: Part,
+    /// Why this job, and no other, cannot go on.
+    fault: Option<JobError>,
 }
 
 /// A part of an answer that was not sent yet.
@@ -58,7 +61,8 @@ impl<S> Generation<S> {
         let session = model.open(&job)?;
         let text = TextStream::new(&job.generate.sampling.stop);
         let ids = job.ids.clone();
-        let mut generation = Self { job, ids, read: 0, session, text, vocabulary, part: Part::default() };
+        let part = Part::default();
+        let mut generation = Self { job, ids, read: 0, session, text, vocabulary, part, fault: None };
         generation.part = generation.empty_part();
         generation.read_over_resumed();
         Ok(generation)
@@ -70,7 +74,12 @@ impl<S> Generation<S> {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.part.finish.is_some()
+        self.part.finish.is_some() || self.fault.is_some()
+    }
+
+    /// Takes what is wrong with this job.
+    pub(crate) fn take_fault(&mut self) -> Option<JobError> {
+        self.fault.take()
     }
 
     /// Says whether part of the prompt is to be read before the next token can be computed.
@@ -98,6 +107,11 @@ impl<S> Generation<S> {
         let index = self.index();
         let normaliser = self.job.generate.logprobs.map(|_| sampler::log_sum_exp(&logits));
         let before_penalties = self.job.generate.logprobs.map(|top| (logits.clone(), usize::from(top)));
+        if let Some(Err(error)) = self.job.constraint.as_mut().map(|constraint| constraint.mask(&mut logits))
+        {
+            self.fault = Some(error);
+            return Ok(());
+        }
         let id = sampler::choose(&mut logits, &self.ids, index, &self.job.generate.sampling)
             .context("the model computed no numbers: the file may be damaged, fetch it again")?;
         if self.vocabulary.is_end(id) {
@@ -111,7 +125,19 @@ impl<S> Generation<S> {
         self.part.ids.push(id);
         self.ids.push(id);
         self.release(id);
+        self.follow(id);
         Ok(())
+    }
+
+    /// Ends the answer with the token after which its form allows nothing more.
+    fn follow(&mut self, id: u32) {
+        let Some(constraint) = &mut self.job.constraint else { return };
+        match constraint.take(id) {
+            Ok(()) if !constraint.is_complete() => {}
+            Ok(()) if matches!(self.part.finish, None | Some(Finish::Length)) => self.finish(Finish::Stop),
+            Ok(()) => {}
+            Err(error) => self.fault = Some(error),
+        }
     }
 
     /// Ends the answer; nothing that was held back is sent, so that it can be resumed elsewhere.
@@ -140,6 +166,9 @@ impl<S> Generation<S> {
                 self.part.finish = Some(Finish::Stop);
                 return;
             }
+        }
+        if self.job.constraint.as_ref().is_some_and(Constraint::is_complete) {
+            return self.finish(Finish::Stop);
         }
         self.finish_at_length();
     }

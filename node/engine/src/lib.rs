@@ -4,7 +4,8 @@
 //! process is started with; [`worker`] is the loop of that process and [`direct`] the same without a process;
 //! [`model`] is what the loop needs of a model, and [`fake`] a model for tests. A real one is loaded by `load`:
 //! [`gguf_check`] and `weights` read its file, `tokenizer` and `template` its words, [`device`] says where it
-//! runs, `pages` moves it where it is read fast, and `model::llama` computes it with `cache`; `generation`, `sampler` and `text` make the answer.
+//! runs, `pages` moves it where it is read fast, and `model::llama` computes it with `cache`; `generation`, `sampler` and `text`
+//! make the answer, and [`grammar`] keeps it to the form that was asked for, within the bounds of [`schema`].
 
 pub mod frame;
 pub mod options;
@@ -23,13 +24,16 @@ mod weights;
 
 mod template;
 mod tokenizer;
+pub mod tools;
 
 mod cache;
 pub mod device;
 mod pages;
 
 mod generation;
+pub mod grammar;
 mod sampler;
+pub mod schema;
 mod text;
 
 #[cfg(test)]

@@ -91,6 +91,7 @@ fn measure(model: &Llama) -> Result<(u64, u64)> {
         max_tokens: WARM_UP_TOKENS,
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     };
     let ids = vec![0; prompt as usize];
     let job = PreparedJob::new(Arc::new(generate), ids, context, model.vocabulary_size())?;

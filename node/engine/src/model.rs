@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::frame::{Generate, JobError, ModelInfo};
+use crate::grammar::{self, Constraint, Grammars};
 
 pub(crate) mod llama;
 pub(crate) mod ops;
@@ -64,6 +65,8 @@ pub struct PreparedJob {
     pub tokens_in: usize,
     /// How many tokens the answer may have in all, by the request and by the context.
     pub tokens_out_max: usize,
+    /// What the answer may still become, the resumed tokens already taken.
+    pub constraint: Option<Constraint>,
 }
 
 impl PreparedJob {
@@ -91,7 +94,21 @@ impl PreparedJob {
         // Tokens after the last that may be produced are never read.
         let resumed = generate.resume.len().min(tokens_out_max);
         let ids = [prompt, generate.resume[..resumed].to_vec()].concat();
-        Ok(Self { generate, ids, tokens_in, tokens_out_max })
+        Ok(Self { generate, ids, tokens_in, tokens_out_max, constraint: None })
+    }
+
+    /// Keeps the answer to the form that the request asks for, if it asks for one.
+    pub(crate) fn constrain<'a>(
+        mut self,
+        grammars: impl FnOnce() -> Result<&'a Grammars, JobError>,
+    ) -> Result<Self, JobError> {
+        if !grammar::is_needed(&self.generate) {
+            return Ok(self);
+        }
+        let Some(mut constraint) = grammars()?.compile(&self.generate)? else { return Ok(self) };
+        self.ids[self.tokens_in..].iter().try_for_each(|id| constraint.take(*id))?;
+        self.constraint = Some(constraint);
+        Ok(self)
     }
 
     /// Returns how many tokens the session will hold at most.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::direct::{Completion, Engine};
-use crate::frame::{ChatMessage, Finish, FromWorker, Generate, JobKey, Prompt, Request, Sampling, ToWorker};
+use crate::frame::{
+    ChatMessage, Finish, Form, FromWorker, Generate, JobKey, Prompt, Request, Sampling, ToWorker,
+};
 use crate::frame::{read_frame, write_frame};
 use crate::model::Vocabulary;
 use crate::options::{DeviceChoice, ModelSource, WorkerOptions};
@@ -49,6 +51,7 @@ fn chat(content: &str, max_tokens: u32) -> Generate {
         max_tokens,
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     }
 }
 
@@ -220,4 +223,40 @@ fn only_file(folder: &std::path::Path) -> PathBuf {
         fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
     files[0].clone()
+}
+
+#[test]
+fn an_answer_of_a_form_is_json_of_it_and_can_be_resumed_anywhere() {
+    let Some(engine) = engine() else { return };
+    let schema = r#"{"type": "object", "properties": {"capital": {"type": "string", "maxLength": 30},
+        "inhabitants": {"type": "integer"}, "river": {"enum": ["Seine", "Thames", "Tiber"]}},
+        "required": ["capital", "inhabitants", "river"], "additionalProperties": false}"#;
+    let form = Some(Form::Json { schema: schema.to_owned() });
+    let request =
+        Generate { form, ..chat("Describe France: capital, inhabitants, river. Answer in JSON.", 80) };
+
+    let answer = ask(engine, request.clone());
+
+    println!("{}", answer.text);
+    assert_eq!(answer.finish, Finish::Stop);
+    let value: serde_json::Value = serde_json::from_str(&answer.text).expect("JSON");
+    assert!(value["capital"].as_str().is_some_and(|capital| capital.contains("Paris")), "{value}");
+    assert!(value["inhabitants"].is_i64() && value["river"].is_string(), "{value}");
+    for index in [1, answer.ids.len() / 2, answer.ids.len()] {
+        let resumed = ask(engine, Generate { resume: answer.ids[..index].to_vec(), ..request.clone() });
+        assert_eq!((&resumed.ids[..], resumed.finish), (&answer.ids[index..], Finish::Stop));
+    }
+    // Tokens that no answer of the form begins with are no answer to go on with.
+    let astray = Generate { resume: vec![answer.ids[1]; 3], ..request.clone() };
+    assert!(engine.generate(astray, |_| ()).is_err());
+    let cut = ask(engine, Generate { max_tokens: 5, ..request });
+    assert_eq!((cut.finish, cut.ids.len()), (Finish::Length, 5));
+}
+
+#[test]
+fn schemas_that_mean_harm_take_no_long_time_of_a_large_vocabulary() {
+    let Some(engine) = engine() else { return };
+    let vocabulary = engine.gguf_vocabulary();
+    let followed = crate::grammar::hostile::follow(vocabulary.grammars().expect("sound"), vocabulary.size());
+    assert!(followed > 5, "some of them can be followed");
 }

@@ -7,9 +7,14 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::{Kwargs, Serde};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+
+use serde::Serialize as _;
+use serde_json::ser::Formatter;
 
 use crate::frame::{ChatMessage, FRAME_BYTES_MAX, JobError};
+use crate::tools::{self, ToolChat};
 
 /// Bounds the steps of a rendering; a chat of the most messages takes a tenth of it.
 const FUEL_MAX: u64 = 5_000_000;
@@ -27,6 +32,8 @@ const NAME: &str = "chat";
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     digest: [u8; 32],
+    /// It is written for tools, and for the one way in which they are called here.
+    knows_tools: bool,
     begin_token: String,
     end_token: String,
 }
@@ -39,12 +46,20 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL_MAX));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", to_json);
         environment.set_syntax(as_in_python()?);
         environment
             .add_template_owned(NAME, source.to_owned())
             .context("the model's chat template is not valid: use another file of this model")?;
         let digest = *blake3::hash(source.as_bytes()).as_bytes();
-        Ok(Self { environment, digest, begin_token: begin_token.to_owned(), end_token: end_token.to_owned() })
+        let knows_tools = source.contains("tools") && source.contains(tools::OPEN);
+        Ok(Self {
+            environment,
+            digest,
+            knows_tools,
+            begin_token: begin_token.to_owned(),
+            end_token: end_token.to_owned(),
+        })
     }
 
     /// Returns the BLAKE3 of the template's text.
@@ -57,8 +72,29 @@ impl ChatTemplate {
         let message = |message: &ChatMessage| {
             context! { role => message.role.as_str(), content => message.content.as_str() }
         };
+        self.render_values(messages.iter().map(message).collect(), None)
+    }
+
+    /// Renders a chat with tools: by the template if it is written for them, else with the tools described in words.
+    pub(crate) fn render_tools(&self, chat: &ToolChat) -> Result<String, JobError> {
+        if !self.knows_tools {
+            return self.render(&chat.in_words());
+        }
+        let turns = chat.turns_for_template();
+        self.render_values(
+            turns.into_iter().map(|turn| Value::from(Serde(turn))).collect(),
+            chat.tools_for_template(),
+        )
+    }
+
+    fn render_values(
+        &self,
+        messages: Vec<Value>,
+        tools: Option<Vec<serde_json::Value>>,
+    ) -> Result<String, JobError> {
         let context = context! {
-            messages => messages.iter().map(message).collect::<Vec<_>>(),
+            messages => messages,
+            tools => tools.map(|tools| Value::from(Serde(tools))),
             add_generation_prompt => true,
             bos_token => self.begin_token.as_str(),
             eos_token => self.end_token.as_str(),
@@ -78,6 +114,31 @@ fn as_in_python() -> Result<SyntaxConfig, Error> {
 /// Templates call this for chats that they do not take, such as two messages of the same role.
 fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// Writes JSON as Python's `json.dumps` does, which is how models have seen it; arguments such as `indent` change nothing.
+fn to_json(value: &Value, _: Kwargs) -> Result<Value, Error> {
+    let mut text = Vec::new();
+    value
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut text, AsPython))
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Value::from_safe_string(String::from_utf8_lossy(&text).into_owned()))
+}
+
+struct AsPython;
+
+impl Formatter for AsPython {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
 }
 
 fn refuse(error: &Error) -> JobError {
@@ -105,6 +166,7 @@ impl Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::{ToolCall, ToolChoice, Turn};
 
     fn chat(messages: &[(&str, &str)]) -> Vec<ChatMessage> {
         let message = |(role, content): &(&str, &str)| ChatMessage {
@@ -152,6 +214,37 @@ mod tests {
             panic!("expected a refusal")
         };
         assert!(why.contains("begin with user"), "{why}");
+    }
+
+    #[test]
+    fn tools_go_to_a_template_that_knows_them_and_into_words_for_any_other() {
+        let mut chat = crate::tools::tests::chat(ToolChoice::Auto);
+        let call =
+            ToolCall { id: "1".to_owned(), name: "time".to_owned(), arguments: "{\"a\": 1}".to_owned() };
+        chat.turns.push(Turn::Called { content: String::new(), calls: vec![call] });
+        chat.turns.push(Turn::Returned { call: "1".to_owned(), content: "noon".to_owned() });
+        // The way of Qwen 2.5.
+        let knows = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {{ tool | tojson }};{% endfor %}{% endif %}\
+            {% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls %}<tool_call>{{ c.function.name }} \
+            {{ c.function.arguments | tojson }}{% endfor %}/{% endfor %}";
+        let template = ChatTemplate::new(Some(knows), "", "").expect("compiles");
+
+        let text = template.render_tools(&chat).expect("renders");
+
+        assert!(
+            text.starts_with(r#"weather {"type": "function", "function": {"name": "weather", "#),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("user:How is Rome?/assistant:<tool_call>time {\"a\": 1}/tool:noon/"),
+            "{text}"
+        );
+        chat.choice = ToolChoice::Never;
+        assert!(template.render_tools(&chat).expect("renders").starts_with("user:"));
+
+        chat.choice = ToolChoice::Auto;
+        let words = ChatTemplate::new(None, "", "").expect("compiles").render_tools(&chat).expect("renders");
+        assert!(words.contains("\"name\":\"weather\"") && words.contains("<tool_response>\nnoon"), "{words}");
     }
 
     #[test]

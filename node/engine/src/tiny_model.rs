@@ -163,6 +163,7 @@ fn generate(prompt: &str, max_tokens: u32) -> Generate {
         max_tokens,
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -15,6 +15,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::frame::{Generate, JobError, Prompt};
+use crate::grammar::Grammars;
 use crate::metadata::Metadata;
 use crate::model::{PreparedJob, Vocabulary};
 use crate::template::ChatTemplate;
@@ -52,6 +53,8 @@ pub(crate) struct GgufVocabulary {
     begin: Option<u32>,
     context_length: u32,
     digest: [u8; 32],
+    /// Made when the first job asks for a form.
+    grammars: OnceLock<Result<Grammars, String>>,
 }
 
 impl GgufVocabulary {
@@ -83,6 +86,7 @@ impl GgufVocabulary {
             begin: begin.filter(|_| metadata.is_set("tokenizer.ggml.add_bos_token")),
             context_length,
             digest: digest(metadata, &tokens, &types)?,
+            grammars: OnceLock::new(),
         })
     }
 
@@ -104,6 +108,16 @@ impl GgufVocabulary {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Returns what keeps answers of this model to a form.
+    pub(crate) fn grammars(&self) -> Result<&Grammars, JobError> {
+        let make = || {
+            let words: Vec<_> = self.bytes.iter().map(|bytes| bytes.to_vec()).collect();
+            let ends: Vec<_> = self.ends.iter().copied().collect();
+            Grammars::new(&words, &ends).map_err(|error| format!("{error:#}"))
+        };
+        self.grammars.get_or_init(make).as_ref().map_err(|error| JobError::Internal(error.clone()))
+    }
+
     fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, JobError> {
         let encode = |text: &str| {
             self.encode(text)
@@ -111,6 +125,7 @@ impl GgufVocabulary {
         };
         match prompt {
             Prompt::Chat(messages) => encode(&self.template.render(messages)?),
+            Prompt::Tools(chat) => encode(&self.template.render_tools(chat)?),
             Prompt::Text(text) => Ok(self.begin.into_iter().chain(encode(text)?).collect()),
         }
     }
@@ -119,7 +134,7 @@ impl GgufVocabulary {
 impl Vocabulary for GgufVocabulary {
     fn prepare(&self, generate: Arc<Generate>) -> Result<PreparedJob, JobError> {
         let prompt = self.prompt(&generate.prompt)?;
-        PreparedJob::new(generate, prompt, self.context_length, self.size())
+        PreparedJob::new(generate, prompt, self.context_length, self.size())?.constrain(|| self.grammars())
     }
 
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {

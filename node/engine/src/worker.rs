@@ -475,10 +475,15 @@ impl<M: Model, W: Write> Compute<M, W> {
     fn send_parts(&mut self) -> Result<()> {
         let mut parts = Vec::new();
         self.jobs.retain_mut(|job| {
-            let part = job.generation().and_then(Generation::take_part);
+            let key = job.key;
+            let Some(generation) = job.generation() else { return true };
+            let part = generation.take_part();
             let is_last = part.as_ref().is_some_and(|part| part.finish.is_some());
-            parts.extend(part.map(|part| part.into_frame(job.key)));
-            !is_last
+            parts.extend(part.map(|part| part.into_frame(key)));
+            let fault = generation.take_fault().map(|error| FromWorker::Failed { job: key, error });
+            let is_over = is_last || fault.is_some();
+            parts.extend(fault);
+            !is_over
         });
         parts.iter().try_for_each(|frame| self.shared.send(frame))
     }
@@ -511,7 +516,7 @@ mod tests {
 
     use super::*;
     use crate::direct::Engine;
-    use crate::frame::{Prompt, Sampling};
+    use crate::frame::{Form, Prompt, Sampling};
     use crate::options::{DeviceChoice, FakeOptions, ModelSource};
 
     /// A worker on threads of this process, with the node's ends of its pipes.
@@ -618,6 +623,7 @@ mod tests {
             max_tokens,
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         }
     }
 
@@ -707,6 +713,24 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_ends_where_its_form_does() {
+        let mut worker = Worker::ready(fake(FakeOptions::default()));
+        let schema = r#"{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+            "required": ["name", "age"], "additionalProperties": false}"#;
+        let form = Some(Form::Json { schema: schema.to_owned() });
+        let formed = Generate { form, ..generate("who", 64) };
+        worker.send(&start(1, formed.clone(), u32::MAX));
+        let answer = worker.answers(&[job(1)]).remove(&job(1)).expect("asked for");
+        assert_eq!((answer.text.as_str(), ended(&answer)), (r#"{"name": "", "age": -0}"#, Finish::Stop));
+        // As many tokens as it needs are enough, and one fewer is not.
+        let needed = u32::try_from(answer.ids.len()).expect("small");
+        for (max_tokens, finish) in [(needed, Finish::Stop), (needed - 1, Finish::Length)] {
+            worker.send(&start(2, Generate { max_tokens, ..formed.clone() }, u32::MAX));
+            assert_eq!(ended(&worker.answers(&[job(2)])[&job(2)]), finish);
+        }
+    }
+
+    #[test]
     fn no_tokens_asked_for_is_an_answer_at_once() {
         let mut worker = Worker::ready(paced());
         worker.send(&start(1, generate("nothing", 0), 0));
@@ -744,6 +768,12 @@ mod tests {
         assert!(matches!(answers[&job(4)].end, Some(Err(JobError::BadRequest(_)))));
         // The context ends this one.
         assert_eq!((ended(&answers[&job(5)]), answers[&job(5)].ids.len()), (Finish::Length, 99));
+        let form = |schema: &str| Some(Form::Json { schema: schema.to_owned() });
+        worker.send(&start(6, Generate { form: form("{\"type\": 7}"), ..generate("x", 4) }, 4));
+        worker.send(&start(7, Generate { form: form("true"), ..generate("x", 4) }, 4));
+        for (number, answer) in worker.answers(&[6, 7].map(job)) {
+            assert!(matches!(answer.end, Some(Err(JobError::BadForm(_)))), "{number}: {answer:?}");
+        }
     }
 
     #[test]

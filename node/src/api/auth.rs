@@ -130,8 +130,8 @@ pub(super) async fn require_local_host(
     if (may_be_named || host.is_some_and(is_local)) && !has_foreign_origin(request.headers()) {
         return next.run(request).await;
     }
-    Failure::new(FailureKind::Forbidden, "this API answers only to 127.0.0.1, [::1] and localhost")
-        .into_response()
+    let words = "this API answers only to 127.0.0.1, [::1] and localhost, and to no page of another site";
+    super::refuse(request.uri(), Failure::new(FailureKind::Forbidden, words))
 }
 
 fn has_foreign_origin(headers: &HeaderMap) -> bool {

@@ -27,6 +27,9 @@ use crate::exit::{Failure, FailureKind};
 /// Digits of a token: what looks like one and is not ours is refused rather than taken for no key.
 const TOKEN_DIGITS: usize = 64;
 
+/// What proxies add to the requests of others, who must not be taken for the user that runs the proxy.
+const PASSED_ON: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
+
 /// One connection to the API, and whose it is once that was asked.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
@@ -142,6 +145,9 @@ async fn caller(
         Shown::Nothing => {}
     }
     check_no_page(method, headers)?;
+    if PASSED_ON.iter().any(|name| headers.contains_key(*name)) {
+        return Err(unauthorised("a key is needed for what a proxy passes on"));
+    }
     if connection.is_own().await {
         return Ok(Caller::Owner);
     }
@@ -170,20 +176,18 @@ fn shown(headers: &HeaderMap, token: &Token) -> Shown {
 }
 
 /// Refuses what a browser sends on behalf of a page, whichever site it comes from.
-fn check_no_page(method: &Method, headers: &HeaderMap) -> Result<(), Failure> {
+fn check_no_page(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     if headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none") {
         let words =
             "web pages cannot use this API, and programs that send `Origin` must show the token of node.json";
-        return Err(Failure::new(FailureKind::Forbidden, words));
+        return Err(Failure::new(FailureKind::Forbidden, words).into());
     }
     // A page cannot send JSON without being asked for permission first, which is never given.
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if method == Method::POST && !kind.eq_ignore_ascii_case("application/json") {
-        return Err(Failure::usage(
-            "send the body as JSON, with the header `Content-Type: application/json`",
-        ));
+        return Err(Refusal::unsupported_media());
     }
     Ok(())
 }
@@ -257,11 +261,11 @@ mod tests {
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-site", "same-site"),
         ] {
-            assert_eq!(check(&[json, page]).expect_err("a page").kind, FailureKind::Forbidden, "{page:?}");
+            assert_eq!(check(&[json, page]).expect_err("a page").status(), 403, "{page:?}");
         }
         // What a form can send without asking.
-        assert!(check(&[]).is_err());
-        assert!(check(&[("content-type", "text/plain")]).is_err());
+        assert_eq!(check(&[]).expect_err("no kind").status(), 415);
+        assert_eq!(check(&[("content-type", "text/plain")]).expect_err("a form").status(), 415);
         assert!(check_no_page(&Method::GET, &headers(&[])).is_ok());
     }
 

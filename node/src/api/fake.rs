@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use engine::frame::{Alternative, Prompt, TokenLogprob};
+use engine::tools::Turn;
 use tokio::sync::mpsc;
 
 use super::views::{
@@ -33,7 +34,7 @@ impl Told {
 }
 
 /// Answers until the queue of commands is gone. Models: `echo` answers, `slow` never ends, `half` fails after its first
-/// part, `poor` costs too much.
+/// part, `relay` does so at each of its first three tokens, `poor` costs too much.
 pub(crate) fn spawn(mut commands: mpsc::Receiver<Command>) -> Told {
     let told = Told::default();
     let mut slow = Vec::new();
@@ -64,7 +65,7 @@ fn submit(
         |kind, message: &str| say(JobEvent::Failed { failure: Failure::new(kind, message), account: None });
     match request.model.as_str() {
         "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
-        "echo" | "slow" | "half" | "lost" => {
+        "echo" | "slow" | "half" | "lost" | "relay" => {
             let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];
             say(JobEvent::Chosen { job: format_job(&job), provider: "aa".to_owned(), why });
             say(JobEvent::Accepted { tokens_in: 2, price_max: 10.into() });
@@ -77,11 +78,20 @@ fn submit(
     if matches!(request.model.as_str(), "echo" | "half") {
         let text = match &request.generate.prompt {
             Prompt::Chat(messages) => messages.last().map(|message| message.content.clone()),
+            Prompt::Tools(chat) => match chat.turns.last() {
+                Some(Turn::Said(message)) => Some(message.content.clone()),
+                Some(Turn::Called { content, .. } | Turn::Returned { content, .. }) => Some(content.clone()),
+                None => None,
+            },
             Prompt::Text(text) => Some(text.clone()),
         };
         let text = text.unwrap_or_default();
         let logprobs = request.generate.logprobs.map(|_| logprob(&text)).into_iter().collect();
-        say(JobEvent::Text { text, index: 0, tokens: 1, logprobs });
+        say(JobEvent::Text { text, index: 0, tokens: 1, ids: Vec::new(), logprobs });
+    }
+    if request.model == "relay" {
+        relay(job, request, say);
+        return None;
     }
     match request.model.as_str() {
         "echo" => say(JobEvent::Done(Box::new(account(job)))),
@@ -93,6 +103,24 @@ fn submit(
         _ => {}
     }
     None
+}
+
+/// Gives the next token of an answer of four, and fails unless it was the last. Each provider does so once.
+fn relay(job: JobId, request: &JobRequest, say: impl Fn(JobEvent)) {
+    let index = request.generate.resume.len();
+    assert!(request.generate.resume.iter().copied().eq(0..4_u32.min(index as u32)), "{request:?}");
+    let provider = format!("p{index}");
+    assert!(!request.ignore.contains(&provider), "{request:?}");
+    let ids = vec![u32::try_from(index).expect("few")];
+    let text = format!("t{index} ");
+    say(JobEvent::Text { text, index: ids[0], tokens: 1, ids, logprobs: Vec::new() });
+    let account = Box::new(JobAccount { provider, finish: "lost".to_owned(), ..account(job) });
+    if index < 3 {
+        let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
+        say(JobEvent::Failed { failure, account: Some(account) });
+    } else {
+        say(JobEvent::Done(Box::new(JobAccount { finish: "stop".to_owned(), ..*account })));
+    }
 }
 
 fn logprob(text: &str) -> TokenLogprob {
@@ -134,7 +162,12 @@ fn answer(command: Command) {
             let best = CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() };
             say(
                 reply,
-                QuoteView { price_max: Some(100.into()), range: Some((100, 150)), candidates: vec![best] },
+                QuoteView {
+                    price_max: Some(100.into()),
+                    range: Some((100, 150)),
+                    resting: false,
+                    candidates: vec![best],
+                },
             );
         }
         Command::Status(reply) => say(reply, StatusView { ready: true, ..StatusView::default() }),

@@ -1,11 +1,14 @@
 //! Jobs over HTTP: a request becomes a command, and the job's events become a stream.
 
+use std::sync::Arc;
+
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use engine::frame::{ChatMessage, Generate, Prompt, Sampling};
 
+use super::caller::Caller;
 use super::sse::{self, Watched};
 use super::views::{JobBody, JobView};
 use super::{Api, Json, busy};
@@ -22,12 +25,12 @@ const ONLY_MAX: usize = 64;
 
 pub(super) async fn submit(State(api): State<Api>, Json(body): Json<JobBody>) -> Result<Response, Failure> {
     let job = body.job.as_deref().map_or_else(|| Ok(new_job()), parse_job)?;
-    let request = request_of(body)?;
+    let request = Arc::new(request_of(body)?);
     let permit =
         api.jobs.clone().try_acquire_owned().map_err(|_| busy("this node streams as many jobs as it may"))?;
     let (sender, events) = events_of(&request);
-    api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender })?;
-    let watched = Watched::new(job, events, permit, &api);
+    api.commands.tell(Command::Submit { job, request: request.clone(), events: sender })?;
+    let watched = Watched::new(job, events, permit, &api).falling_back(Caller::Owner, request);
     // The answer's head waits for the first event, so that a job that fails at once has an honest status.
     sse::respond(watched, &format_job(&job)).await
 }
@@ -45,6 +48,8 @@ pub(super) async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Re
 
 /// Turns a body into a request, or says what to change.
 pub(super) fn request_of(body: JobBody) -> Result<JobRequest, Failure> {
+    let fallbacks = body.allow_fallbacks.unwrap_or(true);
+    let open_ended = body.max_tokens.is_none();
     let max_tokens = body.max_tokens.unwrap_or(ANSWER_TOKENS_DEFAULT);
     if !(1..=ANSWER_TOKENS_MAX).contains(&max_tokens) {
         return Err(Failure::usage(format!(
@@ -68,11 +73,11 @@ pub(super) fn request_of(body: JobBody) -> Result<JobRequest, Failure> {
         ..defaults
     };
     let messages = messages_of(body.prompt, body.system, body.messages)?;
-    let generate =
-        Generate { prompt: Prompt::Chat(messages), sampling, max_tokens, resume: Vec::new(), logprobs: None };
+    let prompt = Prompt::Chat(messages);
+    let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs: None, form: None };
     generate.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let request = JobRequest::new(body.model, generate);
-    Ok(JobRequest { max_price_nano: body.max_price_nano, only: body.only, ..request })
+    Ok(JobRequest { fallbacks, open_ended, max_price_nano: body.max_price_nano, only: body.only, ..request })
 }
 
 fn messages_of(

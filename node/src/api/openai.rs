@@ -1,22 +1,28 @@
 //! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/jobs`.
 //!
-//! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `asked` makes jobs of them;
+//! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `form` what the answer must look
+//! like; `asked` makes jobs of them;
 //! `run` submits these and gathers or streams what they answer, in the words of `wire`; `models` lists what is offered, and
-//! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again.
+//! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again. `ollama` is
+//! the same for programs made for Ollama.
 
 mod asked;
+mod calls;
 mod error;
 mod fields;
+mod form;
 mod idempotency;
 mod jobs;
 #[cfg(test)]
 mod keys_tests;
 mod messages;
 mod models;
+pub(super) mod ollama;
 mod run;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod wire;
 
 use axum::body::Bytes;
@@ -90,7 +96,7 @@ async fn answer(
 ) -> Result<Response, Refusal> {
     let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
     let body = body?;
-    let asked = Asked::of(dialect, &body)?;
+    let asked = Asked::of(dialect, &body)?.checked().await?;
     if options.dry_run {
         return jobs::quote(api, asked).await;
     }

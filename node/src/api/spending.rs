@@ -1,10 +1,12 @@
 //! What a key pays for: set aside before a job is placed, counted when it ends, whoever is still there to see it.
 
+use std::sync::Arc;
+
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Api;
 use super::caller::Caller;
-use super::views::{JobAccount, JobEvent};
+use super::views::{JobAccount, JobEvent, QuoteView};
 use crate::api_keys::{Reserved, Used, Worst};
 use crate::command::{Command, JobId, JobRequest};
 use crate::exit::{Failure, FailureKind};
@@ -33,20 +35,21 @@ pub(super) async fn set_aside(
 /// Returns what a job costs in the worst case at the cheapest and the dearest provider; nothing if there is none, so that
 /// the job finds that out.
 async fn price_range(api: &Api, request: &JobRequest) -> Result<(u64, u64), Failure> {
-    let quote = || api.commands.ask(|reply| Command::Quote { request: Box::new(request.clone()), reply });
-    let range = match quote().await {
-        Err(failure) if is_unheard_of(&failure) => None,
-        other => other?.range,
-    };
-    if let Some(range) = range {
+    let request = Arc::new(request.clone());
+    if let Some(range) = quoted(api, &request).await?.range {
         return Ok(range);
     }
     // Waits a moment for adverts of a model that nobody has been heard of.
     let model = Some(request.model.clone());
     api.commands.ask(|reply| Command::Providers { model, reply }).await?;
-    match quote().await {
-        Err(failure) if is_unheard_of(&failure) => Ok((0, 0)),
-        other => Ok(other?.range.unwrap_or_default()),
+    Ok(quoted(api, &request).await?.range.unwrap_or_default())
+}
+
+/// Returns what a job would cost as far as it is known now; nothing is known of a model that nobody serves.
+pub(super) async fn quoted(api: &Api, request: &Arc<JobRequest>) -> Result<QuoteView, Failure> {
+    match api.commands.ask(|reply| Command::Quote { request: request.clone(), reply }).await {
+        Err(failure) if is_unheard_of(&failure) => Ok(QuoteView::default()),
+        quote => quote,
     }
 }
 

@@ -10,15 +10,15 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
 
 use super::Api;
+use super::caller::Caller;
+use super::fallback::{Fallback, Next};
 use super::spending::{self, Spending};
 use super::views::JobEvent;
 use crate::api_keys::Reserved;
-use crate::command::{Commands, JobId};
+use crate::command::{JobId, JobRequest};
 use crate::exit::{Failure, FailureKind};
-use crate::metrics::Metrics;
 
 /// Keeps connections through idle prefill; clients ignore such comments.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -27,13 +27,13 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(super) struct Watched {
     job: JobId,
     events: mpsc::Receiver<JobEvent>,
-    commands: Commands,
+    api: Api,
     over: bool,
     permit: Option<OwnedSemaphorePermit>,
     /// What was set aside for the job, if a key pays for it.
     spending: Option<Spending>,
-    stop: CancellationToken,
-    metrics: Metrics,
+    /// Who goes on if the provider does not.
+    fallback: Option<Box<Fallback>>,
     begun: Begun,
 }
 
@@ -59,15 +59,19 @@ impl Watched {
         permit: OwnedSemaphorePermit,
         api: &Api,
     ) -> Self {
-        let Api { commands, stop, metrics, .. } = api.clone();
-        let begun = Begun::default();
-        let permit = Some(permit);
-        Self { job, events, commands, over: false, permit, spending: None, stop, metrics, begun }
+        let (api, begun, permit) = (api.clone(), Begun::default(), Some(permit));
+        Self { job, events, api, over: false, permit, spending: None, fallback: None, begun }
     }
 
     /// Counts what the job costs to the key for which it was set aside.
     pub(super) fn paid_by(mut self, reserved: Option<Reserved>) -> Self {
         self.spending = reserved.map(Spending::new);
+        self
+    }
+
+    /// Lets another provider go on with the answer, if the request allows that.
+    pub(super) fn falling_back(mut self, caller: Caller, request: Arc<JobRequest>) -> Self {
+        self.fallback = request.fallbacks.then(|| Box::new(Fallback::new(&self.api, caller, request)));
         self
     }
 
@@ -77,31 +81,51 @@ impl Watched {
         self
     }
 
-    /// Returns the next event; none after the last one.
+    /// Returns the next event; none after the last one. If the provider fails in mid-stream, the next ones are those of
+    /// another that goes on, and the last one has the account of both.
     pub(super) async fn next(&mut self) -> Option<JobEvent> {
         if self.over {
             return None;
         }
-        let event = match self.events.recv().await {
-            Some(event) => event,
-            None => self.gone(),
-        };
-        self.over = event.is_last();
-        self.spending = self.spending.take().and_then(|spending| spending.note(&event));
-        match &event {
-            JobEvent::Done(account) => self.metrics.job_done(account),
+        loop {
+            let event = match self.events.recv().await {
+                Some(event) => event,
+                None => self.gone(),
+            };
+            self.note(&event);
+            let Some(fallback) = &mut self.fallback else {
+                self.over = event.is_last();
+                return Some(event);
+            };
+            match fallback.after(event).await {
+                Next::Event(event) => {
+                    self.over = event.is_last();
+                    return Some(event);
+                }
+                Next::Job { job, events, reserved } => {
+                    (self.job, self.events) = (job, events);
+                    self.spending = reserved.map(Spending::new);
+                }
+            }
+        }
+    }
+
+    /// Counts what happened.
+    fn note(&mut self, event: &JobEvent) {
+        self.spending = self.spending.take().and_then(|spending| spending.note(event));
+        match event {
+            JobEvent::Done(account) => self.api.metrics.job_done(account),
             JobEvent::Failed { failure, account } => {
-                self.metrics.job_failed(failure.kind, account.as_deref());
+                self.api.metrics.job_failed(failure.kind, account.as_deref());
             }
             JobEvent::Accepted { .. } | JobEvent::Text { .. } => self.begun.note(),
             JobEvent::Chosen { .. } => {}
         }
-        Some(event)
     }
 
     /// Says why there are no more events though the last one did not come.
     fn gone(&self) -> JobEvent {
-        let failure = if self.stop.is_cancelled() {
+        let failure = if self.api.stop.is_cancelled() {
             Failure::new(FailureKind::Unavailable, "the node went down while the job ran: submit it again")
         } else {
             Failure::internal("the node lost the job: see its log")
@@ -113,8 +137,8 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if !self.over {
-            self.metrics.job_failed(FailureKind::Cancelled, None);
-            self.commands.cancel(self.job);
+            self.api.metrics.job_failed(FailureKind::Cancelled, None);
+            self.api.commands.cancel(self.job);
             if let Some(spending) = self.spending.take() {
                 let events = std::mem::replace(&mut self.events, mpsc::channel(1).1);
                 tokio::spawn(spending::follow(spending, events, self.permit.take()));

@@ -218,7 +218,13 @@ mod tests {
 
         let event = take_event(&mut buffer);
 
-        let text = JobEvent::Text { text: "a".to_owned(), index: 0, tokens: 1, logprobs: Vec::new() };
+        let text = JobEvent::Text {
+            text: "a".to_owned(),
+            index: 0,
+            tokens: 1,
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+        };
         assert_eq!(event, Ok(Some(text)));
         assert_eq!(buffer, b"event");
     }

@@ -7,6 +7,8 @@ mod mesh;
 mod money;
 mod statement;
 
+use std::sync::Arc;
+
 use protocol::ids::{Digest, JobId, ModelId};
 use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
@@ -51,7 +53,7 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 struct Submission {
     job: JobId,
-    request: JobRequest,
+    request: Arc<JobRequest>,
     events: mpsc::Sender<JobEvent>,
     until_ms: u64,
 }
@@ -89,7 +91,7 @@ impl Waiting {
 impl Driver {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::Submit { job, request, events } => self.on_submit(JobId(job), *request, events),
+            Command::Submit { job, request, events } => self.on_submit(JobId(job), request, events),
             Command::Quote { request, reply } => answer(reply, self.quote(&request)),
             Command::Cancel { job } => self.cancel(JobId(job)),
             Command::Status(reply) => answer(reply, Ok(self.status())),
@@ -175,7 +177,7 @@ impl Driver {
 
     // --------------------------------------------------------------------------------------------- jobs
 
-    fn on_submit(&mut self, job: JobId, request: JobRequest, events: mpsc::Sender<JobEvent>) {
+    fn on_submit(&mut self, job: JobId, request: Arc<JobRequest>, events: mpsc::Sender<JobEvent>) {
         let is_known = self.jobs.contains_key(&job)
             || self.waiting.has_submission(job)
             || self.serving.contains_key(&job);
@@ -197,11 +199,33 @@ impl Driver {
     }
 
     fn place(&mut self, submission: Submission, models: &[ModelId]) {
-        let Submission { job, request, events, .. } = submission;
+        let Submission { job, mut request, events, .. } = submission;
         match one_model(&request.model, models) {
             // The queue of inputs may have been drained before this request was looked at.
-            Ok(model) => self.submit(job, request, model, events),
+            Ok(model) => {
+                self.fit(&mut request, model);
+                match self.narrow(&mut request, model) {
+                    Ok(()) => self.submit(job, request, model, events),
+                    Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
+                }
+            }
             Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
+        }
+    }
+
+    /// Lowers the length of an answer for which none was named to what the longest context of a provider holds.
+    fn fit(&self, request: &mut Arc<JobRequest>, model: ModelId) {
+        if !request.open_ended {
+            return;
+        }
+        let offers = self.node.providers(self.now()).flat_map(|advert| &advert.models);
+        let offers = offers.chain(self.node.served().map(|(offer, ..)| offer));
+        let contexts = offers.filter(|offer| offer.model == model).map(|offer| offer.context_tokens);
+        if let Some(context) = contexts.max() {
+            let most = context.saturating_sub(1).max(1);
+            if request.generate.max_tokens > most {
+                Arc::make_mut(request).generate.max_tokens = most;
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! A job's prompt as it travels beside the messages, and its translation between the engine's words and the core's.
 
 use bytes::Bytes;
-use engine::frame::{Generate, Prompt, Sampling};
+use engine::frame::{Form, Generate, Prompt, Sampling};
 use protocol::ids::{Digest, ModelId, NodeId};
 use protocol::job::{Constraints, Input, JobSpec};
 use protocol::model::Modality;
@@ -19,6 +19,25 @@ struct Body {
     frequency_penalty_milli: i32,
     logit_bias_milli: Vec<(u32, i32)>,
     logprobs: Option<u8>,
+}
+
+/// A body with what only some jobs have; it follows what every body has, so that a node that does not know it refuses the
+/// job rather than doing another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct FullBody {
+    body: Body,
+    more: More,
+}
+
+/// What only some jobs have.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct More {
+    /// Ids of the answer's tokens that another provider made.
+    resume: Vec<u32>,
+    /// The most tokens of the answer, those included.
+    max_tokens: u32,
+    /// What the answer must look like.
+    form: Option<Form>,
 }
 
 impl Body {
@@ -39,7 +58,7 @@ impl Body {
 /// Returns what the core is told of a request, and the body that goes beside it.
 pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec, Bytes), Failure> {
     let generate = &request.generate;
-    let body = Bytes::from(protocol::encoding::encode(&Body::of(generate)));
+    let body = Bytes::from(encode(generate));
     let (only, ignore) = (nodes(&request.only)?, nodes(&request.ignore)?);
     let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality: Modality::Text };
     let sampling = protocol::job::Sampling {
@@ -50,14 +69,50 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
         seed: generate.sampling.seed,
     };
     let constraints = Constraints { price_max: request.max_price_nano, only, ignore, sort: request.sort };
-    Ok((JobSpec { model, input, sampling, max_tokens: generate.max_tokens, constraints }, body))
+    // Tokens that are there already are not made again; a job that only has to say that it is over still has room for one.
+    let resumed = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
+    let max_tokens = generate.max_tokens.saturating_sub(resumed).max(generate.max_tokens.min(1));
+    Ok((JobSpec { model, input, sampling, max_tokens, constraints }, body))
+}
+
+fn encode(generate: &Generate) -> Vec<u8> {
+    let body = Body::of(generate);
+    if generate.resume.is_empty() && generate.form.is_none() {
+        return protocol::encoding::encode(&body);
+    }
+    let Generate { resume, max_tokens, form, .. } = generate.clone();
+    let more = More { resume, max_tokens, form };
+    protocol::encoding::encode(&FullBody { body, more })
+}
+
+fn decode(bytes: &[u8]) -> Result<(Body, Option<More>), String> {
+    let max = protocol::job::INPUT_BYTES_MAX as usize;
+    if let Ok(body) = protocol::encoding::decode::<Body>(bytes, max) {
+        return Ok((body, None));
+    }
+    let full = protocol::encoding::decode::<FullBody>(bytes, max);
+    let full = full.map_err(|error| format!("the prompt cannot be read: {error}"))?;
+    Ok((full.body, Some(full.more)))
+}
+
+/// Returns the tokens that are there already, and the most that there may be in all: no more than are paid for on top.
+fn lengths(spec: &JobSpec, more: Option<More>) -> Result<(Vec<u32>, u32), String> {
+    let Some(More { resume, max_tokens, form }) = more else { return Ok((Vec::new(), spec.max_tokens)) };
+    let resumed = u32::try_from(resume.len()).unwrap_or(u32::MAX);
+    if (resume.is_empty() && form.is_none())
+        || max_tokens < resumed
+        || max_tokens > resumed.saturating_add(spec.max_tokens)
+    {
+        return Err("the answer that is to go on does not fit its length".to_owned());
+    }
+    Ok((resume, max_tokens))
 }
 
 /// Returns what the engine is asked to do.
 pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
-    let max = protocol::job::INPUT_BYTES_MAX as usize;
-    let body: Body = protocol::encoding::decode(body, max)
-        .map_err(|error| format!("the prompt cannot be read: {error}"))?;
+    let (body, more) = decode(body)?;
+    let form = more.as_ref().and_then(|more| more.form.clone());
+    let (resume, max_tokens) = lengths(spec, more)?;
     let sampling = Sampling {
         temperature: from_milli(spec.sampling.temperature_milli),
         top_p: from_milli(spec.sampling.top_p_milli),
@@ -69,13 +124,8 @@ pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> 
         stop: body.stop,
         seed: spec.sampling.seed,
     };
-    let generate = Generate {
-        prompt: body.prompt,
-        sampling,
-        max_tokens: spec.max_tokens,
-        resume: Vec::new(),
-        logprobs: body.logprobs,
-    };
+    let Body { prompt, logprobs, .. } = body;
+    let generate = Generate { prompt, sampling, max_tokens, resume, logprobs, form };
     generate.validate().map_err(|error| error.to_string())?;
     Ok(generate)
 }
@@ -134,12 +184,37 @@ mod tests {
             max_tokens: 9,
             resume: Vec::new(),
             logprobs: Some(2),
+            form: None,
         };
         let request = JobRequest::new(String::new(), asked.clone());
 
         let (spec, body) = describe(&request, ModelId([1; 32])).expect("valid");
 
-        assert_eq!(generate(&spec, &body), Ok(asked));
+        assert_eq!(generate(&spec, &body), Ok(asked.clone()));
         assert!(generate(&spec, &body[1..]).is_err());
+
+        let form = Some(Form::Json { schema: "{}".to_owned() });
+        let formed = JobRequest::new(String::new(), Generate { form, ..asked.clone() });
+        let (spec, with_form) = describe(&formed, ModelId([1; 32])).expect("valid");
+
+        assert_eq!(generate(&spec, &with_form), Ok(formed.generate));
+        // Whoever knows no forms finds bytes left over, and refuses.
+        assert!(with_form.starts_with(&body));
+        assert!(protocol::encoding::decode::<Body>(&with_form, with_form.len()).is_err());
+        assert!(generate(&spec, &[&with_form[..], &[0]].concat()).is_err());
+        for resume in [vec![5, 6], vec![7; 9]] {
+            let left = 9 - u32::try_from(resume.len()).expect("few");
+            let half = JobRequest::new(String::new(), Generate { resume, ..asked.clone() });
+            let (spec, whole) = describe(&half, ModelId([1; 32])).expect("valid");
+            assert_eq!(spec.max_tokens, left.max(1), "what is there already is not paid again");
+            assert_eq!(generate(&spec, &whole), Ok(half.generate.clone()));
+            assert!(whole.starts_with(&body));
+            assert!(
+                protocol::encoding::decode::<Body>(&whole, whole.len()).is_err(),
+                "an older node refuses"
+            );
+            let more = JobSpec { max_tokens: spec.max_tokens - 1, ..spec };
+            assert!(left == 0 || generate(&more, &whole).is_err(), "more than is paid for");
+        }
     }
 }

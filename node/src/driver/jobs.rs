@@ -1,5 +1,7 @@
 //! Jobs on their way: those of the owner, from request to account, and those that our engine runs.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use engine::frame::{FromWorker, JobError, JobKey, Request, ToWorker};
 use protocol::advert::{Device, ModelOffer};
@@ -32,7 +34,7 @@ const REASONS_MAX: usize = 256;
 /// A job of the owner.
 #[derive(Debug)]
 pub(super) struct OwnJob {
-    pub(super) request: JobRequest,
+    pub(super) request: Arc<JobRequest>,
     pub(super) body: Bytes,
     pub(super) events: mpsc::Sender<JobEvent>,
     /// Room for the last event, whatever else fills the queue.
@@ -69,9 +71,12 @@ struct Attached {
 #[derive(Debug)]
 pub(super) struct Serving {
     model: String,
+    requester: NodeId,
     tokens: u32,
     /// Tokens that it may generate.
     up_to: u32,
+    /// Tokens of the answer that another provider made before.
+    resumed: u32,
     ids: blake3::Hasher,
     sink: Sink,
 }
@@ -90,7 +95,7 @@ impl Driver {
     pub(super) fn submit(
         &mut self,
         job: JobId,
-        request: JobRequest,
+        request: Arc<JobRequest>,
         model: ModelId,
         events: mpsc::Sender<JobEvent>,
     ) {
@@ -188,7 +193,7 @@ impl Driver {
                 let events = self.stream_sender.clone();
                 let Some(own) = self.jobs.get_mut(&job) else { return };
                 let asked = &own.request.generate;
-                let delivery = Delivery::new(own.events.clone(), asked.max_tokens, asked.logprobs);
+                let delivery = Delivery::of(own.events.clone(), asked);
                 let expected = own.attached.as_mut().filter(|a| a.provider == from && a.until_ms.is_some());
                 let Some(attached) = expected else { return };
                 attached.until_ms = None;
@@ -317,16 +322,22 @@ impl Driver {
                 self.fail_serving(job, EngineFault::Broken("nobody waits for the answer".to_owned()));
                 return;
             };
-            Sink::Home(Box::new(Delivery::new(events, spec.max_tokens, generate.logprobs)))
+            Sink::Home(Box::new(Delivery::of(events, &generate)))
         } else {
             let (sender, frames) = mpsc::channel(FRAMES_MAX);
             let (opener, events) = (self.net.opener(), self.stream_sender.clone());
             tokio::spawn(serve(job, PeerKey(requester.0), opener, frames, events));
             Sink::Stream(sender)
         };
-        let start = ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to };
+        let resumed = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
+        let bound = up_to.saturating_add(resumed);
+        let start =
+            ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to: bound };
         let sent = self.workers.send(&model, &start);
-        self.serving.insert(job, Serving { model, tokens: 0, up_to, ids: blake3::Hasher::new(), sink });
+        self.serving.insert(
+            job,
+            Serving { model, requester, tokens: 0, up_to, resumed, ids: blake3::Hasher::new(), sink },
+        );
         match sent {
             Ok(()) => {}
             Err(error @ SendError::TooLarge) => {
@@ -337,9 +348,9 @@ impl Driver {
     }
 
     pub(super) fn grant(&mut self, job: JobId, up_to: u32) {
-        if let Some(serving) = self.serving.get_mut(&job) {
-            serving.up_to = up_to;
-        }
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        serving.up_to = up_to;
+        let up_to = up_to.saturating_add(serving.resumed);
         self.order(job, ToWorker::Grant { job: JobKey(job.0), up_to });
     }
 
@@ -466,6 +477,9 @@ impl Driver {
     fn on_frame(&mut self, frame: FromWorker) {
         match frame {
             FromWorker::Prepared { job, tokens_in } => {
+                // What another provider made is read as the prompt is, and counts as it.
+                let resumed = self.serving.get(&JobId(job.0)).map_or(0, |serving| serving.resumed);
+                let tokens_in = tokens_in.saturating_add(resumed);
                 self.inputs.push_back(Input::Engine(EngineEvent::Prepared { job: JobId(job.0), tokens_in }));
             }
             FromWorker::Tokens { job, index, ids, bytes, logprobs, finish } => {
@@ -478,6 +492,10 @@ impl Driver {
                         EngineFault::PromptTooLong { tokens, context }
                     }
                     JobError::BadRequest(reason) => EngineFault::BadRequest(reason),
+                    JobError::BadForm(reason) => {
+                        self.penalise_form(JobId(job.0));
+                        EngineFault::BadRequest(reason)
+                    }
                     JobError::TooManyJobs => EngineFault::Broken(JobError::TooManyJobs.to_string()),
                     JobError::Internal(reason) => EngineFault::Broken(reason),
                 };
@@ -487,6 +505,14 @@ impl Driver {
             | FromWorker::Ready(_)
             | FromWorker::LoadFailed { .. }
             | FromWorker::Pong { .. } => {}
+        }
+    }
+
+    /// An honest node checks what the answer shall look like before it asks anybody for it.
+    fn penalise_form(&mut self, job: JobId) {
+        let requester = self.serving.get(&job).map(|serving| serving.requester);
+        if let Some(requester) = requester.filter(|requester| *requester != self.node.id()) {
+            self.penalise(requester, Offence::BadForm);
         }
     }
 
@@ -609,6 +635,12 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
             Failure::new(FailureKind::Forbidden, message)
         }
         JobFailure::TooManySteps(_) => Failure::new(FailureKind::Busy, message),
+        JobFailure::TooManyJobs => {
+            Failure::new(FailureKind::Busy, format!("{message}: wait until one has ended")).retry_after(1_000)
+        }
+        JobFailure::NotNow(_) => {
+            Failure::new(FailureKind::Unavailable, format!("{message}: try again later")).retry_after(5_000)
+        }
         JobFailure::PromptTooLong { .. } => {
             Failure::new(FailureKind::PromptTooLong, format!("{message}: shorten it"))
         }

@@ -35,6 +35,8 @@ pub(super) enum Offence {
     BadSignature,
     /// A body that is not the one announced.
     WrongBody,
+    /// A form of an answer that cannot be kept to.
+    BadForm,
     /// Many messages, and never a greeting.
     NoGreeting,
 }
@@ -72,6 +74,7 @@ impl Offence {
             Self::Undecodable => "undecodable_message",
             Self::BadSignature => "bad_signature",
             Self::WrongBody => "wrong_body",
+            Self::BadForm => "bad_form",
             Self::NoGreeting => "no_greeting",
         }
     }

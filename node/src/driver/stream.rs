@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::frame::{LOGPROB_MIN, TokenLogprob};
+use engine::frame::{Generate, LOGPROB_MIN, TokenLogprob};
 use protocol::ids::{Digest, JobId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -91,6 +91,8 @@ pub(super) struct Delivered {
 #[derive(Debug)]
 pub(super) struct Delivery {
     events: mpsc::Sender<JobEvent>,
+    /// Tokens of the answer that came before, from another provider.
+    first: u32,
     tokens: u32,
     tokens_max: u32,
     /// Alternatives that were asked for with each token, if log probabilities were.
@@ -103,9 +105,16 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32, logprobs: Option<u8>) -> Self {
+    /// Expects what is missing of an answer.
+    pub(super) fn of(events: mpsc::Sender<JobEvent>, asked: &Generate) -> Self {
+        let first = u32::try_from(asked.resume.len()).unwrap_or(u32::MAX);
+        Self { first, ..Self::new(events, asked.max_tokens.saturating_sub(first), asked.logprobs) }
+    }
+
+    fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32, logprobs: Option<u8>) -> Self {
         Self {
             events,
+            first: 0,
             tokens: 0,
             tokens_max,
             logprobs,
@@ -119,7 +128,7 @@ impl Delivery {
     /// Takes the next tokens; `Err` names what is wrong with them.
     pub(super) fn take(&mut self, part: Part) -> Result<(), &'static str> {
         let Part { index, ids, bytes, logprobs } = part;
-        if index != self.tokens {
+        if self.tokens.checked_add(self.first) != Some(index) {
             return Err("tokens out of order");
         }
         if self.complete {
@@ -144,7 +153,7 @@ impl Delivery {
         }
         let text = String::from_utf8_lossy(&bytes).into_owned();
         // The queue has room for every token that was asked for and for the last part; one that is closed is noticed by `is_wanted`.
-        let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count, logprobs });
+        let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count, ids, logprobs });
         Ok(())
     }
 
@@ -381,6 +390,29 @@ mod tests {
         assert!(delivery.take(part(2, &[3], b"c")).is_err());
         assert_eq!(delivery.delivered().tokens, 2);
         assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 2);
+    }
+
+    #[test]
+    fn an_answer_that_goes_on_is_counted_from_where_it_broke_off() {
+        let (sender, _receiver) = mpsc::channel(64);
+        let asked = Generate { max_tokens: 5, resume: vec![1, 2, 3], ..generate() };
+        let mut delivery = Delivery::of(sender, &asked);
+
+        assert!(delivery.take(part(0, &[1], b"a")).is_err(), "it is there already");
+        assert_eq!(delivery.take(part(3, &[4, 5], b"de")), Ok(()));
+        assert!(delivery.take(part(5, &[6], b"f")).is_err(), "more than was asked for in all");
+        assert_eq!(delivery.delivered().tokens, 2, "those that this provider is paid for");
+    }
+
+    fn generate() -> Generate {
+        Generate {
+            prompt: engine::frame::Prompt::Text("x".to_owned()),
+            sampling: engine::frame::Sampling::greedy(),
+            max_tokens: 1,
+            resume: Vec::new(),
+            logprobs: None,
+            form: None,
+        }
     }
 
     #[test]

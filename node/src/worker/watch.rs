@@ -469,6 +469,7 @@ mod tests {
             sampling: engine::frame::Sampling::default(),
             resume: Vec::new(),
             logprobs: None,
+            form: None,
         };
         let request = engine::frame::Request::Generate(generate);
         let start = ToWorker::Start { job: engine::frame::JobKey([1; 16]), request, up_to: 1 };

@@ -165,5 +165,6 @@ fn generate_of(body: &JobBody) -> Generate {
         max_tokens: body.max_tokens.unwrap_or_default(),
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     }
 }

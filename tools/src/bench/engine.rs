@@ -275,6 +275,7 @@ fn generate(content: String, max_tokens: u32) -> Generate {
         max_tokens,
         resume: Vec::new(),
         logprobs: None,
+        form: None,
     }
 }
 

@@ -4,20 +4,23 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use engine::frame::{Generate, LOGPROBS_MAX, Prompt, Sampling};
+use engine::tools::{ToolChat, Turn};
 use protocol::ids::NodeId;
 use protocol::job::Sort;
 use serde_json::{Map, Number, Value, json};
 
 use super::fields::{Fields, parse, unsupported, wrong};
+use super::form;
 use super::messages;
+use super::tools::{self, Tools};
 use super::wire::Dialect;
 use crate::api::jobs::random_seed;
 use crate::api::views::parse_credits;
-use crate::command::{ANSWER_TOKENS_MAX, JobRequest};
+use crate::command::{ANSWER_TOKENS_MAX, JobRequest, Wants};
 use crate::exit::Failure;
 
 /// The longest answer of a chat unless another is asked for.
-const CHAT_TOKENS_DEFAULT: u32 = 2_048;
+pub(super) const CHAT_TOKENS_DEFAULT: u32 = 2_048;
 
 /// The same of a completion, as clients of this endpoint expect it.
 const COMPLETION_TOKENS_DEFAULT: u32 = 16;
@@ -37,15 +40,20 @@ const COMPLETION_LOGPROBS_MAX: u8 = 5;
 /// Bounds the nodes that `provider.only` and `provider.ignore` name.
 const NODES_MAX: usize = 64;
 
+/// Bounds the words of `provider.quantizations` and `provider.regions`.
+const WORDS_MAX: usize = 16;
+
+/// Bounds each of them.
+const WORD_BYTES_MAX: usize = 64;
+
 /// The smallest nucleus that can be said in thousandths: the likeliest token alone.
 const TOP_P_MIN: f32 = 0.001;
 
 /// Parameters that change nothing here.
-const IGNORED: [&str; 11] = [
+const IGNORED: [&str; 10] = [
     "user",
     "metadata",
     "store",
-    "parallel_tool_calls",
     "reasoning_effort",
     "verbosity",
     "service_tier",
@@ -68,6 +76,8 @@ pub(super) struct Asked {
     pub(super) echoed: Vec<String>,
     /// Names of parameters that change nothing.
     pub(super) ignored: Vec<String>,
+    /// The answers may have calls of tools.
+    pub(super) has_tools: bool,
 }
 
 impl Asked {
@@ -92,7 +102,32 @@ impl Asked {
         IGNORED.iter().for_each(|name| fields.ignore(name));
         let each = |text: &String| std::iter::repeat_n(text.clone(), choices as usize).collect::<Vec<_>>();
         let echoed = echoed.iter().flat_map(each).collect();
-        Ok(Self { dialect, model, jobs, stream, include_usage, echoed, ignored: fields.leftover() })
+        let has_tools = matches!(&jobs[0].generate.prompt, Prompt::Tools(chat) if chat.may_call());
+        if has_tools && jobs[0].generate.logprobs.is_some() {
+            return Err(wrong("logprobs", "cannot be had with `tools`: leave one of them out"));
+        }
+        Ok(Self {
+            dialect,
+            model,
+            jobs,
+            stream,
+            include_usage,
+            echoed,
+            ignored: fields.leftover(),
+            has_tools,
+        })
+    }
+
+    /// Checks what takes a while: whether answers can be kept to the form that is asked for.
+    pub(super) async fn checked(self) -> Result<Self, Failure> {
+        let first = self.jobs.first().map(|job| &job.generate);
+        if let Some(generate) = first.filter(|generate| engine::grammar::is_needed(generate)).cloned() {
+            let param = if self.has_tools { "tools" } else { "response_format" };
+            let check = tokio::task::spawn_blocking(move || engine::grammar::check(&generate));
+            let checked = check.await.map_err(|error| Failure::internal(error.to_string()))?;
+            checked.map_err(|error| Failure::usage(error.to_string()).in_param(param))?;
+        }
+        Ok(self)
     }
 }
 
@@ -104,7 +139,24 @@ fn chat(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
     if given.iter().any(|message| message.get("name").is_some()) {
         fields.note_ignored("messages.name");
     }
-    Ok(vec![Prompt::Chat(messages::read(given)?)])
+    let turns = messages::read(given)?;
+    let Tools { tools, choice, parallel } = tools::read(fields)?;
+    Ok(vec![prompt_of(ToolChat { turns, tools, choice, parallel })?])
+}
+
+/// Returns a chat as one without tools if nothing in it has to do with them: every provider knows that.
+fn prompt_of(chat: ToolChat) -> Result<Prompt, Failure> {
+    let all_said = chat.turns.iter().all(|turn| matches!(turn, Turn::Said(_)));
+    if chat.may_call() || !all_said {
+        return Ok(Prompt::Tools(Box::new(chat)));
+    }
+    // A choice of what is not there is still a mistake.
+    chat.validate().map_err(|error| Failure::usage(error.to_string()).in_param("tool_choice"))?;
+    let said = |turn| match turn {
+        Turn::Said(message) => Some(message),
+        Turn::Called { .. } | Turn::Returned { .. } => None,
+    };
+    Ok(Prompt::Chat(chat.turns.into_iter().filter_map(said).collect()))
 }
 
 fn texts(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
@@ -131,17 +183,17 @@ fn echoed(dialect: Dialect, fields: &mut Fields, prompts: &[Prompt]) -> Result<V
     }
     let text = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => Some(text.clone()),
-        Prompt::Chat(_) => None,
+        Prompt::Chat(_) | Prompt::Tools(_) => None,
     };
     Ok(prompts.iter().filter_map(text).collect())
 }
 
 fn refuse_what_changes_the_answer(fields: &mut Fields) -> Result<(), Failure> {
     let auto = [json!("none"), json!("auto")];
-    fields.refuse("response_format", &[json!({"type": "text"})])?;
+    // Those of a chat were taken before.
     fields.refuse("tools", &[json!([])])?;
-    fields.refuse("functions", &[json!([])])?;
     fields.refuse("tool_choice", &auto)?;
+    fields.refuse("functions", &[json!([])])?;
     fields.refuse("function_call", &auto)?;
     fields.refuse("modalities", &[json!(["text"])])?;
     fields.refuse("suffix", &[json!("")])?;
@@ -198,18 +250,27 @@ fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec
             job.generate.prompt = prompt.clone();
             // The same seed for all choices would make the same answer of all.
             job.generate.sampling.seed = job.generate.sampling.seed.wrapping_add(u64::from(choice));
-            job.generate
-                .validate()
-                .map_err(|error| Failure::usage(error.to_string()).in_param("messages"))?;
+            job.generate.validate().map_err(|error| {
+                Failure::usage(error.to_string()).in_param(param_of(&job.generate.prompt))
+            })?;
             jobs.push(job);
         }
     }
     Ok(jobs)
 }
 
+/// Returns the parameter that is at fault where a prompt makes no sense.
+fn param_of(prompt: &Prompt) -> &'static str {
+    match prompt {
+        Prompt::Chat(_) | Prompt::Text(_) => "messages",
+        Prompt::Tools(_) => "tools",
+    }
+}
+
 fn prompt_bytes(prompt: &Prompt) -> usize {
     match prompt {
         Prompt::Text(text) => text.len(),
+        Prompt::Tools(chat) => chat.bytes(),
         Prompt::Chat(messages) => {
             messages.iter().map(|message| message.role.len() + message.content.len()).sum()
         }
@@ -218,12 +279,14 @@ fn prompt_bytes(prompt: &Prompt) -> usize {
 
 /// Returns a job without its prompt.
 fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobRequest, Failure> {
+    let open_ended = !fields.has("max_tokens") && !fields.has("max_completion_tokens");
     let max_tokens = max_tokens(dialect, fields)?;
     let sampling = sampling(fields)?;
     let logprobs = logprobs(dialect, fields)?;
+    let form = form::read(dialect, fields)?;
     let prompt = Prompt::Text(String::new());
-    let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs };
-    let request = JobRequest::new(model, generate);
+    let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs, form };
+    let request = JobRequest { open_ended, ..JobRequest::new(model, generate) };
     match fields.take("provider")? {
         Some(provider) => wanted_provider(request, Fields::of(provider)),
         None => Ok(request),
@@ -344,11 +407,36 @@ fn wanted_provider(request: JobRequest, mut fields: Fields) -> Result<JobRequest
     };
     let price = fields.take::<Value>("max_price").map_err(named)?;
     let max_price_nano = price.map(|price| max_price(&price)).transpose()?;
-    fields.refuse("allow_fallbacks", &[json!(true)]).map_err(named)?;
+    let wants = wants(&mut fields).map_err(named)?;
+    let fallbacks = fields.take("allow_fallbacks").map_err(named)?.unwrap_or(true);
     match fields.unknown() {
         Some(name) => Err(unsupported(&format!("provider.{name}"))),
-        None => Ok(JobRequest { only, ignore, sort, max_price_nano, ..request }),
+        None => Ok(JobRequest { only, ignore, sort, max_price_nano, wants, fallbacks, ..request }),
     }
+}
+
+/// Reads what adverts must say of a provider.
+fn wants(fields: &mut Fields) -> Result<Wants, Failure> {
+    let class = fields.take::<String>("class")?;
+    if class.as_ref().is_some_and(|class| !["community", "company"].contains(&class.as_str())) {
+        return Err(wrong("class", "must be `community` or `company`"));
+    }
+    let speed = number(fields, "preferred_min_throughput", 0.0..=1e9)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the range of both")]
+    let speed_milli = speed.map(|speed| (f64::from(speed) * 1_000.0) as u64);
+    let (quantisations, regions) = (words(fields, "quantizations")?, words(fields, "regions")?);
+    Ok(Wants { quantisations, regions, class, speed_milli })
+}
+
+fn words(fields: &mut Fields, name: &str) -> Result<Vec<String>, Failure> {
+    let words: Vec<String> = fields.take(name)?.unwrap_or_default();
+    if words.len() > WORDS_MAX || words.iter().any(|word| !(1..=WORD_BYTES_MAX).contains(&word.len())) {
+        return Err(wrong(
+            name,
+            &format!("must be a list of at most {WORDS_MAX} words of 1 to {WORD_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(words)
 }
 
 /// Reads the most that one job may cost, in credits.
@@ -378,6 +466,7 @@ fn nodes(fields: &mut Fields, name: &str) -> Result<Vec<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use engine::frame::Form;
     use proptest::prelude::*;
 
     use super::*;
@@ -421,6 +510,16 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_which_nothing_is_said_may_be_shortened_and_no_other() {
+        let open_ended = |changes: Value| chat(changes).expect("sound").jobs[0].open_ended;
+
+        assert!(open_ended(json!({})) && open_ended(json!({"max_tokens": null})));
+        assert!(
+            !open_ended(json!({"max_tokens": 600})) && !open_ended(json!({"max_completion_tokens": 600}))
+        );
+    }
+
+    #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
         for (changes, param) in [
             (json!({"model": null}), "model"),
@@ -446,14 +545,26 @@ mod tests {
             (json!({"logit_bias": {"1": 101}}), "logit_bias"),
             (json!({"presence_penalty": 3}), "presence_penalty"),
             (json!({"stream_options": {"include_usage": true}}), "stream_options"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
-            (json!({"tools": [{"type": "function"}]}), "tools"),
+            (json!({"response_format": {"type": "xml"}}), "response_format"),
+            (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+                "response_format.json_schema.schema",
+            ),
+            (json!({"tools": [{"type": "function"}]}), "tools[0].function.name"),
             (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"audio": {"voice": "x"}}), "audio"),
             (json!({"provider": {"only": ["x"]}}), "provider.only"),
             (json!({"provider": {"sort": "throughput"}}), "provider.sort"),
             (json!({"provider": {"order": ["a"]}}), "provider.order"),
-            (json!({"provider": {"allow_fallbacks": false}}), "provider.allow_fallbacks"),
+            (json!({"provider": {"quantizations": "q4"}}), "provider.quantizations"),
+            (json!({"provider": {"regions": [""]}}), "provider.regions"),
+            (json!({"provider": {"class": "mine"}}), "provider.class"),
+            (
+                json!({"provider": {"preferred_min_throughput": {"p50": 1}}}),
+                "provider.preferred_min_throughput",
+            ),
+            (json!({"provider": {"allow_fallbacks": "no"}}), "provider.allow_fallbacks"),
             (json!({"provider": {"max_price": {"prompt": 1}}}), "provider.max_price"),
             (json!({"provider": {"max_price": "-1"}}), "provider.max_price"),
             (json!({"provider": 1}), "provider"),
@@ -461,6 +572,48 @@ mod tests {
             let failure = chat(changes.clone()).expect_err(param);
             assert_eq!(failure.param.as_deref(), Some(param), "{changes}: {failure}");
             assert_eq!(failure.kind, crate::exit::FailureKind::Usage, "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_chat_has_tools_where_they_may_be_called_or_were() {
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let prompt = |changes: Value| chat(changes).expect("sound").jobs.remove(0).generate.prompt;
+        assert!(matches!(prompt(json!({"tools": tools})), Prompt::Tools(chat) if chat.parallel));
+        assert!(matches!(prompt(json!({"tools": tools, "tool_choice": "none"})), Prompt::Chat(_)));
+        let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let messages = json!([
+            {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "1", "content": "4"},
+        ]);
+        assert!(matches!(prompt(json!({"messages": messages})), Prompt::Tools(chat) if !chat.may_call()));
+
+        for (changes, param) in [
+            (json!({"tools": tools, "tool_choice": {"function": {"name": "g"}}}), "tools"),
+            (json!({"tools": [tools[0], tools[0]]}), "tools"),
+            (json!({"tools": tools, "logprobs": true}), "logprobs"),
+        ] {
+            assert_eq!(chat(changes).expect_err(param).param.as_deref(), Some(param));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_form_that_no_provider_would_keep_to_is_refused_here() {
+        let asked = |schema: Value| {
+            let format = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}});
+            chat(json!({"response_format": format, "n": 2})).expect("read")
+        };
+        let sound = asked(json!({"type": "object", "properties": {"a": {"type": "integer"}}}));
+        let checked = sound.checked().await.expect("sound");
+        let Some(Form::Json { schema }) = &checked.jobs[1].generate.form else {
+            panic!("every choice has it")
+        };
+        assert!(schema.contains("integer"));
+
+        for schema in [json!({"type": "king"}), json!({"$ref": "#/x"}), json!({"enum": ["x".repeat(70_000)]})]
+        {
+            let failure = asked(schema).checked().await.expect_err("no form");
+            assert_eq!(failure.param.as_deref(), Some("response_format"), "{failure}");
+            assert_eq!(failure.kind, crate::exit::FailureKind::Usage);
         }
     }
 

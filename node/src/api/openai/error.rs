@@ -49,6 +49,17 @@ impl Refusal {
         Self { failure, status: StatusCode::METHOD_NOT_ALLOWED, paid: false, in_flight: false }
     }
 
+    /// Says that a body is not declared as JSON.
+    pub(in crate::api) fn unsupported_media() -> Self {
+        let words = "send the body as JSON, with the header `Content-Type: application/json`";
+        Self { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, ..Self::from(Failure::usage(words)) }
+    }
+
+    #[cfg(test)]
+    pub(in crate::api) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn unprocessable(failure: Failure) -> Self {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, ..Self::from(failure) }
     }
@@ -66,6 +77,11 @@ impl Refusal {
     pub(super) fn not_to_be_repeated(mut self, paid: bool) -> Self {
         self.paid = paid;
         self
+    }
+
+    /// Returns what went wrong, in words.
+    pub(super) fn words(&self) -> &str {
+        &self.failure.message
     }
 
     /// Returns the body, also as it stands within a stream.

@@ -1,5 +1,7 @@
 //! What a request would cost, and why a job went where it did: additions to the API.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json as Answer};
@@ -34,7 +36,7 @@ pub(super) async fn quote(api: Api, asked: Asked) -> Result<Response, Refusal> {
     let (mut price_max, mut candidates) = (Some(0_u64), Vec::new());
     let n = asked.jobs.len();
     for job in asked.jobs {
-        let quote = api.commands.ask(|reply| Command::Quote { request: Box::new(job), reply }).await?;
+        let quote = api.commands.ask(|reply| Command::Quote { request: Arc::new(job), reply }).await?;
         let price = quote.price_max.map(|price| price.nano);
         price_max = price_max.zip(price).map(|(sum, price)| sum.saturating_add(price));
         if candidates.is_empty() {

@@ -291,3 +291,37 @@ async fn a_page_that_points_its_name_here_gets_nothing_without_a_key() {
     let page = request(&served, &key, Method::GET, "/v1/models").header("origin", "https://evil.example");
     assert_eq!(page.send().await.expect("answered").status(), 403);
 }
+
+#[tokio::test]
+async fn an_answer_that_several_providers_made_is_one_answer_and_each_part_is_paid_once() {
+    let served = served().await;
+    let key = key(&served, WIDE).await;
+
+    let answer: Value = chat(&served, &key, body("relay")).await.json().await.expect("JSON");
+
+    assert_eq!(answer["choices"][0]["message"]["content"], "t0 t1 t2 t3 ");
+    assert_eq!(answer["usage"], json!({"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}));
+    let charges = answer["sharemesh"].as_array().expect("a list");
+    let providers: Vec<&Value> = charges.iter().map(|charge| &charge["provider"]).collect();
+    assert_eq!(providers, ["p0", "p1", "p2", "p3"]);
+    assert!(charges.iter().all(|charge| charge["price_nano"] == 100), "{answer}");
+    assert_eq!((spent(&served), served.told.submitted()), ((400, 0, 4), 4));
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_only_as_far_as_the_key_pays_and_the_client_wants() {
+    let served = served().await;
+    // Two jobs, of which each costs 100 and at least so much is set aside.
+    let key = key(&served, Limits { budget_nano: Some(250), ..WIDE }).await;
+
+    let (status, failed) = error(chat(&served, &key, body("relay")).await).await;
+    assert_eq!((status, &failed["code"]), (502, &json!("provider_lost")), "{failed}");
+    assert_eq!((spent(&served), served.told.submitted()), ((200, 0, 2), 2));
+
+    let other = served.keys.create("other", WIDE).await.expect("room").key;
+    let mut alone = body("relay");
+    alone["provider"] = json!({"allow_fallbacks": false});
+    let answer = chat(&served, &other, alone).await;
+    assert_eq!(answer.headers()["x-should-retry"], "false", "a part was paid");
+    assert_eq!((answer.status().as_u16(), served.told.submitted()), (502, 3));
+}

@@ -1,5 +1,7 @@
 //! Submits the jobs of a request, and gathers their answers or hands them to a stream.
 
+use std::sync::Arc;
+
 use axum::Json as Answer;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
@@ -7,9 +9,10 @@ use engine::frame::TokenLogprob;
 use futures::future::try_join_all;
 
 use super::asked::Asked;
+use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
 use super::stream;
-use super::wire::{Finish, Head, Tally};
+use super::wire::{Call, Finish, Function, Head, Tally};
 use crate::api::caller::Caller;
 use crate::api::spending::{for_caller, set_aside};
 use crate::api::sse::{Begun, Watched};
@@ -35,13 +38,35 @@ pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Respon
     let echoed = asked.echoed.into_iter().map(Some).chain(std::iter::repeat(None));
     let choices = watched.into_iter().zip(echoed).collect();
     let mut response = if asked.stream {
-        stream::respond(head, choices, asked.include_usage, stake).await?
+        let wanted = stream::Wanted { usage: asked.include_usage, tools: asked.has_tools };
+        stream::respond(head, choices, wanted, stake).await?
     } else {
-        gather(&head, choices, &stake).await?
+        gather(&head, choices, asked.has_tools, &stake).await?
     };
     name(response.headers_mut(), "x-sharemesh-job", &names);
     name(response.headers_mut(), "x-sharemesh-ignored", &asked.ignored);
     Ok(response)
+}
+
+/// A request of one choice that runs, whose answer is written elsewhere.
+pub(super) struct Placed {
+    pub(super) model: String,
+    pub(super) watched: Watched,
+    pub(super) stake: Stake,
+    /// What is said in the answer's head.
+    pub(super) headers: HeaderMap,
+}
+
+/// Submits the job of a request that has one.
+pub(super) async fn place(api: &Api, caller: Caller, asked: Asked) -> Result<Placed, Refusal> {
+    let job = new_job();
+    let stake = Stake { alone: true, begun: Begun::default(), caller };
+    let mut watched = submit(api, vec![job], asked.jobs, &stake).await?;
+    let watched = watched.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
+    let mut headers = HeaderMap::new();
+    name(&mut headers, "x-sharemesh-job", &[format_job(&job)]);
+    name(&mut headers, "x-sharemesh-ignored", &asked.ignored);
+    Ok(Placed { model: asked.model, watched, stake, headers })
 }
 
 /// What is known of whether a request was paid for, in part or whole.
@@ -90,11 +115,14 @@ async fn submit(
     for ((job, request), mut reserved) in ids.into_iter().zip(jobs).zip(reserved) {
         let permit = permits.split(1).ok_or_else(|| Failure::internal("a permit for each job was taken"))?;
         let (sender, events) = events_of(&request);
-        let told = api.commands.tell(Command::Submit { job, request: Box::new(request), events: sender });
+        let request = Arc::new(request);
+        let submit = Command::Submit { job, request: request.clone(), events: sender };
+        let told = api.commands.tell(submit);
         // The others may have begun by now.
         told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
         reserved.iter_mut().for_each(Reserved::place);
-        watched.push(Watched::new(job, events, permit, api).noting(stake.begun.clone()).paid_by(reserved));
+        let one = Watched::new(job, events, permit, api).noting(stake.begun.clone()).paid_by(reserved);
+        watched.push(one.falling_back(stake.caller.clone(), request));
     }
     Ok(watched)
 }
@@ -103,7 +131,12 @@ async fn submit(
 pub(super) type Choice = (Watched, Option<String>);
 
 /// Waits for all choices; if one fails, the others are cancelled.
-async fn gather(head: &Head, choices: Vec<Choice>, stake: &Stake) -> Result<Response, Refusal> {
+async fn gather(
+    head: &Head,
+    choices: Vec<Choice>,
+    has_tools: bool,
+    stake: &Stake,
+) -> Result<Response, Refusal> {
     let whole =
         try_join_all(choices.into_iter().map(|(watched, echoed)| collect(watched, echoed, stake))).await?;
     let mut tally = Tally::default();
@@ -111,11 +144,46 @@ async fn gather(head: &Head, choices: Vec<Choice>, stake: &Stake) -> Result<Resp
     for (index, Collected { text, logprobs, account, finish }) in whole.into_iter().enumerate() {
         tally.add(&account);
         let logprobs = (!logprobs.is_empty()).then(|| head.logprobs(&logprobs, 0));
-        answers.push(head.choice(index, text, logprobs, finish));
+        let read = if has_tools { read_calls(head, index, &text) } else { Ok((text, Vec::new())) };
+        let (text, calls) = read.map_err(|Malformed| astray())?;
+        let finish = with_calls(finish, !calls.is_empty());
+        answers.push(head.choice(index, text, calls, logprobs, finish));
     }
     let mut response = Answer(head.whole(answers, &tally)).into_response();
     describe(response.headers_mut(), &tally);
     Ok(response)
+}
+
+/// Returns the words of an answer and the calls in it.
+fn read_calls(head: &Head, index: usize, answer: &str) -> Result<(String, Vec<Call>), Malformed> {
+    let (mut words, mut found) = (String::new(), Vec::new());
+    let mut calls = Calls::default();
+    let pieces = calls.take(answer)?;
+    for piece in pieces.into_iter().chain(calls.rest()) {
+        match piece {
+            Piece::Text(text) => words += &text,
+            Piece::Call { index: call, name } => {
+                let function = Function { name, arguments: String::new() };
+                found.push(Call { id: head.call_id(index, call), kind: "function", function });
+            }
+            Piece::Arguments { index: call, text } => found[call].function.arguments += &text,
+        }
+    }
+    Ok((words, found))
+}
+
+/// Returns why an answer with calls ended, as clients read it.
+pub(super) fn with_calls(finish: Finish, any: bool) -> Finish {
+    match finish {
+        Finish::Stop if any => Finish::ToolCalls,
+        Finish::Stop | Finish::Length | Finish::ToolCalls => finish,
+    }
+}
+
+/// The provider did not keep the answer to its form. It is paid for by now, so nobody is to ask again by itself.
+pub(super) fn astray() -> Refusal {
+    let words = "the provider's answer has a call of a tool that cannot be read: name another provider";
+    Refusal::from(Failure::new(FailureKind::ProviderLost, words)).not_to_be_repeated(true)
 }
 
 struct Collected {

@@ -11,17 +11,25 @@ use futures::stream::{BoxStream, SelectAll, select_all, unfold};
 use futures::{Stream, StreamExt as _};
 use serde::Serialize;
 
+use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
-use super::run::{Choice, Stake, finish_of, name, refusal};
-use super::wire::{Head, Tally};
+use super::run::{Choice, Stake, astray, finish_of, name, refusal, with_calls};
+use super::wire::{Finish, Head, Tally};
 use crate::api::sse::{KEEP_ALIVE, Watched};
 use crate::api::views::JobEvent;
+
+/// What is to be in a stream beside the words.
+pub(super) struct Wanted {
+    pub(super) usage: bool,
+    /// The answers may have calls of tools.
+    pub(super) tools: bool,
+}
 
 /// Answers with the stream once every job was accepted, or with the failure if one was not.
 pub(super) async fn respond(
     head: Head,
     choices: Vec<Choice>,
-    usage: bool,
+    Wanted { usage, tools }: Wanted,
     stake: Stake,
 ) -> Result<Response, Refusal> {
     let (mut providers, mut echoed, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
@@ -31,8 +39,9 @@ pub(super) async fn respond(
         echoed.push(repeated.unwrap_or_default());
         jobs.push(events(index, first, watched));
     }
-    let mut talk =
-        Talk { head, usage, stake, tally: Tally::default(), ready: VecDeque::new(), offsets: Vec::new() };
+    let calls = (0..echoed.len()).map(|_| tools.then(Calls::default)).collect();
+    let tally = Tally::default();
+    let mut talk = Talk { head, usage, stake, tally, ready: VecDeque::new(), offsets: Vec::new(), calls };
     talk.begin(&echoed);
     let stream = Sse::new(stream(talk, select_all(jobs)));
     let mut response =
@@ -99,6 +108,8 @@ struct Talk {
     ready: VecDeque<Event>,
     /// Characters of each choice so far.
     offsets: Vec<usize>,
+    /// What finds calls of tools in each choice, where there may be any.
+    calls: Vec<Option<Calls>>,
 }
 
 /// Says that the answer failed, and that the client was told.
@@ -119,13 +130,23 @@ impl Talk {
     fn on(&mut self, index: usize, happened: JobEvent) -> Result<(), Over> {
         match happened {
             JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Ok(()),
-            JobEvent::Text { text, logprobs, .. } => {
-                self.part(index, text, &logprobs);
-                Ok(())
-            }
+            JobEvent::Text { text, logprobs, .. } => match &mut self.calls[index] {
+                Some(calls) => match calls.take(&text) {
+                    Ok(pieces) => {
+                        self.pieces(index, pieces);
+                        Ok(())
+                    }
+                    Err(Malformed) => self.fail(&astray()),
+                },
+                None => {
+                    self.part(index, text, &logprobs);
+                    Ok(())
+                }
+            },
             JobEvent::Done(account) => match finish_of(&account, &self.stake) {
                 Ok(finish) => {
                     self.tally.add(&account);
+                    let finish = self.end_calls(index, finish);
                     let last = self.head.end(index, finish);
                     self.ready.push_back(event(&self.head.chunk(last, self.usage)));
                     Ok(())
@@ -148,6 +169,25 @@ impl Talk {
         let logprobs = (!logprobs.is_empty()).then(|| self.head.logprobs(logprobs, offset));
         let part = self.head.part(index, text, logprobs);
         self.ready.push_back(event(&self.head.chunk(part, self.usage)));
+    }
+
+    fn pieces(&mut self, index: usize, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let choice = match piece {
+                Piece::Text(text) => self.head.part(index, text, None),
+                Piece::Call { index: call, name } => self.head.call(index, call, name),
+                Piece::Arguments { index: call, text } => self.head.arguments(index, call, text),
+            };
+            self.ready.push_back(event(&self.head.chunk(choice, self.usage)));
+        }
+    }
+
+    /// Hands out what was held back, and says how the answer ended if it has calls.
+    fn end_calls(&mut self, index: usize, finish: Finish) -> Finish {
+        let Some(calls) = &mut self.calls[index] else { return finish };
+        let (rest, any) = (calls.rest(), calls.any());
+        self.pieces(index, rest.into_iter().collect());
+        with_calls(finish, any)
     }
 
     fn fail(&mut self, refusal: &Refusal) -> Result<(), Over> {

@@ -70,6 +70,58 @@ async fn a_chat_is_answered_word_for_word() {
 }
 
 #[tokio::test]
+async fn calls_of_tools_are_told_word_for_word_whole_and_streamed() {
+    let served = served().await;
+    let said = r#"Wait.<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": [1]}}\n</tool_call>"#;
+    let tools = r#"[{"type":"function","function":{"name":"f"}}]"#;
+    let body = |said: &str, more: &str| {
+        format!(
+            r#"{{"model":"echo","messages":[{{"role":"user","content":"{said}"}}],"tools":{tools}{more}}}"#
+        )
+    };
+
+    let (status, text) = answer(post(&served, "/v1/chat/completions", &body(said, ""))).await;
+    assert_eq!(status, 200, "{text}");
+    let message = concat!(
+        r#"{"role":"assistant","content":"Wait.","refusal":null,"tool_calls":[{"id":"call_JOB0_0_0","#,
+        r#""type":"function","function":{"name":"f","arguments":"{\"a\": [1]}"}}]}"#,
+    );
+    assert!(text.contains(message), "{text}");
+    assert!(text.contains(r#""finish_reason":"tool_calls""#), "{text}");
+
+    let (status, text) =
+        answer(post(&served, "/v1/chat/completions", &body(said, r#","stream":true"#))).await;
+    assert_eq!(status, 200, "{text}");
+    let deltas: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once(r#""choices":[{"index":0,"#))
+        .map(|(_, choice)| choice.trim_end_matches("}]}"))
+        .collect();
+    assert_eq!(
+        deltas,
+        [
+            r#""delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null"#,
+            r#""delta":{"content":"Wait."},"logprobs":null,"finish_reason":null"#,
+            concat!(
+                r#""delta":{"tool_calls":[{"index":0,"id":"call_JOB0_0_0","type":"function","#,
+                r#""function":{"name":"f","arguments":""}}]},"logprobs":null,"finish_reason":null"#,
+            ),
+            concat!(
+                r#""delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\": [1]}"}}]},"#,
+                r#""logprobs":null,"finish_reason":null"#,
+            ),
+            r#""delta":{},"logprobs":null,"finish_reason":"tool_calls""#,
+        ]
+    );
+
+    let broken = r#"<tool_call>{}"#;
+    let (status, text) = answer(post(&served, "/v1/chat/completions", &body(broken, ""))).await;
+    assert_eq!(status, 502, "{text}");
+    let (_, text) = answer(post(&served, "/v1/chat/completions", &body(broken, r#","stream":true"#))).await;
+    assert!(text.contains("data: {\"error\"") && !text.contains("[DONE]"), "{text}");
+}
+
+#[tokio::test]
 async fn a_stream_is_role_parts_end_and_done() {
     let served = served().await;
     let body = r#"{"model":"echo","messages":[{"role":"user","content":"hi\nyou"}],"stream":true}"#;
@@ -205,7 +257,7 @@ async fn errors_have_four_fields_and_an_honest_status() {
         assert_eq!(status, expected, "{text}");
         let error: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let names: Vec<_> = error["error"].as_object().expect("an object").keys().collect();
-        assert_eq!(names, ["code", "message", "param", "type"], "{text}");
+        assert_eq!(names, ["message", "type", "param", "code"], "{text}");
     }
 }
 
@@ -326,9 +378,10 @@ async fn programs_of_the_same_user_need_no_key_and_web_pages_and_wrong_keys_do()
     assert_eq!(status(post().header("origin", "http://localhost:3000")).await, 403);
     assert_eq!(status(post().header("sec-fetch-site", "cross-site")).await, 403);
     assert_eq!(status(post().header("host", "evil.example")).await, 403);
+    assert_eq!(status(post().header("x-forwarded-for", "192.0.2.1")).await, 401);
     let form = reqwest::Client::builder().no_proxy().build().expect("plain");
     let form = form.post(format!("http://{}/v1/chat/completions", served.address)).body(body);
-    assert_eq!(status(form).await, 400);
+    assert_eq!(status(form).await, 415);
 }
 
 #[tokio::test]
@@ -411,4 +464,34 @@ async fn metrics_count_what_happened_and_hold_nothing_of_prompts() {
     let page = reqwest::Client::builder().no_proxy().build().expect("plain");
     let page = page.get(format!("http://{}/metrics", served.address)).header("sec-fetch-site", "cross-site");
     assert_eq!(answer(page).await.0, 403);
+}
+
+#[tokio::test]
+async fn errors_of_the_outer_layers_have_the_form_of_the_endpoint_that_was_meant() {
+    let served = served().await;
+    let get = |path: &str| served.request(Method::GET, path);
+    let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let form = http.post(format!("http://{}/v1/completions", served.address)).body("prompt=x");
+    for (request, expected) in [
+        (get("/v1/models").header("host", "evil.example"), 403),
+        (get("/v1/models").header("origin", "https://evil.example"), 403),
+        (form, 415),
+    ] {
+        let response = request.send().await.expect("answered");
+        assert_eq!(response.status().as_u16(), expected);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+        assert_eq!(response.headers()["x-request-id"].len(), 32);
+        let error: serde_json::Value = response.json().await.expect("JSON");
+        let fields: Vec<&String> = error["error"].as_object().expect("an object").keys().collect();
+        assert_eq!(fields, ["message", "type", "param", "code"], "{error}");
+    }
+
+    let (status, text) = answer(get("/sharemesh/v1/status").header("host", "evil.example")).await;
+    assert_eq!(status, 403);
+    assert!(text.contains(r#""code":"forbidden""#), "{text}");
+    let wrong = get("/v1/chat/completions").send().await.expect("answered");
+    assert_eq!(
+        (wrong.status().as_u16(), &wrong.headers()["allow"]),
+        (405, &"POST".parse().expect("a header"))
+    );
 }

@@ -4,7 +4,7 @@ use engine::frame::{Alternative, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::api::views::JobAccount;
+use crate::api::views::{JobAccount, format_credits};
 
 /// Which of the two endpoints an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Head {
 
     /// Returns the first chunk of a choice, which says who speaks; a completion has none.
     pub(super) fn role(&self, index: usize) -> Option<Choice> {
-        let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+        let delta = Delta { role: Some("assistant"), content: Some(String::new()), tool_calls: Vec::new() };
         (self.dialect == Dialect::Chat).then_some(Choice::Delta {
             index,
             delta,
@@ -108,11 +108,30 @@ impl Head {
     pub(super) fn part(&self, index: usize, text: String, logprobs: Option<Logprobs>) -> Choice {
         match self.dialect {
             Dialect::Chat => {
-                let delta = Delta { role: None, content: Some(text) };
+                let delta = Delta { content: Some(text), ..Delta::default() };
                 Choice::Delta { index, delta, logprobs, finish_reason: None }
             }
             Dialect::Completion => Choice::Text { text, index, logprobs, finish_reason: None },
         }
+    }
+
+    /// Returns the beginning of a call in a choice of a chat.
+    pub(super) fn call(&self, index: usize, call: usize, name: String) -> Choice {
+        let function = FunctionDelta { name: Some(name), arguments: String::new() };
+        let id = Some(self.call_id(index, call));
+        delta_of_call(index, CallDelta { index: call, id, kind: Some("function"), function })
+    }
+
+    /// Returns more of the arguments of a call in a choice of a chat.
+    pub(super) fn arguments(&self, index: usize, call: usize, arguments: String) -> Choice {
+        let function = FunctionDelta { name: None, arguments };
+        delta_of_call(index, CallDelta { index: call, id: None, kind: None, function })
+    }
+
+    /// Returns the id of a call: unlike any other, as the answer's own is.
+    pub(super) fn call_id(&self, index: usize, call: usize) -> String {
+        let job = self.id.rsplit('-').next().unwrap_or_default();
+        format!("call_{job}_{index}_{call}")
     }
 
     /// Returns the last chunk of a choice, which says why it ended.
@@ -129,12 +148,14 @@ impl Head {
         &self,
         index: usize,
         text: String,
+        tool_calls: Vec<Call>,
         logprobs: Option<Logprobs>,
         finish: Finish,
     ) -> Choice {
         match self.dialect {
             Dialect::Chat => {
-                let message = Message { role: "assistant", content: text, refusal: () };
+                let content = Some(text).filter(|text| tool_calls.is_empty() || !text.is_empty());
+                let message = Message { role: "assistant", content, refusal: (), tool_calls };
                 Choice::Message { index, message, logprobs, finish_reason: finish }
             }
             Dialect::Completion => Choice::Text { text, index, logprobs, finish_reason: Some(finish) },
@@ -162,8 +183,26 @@ pub(super) enum Choice {
 #[derive(Debug, Serialize)]
 pub(super) struct Message {
     role: &'static str,
-    content: String,
+    content: Option<String>,
     refusal: (),
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call>,
+}
+
+/// A call of a tool, whole.
+#[derive(Debug, Serialize)]
+pub(super) struct Call {
+    pub(super) id: String,
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) function: Function,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Function {
+    pub(super) name: String,
+    /// JSON.
+    pub(super) arguments: String,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -172,6 +211,31 @@ pub(super) struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<CallDelta>,
+}
+
+/// A part of a call.
+#[derive(Debug, Serialize)]
+struct CallDelta {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    function: FunctionDelta,
+}
+
+#[derive(Debug, Serialize)]
+struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+fn delta_of_call(index: usize, call: CallDelta) -> Choice {
+    let delta = Delta { tool_calls: vec![call], ..Delta::default() };
+    Choice::Delta { index, delta, logprobs: None, finish_reason: None }
 }
 
 /// Why a choice ended.
@@ -180,6 +244,7 @@ pub(super) struct Delta {
 pub(super) enum Finish {
     Stop,
     Length,
+    ToolCalls,
 }
 
 /// Log probabilities, as one endpoint or the other has them.
@@ -265,19 +330,28 @@ pub(super) struct Tally {
     pub(super) charges: Vec<Charge>,
 }
 
+impl Charge {
+    fn of(account: &JobAccount, price_nano: u64) -> Self {
+        Self {
+            job: account.job.clone(),
+            provider: account.provider.clone(),
+            receipt: account.receipt.clone(),
+            price_nano,
+            price_credits: format_credits(price_nano),
+        }
+    }
+}
+
 impl Tally {
     pub(super) fn add(&mut self, account: &JobAccount) {
         let (tokens_in, tokens_out) = (u64::from(account.tokens_in), u64::from(account.tokens_out));
         self.usage.prompt_tokens += tokens_in;
         self.usage.completion_tokens += tokens_out;
         self.usage.total_tokens += tokens_in + tokens_out;
-        self.charges.push(Charge {
-            job: account.job.clone(),
-            provider: account.provider.clone(),
-            receipt: account.receipt.clone(),
-            price_nano: account.price.nano,
-            price_credits: account.price.credits.clone(),
-        });
+        // An answer that several providers made was paid to each for its part.
+        let before: u64 = account.earlier.iter().map(|earlier| earlier.price.nano).sum();
+        self.charges.extend(account.earlier.iter().map(|earlier| Charge::of(earlier, earlier.price.nano)));
+        self.charges.push(Charge::of(account, account.price.nano.saturating_sub(before)));
     }
 
     /// Returns what all choices cost together.

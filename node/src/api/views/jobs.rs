@@ -51,6 +51,9 @@ pub struct JobBody {
     /// Only these nodes, by id.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
+    /// Whether another provider may go on with an answer that its provider did not bring to its end; it may by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_fallbacks: Option<bool>,
     /// The job's id, 32 hexadecimal digits, unique; random by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
@@ -93,6 +96,9 @@ pub enum JobEvent {
         index: u32,
         /// Tokens in this part.
         tokens: u32,
+        /// Their ids, with which another provider can go on; not for clients.
+        #[serde(skip)]
+        ids: Vec<u32>,
         /// One for each token, if they were asked for.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logprobs: Vec<TokenLogprob>,
@@ -156,6 +162,8 @@ pub struct QuoteView {
     pub price_max: Option<Money>,
     /// The same at the cheapest and at the dearest that can be used, or could once they are reached.
     pub range: Option<(u64, u64)>,
+    /// Whether there is somebody who failed lately, and is left alone for some seconds.
+    pub resting: bool,
     /// Everybody who would be considered, the usable ones first, best first.
     pub candidates: Vec<CandidateView>,
 }
@@ -197,6 +205,9 @@ pub struct JobAccount {
     pub text_digest: String,
     /// How many providers worked on it.
     pub attempts: u32,
+    /// Accounts of jobs whose providers did not bring the answer to its end; the sums above contain them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Self>,
 }
 
 /// A job from this node's own ledger: `GET jobs/{id}`.

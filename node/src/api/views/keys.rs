@@ -65,11 +65,17 @@ pub struct KeyView {
 }
 
 /// A key that was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyMadeView {
     /// The secret: shown here, and never again.
     pub key: String,
     /// The rest of it.
     #[serde(flatten)]
     pub info: KeyView,
+}
+
+impl std::fmt::Debug for KeyMadeView {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "KeyMadeView({:?})", self.info)
+    }
 }

@@ -1,5 +1,7 @@
 //! What a client is told of its job, and the names of choices, refusals and ends.
 
+use std::sync::Arc;
+
 use protocol::ids::{AccountId, JobId};
 use protocol::job::{Failure as JobFailure, Finish, JobEvent as CoreEvent};
 use protocol::ledger::records::SplitRole;
@@ -93,6 +95,7 @@ impl Driver {
             finish: finish_name(record.finish).to_owned(),
             text_digest: own.text.to_string(),
             attempts: own.attempts,
+            earlier: Vec::new(),
         })
     }
 
@@ -113,9 +116,12 @@ impl Driver {
     }
 
     /// Says what a job would cost, and who would be considered for it.
-    pub(super) fn quote(&self, request: &JobRequest) -> Result<QuoteView, Failure> {
+    pub(super) fn quote(&self, request: &Arc<JobRequest>) -> Result<QuoteView, Failure> {
         let model = one_model(&request.model, &self.resolve(&request.model))?;
-        let (spec, _) = body::describe(request, model)?;
+        let mut request = Arc::clone(request);
+        self.fit(&mut request, model);
+        self.narrow(&mut request, model)?;
+        let (spec, _) = body::describe(&request, model)?;
         let considered = self.node.quote(&spec, self.now());
         let price_max = considered.first().filter(|best| best.gate.is_none()).map(|best| best.price.into());
         let may_serve = |considered: &&Considered| matches!(considered.gate, None | Some(Gate::Unreachable));
@@ -128,7 +134,8 @@ impl Driver {
             CandidateView { chosen: view.chosen && !is_second, reason, ..view }
         };
         let candidates = considered.iter().enumerate().map(candidate).collect();
-        Ok(QuoteView { price_max, range, candidates })
+        let resting = considered.iter().any(|considered| considered.gate == Some(Gate::Unhealthy));
+        Ok(QuoteView { price_max, range, resting, candidates })
     }
 
     pub(super) fn candidate(&self, considered: &Considered) -> CandidateView {

@@ -206,7 +206,7 @@ impl Driver {
             || local.any(|model| model.id.is_some_and(|id| is_wanted(&model.served.name, id)))
     }
 
-    pub(super) fn providers(&self, model: Option<&str>) -> Vec<ProviderView> {
+    pub(in crate::driver) fn providers(&self, model: Option<&str>) -> Vec<ProviderView> {
         let now = self.now();
         let rtts: BTreeMap<NodeId, u64> = self
             .net

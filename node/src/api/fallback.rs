@@ -1,0 +1,197 @@
+//! Goes on with an answer whose provider failed in mid-stream: another one gets the prompt and the tokens so far.
+//!
+//! Each provider has a job of its own and is paid for what it delivered, once. To the client it is one answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Api;
+use super::caller::Caller;
+use super::spending::{quoted, set_aside};
+use super::views::{JobAccount, JobEvent, Money};
+use crate::api_keys::Reserved;
+use crate::command::{Command, JobId, JobRequest, events_of, new_job};
+use crate::exit::{Failure, FailureKind};
+
+/// Bounds the attempts to go on.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// How long somebody is waited for who failed lately, and so is left alone for 10 seconds, or is busy.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether somebody can go on.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What is needed to go on with an answer.
+pub(super) struct Fallback {
+    api: Api,
+    caller: Caller,
+    request: Arc<JobRequest>,
+    /// Tokens so far, at most as many as were asked for.
+    ids: Vec<u32>,
+    /// Of the text so far.
+    text: blake3::Hasher,
+    /// What those did who failed.
+    earlier: Vec<JobAccount>,
+    /// Why the first one did.
+    failure: Option<Failure>,
+    attempts: u32,
+    /// Until when somebody is looked for, once the answer has broken off.
+    until: Option<Instant>,
+}
+
+/// What comes after an event.
+pub(super) enum Next {
+    /// The event itself, with the account of all who worked on the answer if it is the last.
+    Event(JobEvent),
+    /// The events of another job, which goes on.
+    Job { job: JobId, events: mpsc::Receiver<JobEvent>, reserved: Option<Reserved> },
+}
+
+impl Fallback {
+    pub(super) fn new(api: &Api, caller: Caller, request: Arc<JobRequest>) -> Self {
+        let (ids, earlier) = (Vec::new(), Vec::new());
+        Self {
+            api: api.clone(),
+            caller,
+            request,
+            ids,
+            text: blake3::Hasher::new(),
+            earlier,
+            failure: None,
+            attempts: 0,
+            until: None,
+        }
+    }
+
+    /// Takes note of an event, and has somebody else go on if it says that the provider did not.
+    pub(super) async fn after(&mut self, event: JobEvent) -> Next {
+        match event {
+            JobEvent::Text { ref text, ref ids, .. } => {
+                self.text.update(text.as_bytes());
+                self.ids.extend(ids);
+                self.until = None;
+                Next::Event(event)
+            }
+            JobEvent::Failed { failure, account: Some(account) } if self.may_go_on(failure.kind) => {
+                self.failure.get_or_insert(failure);
+                self.earlier.push(*account);
+                self.go_on().await
+            }
+            JobEvent::Failed { failure, account: None } if self.may_look_again(failure.kind) => {
+                tokio::time::sleep(LOOK).await;
+                self.go_on().await
+            }
+            JobEvent::Failed { failure, account } => {
+                self.failure.get_or_insert(failure);
+                Next::Event(self.failed(account))
+            }
+            JobEvent::Done(account) => Next::Event(JobEvent::Done(Box::new(self.whole(*account)))),
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Next::Event(event),
+        }
+    }
+
+    fn may_go_on(&self, kind: FailureKind) -> bool {
+        let is_lost = matches!(kind, FailureKind::ProviderLost | FailureKind::WorkerLost);
+        is_lost && !self.ids.is_empty() && self.attempts < ATTEMPTS_MAX
+    }
+
+    /// Says whether an attempt to go on came to nothing, and somebody else may still be found.
+    fn may_look_again(&self, kind: FailureKind) -> bool {
+        let was_refused = matches!(kind, FailureKind::NoProvider | FailureKind::Refused | FailureKind::Busy);
+        was_refused && !self.earlier.is_empty() && self.attempts < ATTEMPTS_MAX
+    }
+
+    /// Has somebody go on, or says that nobody does.
+    async fn go_on(&mut self) -> Next {
+        self.attempts += 1;
+        match self.place().await {
+            Some(next) => next,
+            None => Next::Event(self.failed(None)),
+        }
+    }
+
+    /// Places what is left of the answer with somebody who has not failed at it; none if there is nobody.
+    async fn place(&mut self) -> Option<Next> {
+        let mut request = JobRequest::clone(&self.request);
+        request.generate.resume.clone_from(&self.ids);
+        request.ignore.extend(self.earlier.iter().map(|account| account.provider.clone()));
+        let paid = self.price_nano();
+        request.max_price_nano = request.max_price_nano.map(|most| most.saturating_sub(paid));
+        let mut requests = [request];
+        let ids = [new_job()];
+        self.until_somebody(&Arc::new(requests[0].clone())).await?;
+        let mut reserved = set_aside(&self.api, &self.caller, &ids, &mut requests).await.ok()?;
+        let ([request], [job]) = (requests, ids);
+        let (sender, events) = events_of(&request);
+        let submit = Command::Submit { job, request: Arc::new(request), events: sender };
+        self.api.commands.tell(submit).ok()?;
+        let mut reserved = reserved.pop().flatten();
+        reserved.iter_mut().for_each(Reserved::place);
+        tracing::debug!(tokens = self.ids.len(), attempt = self.attempts, "Another provider goes on");
+        Some(Next::Job { job, events, reserved })
+    }
+
+    /// Waits until somebody can serve a job; none if nobody is known who could in a moment.
+    async fn until_somebody(&mut self, request: &Arc<JobRequest>) -> Option<()> {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + WAIT_MAX);
+        loop {
+            let quote = quoted(&self.api, request).await.ok()?;
+            if quote.range.is_some() {
+                return Some(());
+            }
+            if !quote.resting || Instant::now() >= until {
+                return None;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn failed(&self, account: Option<Box<JobAccount>>) -> JobEvent {
+        let failure = self.failure.clone().unwrap_or_else(|| Failure::internal("the job failed"));
+        let account = match account {
+            Some(account) => Some(Box::new(self.whole(*account))),
+            None => self
+                .earlier
+                .split_last()
+                .map(|(last, before)| Box::new(sum(last.clone(), before, &self.text))),
+        };
+        JobEvent::Failed { failure, account }
+    }
+
+    fn whole(&self, account: JobAccount) -> JobAccount {
+        sum(account, &self.earlier, &self.text)
+    }
+
+    fn price_nano(&self) -> u64 {
+        self.earlier.iter().fold(0, |sum, account| sum.saturating_add(account.price.nano))
+    }
+}
+
+/// Returns the account of an answer that several made: its prompt is counted once, and everything that was paid.
+fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAccount {
+    let Some(first) = earlier.first() else { return last };
+    let all = || earlier.iter().chain([&last]);
+    let (tokens_in, ttft_ms) = (first.tokens_in, first.ttft_ms);
+    let tokens_out = all().fold(0, |sum: u32, account| sum.saturating_add(account.tokens_out));
+    let total_ms = all().fold(0, |sum: u64, account| sum.saturating_add(account.total_ms));
+    let price = all().fold(0, |sum: u64, account| sum.saturating_add(account.price.nano));
+    let seconds =
+        f64::from(u32::try_from(total_ms.saturating_sub(ttft_ms).max(1)).unwrap_or(u32::MAX)) / 1_000.0;
+    JobAccount {
+        tokens_in,
+        tokens_out,
+        ttft_ms,
+        total_ms,
+        tokens_per_s: f64::from(tokens_out.saturating_sub(1)) / seconds,
+        price: Money::from_nano(price),
+        split: all().flat_map(|account| account.split.clone()).collect(),
+        text_digest: text.finalize().to_hex().to_string(),
+        attempts: all().map(|account| account.attempts).sum(),
+        earlier: earlier.to_vec(),
+        ..last
+    }
+}

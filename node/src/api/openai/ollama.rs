@@ -1,0 +1,97 @@
+//! The endpoints that programs made for Ollama speak: what `/v1` does, in Ollama's words.
+//!
+//! In reading order: `asked` says a request in the words of `/v1`, which reads and bounds it; `answer` writes what comes of
+//! it, as one object or as a line for each part; `models` says what is offered.
+
+mod answer;
+mod asked;
+mod models;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get, post};
+use axum::{Extension, Json, Router};
+use serde_json::{Value, json};
+
+use super::{Body as Given, Refusal};
+use crate::api::Api;
+use crate::api::caller::Caller;
+use crate::exit::{Failure, FailureKind};
+use asked::Endpoint;
+
+/// Bounds an error that is said in other words; ours are a few hundred bytes.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+pub(in crate::api) fn router() -> Router<Api> {
+    Router::new()
+        .route("/version", get(version))
+        .route("/tags", get(models::tags))
+        .route("/ps", get(models::running))
+        .route("/show", post(models::show))
+        .route("/chat", post(chat))
+        .route("/generate", post(generate))
+        .route("/{*other}", any(not_found))
+}
+
+/// Says that somebody is here, in the words by which programs find Ollama.
+pub(in crate::api) async fn greet() -> &'static str {
+    "Ollama is running"
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+async fn chat(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Given,
+) -> Result<Response, Refusal> {
+    answer::respond(Endpoint::Chat, api, caller, &body?).await
+}
+
+async fn generate(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Given,
+) -> Result<Response, Refusal> {
+    answer::respond(Endpoint::Generate, api, caller, &body?).await
+}
+
+async fn not_found(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let words = format!("nothing at `/api{path}`: docs/api.md lists the endpoints");
+    Failure::new(FailureKind::NotFound, words).into()
+}
+
+/// Says errors as Ollama's clients read them: `{"error": "words"}`.
+pub(in crate::api) async fn in_its_words(response: Response) -> Response {
+    if !response.status().is_client_error() && !response.status().is_server_error() {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let words = words_of(body).await.unwrap_or_else(|| head.status.to_string());
+    let kept: HeaderMap = ["retry-after", "x-request-id", "x-should-retry", "allow"]
+        .iter()
+        .filter_map(|name| Some((name.parse().ok()?, head.headers.remove(*name)?)))
+        .collect();
+    let mut response = (head.status, Json(json!({"error": words}))).into_response();
+    response.headers_mut().extend(kept);
+    response
+}
+
+/// Refuses a request before any endpoint has seen it.
+pub(in crate::api) fn refuse(failure: Failure) -> Response {
+    let mut response = Refusal::from(failure.clone()).into_response();
+    *response.body_mut() = Body::from(json!({"error": failure.message}).to_string());
+    response.headers_mut().remove("content-length");
+    response
+}
+
+async fn words_of(body: Body) -> Option<String> {
+    let bytes = to_bytes(body, ERROR_BYTES_MAX).await.ok()?;
+    let error: Value = serde_json::from_slice(&bytes).ok()?;
+    error.pointer("/error/message")?.as_str().map(str::to_owned)
+}

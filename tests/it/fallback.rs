@@ -1,0 +1,195 @@
+//! Providers that vanish in the middle of an answer: another one goes on, and nobody notices but the ledger.
+
+use std::collections::BTreeSet;
+
+use protocol::prng::Prng;
+use reqwest::Response;
+use serde_json::{Value, json};
+use tests::{Ground, OPENING_NANO, Peer, check_sums, until};
+
+use crate::SHAREMESH;
+
+/// Tokens of each answer.
+const TOKENS: u64 = 64;
+
+/// The fake engine at a pace at which a provider can be killed between two tokens.
+const PACE: &str = r#"--fake={"load_ms":0,"fail_to_load":null,"tokens_per_s":200,"prefill_tokens_per_s":0,"context_length":0,"crash_at":null,"hang_at":null}"#;
+
+/// A network with three providers.
+struct Mesh {
+    issuer: Peer,
+    providers: Vec<Option<Peer>>,
+    consumer: Peer,
+}
+
+impl Mesh {
+    async fn start(ground: &Ground) -> Self {
+        let issuer = ground.start("issuer", &["--dev"]).await;
+        let mut providers = Vec::new();
+        for name in ["one", "two", "three"] {
+            let ticket = issuer.ticket(0).await;
+            providers.push(Some(ground.start(name, &["--join", &ticket, "--serve", "fake", PACE]).await));
+        }
+        let ticket = issuer.ticket(OPENING_NANO).await;
+        let consumer = ground.start("consumer", &["--join", &ticket]).await;
+        consumer.until_provided_by("fake", 3).await;
+        Self { issuer, providers, consumer }
+    }
+
+    async fn chat(&self, body: Value) -> Response {
+        let url = format!("http://{}/v1/chat/completions", self.consumer.client().address());
+        let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+        http.post(url).json(&body).send().await.expect("answered")
+    }
+
+    /// Returns the provider with this node id.
+    async fn serving(&self, node: &str) -> usize {
+        for (at, provider) in self.providers.iter().enumerate() {
+            if provider.as_ref().expect("it runs").status().await.node == node {
+                return at;
+            }
+        }
+        panic!("nobody is {node}");
+    }
+
+    async fn restart(&mut self, at: usize) {
+        let provider = self.providers[at].take().expect("there");
+        self.providers[at] = Some(provider.restart().await);
+        // Whoever was told of it while it was gone has to hear of it again.
+        self.consumer.until_provided_by("fake", 3).await;
+    }
+
+    async fn check_books(&self) {
+        let providers = self.providers.iter().map(|provider| provider.as_ref().expect("it runs"));
+        let all: Vec<&Peer> = [&self.issuer, &self.consumer].into_iter().chain(providers).collect();
+        until("all channels are closed and redeemed", async || {
+            for peer in &all[1..] {
+                peer.client().post::<Value>("ledger/settle", &()).await.map_err(|f| f.message)?;
+            }
+            let books = self.issuer.balance().await.books.ok_or("the issuer has no books")?;
+            if books.held.nano == 0 { Ok(()) } else { Err(format!("{:?} are held", books.held)) }
+        })
+        .await;
+        check_sums(&all).await;
+    }
+}
+
+fn body(seed: u64, stream: bool) -> Value {
+    let options = if stream { json!({"include_usage": true}) } else { Value::Null };
+    json!({
+        "model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS, "seed": seed,
+        "stream": stream, "stream_options": options,
+    })
+}
+
+/// What came of a stream.
+#[derive(Default)]
+struct Read {
+    text: String,
+    chunks: Vec<Value>,
+    done: bool,
+    rest: String,
+}
+
+impl Read {
+    /// Reads until so many parts of the answer have come; false if it ended before.
+    async fn until(&mut self, response: &mut Response, parts: usize) -> bool {
+        while self.parts() < parts {
+            let Some(bytes) = response.chunk().await.expect("a stream") else { return false };
+            self.rest += std::str::from_utf8(&bytes).expect("whole characters");
+            while let Some((event, rest)) = self.rest.split_once("\n\n") {
+                let event = event.strip_prefix("data: ").map(str::to_owned);
+                self.rest = rest.to_owned();
+                match event.as_deref() {
+                    Some("[DONE]") => self.done = true,
+                    Some(data) => self.take(serde_json::from_str(data).expect("JSON")),
+                    None => {}
+                }
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, chunk: Value) {
+        self.text += chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+        self.chunks.push(chunk);
+    }
+
+    fn parts(&self) -> usize {
+        let is_part =
+            |chunk: &&Value| chunk["choices"][0]["delta"]["content"].as_str().is_some_and(|t| !t.is_empty());
+        self.chunks.iter().filter(is_part).count()
+    }
+}
+
+/// `SHAREMESH_FALLBACKS` sets how many answers are broken off.
+#[tokio::test]
+async fn an_answer_whose_provider_is_killed_at_any_token_is_whole_and_each_token_is_paid_once() {
+    let seed = std::env::var("SHAREMESH_SEED").map_or(31, |seed| seed.parse().unwrap());
+    let count: u64 = std::env::var("SHAREMESH_FALLBACKS").map_or(4, |count| count.parse().unwrap());
+    let ground = Ground::new(SHAREMESH);
+    let mut mesh = Mesh::start(&ground).await;
+    let mut random = Prng::new(seed);
+    let (mut whole, mut jobs) = (0, BTreeSet::new());
+
+    for number in 0..count {
+        let expected: Value = mesh.chat(body(number, false)).await.json().await.expect("JSON");
+        let expected = expected["choices"][0]["message"]["content"].as_str().expect("text").to_owned();
+        let mut stream = mesh.chat(body(number, true)).await;
+        let provider = stream.headers()["x-sharemesh-provider"].to_str().expect("text").to_owned();
+        let at = mesh.serving(&provider).await;
+        let mut read = Read::default();
+        let parts = 1 + random.below(TOKENS - 8);
+        read.until(&mut stream, usize::try_from(parts).expect("few")).await;
+        mesh.providers[at].as_mut().expect("it runs").kill();
+        read.until(&mut stream, usize::MAX).await;
+
+        eprintln!(
+            "answer {number} of seed {seed}: killed {provider} after {parts} parts, done: {}",
+            read.done
+        );
+        whole += u64::from(read.done);
+        if read.done {
+            assert_eq!(read.text, expected, "no token is missing or doubled");
+            let last = read.chunks.last().expect("the usage");
+            assert_eq!(last["usage"]["completion_tokens"], TOKENS, "{last}");
+            let charges = last["sharemesh"].as_array().expect("a list");
+            assert!(charges.len() > 1, "another one went on: {last}");
+            let mut paid = 0;
+            for charge in charges {
+                let job = charge["job"].as_str().expect("text");
+                assert!(jobs.insert(job.to_owned()), "{job} is billed twice");
+                let view = mesh.consumer.job_once_known(job).await;
+                assert_eq!(view.price.nano, charge["price_nano"].as_u64().expect("a number"));
+                paid += u64::from(view.tokens_out);
+            }
+            assert_eq!(paid, TOKENS, "each token is paid once: {last}");
+        } else {
+            eprintln!("{:?}", read.chunks.last());
+        }
+        mesh.restart(at).await;
+    }
+
+    assert!(whole * 1_000 >= count * 995, "{whole} of {count} are whole");
+    mesh.check_books().await;
+}
+
+#[tokio::test]
+async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
+    let ground = Ground::new(SHAREMESH);
+    let mut mesh = Mesh::start(&ground).await;
+    let mut alone = body(1, true);
+    alone["provider"] = json!({"allow_fallbacks": false});
+    let mut stream = mesh.chat(alone).await;
+    let provider = stream.headers()["x-sharemesh-provider"].to_str().expect("text").to_owned();
+    let at = mesh.serving(&provider).await;
+    let mut read = Read::default();
+
+    assert!(read.until(&mut stream, 3).await);
+    mesh.providers[at].as_mut().expect("it runs").kill();
+    read.until(&mut stream, usize::MAX).await;
+
+    let last = read.chunks.last().expect("an event");
+    assert!(!read.done);
+    assert_eq!(last["error"]["code"], "provider_lost", "{last}");
+}
