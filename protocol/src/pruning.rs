@@ -245,8 +245,10 @@ impl Plan {
             (is_last && !mutant::is_in("prune-last-step")) || !self.survey.own_step(op).is_some_and(opens)
         } else if let Record::GivenUp(op) = record {
             step.is_some_and(|(_, last)| last == *op)
-        } else if let Record::Ended { expires, .. } | Record::Missing(Booked { expires, .. }) = record {
+        } else if let Record::Ended { expires, .. } = record {
             !policy.is_over(*expires)
+        } else if let Record::Missing(Booked { expires, .. }) = record {
+            !policy.is_over(expires.plus(VALIDITY_EPOCHS_MAX))
         } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
             let epoch = checkpoint.peek_in(*domain).map(|(checkpoint, ..)| checkpoint.epoch);
             policy.is_issuer || epoch.is_none_or(|epoch| self.survey.checkpoints.contains(&epoch))

@@ -161,6 +161,12 @@ impl Paid {
         Some(self.evidence.head()?.receipt(self))
     }
 
+    /// Says whether there is one, without making it.
+    #[must_use]
+    pub const fn has_head(&self) -> bool {
+        self.evidence.has_head()
+    }
+
     /// Takes a receipt that both have signed, if it is newer than the newest; says whether it did.
     fn take(&mut self, receipt: &Verified<Receipt>) -> bool {
         let count = self.count();

@@ -369,16 +369,17 @@ impl Node {
         let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
         self.ended.retain(|_, (expires, _)| *expires >= epoch);
         let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
-        // The issuers remember as long what was paid at its end, for whoever was away.
-        let is_forgotten = |expires: Epoch| is_over(expires.plus(VALIDITY_EPOCHS_MAX));
-        let is_paid = |paid: &Paid| paid.head().is_some() && !is_forgotten(paid.expires);
-        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires) || is_paid(paid));
-        let is_over = is_forgotten;
+        // The issuers may still say what was paid at its end: a checkpoint that states it is followed by as many epochs.
+        let asks = |paid: &Paid| paid.has_head() && !is_over(paid.expires.plus(grace));
+        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires) || asks(paid));
+        // They remember it longer for a payer who was away.
+        let is_over = |expires: Epoch| is_over(expires.plus(VALIDITY_EPOCHS_MAX));
         self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
         self.missing.retain(|_, booked| !is_over(booked.expires));
         self.agreed.retain(|_, agreement| Arc::strong_count(agreement) > 1);
-        let (paid, paying) = (&self.paid, &self.paying);
-        self.acks.retain(|channel, _| paid.contains_key(channel) || paying.contains_key(channel));
+        let mut acks = core::mem::take(&mut self.acks);
+        acks.retain(|channel, _| self.is_known(*channel));
+        self.acks = acks;
     }
 
     /// Sends again whatever its receiver has not acknowledged.
@@ -442,7 +443,7 @@ impl Node {
             return;
         }
         self.close_idle(now, 0, out);
-        self.redeem_above(0, out);
+        self.redeem_above(0, now, out);
     }
 
     fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
@@ -499,7 +500,7 @@ impl Node {
 
     fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
         let round = is_round(now);
-        self.redeem_above(if round { 0 } else { REDEEM_AT }, out);
+        self.redeem_above(if round { 0 } else { REDEEM_AT }, now, out);
         if round {
             self.ask_payouts(out);
             self.ask_ends(now, out);
@@ -511,10 +512,10 @@ impl Node {
         }
     }
 
-    pub(super) fn redeem_above(&mut self, amount: u64, out: &mut Vec<Effect>) {
+    pub(super) fn redeem_above(&mut self, amount: u64, now: Time, out: &mut Vec<Effect>) {
         let mut messages = Vec::new();
         for (key, issuer) in self.issuers_with_keys() {
-            for paid in self.paid.values().filter(|paid| !paid.is_closing()) {
+            for paid in self.paid.values().filter(|paid| !paid.is_closing() && !self.is_past(paid, now)) {
                 let known = self.acks.get(&paid.channel).map_or(0, |acks| acks.by(key));
                 let exceeds = |earned: u64| earned.saturating_sub(known) > amount;
                 // What was earned is at most what was paid, and takes longer to tell.
@@ -535,16 +536,27 @@ impl Node {
         if mutant::is_in("ends-not-asked") {
             return;
         }
-        let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
         for (key, issuer) in self.issuers_with_keys() {
             let is_told =
                 |paid: &Paid| self.acks.get(&paid.channel).is_some_and(|acks| acks.is_closed_by(key));
-            let over = self.paid.values().filter(|paid| paid.expires.plus(grace) < epoch && !is_told(paid));
-            let claims: Vec<_> = over.filter_map(|paid| paid.claim()).take(ENDS_ASKED_MAX).collect();
+            let over = self.paid.values().filter(|paid| self.is_past(paid, now) && !is_told(paid));
+            let over: Vec<&Paid> = over.map(|paid| &**paid).collect();
+            // In turn: some may have been forgotten there, and are not answered.
+            let first = usize::try_from(now.0 / REDEEM_MS).unwrap_or_default().wrapping_mul(ENDS_ASKED_MAX);
+            let first = first.checked_rem(over.len()).unwrap_or_default();
+            let (before, from) = over.split_at_checked(first).unwrap_or_default();
+            let asked = from.iter().chain(before).take(ENDS_ASKED_MAX);
+            let claims: Vec<_> = asked.filter_map(|paid| paid.claim()).collect();
             for (receipt, claim) in claims {
                 self.send(issuer, Message::Redeem { receipt, claim }, out);
             }
         }
+    }
+
+    /// Says whether the grace of a channel is over, and the epoch in which issuers hand on what they paid until then: nothing
+    /// is earned on it any more, and it is kept to learn its end.
+    pub(super) fn is_past(&self, paid: &Paid, now: Time) -> bool {
+        paid.expires.plus(self.config.manifest.grace_epochs).plus(1) < self.epoch(now)
     }
 
     /// Redeems what a channel has earned, however little.
@@ -596,7 +608,7 @@ impl Node {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         };
-        if !self.paying.contains_key(&ack.channel) && !self.paid.contains_key(&ack.channel) {
+        if !self.is_known(ack.channel) {
             return;
         }
         let said = self.acks.get(&ack.channel).cloned().unwrap_or_default();
@@ -610,10 +622,10 @@ impl Node {
 
     /// Takes an issuer's word on one of our channels: it counts as far as enough others say the same.
     pub(super) fn apply_ack(&mut self, key: PublicKey, ack: &RedeemAck) {
-        let manifest = &self.config.manifest;
-        if !self.paid.contains_key(&ack.channel) && !self.paying.contains_key(&ack.channel) {
+        if !self.is_known(ack.channel) {
             return;
         }
+        let manifest = &self.config.manifest;
         let acks = self.acks.entry(ack.channel).or_default();
         acks.learn(key, ack);
         if acks.end(manifest).is_some() {
@@ -622,11 +634,23 @@ impl Node {
             if let Some(paid) = self.paid.remove(&ack.channel) {
                 self.ended.insert(ack.channel, (paid.expires, paid.payer_account));
             }
+            if let Some(booked) = self.missing.remove(&ack.channel) {
+                self.ended.insert(ack.channel, (booked.expires, booked.payer));
+            }
         } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
             paid.redeemed(acks.safe(manifest));
         } else if let Some(paying) = self.paying.get_mut(&ack.channel) {
             paying.side.concede(acks.vouched(manifest));
+        } else if let Some(booked) = self.missing.get_mut(&ack.channel) {
+            booked.redeemed = booked.redeemed.max(acks.safe(manifest));
         }
+    }
+
+    /// Says whether a channel of ours has not ended yet, even if we know no more of it than that.
+    fn is_known(&self, channel: ChannelId) -> bool {
+        self.paid.contains_key(&channel)
+            || self.paying.contains_key(&channel)
+            || self.missing.contains_key(&channel)
     }
 
     /// Takes no more work.

@@ -85,7 +85,7 @@ impl Node {
             out.push(Effect::Note(Record::Over(channel)));
         }
         self.forget_mirrored();
-        self.compare_with_mirrors(out);
+        self.compare_with_mirrors(now, out);
         self.redeem_for_others(epoch, out);
     }
 
@@ -101,10 +101,10 @@ impl Node {
     // As payee.
 
     /// Begins to compare our receipts with what each mirror keeps of them.
-    fn compare_with_mirrors(&mut self, out: &mut Vec<Effect>) {
+    fn compare_with_mirrors(&mut self, now: Time, out: &mut Vec<Effect>) {
         let mut chosen: BTreeMap<NodeId, Vec<(RecordId, ChannelId)>> = BTreeMap::new();
         let ranked = self.ranked_mirrors();
-        for paid in self.paid.values() {
+        for paid in self.paid.values().filter(|paid| !self.is_past(paid, now)) {
             let head = paid.head_id();
             if head == RecordId::NONE {
                 continue;

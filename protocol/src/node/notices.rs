@@ -220,7 +220,11 @@ impl Node {
     /// Says whether news is new.
     fn takes_note(&self, news: &News<Checked>) -> bool {
         match self.ending(news) {
-            Some((channel, ends)) => self.paid.get(&channel).is_some_and(|paid| paid.expires > ends),
+            Some((channel, ends)) => {
+                let missing = self.missing.get(&channel).map(|booked| booked.expires);
+                let expires = self.paid.get(&channel).map(|paid| paid.expires).max(missing);
+                expires.is_some_and(|expires| expires > ends)
+            }
             None => !self.noted.ids.contains(&news.id()),
         }
     }
@@ -231,6 +235,9 @@ impl Node {
             Some((channel, ends)) => {
                 if let Some(paid) = self.paid.get_mut(&channel) {
                     paid.expires = paid.expires.min(ends);
+                }
+                if let Some(booked) = self.missing.get_mut(&channel) {
+                    booked.expires = booked.expires.min(ends);
                 }
             }
             None => self.noted.add(news.id()),

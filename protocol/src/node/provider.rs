@@ -224,7 +224,7 @@ impl Node {
             && self.account_of(from) == Some(opening.op.account)
             && self.may_spend(from)
             && open.payer == from;
-        if valid && !self.has_room_for_channel_of(opening.op.account) {
+        if valid && !self.has_room_for_channel_of(opening.op.account, now) {
             return;
         }
         match self.paid_side(&opening).filter(|_| valid) {
@@ -236,8 +236,9 @@ impl Node {
         }
     }
 
-    fn has_room_for_channel_of(&self, payer: AccountId) -> bool {
-        let open = self.paid.values().filter(|paid| paid.payer_account == payer).count();
+    fn has_room_for_channel_of(&self, payer: AccountId, now: Time) -> bool {
+        let open = |paid: &Paid| paid.payer_account == payer && !self.is_past(paid, now);
+        let open = self.paid.values().filter(|paid| open(paid)).count();
         let ended = self.ended.values().filter(|(_, account)| *account == payer).count();
         open < PAID_PER_PAYER_MAX && open.saturating_add(ended) < KNOWN_PER_PAYER_MAX
     }

@@ -24,6 +24,9 @@ use super::{Effect, Node, Offence};
 /// How long partners and mirrors are waited for that are not there, since the last of them gave something back.
 const WAIT_MS: u64 = 60_000;
 
+/// How long they are waited for in all: nobody can hold a recovery up by giving back a little now and then.
+const WAIT_MS_MAX: u64 = 10 * WAIT_MS;
+
 /// Most questions of nodes that lost their disk which are answered in a run of some seconds, all peers together: each
 /// looks at every channel.
 const ANSWERED_MAX: u32 = 8;
@@ -38,15 +41,18 @@ pub(super) struct Recovery {
     issuers: BTreeMap<NodeId, ChannelId>,
     /// Issuers that have named all channels.
     answered: BTreeSet<NodeId>,
-    /// Channels of this node that are on their books.
-    booked: BTreeMap<ChannelId, Booked>,
+    /// Channels of this node that are on their books, as each of them says.
+    booked: BTreeMap<ChannelId, Vec<(NodeId, Booked)>>,
+    /// How many each has named: none can take the others' room.
+    named: BTreeMap<NodeId, usize>,
     /// Up to which channel each peer has answered.
     peers: BTreeMap<NodeId, ChannelId>,
     /// Peers that have given back all they hold.
     done: BTreeSet<NodeId>,
     /// Channels given back.
     restored: BTreeSet<ChannelId>,
-    /// When an issuer or a peer last helped.
+    /// When a quorum had answered, and when a peer last gave something back.
+    asked: Option<Time>,
     helped: Option<Time>,
     /// Epoch in which an issuer first answered: it has named every channel that was opened in an earlier one.
     since: Option<Epoch>,
@@ -91,7 +97,7 @@ impl Node {
         Some(RecoveryView {
             issuers: recovery.answered.len(),
             quorum: usize::from(self.config.manifest.quorum),
-            channels: recovery.open().count(),
+            channels: recovery.open(self.config.manifest.faults_max()).count() + recovery.restored.len(),
             restored: recovery.restored.len(),
         })
     }
@@ -141,10 +147,9 @@ impl Node {
         let Some(recovery) = &mut self.recovery else { return };
         recovery.since.get_or_insert(epoch);
         for booked in channels {
-            recovery.book(booked);
+            recovery.book(from, booked);
         }
         let until = channels.last().map(|booked| booked.channel);
-        recovery.helped = Some(now);
         if last {
             recovery.answered.insert(from);
             self.ask_peers(now, out);
@@ -162,6 +167,7 @@ impl Node {
         else {
             return;
         };
+        recovery.asked.get_or_insert(now);
         recovery.helped.get_or_insert(now);
         let peers = self.peers.iter().filter(|(_, peer)| peer.is_admitted()).map(|(node, _)| *node);
         let silent = peers.filter(|node| !recovery.done.contains(node));
@@ -175,13 +181,11 @@ impl Node {
     /// Returns whom we pay on channels that the issuers have named and nobody has given back yet: a payer finds its
     /// partners by that, who may know of it nothing but its account.
     pub(super) fn payees_forgotten(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let recovering = self.recovery.iter();
-        let recovering = recovering.flat_map(|recovery| {
-            recovery.open().filter(|booked| !recovery.restored.contains(&booked.channel))
-        });
+        let faults = self.config.manifest.faults_max();
+        let recovering = self.recovery.iter().flat_map(move |recovery| recovery.open(faults));
         let account = self.wallet.account();
-        let ours = move |booked: &&Booked| booked.payer == account && booked.payee != self.me;
-        recovering.chain(self.missing.values()).filter(ours).map(|booked| booked.payee)
+        let ours = move |booked: &Booked| booked.payer == account && booked.payee != self.me;
+        recovering.chain(self.missing.values().copied()).filter(ours).map(|booked| booked.payee)
     }
 
     /// Asks a peer that comes later for what is still missing.
@@ -223,8 +227,10 @@ impl Node {
     /// Takes back one channel, if an issuer has it open and the proof holds.
     pub(super) fn restore(&mut self, by: NodeId, entry: Kept<Checked>, now: Time, out: &mut Vec<Effect>) {
         let channel = ChannelId::from(entry.opening.op.id());
-        let booked = self.recovery.as_ref().and_then(|recovery| recovery.booked.get(&channel));
-        let booked = booked.or_else(|| self.missing.get(&channel)).filter(|booked| !booked.closed).copied();
+        let faults = self.config.manifest.faults_max();
+        // Its proof is with it, so that one issuer's word is enough that it is there.
+        let booked = self.recovery.as_ref().and_then(|recovery| recovery.booked(channel, 0, faults));
+        let booked = booked.or_else(|| self.missing.get(&channel).copied()).filter(|booked| !booked.closed);
         let Some(booked) = booked else { return };
         let Some(open) = proven(&entry.opening, &self.config.manifest).cloned() else { return };
         let ours = entry.opening.op.account == self.wallet.account() && open.payer == self.me;
@@ -237,11 +243,11 @@ impl Node {
         };
         let Some(paid) = taken else { return };
         self.missing.remove(&channel);
-        let known = self.recovery.as_mut().is_some_and(|recovery| {
-            recovery.helped = Some(now);
-            !recovery.restored.insert(channel)
-        });
-        if paid.is_some() || !known {
+        let is_news = self.recovery.as_mut().is_none_or(|recovery| recovery.restored.insert(channel));
+        if paid.is_some() || is_news {
+            if let Some(recovery) = &mut self.recovery {
+                recovery.helped = Some(now);
+            }
             out.push(Effect::Restored { by, channel, paid });
         }
     }
@@ -254,7 +260,8 @@ impl Node {
         out: &mut Vec<Effect>,
     ) -> Option<Option<u64>> {
         if !self.paid.contains_key(&booked.channel) {
-            let paid = self.paid_side(&entry.opening)?;
+            let mut paid = self.paid_side(&entry.opening)?;
+            paid.expires = paid.expires.min(booked.expires);
             self.paid.insert(booked.channel, Box::new(paid));
             out.push(Effect::Record(Record::Paid(entry.opening.signed())));
         }
@@ -287,14 +294,16 @@ impl Node {
     fn finish_recovery(&mut self, now: Time, out: &mut Vec<Effect>) {
         let quorum = usize::from(self.config.manifest.quorum);
         let Some(recovery) = &self.recovery else { return };
-        let missing: BTreeMap<_, _> = recovery
-            .open()
-            .filter(|booked| !recovery.restored.contains(&booked.channel))
-            .map(|booked| (booked.channel, *booked))
+        // An opening never lasts longer, whatever an issuer says.
+        let expires = self.epoch(now).plus(VALIDITY_EPOCHS_MAX);
+        let missing: Vec<Booked> = recovery
+            .open(self.config.manifest.faults_max())
+            .map(|booked| Booked { expires: booked.expires.min(expires), ..booked })
             .collect();
         let mut asked = self.peers.iter().filter(|(_, peer)| peer.is_admitted());
         let is_asking = asked.any(|(node, _)| !recovery.done.contains(node));
-        let waited = recovery.helped.is_some_and(|helped| now.since_ms(helped) >= WAIT_MS);
+        let since_ms = |at: Option<Time>| at.map_or(0, |at| now.since_ms(at));
+        let waited = since_ms(recovery.helped) >= WAIT_MS || since_ms(recovery.asked) >= WAIT_MS_MAX;
         let complete = missing.is_empty() && !is_asking;
         if recovery.answered.len() < quorum || !self.wallet.is_idle() || !(complete || waited) {
             return;
@@ -303,27 +312,39 @@ impl Node {
         let over = self.over_unseen(recovery);
 
         // An end before its time has another epoch on the books than its opening.
-        let expires = self.epoch(now).plus(VALIDITY_EPOCHS_MAX);
         for (channel, payer) in over {
             self.end_unseen(channel, expires, payer);
             out.push(Effect::Record(Record::Ended { channel, expires, payer }));
         }
-        let kept = missing.values().filter(|_| !mutant::is_in("missing-not-kept"));
+        let kept = missing.iter().filter(|_| !mutant::is_in("missing-not-kept"));
         out.extend(kept.map(|booked| Effect::Record(Record::Missing(*booked))));
         out.push(Effect::Record(Record::Recovered(since)));
         out.push(Effect::Recovered { channels, missing: missing.len() });
-        self.missing = missing;
+        self.missing.clear();
+        missing.into_iter().for_each(|booked| self.misses(booked));
         self.recovery = None;
         self.recovered = Some(since);
         self.resume_after_recovery(now, out);
     }
 
+    /// Notes a channel that nobody has given back. An old copy of a journal may know it, and not what was paid out since.
+    pub(super) fn misses(&mut self, booked: Booked) {
+        if let Some(paid) = self.paid.get_mut(&booked.channel) {
+            paid.redeemed(booked.redeemed);
+        } else if let Some(paying) = self.paying.get_mut(&booked.channel) {
+            paying.side.concede(booked.redeemed);
+        }
+        self.missing.insert(booked.channel, booked);
+    }
+
     /// Returns the channels that ended without our knowledge: those that an issuer says are closed, and those on which our
     /// journal says that we are paid and which the issuers have forgotten.
     fn over_unseen(&self, recovery: &Recovery) -> Vec<(ChannelId, AccountId)> {
-        let closed = recovery.booked.values().filter(|booked| booked.closed);
+        let manifest = &self.config.manifest;
+        let closed = recovery.agreed(manifest.faults_max()).filter(|booked| booked.closed);
         let closed = closed.map(|booked| (booked.channel, booked.payer));
-        let named = recovery.booked.len() < CHANNELS_MAX;
+        let named_all = |issuer| recovery.named.get(issuer).is_none_or(|named| *named < CHANNELS_MAX);
+        let named = recovery.answered.iter().filter(|issuer| named_all(issuer)).count() >= manifest.quorum();
         let unnamed = self.paid.values().filter(|paid| named && !recovery.booked.contains_key(&paid.channel));
         closed.chain(unnamed.map(|paid| (paid.channel, paid.payer_account))).collect()
     }
@@ -339,6 +360,7 @@ impl Node {
     pub(super) fn end_unseen(&mut self, channel: ChannelId, expires: Epoch, payer: AccountId) {
         self.paid.remove(&channel);
         self.paying.remove(&channel);
+        self.missing.remove(&channel);
         self.ended.insert(channel, (expires, payer));
     }
 
@@ -351,7 +373,7 @@ impl Node {
             self.send_heads(peer, out);
         }
         self.advertise(now, out);
-        self.redeem_above(0, out);
+        self.redeem_above(0, now, out);
         self.resume_openings(now, out);
     }
 
@@ -402,17 +424,99 @@ impl Node {
 const FIRST: ChannelId = ChannelId([0; 32]);
 
 impl Recovery {
-    /// Adds what an issuer has on its books: of two who differ, whoever has seen more is believed.
-    fn book(&mut self, booked: &Booked) {
-        if self.booked.len() >= CHANNELS_MAX {
+    /// Adds what an issuer has on its books.
+    fn book(&mut self, by: NodeId, booked: &Booked) {
+        let named = self.named.entry(by).or_default();
+        if *named >= CHANNELS_MAX {
             return;
         }
-        let known = self.booked.entry(booked.channel).or_insert(*booked);
-        known.redeemed = known.redeemed.max(booked.redeemed);
-        known.closed |= booked.closed;
+        *named += 1;
+        let known = self.booked.entry(booked.channel).or_default();
+        known.retain(|(issuer, _)| *issuer != by);
+        known.push((by, *booked));
     }
 
-    fn open(&self) -> impl Iterator<Item = &Booked> {
-        self.booked.values().filter(|booked| !booked.closed)
+    /// Returns what the books have of a channel that more than `least` issuers have named: what at least one honest one
+    /// says was paid out, and that it is closed if at least one honest one says so.
+    fn booked(&self, channel: ChannelId, least: usize, faults: usize) -> Option<Booked> {
+        let named = self.booked.get(&channel)?;
+        let alike = |one: &Booked, other: &Booked| (other.payer, other.payee) == (one.payer, one.payee);
+        let count = |one: &Booked| named.iter().filter(|(_, other)| alike(one, other)).count();
+        let one = named.iter().map(|(_, one)| one).find(|one| count(one) > least)?;
+        let same: Vec<&Booked> =
+            named.iter().map(|(_, other)| other).filter(|other| alike(one, other)).collect();
+        let mut redeemed: Vec<u64> = same.iter().map(|booked| booked.redeemed).collect();
+        redeemed.sort_unstable_by_key(|amount| core::cmp::Reverse(*amount));
+        let closed = same.iter().filter(|booked| booked.closed).count() > faults;
+        Some(Booked { redeemed: redeemed.get(faults).copied().unwrap_or_default(), closed, ..*one })
+    }
+
+    /// Returns the channels that at least one honest issuer has named.
+    fn agreed(&self, faults: usize) -> impl Iterator<Item = Booked> + '_ {
+        self.booked.keys().filter_map(move |channel| self.booked(*channel, faults, faults))
+    }
+
+    /// Returns those of them that are open, and that nobody has given back.
+    fn open(&self, faults: usize) -> impl Iterator<Item = Booked> + '_ {
+        self.agreed(faults).filter(|booked| !booked.closed && !self.restored.contains(&booked.channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNEL: ChannelId = ChannelId([7; 32]);
+    const OF_FOUR: usize = 1;
+
+    fn booked(redeemed: u64, closed: bool) -> Booked {
+        let payer = AccountId([1; 32]);
+        Booked { channel: CHANNEL, payer, payee: NodeId([2; 32]), expires: Epoch(7), redeemed, closed }
+    }
+
+    fn told(said: &[Booked]) -> Recovery {
+        let mut recovery = Recovery::default();
+        for (issuer, booked) in (0..).zip(said) {
+            recovery.book(NodeId([issuer; 32]), booked);
+        }
+        recovery
+    }
+
+    fn agreed(said: &[Booked]) -> Option<Booked> {
+        told(said).agreed(OF_FOUR).next()
+    }
+
+    #[test]
+    fn one_issuer_alone_neither_invents_a_channel_nor_ends_one_nor_pays_one_out() {
+        assert_eq!(agreed(&[booked(9, false)]), None);
+        let (honest, liar) = (booked(30, false), booked(u64::MAX, true));
+        assert_eq!(agreed(&[honest, liar]), Some(honest));
+        assert_eq!(agreed(&[liar, honest, honest]), Some(honest));
+        assert_eq!(agreed(&[honest, booked(50, true), liar]), Some(booked(50, true)));
+        let elsewhere = Booked { payee: NodeId([3; 32]), ..honest };
+        assert_eq!(agreed(&[elsewhere, honest, honest]), Some(honest));
+        assert_eq!(agreed(&[elsewhere, honest]), None);
+    }
+
+    #[test]
+    fn what_one_issuer_names_leaves_the_others_their_room() {
+        let mut recovery = Recovery::default();
+        recovery.named.insert(NodeId([0; 32]), CHANNELS_MAX);
+        for issuer in 0..3 {
+            recovery.book(NodeId([issuer; 32]), &booked(1, false));
+        }
+        assert_eq!(recovery.booked[&CHANNEL].len(), 2);
+        // Whoever says it again changes its word, and has no second one.
+        recovery.book(NodeId([1; 32]), &booked(5, false));
+        assert_eq!(recovery.booked[&CHANNEL].len(), 2);
+    }
+
+    #[test]
+    fn a_channel_that_was_given_back_is_not_missing() {
+        let mut recovery = told(&[booked(1, false); 3]);
+        assert_eq!(recovery.open(OF_FOUR).count(), 1);
+        recovery.restored.insert(CHANNEL);
+        assert_eq!(recovery.open(OF_FOUR).count(), 0);
+        assert_eq!(told(&[booked(1, true); 3]).open(OF_FOUR).count(), 0);
     }
 }

@@ -80,16 +80,21 @@ impl Node {
             Record::Paid(opening) => {
                 let opening = self.read_back_opening(opening)?;
                 let channel = ChannelId::from(opening.op.id());
-                let paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
+                let mut paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
+                if let Some(booked) = self.missing.remove(&channel) {
+                    paid.expires = paid.expires.min(booked.expires);
+                    paid.redeemed(booked.redeemed);
+                }
                 self.paid.insert(channel, Box::new(paid));
-                self.missing.remove(&channel);
             }
             Record::Receipt(receipt) => {
                 let receipt = receipt.read_back(domain)?;
                 if let Some(paying) = self.paying.get_mut(&receipt.channel) {
                     paying.side.adopt(&receipt);
+                    self.missing.remove(&receipt.channel);
                 } else if let Some(paid) = self.paid.get_mut(&receipt.channel) {
                     paid.replay(&receipt);
+                    self.missing.remove(&receipt.channel);
                 }
             }
             Record::Job(job) => {
@@ -144,9 +149,7 @@ impl Node {
                 self.recovery = Some(Recovery::default());
                 self.missing.clear();
             }
-            Record::Missing(booked) => {
-                self.missing.insert(booked.channel, booked);
-            }
+            Record::Missing(booked) => self.misses(booked),
             Record::Ended { channel, expires, payer } => {
                 self.end_unseen(channel, expires, payer);
             }

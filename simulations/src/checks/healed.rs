@@ -95,7 +95,8 @@ fn heads_agree(world: &World, tally: &mut Tally) {
     for host in &world.hosts {
         for view in host.node.iter().flat_map(Node::channels) {
             let with_adversary = host.adversary || world.is_adversary(view.partner);
-            if !with_adversary && !world.is_over(&view) {
+            let waits = !view.paying && world.is_over(&view);
+            if !with_adversary && !waits {
                 heads.entry(view.channel).or_default().push(view);
             }
         }

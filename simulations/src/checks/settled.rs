@@ -74,7 +74,7 @@ fn channels_are_closed(world: &World, tally: &mut Tally) {
     let in_grace = world.channels_in_grace();
     for (place, host) in world.hosts.iter().enumerate().filter(|(_, host)| !host.adversary) {
         for view in host.node.iter().flat_map(Node::channels) {
-            let waits = view.paying && in_grace.contains(&view.channel) || world.is_over(&view);
+            let waits = if view.paying { in_grace.contains(&view.channel) } else { world.is_over(&view) };
             tally.check(world.is_adversary(view.partner) || waits, || {
                 format!("host {place} still has {view:?}")
             });

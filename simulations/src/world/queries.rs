@@ -18,7 +18,7 @@ impl World {
     /// Says whether the issuers have ended a channel by themselves: what is left of it is kept until they have said so.
     pub(crate) fn is_over(&self, view: &ChannelView) -> bool {
         let manifest = &self.hosts[0].config.manifest;
-        view.expires.plus(manifest.grace_epochs) < manifest.epoch(self.now)
+        view.expires.plus(manifest.grace_epochs).plus(1) < manifest.epoch(self.now)
     }
 
     /// Returns the hash over all inputs so far.
