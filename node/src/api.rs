@@ -80,6 +80,7 @@ struct Api {
     answers: openai::Answers,
     metrics: Metrics,
     keys: ApiKeys,
+    relays: fallback::Relays,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -117,6 +118,7 @@ pub async fn serve(
         answers: openai::Answers::default(),
         metrics: Metrics::default(),
         keys: keys.clone(),
+        relays: fallback::Relays::default(),
     };
     tokio::spawn(keep_up(api.metrics.clone(), stop.clone()));
     let router = router(api);

@@ -2,7 +2,8 @@
 //!
 //! Each provider has a job of its own and is paid for what it delivered, once. To the client it is one answer.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -45,6 +46,47 @@ pub(super) struct Fallback {
     until: Option<Instant>,
 }
 
+/// Which job makes an answer now, by the id of its first one, which is the one that clients know.
+#[derive(Clone, Default)]
+pub(super) struct Relays(Arc<Mutex<BTreeMap<JobId, Relay>>>);
+
+struct Relay {
+    now: JobId,
+    /// Whether somebody cancelled the answer, so that nobody is to go on with it.
+    cancelled: bool,
+}
+
+impl Relays {
+    /// Begins an answer, or notes that another job goes on with it; returns whether it was cancelled.
+    pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
+        let mut relays = self.lock();
+        let relay = relays.entry(first).or_insert(Relay { now, cancelled: false });
+        relay.now = now;
+        relay.cancelled
+    }
+
+    /// Notes that somebody cancels an answer; returns the job to cancel.
+    pub(super) fn cancel(&self, job: JobId) -> JobId {
+        self.lock().get_mut(&job).map_or(job, |relay| {
+            relay.cancelled = true;
+            relay.now
+        })
+    }
+
+    pub(super) fn is_cancelled(&self, first: JobId) -> bool {
+        self.lock().get(&first).is_some_and(|relay| relay.cancelled)
+    }
+
+    /// Forgets an answer that is over.
+    pub(super) fn end(&self, first: JobId) {
+        self.lock().remove(&first);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Relay>> {
+        self.0.lock().expect("nothing panics while it holds the answers")
+    }
+}
+
 /// What comes after an event.
 pub(super) enum Next {
     /// The event itself, with the account of all who worked on the answer if it is the last.
@@ -73,6 +115,11 @@ impl Fallback {
             attempts: 0,
             until: None,
         }
+    }
+
+    /// Has nobody else go on from here.
+    pub(super) fn give_up(&mut self) {
+        self.attempts = ATTEMPTS_MAX;
     }
 
     /// Takes note of an event, and has somebody else go on if it says that the provider did not.
@@ -201,5 +248,22 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
         attempts: all().map(|account| account.attempts).sum(),
         earlier: earlier.to_vec(),
         ..last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_that_clients_know_cancels_the_job_that_goes_on_and_nobody_after_it() {
+        let relays = Relays::default();
+        let (first, second, other) = ([1; 16], [2; 16], [3; 16]);
+
+        assert!(!relays.pass(first, first) && !relays.pass(first, second));
+        assert_eq!(relays.cancel(first), second);
+        assert!(relays.is_cancelled(first) && relays.pass(first, other));
+        relays.end(first);
+        assert_eq!((relays.cancel(first), relays.is_cancelled(first)), (first, false));
     }
 }

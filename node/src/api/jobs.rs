@@ -43,7 +43,7 @@ pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Resu
 
 pub(super) async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Failure> {
     let job = parse_job(&id)?;
-    api.commands.tell(Command::Cancel { job })?;
+    api.commands.tell(Command::Cancel { job: api.relays.cancel(job) })?;
     Ok(StatusCode::ACCEPTED)
 }
 

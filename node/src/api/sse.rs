@@ -28,6 +28,8 @@ pub(super) type JobPlace = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// A job's events, and its cancellation if they are dropped before the last.
 pub(super) struct Watched {
+    /// The one that clients know.
+    first: JobId,
     job: JobId,
     events: mpsc::Receiver<JobEvent>,
     api: Api,
@@ -58,7 +60,7 @@ impl Begun {
 impl Watched {
     pub(super) fn new(job: JobId, events: mpsc::Receiver<JobEvent>, place: JobPlace, api: &Api) -> Self {
         let (api, begun, place) = (api.clone(), Begun::default(), Some(place));
-        Self { job, events, api, over: false, place, spending: None, fallback: None, begun }
+        Self { first: job, job, events, api, over: false, place, spending: None, fallback: None, begun }
     }
 
     /// Counts what the job costs to the key for which it was set aside.
@@ -76,6 +78,9 @@ impl Watched {
     ) -> Self {
         let fallback = || Box::new(Fallback::new(&self.api, caller, request.clone(), max_price_nano));
         self.fallback = request.fallbacks.then(fallback);
+        if self.fallback.is_some() {
+            self.api.relays.pass(self.first, self.job);
+        }
         self
     }
 
@@ -101,6 +106,9 @@ impl Watched {
                 self.over = event.is_last();
                 return Some(event);
             };
+            if self.api.relays.is_cancelled(self.first) {
+                fallback.give_up();
+            }
             match fallback.after(event).await {
                 Next::Event(event) => {
                     self.over = event.is_last();
@@ -109,6 +117,10 @@ impl Watched {
                 Next::Job { job, events, reserved } => {
                     (self.job, self.events) = (job, events);
                     self.spending = reserved.map(Spending::new);
+                    if self.api.relays.pass(self.first, job) {
+                        // It was cancelled while somebody was looked for.
+                        self.api.commands.cancel(job);
+                    }
                 }
             }
         }
@@ -140,6 +152,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        self.api.relays.end(self.first);
         if !self.over {
             self.api.metrics.job_failed(FailureKind::Cancelled, None);
             self.api.commands.cancel(self.job);
