@@ -317,14 +317,14 @@ async fn what_was_set_aside_for_the_first_job_bounds_no_other() {
     let served = served().await;
     // The first job gets 150, and all four cost 400.
     let key = key(&served, WIDE).await;
-    let priced = |max: f64| {
+    let priced = |max: &str| {
         let mut body = body("relay");
         body["provider"] = json!({"max_price": max});
         body
     };
 
     assert_eq!(chat(&served, &key, body("relay")).await.status(), 200);
-    assert_eq!(chat(&served, &key, priced(0.000_000_4)).await.status(), 200);
+    assert_eq!(chat(&served, &key, priced("0.0000004")).await.status(), 200);
 }
 
 #[tokio::test]
