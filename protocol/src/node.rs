@@ -488,6 +488,8 @@ pub struct Node {
     serving: BTreeMap<JobId, provider::Serving>,
     /// Subscribed, so that each is asked for once.
     subscribed: BTreeSet<ModelId>,
+    /// Nodes dialled because they were heard of, and since when they are counted.
+    heard_of: (Time, u32),
     issuing: Option<issuing::Issuing>,
     /// What is out of date of other accounts.
     outdated: accounts::Outdated,
@@ -575,6 +577,7 @@ impl Node {
             served: BTreeMap::new(),
             serving: BTreeMap::new(),
             subscribed: BTreeSet::new(),
+            heard_of: (Time::default(), 0),
             issuing,
             outdated: accounts::Outdated::default(),
             rotation: accounts::Rotation::default(),

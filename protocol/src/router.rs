@@ -7,6 +7,7 @@ use crate::advert::Advert;
 use crate::ids::{DomainId, ModelId, NodeId};
 use crate::job::{JobSpec, Sort};
 use crate::licence::open_licence;
+use crate::mutant;
 use crate::price::Price;
 use crate::scheduler::Refusal;
 use crate::signed::Verified;
@@ -20,6 +21,12 @@ const OUTCOMES_MAX: usize = 4096;
 
 /// How long a provider that failed is left alone.
 pub const COOL_DOWN_MS: u64 = 10_000;
+
+/// Longest time for which a provider that fails again and again comes after every other one.
+pub const BACK_OFF_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// Failures in a row after which what a provider did before counts for nothing.
+const FAILURES_MAX: u32 = 3;
 
 /// Longest life of an advert that is believed: the three renewals that honest ones get, and half a minute between clocks.
 pub const ADVERT_LIFE_MS_MAX: u64 = 120_000;
@@ -64,6 +71,8 @@ pub struct Considered {
     pub estimate_ms: u64,
     /// Worst case price in nano-credits.
     pub price: u64,
+    /// 0 for whoever did a job for us, 1 for others; above that, where promises have led nowhere, a number drawn for it.
+    pub rank: u64,
 }
 
 /// What this node knows of providers.
@@ -77,6 +86,8 @@ pub struct Router {
 #[derive(Debug, Clone, Copy, Default)]
 struct Outcome {
     failed_at: Option<Time>,
+    /// Failures since it last did a job.
+    failures: u32,
     /// Smoothed generation rate over finished jobs, in tokens per 1,000 seconds.
     decode_milli: Option<u64>,
     /// When the measurement or failure was made, for forgetting the oldest.
@@ -141,11 +152,14 @@ impl Router {
         let outcome = self.outcome(provider, now);
         outcome.decode_milli = Some(outcome.decode_milli.map_or(rate, |before| before / 4 * 3 + rate / 4));
         outcome.failed_at = None;
+        outcome.failures = 0;
     }
 
     /// Learns that a provider failed; it is left alone for a while.
     pub fn failed(&mut self, provider: NodeId, now: Time) {
-        self.outcome(provider, now).failed_at = Some(now);
+        let outcome = self.outcome(provider, now);
+        outcome.failed_at = Some(now);
+        outcome.failures = outcome.failures.saturating_add(1);
     }
 
     /// Returns every provider of the job's model with its gate, the usable ones first, best first.
@@ -163,8 +177,21 @@ impl Router {
         let serving = self.adverts.values().filter(|advert| advert.offer(spec.model).is_some());
         let mut considered: Vec<_> =
             serving.map(|advert| self.consider(advert, spec, domain, connected(advert.node), now)).collect();
+        self.leave_alone(&mut considered, now);
         sort(&mut considered, spec.constraints.sort);
         considered
+    }
+
+    /// Passes over those that failed again and again, for as long as there is anybody else: whoever promises much and
+    /// does nothing is tried ever less, and whoever is the only one is tried on.
+    fn leave_alone(&self, considered: &mut [Considered], now: Time) {
+        let avoided =
+            |c: &Considered| self.outcomes.get(&c.provider).is_some_and(|outcome| outcome.is_avoided(now));
+        if considered.iter().any(|c| c.gate.is_none() && !avoided(c)) {
+            for other in considered.iter_mut().filter(|c| c.gate.is_none() && avoided(c)) {
+                other.gate = Some(Gate::Unhealthy);
+            }
+        }
     }
 
     fn consider(
@@ -188,20 +215,19 @@ impl Router {
             || (!spec.constraints.only.is_empty() && !spec.constraints.only.contains(&advert.node));
         let gate = match offer {
             None => Some(Gate::NotServed),
-            Some(_) if advert.valid_to <= now => Some(Gate::Stale),
+            Some(_) if is_over(advert, now) => Some(Gate::Stale),
             Some(offer) if offer.licence != open_licence(spec.model, domain) => Some(Gate::Licence),
             Some(_) if excluded => Some(Gate::Excluded),
             Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
             Some(offer) if u64::from(spec.max_tokens) >= u64::from(offer.context_tokens) => {
                 Some(Gate::Context)
             }
-            Some(_) if outcome.failed_at.is_some_and(|at| now.since_ms(at) < COOL_DOWN_MS) => {
-                Some(Gate::Unhealthy)
-            }
+            Some(_) if outcome.failed_at.is_some_and(|at| is_cooling_down(at, now)) => Some(Gate::Unhealthy),
             Some(_) if !connected => Some(Gate::Unreachable),
             Some(_) => None,
         };
-        Considered { provider: advert.node, gate, estimate_ms, price: worst }
+        let rank = u64::from(!outcome.is_proven());
+        Considered { provider: advert.node, gate, estimate_ms, price: worst, rank }
     }
 
     fn outcome(&mut self, provider: NodeId, now: Time) -> &mut Outcome {
@@ -222,14 +248,36 @@ impl Router {
     }
 }
 
+impl Outcome {
+    /// Says whether it did a job for us, and has not failed too often since.
+    const fn is_proven(&self) -> bool {
+        self.decode_milli.is_some() && self.failures < FAILURES_MAX
+    }
+
+    /// Says whether it comes after every other one: twice as long after each failure.
+    fn is_avoided(&self, now: Time) -> bool {
+        let doublings = self.failures.saturating_sub(1).min(10);
+        let avoided_ms = (COOL_DOWN_MS << doublings).min(BACK_OFF_MS_MAX);
+        self.failed_at.is_some_and(|at| now.since_ms(at) < avoided_ms)
+    }
+}
+
+fn is_cooling_down(failed_at: Time, now: Time) -> bool {
+    now.since_ms(failed_at) < COOL_DOWN_MS || mutant::is_in("no-ageing")
+}
+
+fn is_over(advert: &Advert, now: Time) -> bool {
+    advert.valid_to <= now && !mutant::is_in("ignore-expiry")
+}
+
 fn is_fresh(advert: &Advert, now: Time) -> bool {
-    advert.valid_to > now && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX)
+    !is_over(advert, now) && advert.valid_to <= now.plus_ms(ADVERT_LIFE_MS_MAX)
 }
 
 /// Text in the languages of the web has about four bytes a token; only for estimates of time, never for money.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// Orders providers: usable ones first, then by what the request weighs.
+/// Orders providers: usable ones first, of these whoever did a job for us, then by what the request weighs.
 pub fn sort(considered: &mut [Considered], by: Sort) {
     let usable = || considered.iter().filter(|c| c.gate.is_none());
     let fastest = usable().map(|c| c.estimate_ms).min().unwrap_or(1).max(1);
@@ -242,6 +290,8 @@ pub fn sort(considered: &mut [Considered], by: Sort) {
             Sort::Price => (price, time),
             Sort::Latency => (time, price),
         };
-        (c.gate.is_some(), score, c.provider)
+        // Whoever says what weighs most gets that, until it has been tried in vain.
+        let rank = if c.rank == 1 && by != Sort::Balanced { 0 } else { c.rank };
+        (c.gate.is_some(), rank, score, c.provider)
     });
 }

@@ -12,6 +12,9 @@ pub const INPUTS_PER_SECOND_MAX: u64 = 2_000;
 /// What each of the others may add to that.
 pub const INPUTS_OF_ONE_MAX: u64 = 10;
 
+/// Others that a node dials in a second: eight that the directory names, for several jobs at once.
+pub const DIALS_MAX: usize = 32;
+
 /// How long a job may take in all: five minutes are far beyond the longest answer and every timeout together.
 pub const JOB_MS_MAX: u64 = 5 * 60 * 1000;
 
@@ -48,11 +51,21 @@ pub enum Always {
     JournalsRead,
     /// Tickets admit.
     TicketsAdmit,
+    /// Whoever is asked serves.
+    AskedServes,
+    /// Nobody offers a job to itself.
+    NoSelfOffer,
+    /// What is believed was said.
+    OffersTrue,
+    /// Dials are bounded.
+    DialsBounded,
+    /// The books are what was written.
+    BooksFollow,
 }
 
 impl Always {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::CreditsConserved,
         Self::NoBusyLoop,
         Self::OneEncoding,
@@ -61,6 +74,11 @@ impl Always {
         Self::JobsEndOnce,
         Self::JournalsRead,
         Self::TicketsAdmit,
+        Self::AskedServes,
+        Self::NoSelfOffer,
+        Self::OffersTrue,
+        Self::DialsBounded,
+        Self::BooksFollow,
     ];
 
     /// Returns its name in reports.
@@ -75,6 +93,11 @@ impl Always {
             Self::JobsEndOnce => "jobs_end_once",
             Self::JournalsRead => "journals_read",
             Self::TicketsAdmit => "tickets_admit",
+            Self::AskedServes => "asked_serves",
+            Self::NoSelfOffer => "no_self_offer",
+            Self::OffersTrue => "offers_true",
+            Self::DialsBounded => "dials_bounded",
+            Self::BooksFollow => "books_follow",
         }
     }
 
@@ -92,6 +115,15 @@ impl Always {
             Self::JobsEndOnce => "Whoever wanted a job is told once how it ended.",
             Self::JournalsRead => "A node starts again from whatever its journal holds after a crash.",
             Self::TicketsAdmit => "A ticket admits whoever it was made for.",
+            Self::AskedServes => {
+                "Whoever is asked for terms says itself that it serves, in an advert that still counts."
+            }
+            Self::NoSelfOffer => "No node counts itself among the providers of a job that it gives away.",
+            Self::OffersTrue => "What a node believes that an honest provider asks is what that one asks.",
+            Self::DialsBounded => "No node dials more than a few others in a second, whatever it is told of.",
+            Self::BooksFollow => {
+                "An issuer that is alone (of at most 100 nodes) holds for everybody what plain sums over its journal give."
+            }
         }
     }
 }
@@ -133,6 +165,9 @@ pub const WHILE_RUNNING: &[Invariant] = while_running::INVARIANTS;
 
 /// What is checked when the network has healed and every job is over, before anything is settled.
 pub const WHEN_HEALED: &[Invariant] = healed::INVARIANTS;
+
+/// What is checked when whoever asks then had time to be served.
+pub const WHEN_ASKED: &[Invariant] = &[healed::SERVED];
 
 /// What is checked when everybody has settled.
 pub const WHEN_SETTLED: &[Invariant] = settled::INVARIANTS;

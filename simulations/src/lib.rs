@@ -6,6 +6,8 @@ pub mod devices;
 
 pub mod liar;
 
+pub mod reference;
+
 pub mod world;
 
 pub mod checks;
@@ -21,5 +23,13 @@ pub mod faults;
 pub mod play;
 
 pub mod report;
+
+pub mod samples;
+
+pub mod html;
+
+pub mod shrink;
+
+pub mod compare;
 
 pub mod mutants;

@@ -1,5 +1,6 @@
 //! Runs simulations: `run` plays a scenario, `sweep` many seeds of one, `smoke` what the tests of every change run.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,10 +9,15 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use simulations::play::{Progress, play, run};
+use simulations::html;
+use simulations::play::{Progress, Watch, play, run};
 use simulations::report::Report;
 use simulations::scenario::{self, SHIPPED, Scenario};
+use simulations::shrink::Failing;
 
+use sweep::Until;
+
+mod comparing;
 mod sweep;
 
 /// What the smoke test runs: fixed seeds, so that a change that breaks one is seen at once.
@@ -33,6 +39,31 @@ enum Command {
     Run(RunArgs),
     /// Plays a scenario with many seeds, on all cores, and says how to repeat each that fails.
     Sweep(SweepArgs),
+    /// Plays seeds that nobody has chosen, of every scenario in turn, on all cores, and says how to repeat each that fails.
+    Nightly {
+        /// How many runs in all, at least one of each scenario.
+        #[arg(long, default_value_t = 1_000)]
+        runs: u64,
+        /// The first seed; a random one if not given.
+        #[arg(long)]
+        from: Option<u64>,
+    },
+    /// Plays two scenarios with the same seeds, or reads two files that `sweep --json` wrote, and says what got better or
+    /// worse by more than the seeds differ among themselves.
+    Compare {
+        /// A scenario, or a file ending in `.json`.
+        baseline: String,
+        /// Another one.
+        current: String,
+        /// How many seeds of each scenario.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+        /// Prints one list as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Cuts a failing run down, to fewer machines, fewer faults and less time, while the same rule is broken.
+    Shrink(ShrinkArgs),
     /// Lists the scenarios that come with the program.
     List,
     /// Plays seven fixed seeds, two of them with four issuers, each twice; both must be the same.
@@ -59,6 +90,9 @@ struct RunArgs {
     /// Prints on standard error all that happens to the host at this place.
     #[arg(long)]
     watch: Option<usize>,
+    /// Writes a page with charts, which needs nothing else, to this file.
+    #[arg(long)]
+    html: Option<std::path::PathBuf>,
 }
 
 #[derive(Args)]
@@ -74,9 +108,30 @@ struct SweepArgs {
     /// Machines in all, besides the issuers.
     #[arg(long)]
     nodes: Option<usize>,
+    /// Plays no more seeds when one has failed.
+    #[arg(long)]
+    until_failed: bool,
     /// Prints one object as JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct ShrinkArgs {
+    /// A scenario: a file, or the name of one that comes with the program.
+    scenario: String,
+    /// The seed with which it fails.
+    #[arg(long)]
+    seed: u64,
+    /// The rule that must stay broken; the first one that is, if not given.
+    #[arg(long)]
+    rule: Option<String>,
+    /// Most runs.
+    #[arg(long, default_value_t = 500)]
+    runs: u64,
+    /// Where the smaller scenario is written; standard output if not given.
+    #[arg(long)]
+    out: Option<std::path::PathBuf>,
 }
 
 /// What `run --json` prints: the report, and what it took.
@@ -108,8 +163,16 @@ fn execute(out: &mut impl Write) -> anyhow::Result<bool> {
         Command::Sweep(args) => {
             let scenario = read(&args.scenario, args.nodes)?;
             let seeds = args.from..args.from.saturating_add(args.seeds);
-            sweep::sweep(out, &scenario, seeds, args.json, &|seed| line(&args.scenario, seed, args.nodes))
+            let until = if args.until_failed { Until::Failed } else { Until::All };
+            sweep::sweep(out, &scenario, (seeds, until), args.json, &|seed| {
+                line(&args.scenario, seed, args.nodes)
+            })
         }
+        Command::Nightly { runs, from } => nightly(out, runs, from),
+        Command::Compare { baseline, current, seeds, json } => {
+            comparing::compare(out, [&baseline, &current], seeds, json)
+        }
+        Command::Shrink(args) => shrink(out, &args),
         Command::List => {
             for (name, text) in SHIPPED {
                 writeln!(out, "{name:20} {}", Scenario::parse(text).context(name)?.about)?;
@@ -135,7 +198,9 @@ fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
     let scenario = read(&args.scenario, args.nodes)?;
     let began = Instant::now();
     let mut told = 0;
-    let report = play(&scenario, args.seed, args.watch, &mut |progress| {
+    let mut samples = Vec::new();
+    let watch = Watch { host: args.watch, samples: args.html.is_some().then_some(&mut samples) };
+    let report = play(&scenario, args.seed, watch, &mut |progress| {
         let seconds = began.elapsed().as_secs();
         if seconds >= told + TELL_S {
             told = seconds;
@@ -143,6 +208,10 @@ fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
         }
     });
     let wall_s = began.elapsed().as_millis() as f64 / 1000.0;
+    if let Some(path) = &args.html {
+        let page = html::page(&args.scenario, &scenario, &report, &samples);
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if args.json {
         let timed = Timed { scenario: &args.scenario, wall_s, peak_rss_mb: peak_rss_mb(), report: &report };
         writeln!(out, "{}", serde_json::to_string(&timed)?)?;
@@ -153,6 +222,48 @@ fn run_one(out: &mut impl Write, args: &RunArgs) -> anyhow::Result<bool> {
         }
     }
     Ok(report.passed())
+}
+
+fn nightly(out: &mut impl Write, runs: u64, from: Option<u64>) -> anyhow::Result<bool> {
+    let from = from.unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 32);
+    let each = runs.div_ceil(SHIPPED.len() as u64).max(1);
+    let mut all = true;
+    for (name, _) in SHIPPED {
+        let scenario = scenario::read(name)?;
+        writeln!(out, "{name}, seeds {from} to {}", from.saturating_add(each - 1))?;
+        let seeds = from..from.saturating_add(each);
+        all &= sweep::sweep(out, &scenario, (seeds, Until::All), false, &|seed| line(name, seed, None))?;
+    }
+    Ok(all)
+}
+
+fn shrink(out: &mut impl Write, args: &ShrinkArgs) -> anyhow::Result<bool> {
+    let scenario = read(&args.scenario, None)?;
+    let failing = Failing::of(&scenario, args.seed, args.rule.as_deref())
+        .with_context(|| format!("{} with seed {} breaks no such rule", args.scenario, args.seed))?;
+    let least = failing.shrink(args.runs, |least, runs| {
+        let Failing { scenario, seed, rule } = least;
+        let (nodes, minutes) = (scenario.nodes(), scenario.minutes);
+        let faults: u64 = scenario.faults.iter().map(|plan| plan.count).sum();
+        let _ = writeln!(
+            std::io::stderr(),
+            "{runs} runs: {nodes} machines, {faults} faults, {minutes} minutes, seed {seed} breaks {rule}"
+        );
+    });
+    let text = least.scenario.to_text()?;
+    match &args.out {
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            writeln!(
+                out,
+                "{} is broken:\n  {}",
+                least.rule,
+                line(&path.to_string_lossy(), least.seed, None)
+            )?;
+        }
+        None => writeln!(out, "# {} is broken with seed {}\n{text}", least.rule, least.seed)?,
+    }
+    Ok(true)
 }
 
 fn tell(progress: Progress, seconds: u64) {

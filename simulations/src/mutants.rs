@@ -1,4 +1,4 @@
-//! Faults put into the protocol on purpose: each must be found by the test named beside it.
+//! Faults put into the protocol on purpose: each must be found by the test, or in the scenario, named beside it.
 //!
 //! `cargo xtask mutants` compiles the tests once with `--cfg mutants`, never with a feature, so that no build of the product
 //! can carry one, and names one fault after the other in the environment. A test that passes with its mutant has stopped
@@ -324,5 +324,78 @@ pub const MUTANTS: [Mutant; 54] = [
         "ballot-before-disk",
         "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
         "an issuer's vote for a checkpoint leaves before it is on its disk",
+    ),
+];
+
+/// One deliberate fault that a scenario must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hunted {
+    /// What `SHAREMESH_MUTANT` is set to.
+    pub name: &'static str,
+    /// Scenario that comes with the program.
+    pub scenario: &'static str,
+    /// Seed of it with which the fault is found, and without it everything holds.
+    pub seed: u64,
+    /// A rule that is broken then.
+    pub rule: &'static str,
+    /// What the fault is.
+    pub fault: &'static str,
+}
+
+const fn hunted(
+    name: &'static str,
+    scenario: &'static str,
+    seed: u64,
+    rule: &'static str,
+    fault: &'static str,
+) -> Hunted {
+    Hunted { name, scenario, seed, rule, fault }
+}
+
+/// Every deliberate fault that a scenario must find.
+pub const HUNTED: [Hunted; 14] = [
+    hunted("no-resend", "smoke", 1, "channels_closed", "what was not acknowledged is not sent again"),
+    hunted("advert-unverified", "poison", 1, "offers_true", "the signature of an advert is not checked"),
+    hunted(
+        "issuer-answers-before-disk",
+        "churn",
+        6,
+        "statements_explain",
+        "an issuer acknowledges what is not on its disk",
+    ),
+    hunted("redeem-not-max", "churn", 1, "books_follow", "a lower redemption is taken"),
+    hunted("self-offer", "poison", 1, "no_self_offer", "a node takes its own advert for another's"),
+    hunted(
+        "no-ageing",
+        "home",
+        2,
+        "served_when_healed",
+        "a provider that failed once is left alone for good",
+    ),
+    hunted(
+        "double-redeem",
+        "churn",
+        1,
+        "books_follow",
+        "what was paid out is paid out again when shown again",
+    ),
+    hunted("ignore-expiry", "poison", 1, "asked_serves", "an advert that has ended counts"),
+    hunted("slots-unlimited", "overload", 1, "queues_bounded", "a provider takes jobs without a free slot"),
+    hunted("trust-directory", "poison", 1, "dials_bounded", "whoever the directory names is dialled"),
+    hunted("no-grace", "churn", 1, "books_follow", "a channel ends with its last epoch, without grace"),
+    hunted(
+        "final-below-due",
+        "disk-loss",
+        5,
+        "channels_closed",
+        "the payee signs an end below what it earned",
+    ),
+    hunted("quorum-of-two", "issuer-failure", 1, "honest_unpenalised", "two issuers of four are a quorum"),
+    hunted(
+        "floor-and-remainder",
+        "churn",
+        1,
+        "books_follow",
+        "shares are rounded, the rest is the provider's",
     ),
 ];

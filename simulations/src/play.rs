@@ -5,6 +5,7 @@ use crate::faults;
 use crate::home::Home;
 use crate::network::Conditions;
 use crate::report::{Held, Report};
+use crate::samples::Sample;
 use crate::scenario::Scenario;
 use crate::workload;
 
@@ -16,6 +17,9 @@ const REST_MS: u64 = 120_000;
 
 /// Time for partners that have just met to give each other what they lack: some things are asked for once a minute.
 const MEET_MS: u64 = 90_000;
+
+/// Time for the last of the jobs with which it is seen whether jobs are done.
+const PROBED_MS: u64 = 30_000;
 
 /// Time for deposits to reach all issuers before one of them begins to lie.
 const HONEST_MS: u64 = 15_000;
@@ -31,26 +35,31 @@ pub struct Progress {
     pub events: u64,
 }
 
-/// Plays a scenario with a seed; tells how far it is every ten virtual seconds; prints all that happens to `watched`.
+/// What is looked at besides the rules.
+#[derive(Debug, Default)]
+pub struct Watch<'a> {
+    /// Prints all that happens to this host.
+    pub host: Option<usize>,
+    /// Where to put a sample every ten virtual seconds.
+    pub samples: Option<&'a mut Vec<Sample>>,
+}
+
+/// Plays a scenario with a seed; tells how far it is every ten virtual seconds.
 #[must_use]
-pub fn play(
-    scenario: &Scenario,
-    seed: u64,
-    watched: Option<usize>,
-    tell: &mut dyn FnMut(Progress),
-) -> Report {
+pub fn play(scenario: &Scenario, seed: u64, watch: Watch<'_>, tell: &mut dyn FnMut(Progress)) -> Report {
     let mut run = Run::of(scenario, seed, tell);
-    run.home.world.watched = watched;
+    run.home.world.watched = watch.host;
+    run.samples = watch.samples;
     run.begin(scenario);
     run.troubles(scenario);
-    run.ends();
+    run.ends(scenario);
     run.report(scenario, seed)
 }
 
 /// Plays a scenario without a word.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64) -> Report {
-    play(scenario, seed, None, &mut |_| {})
+    play(scenario, seed, Watch::default(), &mut |_| {})
 }
 
 struct Run<'a> {
@@ -58,14 +67,15 @@ struct Run<'a> {
     held: Vec<(Invariant, Tally)>,
     total_ms: u64,
     tell: &'a mut dyn FnMut(Progress),
+    samples: Option<&'a mut Vec<Sample>>,
 }
 
 impl<'a> Run<'a> {
     fn of(scenario: &Scenario, seed: u64, tell: &'a mut dyn FnMut(Progress)) -> Self {
         let home = Home::founded(scenario, seed);
         // Joining, healing, meeting and settling take what they take in any scenario.
-        let total_ms = scenario.minutes * 60_000 + 15_000 + REST_MS + MEET_MS + 10_000 + 90_000;
-        Self { home, held: Vec::new(), total_ms, tell }
+        let total_ms = scenario.minutes * 60_000 + 15_000 + REST_MS + MEET_MS + PROBED_MS + 10_000 + 90_000;
+        Self { home, held: Vec::new(), total_ms, tell, samples: None }
     }
 
     fn begin(&mut self, scenario: &Scenario) {
@@ -98,11 +108,26 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn ends(&mut self) {
+    /// Has some of those that ask ask once more, for little, and forgets what came of it when it is checked.
+    fn probes(&mut self, scenario: &Scenario) {
+        let asked = workload::probe(&mut self.home, scenario);
+        self.home.world.run_for(asked * workload::PROBE_MS + PROBED_MS);
+        self.check(checks::WHEN_ASKED);
+        for job in std::mem::take(&mut self.home.world.probes) {
+            self.home.world.jobs.remove(&job);
+        }
+        self.tells();
+    }
+
+    fn ends(&mut self, scenario: &Scenario) {
         self.home.heal(REST_MS);
-        self.home.world.run_for(MEET_MS);
+        for _ in 0..MEET_MS / LOOK_MS {
+            self.tells();
+            self.home.world.run_for(LOOK_MS);
+        }
         self.check(checks::WHEN_HEALED);
         self.tells();
+        self.probes(scenario);
         self.home.settle();
         self.check(checks::WHEN_SETTLED);
         self.tells();
@@ -110,6 +135,9 @@ impl<'a> Run<'a> {
 
     fn tells(&mut self) {
         let elapsed_ms = self.home.world.now.since_ms(self.home.began);
+        if let Some(samples) = &mut self.samples {
+            samples.push(Sample::of(&self.home));
+        }
         (self.tell)(Progress { elapsed_ms, total_ms: self.total_ms, events: self.home.world.events });
     }
 

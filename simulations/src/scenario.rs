@@ -6,7 +6,7 @@ mod shipped;
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, bail, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::network::Region;
 
@@ -18,7 +18,7 @@ pub use shipped::{SHIPPED, read};
 pub const HOSTS_MAX: usize = 100_000;
 
 /// A scenario.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// What it is about, in a sentence or two.
@@ -46,7 +46,7 @@ pub struct Scenario {
 }
 
 /// The network between the machines, and its rules.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
     /// Issuers: 1, or 4, 7, 10, 13, 16.
@@ -93,7 +93,7 @@ impl Default for Network {
 }
 
 /// Machines that are alike.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
     /// What faults and reports call it.
@@ -122,7 +122,7 @@ pub struct Group {
 }
 
 /// How a machine cheats; in all else it does as its program says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cheat {
     /// Never pays for what it got.
@@ -135,10 +135,12 @@ pub enum Cheat {
     Replayer,
     /// Signs two steps in one place of its account every minute, and shows each to some of the issuers.
     Equivocator,
+    /// Tells the directory that others serve who do not, and spreads adverts of others that are old or forged.
+    Poisoner,
 }
 
 /// What a machine serves: the one model of these simulations.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Serves {
     /// Tokens a second that it generates for each job: least and most; every machine draws its own.
@@ -159,7 +161,7 @@ pub struct Serves {
 }
 
 /// What a machine wants, without waiting for what it wanted before.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asks {
     /// Jobs an hour, by day.
@@ -189,7 +191,7 @@ pub struct Asks {
 }
 
 /// How lengths are spread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lengths {
     /// Shortest.
@@ -204,7 +206,7 @@ pub struct Lengths {
 }
 
 /// The shape of a spread of lengths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tail {
     /// All equally often.
@@ -215,7 +217,7 @@ pub enum Tail {
 }
 
 /// Something that befalls machines.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// What.
@@ -234,7 +236,7 @@ pub struct Plan {
 }
 
 /// What can befall a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The process dies, and starts again from its durable records.
@@ -256,7 +258,7 @@ pub enum Kind {
 }
 
 /// What must have come of a scenario besides the invariants, which always hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
     /// Least percent of the jobs placed that must be done.
@@ -286,9 +288,24 @@ impl Scenario {
     /// # Errors
     /// When it is not a scenario; the message names line, key and what may stand there.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let scenario: Self = toml::from_str(text)?;
-        scenario.check()?;
-        Ok(scenario)
+        toml::from_str::<Self>(text)?.checked()
+    }
+
+    /// Returns the same scenario if it is one.
+    ///
+    /// # Errors
+    /// When what it says does not fit together.
+    pub fn checked(self) -> anyhow::Result<Self> {
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Returns the text of a file that says the same.
+    ///
+    /// # Errors
+    /// When a number is beyond what the format holds.
+    pub fn to_text(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
     }
 
     /// What no single key can show.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use serde::Serialize;
 
+use simulations::compare::Measured;
 use simulations::play::run;
 use simulations::report::Report;
 use simulations::scenario::Scenario;
@@ -17,6 +18,8 @@ use simulations::scenario::Scenario;
 struct Swept {
     passed: usize,
     failed: Vec<Failed>,
+    #[serde(flatten)]
+    measured: Measured,
 }
 
 /// A seed that failed.
@@ -31,17 +34,29 @@ struct Failed {
 /// Findings printed of each seed that fails.
 const FINDINGS_SHOWN: usize = 3;
 
+/// When a sweep ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Every seed was played.
+    All,
+    /// One has failed.
+    Failed,
+}
+
 /// Plays `scenario` with every one of `seeds`; says whether all passed. `line` tells how to repeat a seed.
 pub(crate) fn sweep(
     out: &mut impl Write,
     scenario: &Scenario,
-    seeds: Range<u64>,
+    (seeds, until): (Range<u64>, Until),
     json: bool,
     line: &dyn Fn(u64) -> String,
 ) -> anyhow::Result<bool> {
     let count = seeds.end - seeds.start;
     let (mut passed, mut failed) = (0, BTreeMap::new());
-    each(scenario, seeds, |report| {
+    let enough = AtomicBool::new(false);
+    let mut measured = Measured::default();
+    each(scenario, seeds, &enough, |report| {
+        measured.add(&report);
         if report.passed() {
             passed += 1;
         } else {
@@ -50,6 +65,7 @@ pub(crate) fn sweep(
                 one.print(out)?;
             }
             failed.insert(report.seed, one);
+            enough.fetch_or(until == Until::Failed, Ordering::Relaxed);
         }
         let done = passed + failed.len();
         let _ = writeln!(std::io::stderr(), "{done} of {count} seeds, {} failed", failed.len());
@@ -57,7 +73,7 @@ pub(crate) fn sweep(
     })?;
     let all = failed.is_empty();
     if json {
-        let swept = Swept { passed, failed: failed.into_values().collect() };
+        let swept = Swept { passed, failed: failed.into_values().collect(), measured };
         writeln!(out, "{}", serde_json::to_string(&swept)?)?;
     } else {
         writeln!(out, "{passed} passed, {} failed", failed.len())?;
@@ -65,10 +81,11 @@ pub(crate) fn sweep(
     Ok(all)
 }
 
-/// Plays every seed on some core, and hands over each report as it comes.
-fn each(
+/// Plays every seed on some core until it is enough, and hands over each report as it comes.
+pub(crate) fn each(
     scenario: &Scenario,
     seeds: Range<u64>,
+    enough: &AtomicBool,
     mut take: impl FnMut(Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -80,7 +97,8 @@ fn each(
             scope.spawn(move || {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end || send.send(run(scenario, seed)).is_err() {
+                    let over = seed >= seeds.end || enough.load(Ordering::Relaxed);
+                    if over || send.send(run(scenario, seed)).is_err() {
                         return;
                     }
                 }

@@ -4,13 +4,22 @@ use protocol::prng::Prng;
 
 use crate::home::{Home, MODEL, UNKNOWN_MODEL, spec_ending};
 use crate::network::Region;
-use crate::scenario::{Asks, Lengths, Scenario, Tail};
+use crate::scenario::{Asks, Cheat, Lengths, Scenario, Tail};
 
 /// Times at which a job may come for each job that comes on average: with many, arrivals are all but a Poisson process.
 const TIMES_A_JOB: u64 = 4;
 
 /// The local hours of day; the others are night.
 const DAY: std::ops::Range<u64> = 7..23;
+
+/// Time between two jobs with which it is seen whether jobs are done.
+pub(crate) const PROBE_MS: u64 = 2_000;
+
+/// Most of them in all.
+const PROBES_MAX: usize = 50;
+
+/// Tokens of each.
+const PROBE_TOKENS: u32 = 16;
 
 /// Time in which the jobs of a burst come.
 const BURST_MS: u64 = 2_000;
@@ -65,6 +74,29 @@ fn want(home: &mut Home, place: usize, asks: &Asks, at: u64, prng: &mut Prng) {
     if prng.below(1000) < asks.cancel_permille {
         home.world.cancel_in(at + 1 + prng.below(CANCEL_MS), place, job);
     }
+}
+
+/// Has some of those that ask want one small job each, one after another; returns how many.
+///
+/// Nobody does where somebody serves who delivers nothing: it would take them as long as it takes to find that out.
+pub(crate) fn probe(home: &mut Home, scenario: &Scenario) -> u64 {
+    let groups = || scenario.hosts.iter().zip(&home.groups);
+    let serves =
+        |place: &usize| home.world.hosts[*place].offer.is_some() && !home.world.hosts[*place].resting;
+    let some_serve = home.providers.iter().any(serves);
+    if !some_serve || scenario.hosts.iter().any(|group| group.cheats == Some(Cheat::NonDeliverer)) {
+        return 0;
+    }
+    let ask = groups().filter(|(group, _)| group.asks.is_some() && group.cheats.is_none());
+    let places: Vec<usize> = ask.flat_map(|(_, places)| places.iter().copied()).collect();
+    let step = places.len().div_ceil(PROBES_MAX).max(1);
+    let mut asked = 0;
+    for place in places.into_iter().step_by(step) {
+        let job = home.submit(asked * PROBE_MS, place, spec_ending(MODEL, 40, PROBE_TOKENS, PROBE_TOKENS));
+        home.world.probes.insert(job);
+        asked += 1;
+    }
+    asked
 }
 
 /// Lends an engine in certain hours of the local day only.

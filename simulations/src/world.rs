@@ -1,11 +1,13 @@
 //! The world: hosts, one clock, one heap of events. Everything that happens follows from one seed.
 
+mod adverts;
 mod cheating;
 mod faults;
 mod jobs;
 mod messages;
 mod pruning;
 mod queries;
+mod reference;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -21,12 +23,13 @@ use protocol::node::{Config, Effect, Input, Node, Offence, OrderError, OwnerComm
 use protocol::price::Usage;
 use protocol::prng::Prng;
 use protocol::record::Record;
-use protocol::signed::Verified;
+use protocol::signed::{Signed, Verified};
 use protocol::time::Time;
 
 use crate::checks::{self, Always};
 use crate::devices::{Device, Speed};
 use crate::network::{Conditions, Network};
+use crate::reference::Reference;
 
 /// How long a shell waits for a stream that is silent before it calls it lost.
 pub const STREAM_SILENCE_MS: u64 = 1_500;
@@ -81,6 +84,12 @@ pub struct Host {
     pub replays: bool,
     /// Its owner wants the engine for something else.
     pub resting: bool,
+    /// The advert that it published last.
+    published: Option<Signed<Advert>>,
+    /// Until when the last advert that it signed counts, by its own clock.
+    advertised_until: Option<Time>,
+    /// Others dialled in the running second of virtual time.
+    dials: (u64, BTreeSet<usize>),
     /// It dies at its next record, with or without it on the disk, and starts again after so many milliseconds.
     doomed: Option<(bool, Option<u64>)>,
     /// Its journal is gone, and it must ask for what was in it.
@@ -207,6 +216,8 @@ enum What {
     Serve(bool),
     /// Two steps in one place.
     Equivocate,
+    /// Adverts that are forged or old, and false records in the directory.
+    Poison,
     /// What was said once is said again.
     SayAgain {
         to: usize,
@@ -285,6 +296,8 @@ pub struct World {
     pub jobs: BTreeMap<JobId, Tracked>,
     /// Work delivered, by requester and provider.
     pub delivered: BTreeMap<(usize, usize), Delivered>,
+    /// Jobs that nobody wanted but whoever checks that jobs are done.
+    pub probes: BTreeSet<JobId>,
     /// What became of orders, by name; a host that crashes forgets who asked.
     pub orders: BTreeMap<Digest, Result<RecordId, OrderError>>,
     /// Nano-credits that have entered.
@@ -301,6 +314,8 @@ pub struct World {
     pub findings: Vec<String>,
     /// How often each rule about single events was checked, and broken, in the order of [`Always::ALL`].
     tallies: [(u64, u64); Always::ALL.len()],
+    /// What the lines of an issuer that is alone add up to, in a small world.
+    reference: Option<Reference>,
     /// Prints what happens to this host, for whoever looks for a fault.
     pub watched: Option<usize>,
     domain: DomainId,
@@ -325,6 +340,7 @@ impl World {
             network: Network::new(conditions, prng.child()),
             jobs: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            probes: BTreeSet::new(),
             orders: BTreeMap::new(),
             deposited: 0,
             inputs: 0,
@@ -333,6 +349,7 @@ impl World {
             sent: BTreeMap::new(),
             copies: 0,
             findings: Vec::new(),
+            reference: None,
             watched: None,
             domain,
             sequence: 0,
@@ -389,6 +406,9 @@ impl World {
             sent_bytes: 0,
             replays: false,
             resting: false,
+            published: None,
+            advertised_until: None,
+            dials: (0, BTreeSet::new()),
             doomed: None,
             lost: false,
             journal: Vec::new(),
@@ -561,6 +581,7 @@ impl World {
             What::Owner(command) => self.handle(host, Input::Owner(command), &[]),
             What::Serve(serves) => self.serves(host, serves),
             What::Equivocate => self.equivocate(host),
+            What::Poison => self.poison(host),
             What::SayAgain { to, bytes } => {
                 self.bytes_in(self.network.conditions.latency_ms, host, to, bytes)
             }
@@ -595,6 +616,7 @@ impl World {
                 format!("{now}: the books of host {host} hold other credits than were deposited")
             });
         }
+        self.compare_books(host, &effects);
         self.count_load(host);
         if self.watched == Some(host) {
             for effect in &effects {
@@ -683,6 +705,7 @@ impl World {
                 }
                 Effect::Dial(node) => {
                     if let Some(peer) = self.host_of(node) {
+                        self.count_dial(host, peer);
                         self.dial(host, peer);
                     }
                 }

@@ -15,10 +15,10 @@ fn nobody_honest_loses_more_than_a_window_to_whoever_cheats() {
         };
         // What fits the first window is done before anybody can know.
         let unpaid = group("non-payers");
-        assert!(unpaid.completed * 5 <= unpaid.placed, "seed {seed}: {unpaid:?}");
+        assert!(unpaid.completed * 2 <= unpaid.placed, "seed {seed}: {unpaid:?}");
         assert_eq!(group("non-deliverers").served_tokens, 0, "seed {seed}");
         let honest = group("consumers");
-        assert!(honest.completed * 10 >= honest.placed * 8, "seed {seed}: {honest:?}");
+        assert!(honest.completed * 20 >= honest.placed * 19, "seed {seed}: {honest:?}");
     }
 }
 
@@ -26,6 +26,7 @@ fn nobody_honest_loses_more_than_a_window_to_whoever_cheats() {
 fn what_honest_machines_pay_is_earned_by_honest_ones_among_four_times_as_many_that_deliver_nothing() {
     let scenario = read("sybil").expect("it comes with the program");
     let report = run(&scenario, 1);
+    // Among them that almost all jobs are done.
     assert_eq!(report.findings, Vec::<String>::new());
     assert!(report.figures.groups.iter().any(|group| group.name == "sybils" && group.served_tokens == 0));
 }

@@ -46,6 +46,3 @@ called = ask(messages=wanted, tools=[tool], tool_choice="required", parallel_too
 call = called.message.tool_calls[0]
 assert called.finish_reason == "tool_calls" and call.function.name == "weather", called
 assert list(json.loads(call.function.arguments)) == ["city"], call
-result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 20 degrees."}
-after = ask(messages=[*wanted, called.message, result], tools=[tool], tool_choice="none", max_tokens=24).choices[0]
-assert after.message.content, after

@@ -9,11 +9,12 @@ use crate::advert::Advert;
 use crate::ids::{ModelId, NodeId};
 use crate::ledger::records::Device;
 use crate::message::Message;
+use crate::mutant;
 use crate::router::ADVERT_LIFE_MS_MAX;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
 
-use super::{Effect, Node, Offence, Timer};
+use super::{Effect, Node, Offence, Timer, peers};
 
 /// How often a provider renews its adverts and its records in the directory.
 pub(super) const ADVERTISE_MS: u64 = 30_000;
@@ -30,6 +31,9 @@ const OVERTAKEN_MS_MAX: u64 = 60_000;
 
 /// Most nodes dialled that the directory names for a model: anybody may name any number.
 const FOUND_MAX: usize = 8;
+
+/// Most nodes dialled within 5 s because they were heard of while one is sought: anybody may be any number of nodes.
+const HEARD_OF_MAX: u32 = 16;
 
 /// Most models in whose adverts a node takes interest.
 const SUBSCRIPTIONS_MAX: usize = 64;
@@ -95,7 +99,8 @@ impl Node {
     /// Learns from an advert, however it came.
     pub(super) fn on_advert(&mut self, advert: Verified<Advert>, now: Time, out: &mut Vec<Effect>) {
         let node = advert.node;
-        if !is_sound(&advert) || node == self.me {
+        let is_own = node == self.me && !mutant::is_in("self-offer");
+        if !is_sound(&advert) || is_own {
             return;
         }
         let models: Vec<ModelId> = advert.models.iter().map(|offer| offer.model).collect();
@@ -108,7 +113,7 @@ impl Node {
         if self.router.learn(advert, connected, now) {
             if self.is_connected(node) {
                 self.on_candidate(&models, now);
-            } else if self.wants_any(&models) {
+            } else if self.wants_any(&models) && peers::counted(&mut self.heard_of, now) <= HEARD_OF_MAX {
                 out.push(Effect::Dial(node));
             }
         }
@@ -129,7 +134,8 @@ impl Node {
         for node in near {
             self.send(node, Message::AdvertQuery, out);
         }
-        out.extend(away.into_iter().take(FOUND_MAX).map(Effect::Dial));
+        let most = if mutant::is_in("trust-directory") { usize::MAX } else { FOUND_MAX };
+        out.extend(away.into_iter().take(most).map(Effect::Dial));
     }
 
     pub(super) fn discover(&mut self, model: ModelId, out: &mut Vec<Effect>) {

@@ -53,6 +53,13 @@ const OPEN_MS: u64 = 5_000;
 /// How long a provider has to take a job; a loaded machine may need seconds to count a long prompt.
 const ACCEPT_MS: u64 = 20_000;
 
+/// Of so many jobs one goes to whoever promises most, even if others have done jobs for us and it has not.
+const EXPLORED: u64 = 8;
+
+/// How long a provider that took a job has for its first token while there is another one, beside the time it is expected
+/// to take in all.
+const PATIENCE_MS: u64 = 10_000;
+
 /// How long a provider that took a job has for its first token, beside the time it is expected to take in all.
 const FIRST_TOKEN_MS: u64 = 120_000;
 
@@ -79,6 +86,10 @@ pub(super) struct Job {
     reopened: bool,
     cancelled: bool,
     submitted: Time,
+    /// A provider that never did a job for us may be chosen over those that did.
+    explores: bool,
+    /// A provider took it and generated nothing.
+    stalled: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +121,8 @@ struct Placement {
     finished: Option<(JobRecord, Digest)>,
     /// Why the provider could not go on.
     failed: Option<String>,
+    /// It is waited for longer than for others, because there is no other.
+    waited_for: bool,
 }
 
 impl Placement {
@@ -144,6 +157,7 @@ impl Node {
             out.push(Effect::Tell(job, failed(failure)));
             return;
         }
+        let explores = self.prng.below(EXPLORED) == 0;
         let new = |phase, spec| Job {
             spec,
             phase,
@@ -153,13 +167,15 @@ impl Node {
             reopened: false,
             cancelled: false,
             submitted: now,
+            explores,
+            stalled: false,
         };
         let only = &spec.constraints.only;
         let may_stay =
             !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
         if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
-            let considered =
-                Vec::from([Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 }]);
+            let me = Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0, rank: 0 };
+            let considered = Vec::from([me]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
             out.push(Effect::Attach { job, provider: self.me });
             let up_to = spec.max_tokens;
@@ -221,6 +237,11 @@ impl Node {
                 self.send(provider, Message::Cancel { job: id }, out);
                 self.try_next(id, Gate::NoAnswer, now, out);
             }
+            Phase::Placed(placed)
+                if placed.is_running() && !job.cancelled && placed.tokens == 0 && !placed.waited_for =>
+            {
+                self.on_stalled(id, now, out);
+            }
             Phase::Placed(placed) if placed.is_running() && !job.cancelled => {
                 let provider = placed.provider;
                 self.send(provider, Message::Cancel { job: id }, out);
@@ -273,6 +294,12 @@ impl Job {
             provider.gate = self.rejected.get(&provider.provider).copied().or(provider.gate);
         }
         considered
+    }
+
+    /// Returns how long a provider is expected to take in all, in milliseconds.
+    fn estimate_ms(&self, provider: NodeId) -> u64 {
+        let considered = self.considered.iter().find(|considered| considered.provider == provider);
+        considered.map_or(0, |considered| considered.estimate_ms).min(ESTIMATE_MS_MAX)
     }
 
     fn is_refused_as_busy(&self) -> bool {

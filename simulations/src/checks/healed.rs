@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use protocol::ids::RecordId;
+use protocol::job::Failure;
 use protocol::node::{ChannelView, Node};
 
-use crate::world::World;
+use crate::world::{Outcome, World};
 
 use super::{Invariant, JOB_MS_MAX, Tally};
 
@@ -30,8 +31,20 @@ pub(super) const INVARIANTS: &[Invariant] = &[
         sentence: "Payer and payee hold the same newest receipt of every channel on which anything may still be paid.",
         check: heads_agree,
     },
+    Invariant {
+        name: "claims_paid",
+        sentence: "What an honest payee had earned is paid out a minute and a half after everybody met again.",
+        check: claims_are_paid,
+    },
     HONEST_UNPENALISED,
 ];
+
+/// Checked at last while everything is healed.
+pub(super) const SERVED: Invariant = Invariant {
+    name: "served_when_healed",
+    sentence: "Whoever then wants a small job done, and has the credits, gets it done; unless somebody serves who cheats.",
+    check: whoever_asks_is_served,
+};
 
 /// Checked when healed and again when settled.
 pub(super) const HONEST_UNPENALISED: Invariant = Invariant {
@@ -110,5 +123,25 @@ fn nobody_honest_is_penalised(world: &World, tally: &mut Tally) {
         tally.check(charged.is_empty(), || {
             format!("host {place}, which is honest, was penalised (by whom, for what): {charged:?}")
         });
+    }
+}
+
+fn claims_are_paid(world: &World, tally: &mut Tally) {
+    for (place, host) in world.hosts.iter().enumerate().filter(|(_, host)| !host.adversary) {
+        for view in host.node.iter().flat_map(Node::channels) {
+            if !view.paying && !world.is_adversary(view.partner) {
+                tally.check(view.unredeemed == 0, || format!("host {place} waits to be paid: {view:?}"));
+            }
+        }
+    }
+}
+
+fn whoever_asks_is_served(world: &World, tally: &mut Tally) {
+    for (id, job) in world.jobs.iter().filter(|(id, _)| world.probes.contains(*id)) {
+        let served = match &job.outcome {
+            Some((_, Outcome::Done(_) | Outcome::Failed(Failure::NotEnoughCredits { .. }, _))) => true,
+            Some((_, Outcome::Failed(..) | Outcome::OwnerGone)) | None => false,
+        };
+        tally.check(served, || format!("job {id:?} of host {}: {:?}", job.host, job.outcome));
     }
 }

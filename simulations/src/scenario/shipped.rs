@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// Names and texts of the scenarios that come with the program.
-pub const SHIPPED: [(&str, &str); 14] = shipped![
+pub const SHIPPED: [(&str, &str); 15] = shipped![
     "home",
     "studio",
     "campus",
@@ -28,6 +28,7 @@ pub const SHIPPED: [(&str, &str); 14] = shipped![
     "overload",
     "sybil",
     "adversaries",
+    "poison",
     "city",
     "smoke",
     "smoke-four-issuers",

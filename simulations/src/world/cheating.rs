@@ -1,16 +1,28 @@
 //! Machines that cheat: what they say and do otherwise than their program.
 
+use protocol::advert::Advert;
+use protocol::ids::DomainId;
+use protocol::keys::Signature;
 use protocol::ledger::records::{AccountOp, OpBody};
 use protocol::message::{Message, Wire};
 use protocol::node::Owner;
-use protocol::signed::{Role, sign};
+use protocol::price::Price;
+use protocol::prng::Prng;
+use protocol::signed::{Attestation, Role, Signed, sign};
 
+use crate::home::MODEL;
 use crate::scenario::Cheat;
 
 use super::{What, World};
 
 /// Time between two attempts of an equivocator.
 const EQUIVOCATE_MS: u64 = 60_000;
+
+/// Time between two attempts of a poisoner.
+const POISON_MS: u64 = 20_000;
+
+/// Others of whom a poisoner says each time to the directory that they serve.
+const POISONED: u64 = 16;
 
 /// Longest time after which something is said again.
 const REPLAY_MS: u64 = 60_000;
@@ -29,6 +41,7 @@ impl World {
             Cheat::NonDeliverer => self.hosts[host].device.stalls = true,
             Cheat::OverClaimer => {}
             Cheat::Replayer => self.hosts[host].replays = true,
+            Cheat::Poisoner => self.schedule(host, POISON_MS, What::Poison),
             Cheat::Equivocator => self.schedule(host, EQUIVOCATE_MS, What::Equivocate),
         }
     }
@@ -66,4 +79,37 @@ impl World {
             self.schedule(host, ms, What::SayAgain { to, bytes: bytes.to_vec() });
         }
     }
+
+    /// Tells the directory that others serve who do not, and spreads two adverts of somebody honest: one as it was, to its
+    /// author too, and one that promises more for less, with a signature that is not its author's.
+    pub(super) fn poison(&mut self, host: usize) {
+        self.schedule(host, POISON_MS, What::Poison);
+        let hosts = self.hosts.len() as u64;
+        let any = |prng: &mut Prng| usize::try_from(prng.below(hosts)).unwrap_or(0);
+        for _ in 0..POISONED {
+            let named = any(&mut self.mischief);
+            self.directory.entry(MODEL).or_default().insert(named);
+        }
+        let from = any(&mut self.mischief);
+        let published = (0..self.hosts.len()).map(|ahead| (from + ahead) % self.hosts.len());
+        let victim = published.into_iter().find(|place| self.hosts[*place].published.is_some());
+        let Some(advert) = victim.and_then(|victim| self.hosts[victim].published.clone()) else { return };
+        if let Some(forged) = forged(&advert, self.domain) {
+            self.gossip(host, MODEL, &forged);
+        }
+        self.gossip(host, MODEL, &advert);
+    }
+}
+
+/// Returns a newer advert of the same node, ten times as fast and almost free, which it never signed.
+fn forged(advert: &Signed<Advert>, domain: DomainId) -> Option<Signed<Advert>> {
+    let (mut advert, _, _) = advert.peek_in(domain)?;
+    advert.sequence += 1;
+    for offer in &mut advert.models {
+        offer.decode_milli *= 10;
+        offer.price = Price { call: 0, input: 1, output: 1 };
+    }
+    let signature = Signature([1; 32], [2; 32]);
+    let attestation = Attestation { role: Role::Node, key: advert.node.into(), signature };
+    Some(Signed::unchecked(&advert, vec![attestation]))
 }

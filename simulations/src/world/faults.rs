@@ -217,6 +217,7 @@ impl World {
         match node {
             Ok(node) => {
                 self.hosts[host].node = Some(node);
+                self.read_reference(host);
                 self.always(Always::JournalsRead, true, String::new);
             }
             Err(error) => {

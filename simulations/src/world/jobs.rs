@@ -181,9 +181,11 @@ impl World {
             self.delivered.entry(parties).or_default().interrupted += 1;
         }
         let outcome = match event {
-            JobEvent::Chosen { provider, .. } => {
+            JobEvent::Chosen { provider, considered } => {
                 tracked.provider = Some(provider);
                 tracked.chosen.push(provider);
+                let (host, spec) = (tracked.host, tracked.spec.clone());
+                self.check_considered(host, &spec, &considered);
                 return;
             }
             JobEvent::Accepted { tokens_in } => {

@@ -1,14 +1,10 @@
 //! What hosts say to each other: sent, delayed, lost, spread, checked as a shell checks it.
 
-use std::rc::Rc;
-
-use protocol::advert::Advert;
 use protocol::agreeing::Agreeing;
-use protocol::ids::{JobId, ModelId, NodeId, RecordId};
+use protocol::ids::{JobId, NodeId, RecordId};
 use protocol::keys::Scheme;
 use protocol::message::{Checked, Message, Wire};
 use protocol::node::Input;
-use protocol::signed::Signed;
 use protocol::time::Time;
 
 use crate::checks::Always;
@@ -34,6 +30,7 @@ impl World {
             return;
         }
         self.check_ballot(from, message);
+        self.check_ask(from, to, message);
         let greeting = matches!(message, Message::Hello { .. });
         let carried = match self.network.link(from, to) {
             // A greeting is the opening of a connection, which stands or falls with it.
@@ -111,21 +108,6 @@ impl World {
         true
     }
 
-    pub(super) fn publish(&mut self, from: usize, model: ModelId, advert: &Signed<Advert>) {
-        let interested: Vec<usize> = (0..self.hosts.len())
-            .filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model))
-            .collect();
-        self.hosts[from].sent_bytes += u64::from(!interested.is_empty()) * advert_bytes(advert);
-        // Everybody would find the same: it is checked once.
-        let Ok(checked) = advert.clone().verify(self.domain, Scheme::Simulated) else { return };
-        let checked = Rc::new(checked);
-        for host in interested {
-            if let Some(delay) = self.network.carry(from, host) {
-                self.schedule(host, 2 * delay, What::Gossip(Rc::clone(&checked)));
-            }
-        }
-    }
-
     pub(super) fn spread(&mut self, from: usize, bytes: &[u8]) {
         self.hosts[from].sent_bytes += bytes.len() as u64;
         for host in (0..self.hosts.len()).filter(|host| *host != from) {
@@ -134,15 +116,4 @@ impl World {
             }
         }
     }
-
-    pub(super) fn look_up(&mut self, host: usize, model: ModelId) {
-        let known =
-            self.directory.get(&model).into_iter().flatten().map(|host| self.hosts[*host].id).collect();
-        let delay = 3 * self.network.delay(host, host);
-        self.input_in(delay, host, Input::Found(model, known));
-    }
-}
-
-fn advert_bytes(advert: &Signed<Advert>) -> u64 {
-    Message::<Wire>::Advert(advert.clone()).to_bytes().len() as u64
 }

@@ -1,4 +1,7 @@
-//! Compiles the deliberate faults into the protocol, puts in one after the other and requires that its test fails.
+//! Compiles the deliberate faults into the protocol, puts in one after the other and requires that its test fails, or that
+//! its scenario finds it.
+
+mod hunt;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
-use simulations::mutants::{MUTANTS, Mutant, Target};
+use simulations::mutants::{HUNTED, MUTANTS, Mutant, Target};
 
 use super::context::Context;
 use super::purity::rust_files;
@@ -24,30 +27,54 @@ pub(crate) struct Arguments {
     /// Names the faults and tries none
     #[arg(long)]
     list: bool,
+    /// Has scenarios look for the faults that they must find, from their first seed on
+    #[arg(long)]
+    scenarios: bool,
+    /// Most seeds of each scenario, with --scenarios
+    #[arg(long, default_value_t = 100, requires = "scenarios")]
+    seeds: u64,
 }
 
 /// Tries the chosen faults.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for name in &arguments.only {
-        ensure!(MUTANTS.iter().any(|mutant| mutant.name == name), "there is no mutant `{name}`");
+        ensure!(is_listed(name), "there is no mutant `{name}`");
     }
-    let chosen =
-        |mutant: &&Mutant| arguments.only.is_empty() || arguments.only.iter().any(|name| name == mutant.name);
-    let chosen: Vec<_> = MUTANTS.iter().filter(chosen).collect();
+    let is_chosen =
+        |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|chosen| chosen == name);
+    let tested: Vec<_> = MUTANTS.iter().filter(|mutant| is_chosen(mutant.name)).collect();
+    let hunted: Vec<_> = HUNTED.iter().filter(|hunted| is_chosen(hunted.name)).collect();
     if arguments.list {
-        chosen.iter().for_each(|mutant| println!("{:<24} {} ({})", mutant.name, mutant.fault, mutant.test));
+        tested.iter().for_each(|mutant| println!("{:<26} {} ({})", mutant.name, mutant.fault, mutant.test));
+        hunted
+            .iter()
+            .for_each(|hunted| println!("{:<26} {} ({})", hunted.name, hunted.fault, hunted.scenario));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let context = Context::new(false)?;
+    if arguments.scenarios {
+        hunt::search(&context, &hunted, arguments.seeds)?;
     } else {
-        attempt(&Context::new(false)?, &chosen)?;
+        attempt(&context, &tested)?;
+        hunt::known(&context, &hunted)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Tries every fault.
 pub(super) fn all(context: &Context) -> Result<()> {
-    attempt(context, &MUTANTS.iter().collect::<Vec<_>>())
+    attempt(context, &MUTANTS.iter().collect::<Vec<_>>())?;
+    hunt::known(context, &HUNTED.iter().collect::<Vec<_>>())
+}
+
+fn is_listed(name: &str) -> bool {
+    MUTANTS.iter().any(|mutant| mutant.name == name) || HUNTED.iter().any(|hunted| hunted.name == name)
 }
 
 fn attempt(context: &Context, mutants: &[&Mutant]) -> Result<()> {
+    if mutants.is_empty() {
+        return Ok(());
+    }
     let unlisted = unlisted(&context.root)?;
     ensure!(unlisted.is_empty(), "faults in the sources that no test is named for: {unlisted:?}");
     let programs = build(context, mutants)?;
@@ -187,8 +214,7 @@ fn unlisted(root: &Path) -> Result<BTreeSet<String>> {
             names.extend(faults_in(&fs::read_to_string(path)?));
         }
     }
-    let listed = |name: &String| MUTANTS.iter().any(|mutant| mutant.name == *name);
-    Ok(names.into_iter().filter(|name| !listed(name)).collect())
+    Ok(names.into_iter().filter(|name| !is_listed(name)).collect())
 }
 
 fn faults_in(text: &str) -> Vec<String> {

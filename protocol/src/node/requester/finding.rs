@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::ids::{JobId, ModelId, NodeId};
 use crate::job::Failure;
 use crate::message::Message;
-use crate::router::Gate;
+use crate::router::{Considered, Gate};
 use crate::time::Time;
 
 use super::{ASK_MS, ASKED_MAX, FIND_MS, GATHER_MS, Job, Phase, SEARCH_MS};
@@ -14,10 +14,15 @@ use crate::node::{Effect, Node, Timer};
 impl Node {
     /// Places a job with the best provider known, or looks for one.
     pub(super) fn seek(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+        let Some(mut ranked) = self.ranked(id, now) else { return };
         let Some(job) = self.jobs.get(&id) else { return };
-        let mut ranked = self.router.rank(&job.spec, self.domain, |node| self.is_connected(node), now);
-        for considered in &mut ranked {
-            considered.gate = job.rejected.get(&considered.provider).copied().or(considered.gate);
+        for other in ranked.iter_mut().filter(|considered| considered.rank > 0) {
+            // Promises have led nowhere: of those that nobody has tried, any may be the one that does the work.
+            other.rank = match (job.stalled, job.explores) {
+                (true, _) => 2 + self.prng.below(u64::from(u32::MAX)),
+                (false, true) => 0,
+                (false, false) => other.rank,
+            };
         }
         crate::router::sort(&mut ranked, job.spec.constraints.sort);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
@@ -53,6 +58,25 @@ impl Node {
         for provider in asked {
             self.send(provider, Message::Ask { job: id, model, account }, out);
         }
+    }
+
+    /// Returns the providers of a job's model, without those that have been passed over for it.
+    fn ranked(&self, id: JobId, now: Time) -> Option<Vec<Considered>> {
+        let job = self.jobs.get(&id)?;
+        let mut ranked = self.router.rank(&job.spec, self.domain, |node| self.is_connected(node), now);
+        for considered in &mut ranked {
+            considered.gate = job.rejected.get(&considered.provider).copied().or(considered.gate);
+        }
+        Some(ranked)
+    }
+
+    /// Says whether another provider than the one that has a job could take it, and there is time to ask.
+    pub(super) fn has_another(&self, id: JobId, now: Time) -> bool {
+        let Some(job) = self.jobs.get(&id) else { return false };
+        let Phase::Placed(placed) = &job.phase else { return false };
+        let is_other = |c: &Considered| c.gate.is_none() && c.provider != placed.provider;
+        let in_time = now.since_ms(job.submitted) < SEARCH_MS;
+        in_time && self.ranked(id, now).is_some_and(|ranked| ranked.iter().any(is_other))
     }
 
     /// No usable provider is known: looks for others, waits for those who are sought, or gives up. A job that was refused

@@ -154,6 +154,7 @@ impl Node {
             ended: None,
             finished: None,
             failed: None,
+            waited_for: false,
         });
         let mut considered = job.considered.clone();
         for other in &mut considered {

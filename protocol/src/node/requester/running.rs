@@ -10,7 +10,7 @@ use crate::message::Message;
 use crate::router::Gate;
 use crate::time::Time;
 
-use super::{ESTIMATE_MS_MAX, FIRST_TOKEN_MS, PROGRESS_MS, Phase, REASON_CHARS_MAX, SETTLE_MS};
+use super::{FIRST_TOKEN_MS, PATIENCE_MS, PROGRESS_MS, Phase, REASON_CHARS_MAX, SETTLE_MS};
 use crate::node::{Effect, Node, Offence, Timer};
 
 impl Node {
@@ -86,9 +86,8 @@ impl Node {
             self.send(from, Message::Cancel { job: id }, out);
         } else if streaming {
             // The stream's heartbeat tells whether the provider lives, but not whether it works.
-            let considered = job.considered.iter().find(|considered| considered.provider == from);
-            let estimate_ms = considered.map_or(0, |considered| considered.estimate_ms).min(ESTIMATE_MS_MAX);
-            self.deadlines.set(Timer::Job(id), now.plus_ms(FIRST_TOKEN_MS + estimate_ms));
+            let estimate_ms = job.estimate_ms(from);
+            self.deadlines.set(Timer::Job(id), now.plus_ms(PATIENCE_MS + estimate_ms));
         }
         out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in: accepted.tokens_in }));
         if let Some(channel) = channel {
@@ -97,6 +96,26 @@ impl Node {
                 channel.confirmed = true;
             }
             self.pay(channel, now, out);
+        }
+    }
+
+    /// A provider took the job and generates nothing: somebody else gets it, if there is anybody. Nothing was delivered, so
+    /// nothing is owed.
+    pub(super) fn on_stalled(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
+        let may_move = self.has_another(id, now);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let estimate_ms = |provider| job.estimate_ms(provider);
+        let Phase::Placed(placed) = &job.phase else { return };
+        let (provider, (_, accepted)) = (placed.provider, placed.accepted.unwrap_or((0, now)));
+        let until = accepted.plus_ms(FIRST_TOKEN_MS + estimate_ms(provider));
+        if may_move {
+            job.stalled = true;
+            self.router.failed(provider, now);
+            self.send(provider, Message::Cancel { job: id }, out);
+            self.try_next(id, Gate::NoAnswer, now, out);
+        } else if let Phase::Placed(placed) = &mut job.phase {
+            placed.waited_for = true;
+            self.deadlines.set(Timer::Job(id), until);
         }
     }
 
