@@ -276,7 +276,7 @@ fn grammars() -> Result<&'static Grammars, JobError> {
     static GRAMMARS: LazyLock<Result<Grammars, String>> = LazyLock::new(|| {
         let fake = FakeVocabulary::new(&FakeOptions::default());
         let words: Vec<_> = (0..).take(VOCABULARY_SIZE).map(|id| fake.token_bytes(id).into_owned()).collect();
-        Grammars::new(&words, &[END]).map_err(|error| format!("{error:#}"))
+        Grammars::new(words, &[END]).map_err(|error| format!("{error:#}"))
     });
     GRAMMARS.as_ref().map_err(|error| JobError::Internal(error.clone()))
 }

@@ -362,7 +362,7 @@ pub enum JobError {
     /// The request makes no sense.
     #[error("bad request: {0}")]
     BadRequest(String),
-    /// The form that the answer shall have is none, or goes beyond the bounds: [`crate::grammar::check`] says so before.
+    /// The form that the answer shall have goes beyond our own bounds: [`crate::grammar::check`] says so before.
     #[error("bad form of the answer: {0}")]
     BadForm(String),
     /// The worker is at fault.

@@ -4,7 +4,9 @@
 //! bounded, and what goes beyond is a refusal of that one job.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
@@ -18,19 +20,24 @@ use crate::tools::ToolChat;
 /// Bounds the states that the lexer of one job may grow to; each is 1 to 2 KB.
 const LEXER_STATES_MAX: usize = 20_000;
 
+/// The stack on which forms are compiled, because that recurses into them: what [`schema`] lets through needs a part of it.
+const STACK_BYTES: usize = 64 << 20;
+
 /// Compiles forms to grammars over one vocabulary.
 pub(crate) struct Grammars {
     factory: ParserFactory,
 }
 
 impl Grammars {
-    /// Takes the bytes of every token, none for those that a grammar never allows, and the tokens that end an answer.
-    pub(crate) fn new(words: &[Vec<u8>], ends: &[u32]) -> anyhow::Result<Self> {
+    /// Takes the bytes of every token, none for those that a grammar never allows, and the tokens that end an answer,
+    /// which a grammar allows nowhere else.
+    pub(crate) fn new(mut words: Vec<Vec<u8>>, ends: &[u32]) -> anyhow::Result<Self> {
         let vocab_size = u32::try_from(words.len())?;
         let end = ends.iter().copied().find(|end| *end < vocab_size);
         let end = end.ok_or_else(|| anyhow::anyhow!("the model has no token that ends an answer"))?;
-        let trie = TokTrie::from(&TokRxInfo::new(vocab_size, end), words);
         let ends: Vec<u32> = ends.iter().copied().filter(|end| *end < vocab_size).collect();
+        ends.iter().for_each(|end| words[*end as usize].clear());
+        let trie = TokTrie::from(&TokRxInfo::new(vocab_size, end), &words);
         Self::over(&(Arc::new(ApproximateTokEnv::new(trie.with_eos_tokens(&ends))) as TokEnv))
     }
 
@@ -44,11 +51,22 @@ impl Grammars {
 
     /// Compiles what the answer to a request must look like, none for anything; the error says what is wrong with it.
     pub(crate) fn compile(&self, generate: &Generate) -> Result<Option<Constraint>, JobError> {
-        let Some(grammar) = grammar_of(generate)? else { return Ok(None) };
-        let parser = self.factory.create_parser(grammar);
-        let parser = parser.map_err(|error| JobError::BadForm(words_of(&error)))?;
-        Ok(Some(Constraint { matcher: Box::new(Matcher::new(Ok(parser))) }))
+        deep(|| {
+            let Some(grammar) = grammar_of(generate)? else { return Ok(None) };
+            let parser = self.factory.create_parser(grammar).map_err(|error| not_compiled(&error))?;
+            Ok(Some(Constraint { matcher: Box::new(Matcher::new(Ok(parser))) }))
+        })
     }
+}
+
+/// Runs what recurses deeply; a panic in it goes on here.
+fn deep<T: Send>(run: impl FnOnce() -> Result<T, JobError> + Send) -> Result<T, JobError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, run);
+        let thread = thread.map_err(|error| JobError::Internal(format!("cannot start a thread: {error}")))?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// Says whether answers can be kept to the form of a request, without a model: what passes here is refused by no worker.
@@ -116,8 +134,14 @@ fn words_of(error: &anyhow::Error) -> String {
     words.trim_end_matches("<non-verbose/>").trim().to_owned()
 }
 
+/// Another version of the compiler may take it, so this is no offence of whoever asks.
+fn not_compiled(error: &anyhow::Error) -> JobError {
+    JobError::BadRequest(format!("the form of the answer: {}", words_of(error)))
+}
+
+/// The job runs by now: whoever asked is to hear that it failed.
 fn astray(error: &anyhow::Error) -> JobError {
-    JobError::BadRequest(format!("the answer cannot be kept to its form: {}", words_of(error)))
+    JobError::Internal(format!("the answer cannot be kept to its form: {}", words_of(error)))
 }
 
 /// What one answer may still become.
@@ -169,14 +193,15 @@ mod tests {
 
     /// All bytes and some words, as a model has them; the last token ends an answer.
     fn words() -> Vec<Vec<u8>> {
-        let words = ["name", "true", "\": \"", "\", \"", "}", "null", " 12", "é", "\"}"];
+        let words = ["name", "true", "\": \"", "\", \"", "}", "null", " 12", "é", "\"}", "<end>"];
         let bytes = (0..=255).map(|byte| vec![byte]);
-        bytes.chain(words.map(|word| word.as_bytes().to_vec())).chain([Vec::new()]).collect()
+        bytes.chain(words.map(|word| word.as_bytes().to_vec())).collect()
     }
 
     fn grammars() -> Grammars {
         let words = words();
-        Grammars::new(&words, &[u32::try_from(words.len() - 1).expect("small")]).expect("sound")
+        let end = u32::try_from(words.len() - 1).expect("small");
+        Grammars::new(words, &[end]).expect("sound")
     }
 
     fn form(schema: &Value) -> Generate {
@@ -272,7 +297,7 @@ mod tests {
 
     fn refusal(schema: &Value) -> String {
         match check(&form(schema)) {
-            Err(JobError::BadForm(why)) => why,
+            Err(JobError::BadForm(why) | JobError::BadRequest(why)) => why,
             other => panic!("expected a refusal of {}, not {other:?}", short(schema)),
         }
     }
@@ -357,6 +382,81 @@ mod tests {
         assert!(refusal(&json!({"type": "string", "pattern": "("})).contains("regex"));
         assert!(refusal(&json!({"description": "x".repeat(70_000)})).contains("bytes"));
         assert!(matches!(check(&formed("{".to_owned())), Err(JobError::BadForm(_))));
+    }
+
+    #[test]
+    fn only_what_our_own_bounds_refuse_is_an_offence() {
+        assert!(matches!(check(&form(&json!({"type": "king"}))), Err(JobError::BadRequest(_))));
+        assert!(matches!(check(&form(&json!({"$ref": "#/nowhere"}))), Err(JobError::BadForm(_))));
+    }
+
+    #[test]
+    fn a_token_that_ends_an_answer_is_allowed_in_no_text() {
+        let mut constraint =
+            grammars().compile(&form(&json!({"type": "string"}))).expect("sound").expect("one");
+        let end = words().len() - 1;
+        let allowed = |constraint: &mut Constraint| {
+            let mut logits = vec![0.0; words().len()];
+            constraint.mask(&mut logits).expect("within its bounds");
+            logits[end] == 0.0
+        };
+        for byte in *b"\"a" {
+            assert!(!allowed(&mut constraint), "before {byte}");
+            constraint.take(byte.into()).expect("the mask left it");
+        }
+        assert!(!allowed(&mut constraint), "in the middle of a text");
+    }
+
+    #[test]
+    fn a_job_that_runs_and_leaves_its_form_fails_and_is_not_refused() {
+        let mut constraint =
+            grammars().compile(&form(&json!({"type": "integer"}))).expect("sound").expect("one");
+        assert!(matches!(constraint.take(u32::from(b'x')), Err(JobError::Internal(_))));
+    }
+
+    #[test]
+    fn what_the_compiler_recurses_into_fits_its_stack_or_is_refused() {
+        assert_eq!(check(&form(&hostile::chain(9, "items"))), Ok(()));
+        assert!(refusal(&hostile::chain(20, "items")).contains("levels"));
+        assert!(refusal(&hostile::chain(20, "x")).contains("levels"));
+        assert_eq!(check(&form(&hostile::required(2_000))), Ok(()));
+        assert!(refusal(&hostile::required(9_000)).contains("properties"));
+        let fields: serde_json::Map<_, _> = (0..5_000).map(|n| (format!("{n}"), json!(0))).collect();
+        assert!(refusal(&json!({"const": fields})).contains("properties"));
+    }
+
+    #[test]
+    fn what_would_be_done_for_every_pair_of_properties_or_patterns_is_refused() {
+        let named = |count: usize, value: &Value| -> Value {
+            (0..count).map(|n| (format!("^p{n}x"), value.clone())).collect::<serde_json::Map<_, _>>().into()
+        };
+        let text = json!({"type": "string"});
+        assert_eq!(check(&form(&json!({"type": "object", "patternProperties": named(16, &text)}))), Ok(()));
+        let many = json!({"type": "object", "patternProperties": named(17, &text)});
+        assert!(refusal(&many).contains("patternProperties"));
+        let again = vec![json!({"properties": {"a": text}}); 50];
+        let combined = json!({"type": "object", "patternProperties": named(16, &text), "allOf": again});
+        assert!(refusal(&combined).contains("patternProperties"));
+        for count in ["minProperties", "maxProperties"] {
+            let mut schema =
+                json!({"type": "object", "properties": named(64, &text), "additionalProperties": false});
+            schema[count] = 1.into();
+            assert_eq!(check(&form(&schema)), Ok(()));
+            schema["properties"] = named(900, &text);
+            assert!(refusal(&schema).contains(count));
+        }
+        let long = json!({"properties": {"x".repeat(300): {}}});
+        assert!(refusal(&long).contains("bytes"));
+    }
+
+    #[test]
+    fn what_is_estimated_is_what_is_compiled() {
+        assert!(refusal(&json!({"$defs": {"a": {"$id": "x"}}})).contains("$id"));
+        assert!(refusal(&json!({"$ref": "#/$defs/a%20b", "$defs": {"a%20b": {}}})).contains('%'));
+        assert!(refusal(&json!({"anyOf": {"type": "string"}})).contains("must be a list"));
+        let of_ids = json!({"$id": "https://example.org/x", "type": "object", "properties": {"id": {"type": "string"},
+            "kind": {"const": {"id": "x"}}, "anyOf": {"type": "null"}}});
+        assert_eq!(check(&form(&of_ids)), Ok(()));
     }
 
     #[test]

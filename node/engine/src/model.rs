@@ -106,7 +106,10 @@ impl PreparedJob {
             return Ok(self);
         }
         let Some(mut constraint) = grammars()?.compile(&self.generate)? else { return Ok(self) };
-        self.ids[self.tokens_in..].iter().try_for_each(|id| constraint.take(*id))?;
+        // Whoever asks says what was answered so far.
+        let mut resumed = self.ids[self.tokens_in..].iter();
+        let resumed = resumed.try_for_each(|id| constraint.take(*id));
+        resumed.map_err(|error| JobError::BadRequest(error.to_string()))?;
         self.constraint = Some(constraint);
         Ok(self)
     }

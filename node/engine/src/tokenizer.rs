@@ -113,7 +113,7 @@ impl GgufVocabulary {
         let make = || {
             let words: Vec<_> = self.bytes.iter().map(|bytes| bytes.to_vec()).collect();
             let ends: Vec<_> = self.ends.iter().copied().collect();
-            Grammars::new(&words, &ends).map_err(|error| format!("{error:#}"))
+            Grammars::new(words, &ends).map_err(|error| format!("{error:#}"))
         };
         self.grammars.get_or_init(make).as_ref().map_err(|error| JobError::Internal(error.clone()))
     }

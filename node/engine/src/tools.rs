@@ -112,10 +112,8 @@ impl Tool {
 impl ToolChat {
     /// Checks the bounds; the schemas of parameters are checked by [`grammar::check`].
     pub fn validate(&self) -> Result<(), JobError> {
+        self.validate_turns()?;
         let bad = |words: String| Err(JobError::BadRequest(words));
-        if self.turns.is_empty() || self.turns.len() > CHAT_MESSAGES_MAX {
-            return bad(format!("the chat has {} messages: send 1 to {CHAT_MESSAGES_MAX}", self.turns.len()));
-        }
         if self.tools.len() > TOOLS_MAX {
             return bad(format!("{} tools: send at most {TOOLS_MAX}", self.tools.len()));
         }
@@ -142,6 +140,23 @@ impl ToolChat {
         }
     }
 
+    /// Checks the bounds of what was said so far.
+    pub fn validate_turns(&self) -> Result<(), JobError> {
+        let bad = |words: String| Err(JobError::BadRequest(words));
+        if self.turns.is_empty() || self.turns.len() > CHAT_MESSAGES_MAX {
+            return bad(format!("the chat has {} messages: send 1 to {CHAT_MESSAGES_MAX}", self.turns.len()));
+        }
+        let calls = |turn: &Turn| match turn {
+            Turn::Called { calls, .. } => calls.len(),
+            Turn::Said(_) | Turn::Returned { .. } => 0,
+        };
+        let calls: usize = self.turns.iter().map(calls).sum();
+        if calls > CHAT_MESSAGES_MAX {
+            return bad(format!("the chat has {calls} calls of tools: at most {CHAT_MESSAGES_MAX}"));
+        }
+        Ok(())
+    }
+
     /// Returns about how many bytes it has.
     pub fn bytes(&self) -> usize {
         let of_turn = |turn: &Turn| match turn {
@@ -161,7 +176,7 @@ impl ToolChat {
     }
 
     /// Returns the tools that may be called.
-    fn callable(&self) -> impl Iterator<Item = &Tool> {
+    pub fn callable(&self) -> impl Iterator<Item = &Tool> {
         self.tools.iter().filter(|tool| match &self.choice {
             ToolChoice::Named(name) => tool.name == *name,
             ToolChoice::Never | ToolChoice::Auto | ToolChoice::Required => true,
@@ -174,7 +189,7 @@ impl ToolChat {
         for (at, tool) in self.callable().enumerate() {
             let (mut parameters, size) =
                 schema::read_sized(&tool.parameters).map_err(|error| of_tool(tool, &error))?;
-            nodes += size;
+            nodes = u64::saturating_add(nodes, size);
             object_only(tool, &mut parameters)?;
             grammar::space_once(&mut parameters);
             let head = Value::from(format!("{}{BEFORE_ARGUMENTS}", tool.name));
@@ -331,6 +346,13 @@ pub(crate) mod tests {
         };
         assert_eq!(chat(ToolChoice::Auto).validate(), Ok(()));
         assert!(refused(|chat| chat.turns.clear()).contains("messages"));
+        let call = ToolCall { id: String::new(), name: String::new(), arguments: String::new() };
+        let called = Turn::Called { content: String::new(), calls: vec![call; CHAT_MESSAGES_MAX / 2 + 1] };
+        let mut chat_of_calls = chat(ToolChoice::Auto);
+        chat_of_calls.turns.push(called.clone());
+        assert_eq!(chat_of_calls.validate(), Ok(()));
+        chat_of_calls.turns.push(called);
+        assert!(chat_of_calls.validate().expect_err("too many").to_string().contains("calls of tools"));
         assert!(refused(|chat| chat.tools[0].name = "a b".to_owned()).contains("a name has"));
         assert!(refused(|chat| chat.tools[0].name = "time".to_owned()).contains("no two are equal"));
         assert!(refused(|chat| chat.tools[0].description = "x".repeat(TOOLS_BYTES_MAX)).contains("shorter"));

@@ -771,9 +771,9 @@ mod tests {
         let form = |schema: &str| Some(Form::Json { schema: schema.to_owned() });
         worker.send(&start(6, Generate { form: form("{\"type\": 7}"), ..generate("x", 4) }, 4));
         worker.send(&start(7, Generate { form: form("true"), ..generate("x", 4) }, 4));
-        for (number, answer) in worker.answers(&[6, 7].map(job)) {
-            assert!(matches!(answer.end, Some(Err(JobError::BadForm(_)))), "{number}: {answer:?}");
-        }
+        let answers = worker.answers(&[6, 7].map(job));
+        assert!(matches!(answers[&job(6)].end, Some(Err(JobError::BadRequest(_)))), "{answers:?}");
+        assert!(matches!(answers[&job(7)].end, Some(Err(JobError::BadForm(_)))), "{answers:?}");
     }
 
     #[test]

@@ -45,6 +45,23 @@ pub(crate) fn follow(grammars: &Grammars, vocabulary_size: usize) -> usize {
     schemas().iter().filter(|schema| follows(schema)).count()
 }
 
+/// References that lead from one definition to the next, each through 90 levels below a keyword.
+pub(crate) fn chain(length: usize, keyword: &str) -> Value {
+    let link = |n: usize| {
+        let next =
+            if n == 0 { json!({"type": "null"}) } else { json!({"$ref": format!("#/$defs/d{}", n - 1)}) };
+        let nested = (0..90).fold(next, |inner, _| json!({"type": "array", keyword: inner}));
+        (format!("d{n}"), nested)
+    };
+    let defs: serde_json::Map<_, _> = (0..length).map(link).collect();
+    json!({"$ref": format!("#/$defs/d{}", length - 1), "$defs": defs})
+}
+
+/// An object of so many properties, all required.
+pub(crate) fn required(count: usize) -> Value {
+    json!({"type": "object", "required": (0..count).map(|n| n.to_string()).collect::<Vec<_>>()})
+}
+
 /// Schemas that mean harm: small to write, large or slow to compile or to follow.
 pub(crate) fn schemas() -> Vec<Value> {
     let choice = |n: usize| json!({"anyOf": [{"const": format!("a{n}")}, {"const": format!("b{n}")}]});
@@ -86,6 +103,18 @@ pub(crate) fn schemas() -> Vec<Value> {
         json!({"patternProperties": {"(a|b|c)*d": {}, "(a|b)*c.{50}": {}, "x.*y.*z": {}}}),
         (0..100).fold(json!({}), |inner, _| json!({"type": "object", "properties": {"a": inner}})),
         json!({"enum": (0..5_000).map(|n| format!("{n:08}")).collect::<Vec<_>>()}),
+        chain(9, "items"),
+        chain(9, "unknown"),
+        chain(20, "items"),
+        required(2_000),
+        required(9_000),
+        json!({"type": "array", "prefixItems": vec![json!({"type": "null"}); 3_000], "minItems": 3_000}),
+        json!({"oneOf": (0..900).map(|n| json!({"properties": {"a": {"const": n}}, "required": ["a"], "type": "object"}))
+            .collect::<Vec<_>>()}),
+        json!({"type": "object", "patternProperties": (0..16).map(|n| (format!("[ab]*a[ab]{{8}}c{n}x$"), json!({})))
+            .collect::<serde_json::Map<_, _>>(), "allOf": vec![json!({"properties": {"a": {}}}); 6]}),
+        json!({"type": "object", "minProperties": 1, "additionalProperties": false,
+            "properties": (0..64).map(|n| (format!("{n}"), json!({}))).collect::<serde_json::Map<_, _>>()}),
         json!({"type": "object", "additionalProperties": {"$ref": "#"}, "propertyNames": {"pattern": ".*a.{300}"}}),
     ]
 }

@@ -9,6 +9,7 @@ use protocol::ids::NodeId;
 use protocol::job::Sort;
 use serde_json::{Map, Number, Value, json};
 
+use super::calls::Calls;
 use super::fields::{Fields, parse, unsupported, wrong};
 use super::form;
 use super::messages;
@@ -76,8 +77,6 @@ pub(super) struct Asked {
     pub(super) echoed: Vec<String>,
     /// Names of parameters that change nothing.
     pub(super) ignored: Vec<String>,
-    /// The answers may have calls of tools.
-    pub(super) has_tools: bool,
 }
 
 impl Asked {
@@ -102,33 +101,39 @@ impl Asked {
         IGNORED.iter().for_each(|name| fields.ignore(name));
         let each = |text: &String| std::iter::repeat_n(text.clone(), choices as usize).collect::<Vec<_>>();
         let echoed = echoed.iter().flat_map(each).collect();
-        let has_tools = matches!(&jobs[0].generate.prompt, Prompt::Tools(chat) if chat.may_call());
+        let has_tools = Calls::of(&jobs[0].generate).is_some();
         if has_tools && jobs[0].generate.logprobs.is_some() {
             return Err(wrong("logprobs", "cannot be had with `tools`: leave one of them out"));
         }
-        Ok(Self {
-            dialect,
-            model,
-            jobs,
-            stream,
-            include_usage,
-            echoed,
-            ignored: fields.leftover(),
-            has_tools,
-        })
+        Ok(Self { dialect, model, jobs, stream, include_usage, echoed, ignored: fields.leftover() })
     }
 
     /// Checks what takes a while: whether answers can be kept to the form that is asked for.
     pub(super) async fn checked(self) -> Result<Self, Failure> {
         let first = self.jobs.first().map(|job| &job.generate);
         if let Some(generate) = first.filter(|generate| engine::grammar::is_needed(generate)).cloned() {
-            let param = if self.has_tools { "tools" } else { "response_format" };
-            let check = tokio::task::spawn_blocking(move || engine::grammar::check(&generate));
-            let checked = check.await.map_err(|error| Failure::internal(error.to_string()))?;
-            checked.map_err(|error| Failure::usage(error.to_string()).in_param(param))?;
+            let check = tokio::task::spawn_blocking(move || check(generate));
+            check.await.map_err(|error| Failure::internal(error.to_string()))??;
         }
         Ok(self)
     }
+
+    /// Returns what finds calls in the answers, where they may have any.
+    pub(super) fn calls(&self) -> Option<Calls> {
+        Calls::of(&self.jobs.first()?.generate)
+    }
+}
+
+/// Checks the form alone first, so that what is wrong with the tools is said of them.
+fn check(mut generate: Generate) -> Result<(), Failure> {
+    let check = |generate: &Generate, param: &str| {
+        let checked = engine::grammar::check(generate);
+        checked.map_err(|error| Failure::usage(error.to_string()).in_param(param))
+    };
+    let with_tools = Some(generate.clone()).filter(|generate| Calls::of(generate).is_some());
+    generate.prompt = Prompt::Text(String::new());
+    check(&generate, "response_format")?;
+    with_tools.map_or(Ok(()), |generate| check(&generate, "tools"))
 }
 
 // ------------------------------------------------------------------------------------------------- prompts
@@ -146,6 +151,7 @@ fn chat(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
 
 /// Returns a chat as one without tools if nothing in it has to do with them: every provider knows that.
 fn prompt_of(chat: ToolChat) -> Result<Prompt, Failure> {
+    chat.validate_turns().map_err(|error| Failure::usage(error.to_string()).in_param("messages"))?;
     let all_said = chat.turns.iter().all(|turn| matches!(turn, Turn::Said(_)));
     if chat.may_call() || !all_said {
         return Ok(Prompt::Tools(Box::new(chat)));
@@ -262,7 +268,8 @@ fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec
 /// Returns the parameter that is at fault where a prompt makes no sense.
 fn param_of(prompt: &Prompt) -> &'static str {
     match prompt {
-        Prompt::Chat(_) | Prompt::Text(_) => "messages",
+        Prompt::Chat(_) => "messages",
+        Prompt::Text(_) => "prompt",
         Prompt::Tools(_) => "tools",
     }
 }
@@ -593,6 +600,22 @@ mod tests {
             (json!({"tools": tools, "logprobs": true}), "logprobs"),
         ] {
             assert_eq!(chat(changes).expect_err(param).param.as_deref(), Some(param));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_of_the_parameter_in_which_it_is() {
+        let format = |kind: &str| json!({"type": "json_schema", "json_schema": {"schema": {"type": kind}}});
+        let tools = |kind: &str| json!([{"type": "function", "function": {"name": "f", "parameters": {"type": kind}}}]);
+        for (form, tool, param) in [("king", "object", "response_format"), ("string", "king", "tools")] {
+            let asked = chat(json!({"response_format": format(form), "tools": tools(tool)})).expect("read");
+            assert_eq!(asked.checked().await.expect_err(param).param.as_deref(), Some(param));
+        }
+        let messages = vec![json!({"role": "user", "content": "x"}); engine::frame::CHAT_MESSAGES_MAX + 1];
+        for changes in
+            [json!({"messages": messages}), json!({"messages": messages, "tools": tools("object")})]
+        {
+            assert_eq!(chat(changes).expect_err("too many").param.as_deref(), Some("messages"));
         }
     }
 

@@ -2,7 +2,12 @@
 //!
 //! The provider's grammar keeps calls to one way of writing; whatever is written otherwise is the provider's fault.
 
-use engine::tools::{BEFORE_ARGUMENTS, BEFORE_NAME, CLOSE, NAME_BYTES_MAX, OPEN};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use engine::frame::{Generate, Prompt};
+use engine::tools::{BEFORE_ARGUMENTS, BEFORE_NAME, CLOSE, NAME_BYTES_MAX, OPEN, Tool};
+use serde::de::IgnoredAny;
 
 /// What part of an answer is.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,25 +30,32 @@ pub(super) enum Piece {
     },
 }
 
-/// A call that is written as no model that is kept to its form writes one.
+/// A call that is written as no model that is kept to its form writes one, or that is of none of the tools.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
 /// Reads an answer part by part.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Calls {
+    /// The tools that may be called.
+    names: Arc<BTreeSet<String>>,
     /// What was not handed out yet.
     held: String,
     place: Place,
     /// Calls that have begun.
     begun: usize,
+    /// The arguments so far of the call that is read.
+    arguments: String,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 enum Place {
     /// In words; a call may follow.
-    #[default]
     Words,
+    /// At the beginning of an answer that is of a form or calls.
+    Start,
+    /// In an answer of a form, in which nothing is a call.
+    Formed,
     /// After a call's beginning, before its arguments.
     Name,
     Arguments(Nesting),
@@ -54,6 +66,18 @@ enum Place {
 }
 
 impl Calls {
+    /// Returns what reads the answers to a request; none if they can have no calls.
+    pub(super) fn of(generate: &Generate) -> Option<Self> {
+        let Prompt::Tools(chat) = &generate.prompt else { return None };
+        let names: BTreeSet<String> = chat.callable().map(|tool: &Tool| tool.name.clone()).collect();
+        chat.may_call().then(|| Self::new(names, generate.form.is_some()))
+    }
+
+    fn new(names: BTreeSet<String>, is_formed: bool) -> Self {
+        let place = if is_formed { Place::Start } else { Place::Words };
+        Self { names: Arc::new(names), held: String::new(), place, begun: 0, arguments: String::new() }
+    }
+
     /// Takes the next part of the answer; returns what is certain by now.
     pub(super) fn take(&mut self, text: &str) -> Result<Vec<Piece>, Malformed> {
         self.held.push_str(text);
@@ -64,34 +88,56 @@ impl Calls {
 
     /// Returns the words that were held back because a call might have begun with them.
     pub(super) fn rest(&mut self) -> Option<Piece> {
-        let is_words = matches!(self.place, Place::Words) && !self.held.is_empty();
+        let is_words =
+            matches!(self.place, Place::Words | Place::Start | Place::Formed) && !self.held.is_empty();
         is_words.then(|| Piece::Text(std::mem::take(&mut self.held)))
     }
 
-    /// Says whether there are calls.
-    pub(super) fn any(&self) -> bool {
-        self.begun > 0
+    /// Says whether there are calls, and all that were handed out have all their arguments.
+    pub(super) fn are_whole(&self) -> bool {
+        self.begun > 0 && !matches!(self.place, Place::Arguments(_))
     }
 
     /// Reads on by one place; says whether more can be read.
     fn step(&mut self, pieces: &mut Vec<Piece>) -> Result<bool, Malformed> {
         match &mut self.place {
             Place::Words => Ok(self.words(pieces)),
+            Place::Start => Ok(self.start()),
+            Place::Formed => {
+                pieces.extend(self.rest());
+                Ok(false)
+            }
             Place::Name => self.name(pieces),
             Place::Arguments(nesting) => {
                 let end = nesting.read(&self.held);
                 let text: String = self.held.drain(..end.unwrap_or(self.held.len())).collect();
+                self.arguments.push_str(&text);
                 if !text.is_empty() {
                     pieces.push(Piece::Arguments { index: self.begun - 1, text });
                 }
-                if end.is_some() {
-                    self.place = Place::Close;
+                if end.is_none() {
+                    return Ok(false);
                 }
-                Ok(end.is_some())
+                self.place = Place::Close;
+                if is_object(&std::mem::take(&mut self.arguments)) { Ok(true) } else { Err(Malformed) }
             }
             Place::Close => self.expect(CLOSE, Place::After),
             Place::After => self.expect(&format!("\n{OPEN}"), Place::Name),
         }
+    }
+
+    /// An answer of a form is a call only if it begins with one: texts in it may have anything.
+    fn start(&mut self) -> bool {
+        if let Some(rest) = self.held.strip_prefix(OPEN) {
+            self.held = rest.to_owned();
+            self.place = Place::Name;
+            return true;
+        }
+        let is_certain = !OPEN.starts_with(&self.held);
+        if is_certain {
+            self.place = Place::Formed;
+        }
+        is_certain
     }
 
     fn words(&mut self, pieces: &mut Vec<Piece>) -> bool {
@@ -120,6 +166,9 @@ impl Calls {
         let Some(arguments) = rest.strip_prefix(BEFORE_ARGUMENTS) else {
             return if BEFORE_ARGUMENTS.starts_with(rest) { Ok(false) } else { Err(Malformed) };
         };
+        if !self.names.contains(name) {
+            return Err(Malformed);
+        }
         pieces.push(Piece::Call { index: self.begun, name: name.to_owned() });
         self.held = arguments.to_owned();
         self.begun += 1;
@@ -137,13 +186,17 @@ impl Calls {
     }
 }
 
+fn is_object(json: &str) -> bool {
+    json.starts_with('{') && serde_json::from_str::<IgnoredAny>(json).is_ok()
+}
+
 /// Returns how many bytes at the end of `text` may begin `wanted`.
 fn beginning(text: &str, wanted: &str) -> usize {
     (1..wanted.len()).rev().find(|length| text.ends_with(&wanted[..*length])).unwrap_or(0)
 }
 
 /// Where in a JSON object the reader is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Nesting {
     depth: u32,
     in_text: bool,
@@ -179,9 +232,13 @@ mod tests {
     const ANSWER: &str = "Let < me see.<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"a\": \"}\\\"]é\", \"b\": [{}]}}\n</tool_call>\n\
         <tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>";
 
+    fn reader(is_formed: bool) -> Calls {
+        Calls::new(["f", "weather", "time"].map(str::to_owned).into(), is_formed)
+    }
+
     /// Reads an answer in parts; returns its words, and the calls with their arguments.
     fn read(parts: &[&str]) -> Result<(String, Vec<(String, String)>), Malformed> {
-        let (mut calls, mut words, mut found) = (Calls::default(), String::new(), Vec::new());
+        let (mut calls, mut words, mut found) = (reader(false), String::new(), Vec::new());
         let mut pieces = Vec::new();
         for part in parts {
             pieces.extend(calls.take(part)?);
@@ -216,9 +273,43 @@ mod tests {
             format!("<tool_call>\n{{\"name\": \"{}", "f".repeat(65)),
             "<tool_call>\n{\"name\": \"f\", \"args\"".to_owned(),
             format!("{head}{{}}]"),
+            format!("{head}5"),
+            format!("{head}[]"),
+            format!("{head}{{\"a\": tru}}"),
+            "<tool_call>\n{\"name\": \"none_such\", \"arguments\": ".to_owned(),
             format!("{head}{{}}}}\n</tool_call> and more"),
         ] {
-            assert_eq!(Calls::default().take(&text), Err(Malformed), "{text}");
+            assert_eq!(reader(false).take(&text), Err(Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_a_form_is_a_call_only_if_it_begins_with_one() {
+        let text = "{\"a\": \"<tool_call>\\n{}\"}";
+        for cut in [0, 1, 10, 15] {
+            let mut calls = reader(true);
+            let mut pieces = calls.take(&text[..cut]).expect("words");
+            pieces.extend(calls.take(&text[cut..]).expect("words"));
+            pieces.extend(calls.rest());
+            let words = pieces.into_iter().map(|piece| match piece {
+                Piece::Text(text) => text,
+                Piece::Call { .. } | Piece::Arguments { .. } => panic!("there are no calls"),
+            });
+            assert_eq!(words.collect::<String>(), text);
+        }
+        let pieces = reader(true).take(&ANSWER["Let < me see.".len()..]).expect("calls");
+        assert_eq!(pieces[0], Piece::Call { index: 0, name: "weather".to_owned() });
+    }
+
+    #[test]
+    fn calls_are_whole_once_all_their_arguments_came() {
+        for (end, are_whole) in
+            [("Let <", false), ("{\"a\": \"}", false), ("\"b\": [{}]}", true), ("{\"name\": \"time", true)]
+        {
+            let mut calls = reader(false);
+            let end = ANSWER.rfind(end).expect("part of it") + end.len();
+            calls.take(&ANSWER[..end]).expect("well formed");
+            assert_eq!(calls.are_whole(), are_whole, "{}", &ANSWER[..end]);
         }
     }
 
@@ -238,7 +329,8 @@ mod tests {
 
         #[test]
         fn no_answer_whatever_it_is_makes_a_panic(text in "(<tool_call>|\n|\\{\"name\": \"|[{}\"\\\\a-c]|\", \"arguments\": ){0,20}") {
-            let _ = Calls::default().take(&text);
+            let _ = reader(false).take(&text);
+            let _ = reader(true).take(&text);
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::exit::{Failure, FailureKind};
 pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Response, Refusal> {
     let ids: Vec<JobId> = asked.jobs.iter().map(|_| new_job()).collect();
     let names: Vec<String> = ids.iter().map(format_job).collect();
+    let calls = asked.calls();
     let head = Head {
         dialect: asked.dialect,
         id: asked.dialect.id(&names[0]),
@@ -38,10 +39,10 @@ pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Respon
     let echoed = asked.echoed.into_iter().map(Some).chain(std::iter::repeat(None));
     let choices = watched.into_iter().zip(echoed).collect();
     let mut response = if asked.stream {
-        let wanted = stream::Wanted { usage: asked.include_usage, tools: asked.has_tools };
+        let wanted = stream::Wanted { usage: asked.include_usage, calls };
         stream::respond(head, choices, wanted, stake).await?
     } else {
-        gather(&head, choices, asked.has_tools, &stake).await?
+        gather(&head, choices, calls.as_ref(), &stake).await?
     };
     name(response.headers_mut(), "x-sharemesh-job", &names);
     name(response.headers_mut(), "x-sharemesh-ignored", &asked.ignored);
@@ -142,7 +143,7 @@ pub(super) type Choice = (Watched, Option<String>);
 async fn gather(
     head: &Head,
     choices: Vec<Choice>,
-    has_tools: bool,
+    calls: Option<&Calls>,
     stake: &Stake,
 ) -> Result<Response, Refusal> {
     let whole =
@@ -152,9 +153,12 @@ async fn gather(
     for (index, Collected { text, logprobs, account, finish }) in whole.into_iter().enumerate() {
         tally.add(&account);
         let logprobs = (!logprobs.is_empty()).then(|| head.logprobs(&logprobs, 0));
-        let read = if has_tools { read_calls(head, index, &text) } else { Ok((text, Vec::new())) };
-        let (text, calls) = read.map_err(|Malformed| astray())?;
-        let finish = with_calls(finish, !calls.is_empty());
+        let read = match calls {
+            Some(calls) => read_calls(head, index, calls.clone(), &text),
+            None => Ok((text, Vec::new(), false)),
+        };
+        let (text, calls, are_whole) = read.map_err(|Malformed| astray())?;
+        let finish = with_calls(finish, are_whole);
         answers.push(head.choice(index, text, calls, logprobs, finish));
     }
     let mut response = Answer(head.whole(answers, &tally)).into_response();
@@ -162,10 +166,14 @@ async fn gather(
     Ok(response)
 }
 
-/// Returns the words of an answer and the calls in it.
-fn read_calls(head: &Head, index: usize, answer: &str) -> Result<(String, Vec<Call>), Malformed> {
+/// Returns the words of an answer, the calls in it, and whether those are whole.
+fn read_calls(
+    head: &Head,
+    index: usize,
+    mut calls: Calls,
+    answer: &str,
+) -> Result<(String, Vec<Call>, bool), Malformed> {
     let (mut words, mut found) = (String::new(), Vec::new());
-    let mut calls = Calls::default();
     let pieces = calls.take(answer)?;
     for piece in pieces.into_iter().chain(calls.rest()) {
         match piece {
@@ -177,20 +185,20 @@ fn read_calls(head: &Head, index: usize, answer: &str) -> Result<(String, Vec<Ca
             Piece::Arguments { index: call, text } => found[call].function.arguments += &text,
         }
     }
-    Ok((words, found))
+    Ok((words, found, calls.are_whole()))
 }
 
-/// Returns why an answer with calls ended, as clients read it.
-pub(super) fn with_calls(finish: Finish, any: bool) -> Finish {
+/// Returns why an answer ended, as clients read it, where it may have whole calls: a `stop` text can cut one short.
+pub(super) fn with_calls(finish: Finish, are_whole: bool) -> Finish {
     match finish {
-        Finish::Stop if any => Finish::ToolCalls,
+        Finish::Stop if are_whole => Finish::ToolCalls,
         Finish::Stop | Finish::Length | Finish::ToolCalls => finish,
     }
 }
 
 /// The provider did not keep the answer to its form. It is paid for by now, so nobody is to ask again by itself.
 pub(super) fn astray() -> Refusal {
-    let words = "the provider's answer has a call of a tool that cannot be read: name another provider";
+    let words = "the provider's answer has a call that cannot be read or is of no tool of yours: name another provider";
     Refusal::from(Failure::new(FailureKind::ProviderLost, words)).not_to_be_repeated(true)
 }
 

@@ -21,15 +21,15 @@ use crate::api::views::JobEvent;
 /// What is to be in a stream beside the words.
 pub(super) struct Wanted {
     pub(super) usage: bool,
-    /// The answers may have calls of tools.
-    pub(super) tools: bool,
+    /// What finds calls of tools, where the answers may have any.
+    pub(super) calls: Option<Calls>,
 }
 
 /// Answers with the stream once every job was accepted, or with the failure if one was not.
 pub(super) async fn respond(
     head: Head,
     choices: Vec<Choice>,
-    Wanted { usage, tools }: Wanted,
+    Wanted { usage, calls }: Wanted,
     stake: Stake,
 ) -> Result<Response, Refusal> {
     let (mut providers, mut echoed, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
@@ -39,7 +39,7 @@ pub(super) async fn respond(
         echoed.push(repeated.unwrap_or_default());
         jobs.push(events(index, first, watched));
     }
-    let calls = (0..echoed.len()).map(|_| tools.then(Calls::default)).collect();
+    let calls = vec![calls; echoed.len()];
     let tally = Tally::default();
     let mut talk = Talk { head, usage, stake, tally, ready: VecDeque::new(), offsets: Vec::new(), calls };
     talk.begin(&echoed);
@@ -185,9 +185,9 @@ impl Talk {
     /// Hands out what was held back, and says how the answer ended if it has calls.
     fn end_calls(&mut self, index: usize, finish: Finish) -> Finish {
         let Some(calls) = &mut self.calls[index] else { return finish };
-        let (rest, any) = (calls.rest(), calls.any());
+        let (rest, are_whole) = (calls.rest(), calls.are_whole());
         self.pieces(index, rest.into_iter().collect());
-        with_calls(finish, any)
+        with_calls(finish, are_whole)
     }
 
     fn fail(&mut self, refusal: &Refusal) -> Result<(), Over> {

@@ -33,7 +33,7 @@ pub(super) async fn respond(
 ) -> Result<Response, Refusal> {
     let (asked, stream) = asked::read(endpoint, body)?;
     let asked = asked.checked().await?;
-    let calls = asked.has_tools.then(Calls::default);
+    let calls = asked.calls();
     let clock = api.clock;
     let Placed { model, mut watched, stake, headers } = run::place(&api, caller, asked).await?;
     let first = accepted(&mut watched, &stake).await?;
