@@ -150,7 +150,9 @@ impl Fallback {
     }
 
     fn may_go_on(&self, kind: FailureKind) -> bool {
-        let is_lost = matches!(kind, FailureKind::ProviderLost | FailureKind::WorkerLost);
+        // A form that broke one engine would break the next, and each would count as failed.
+        let is_lost = kind == FailureKind::ProviderLost
+            || kind == FailureKind::WorkerLost && !engine::grammar::is_needed(&self.request.generate);
         is_lost && !self.ids.is_empty() && self.attempts < ATTEMPTS_MAX
     }
 
@@ -178,8 +180,17 @@ impl Fallback {
         request.max_price_nano = self.max_price_nano.map(|most| most.saturating_sub(paid));
         let mut requests = [request];
         let ids = [new_job()];
-        self.until_somebody(&Arc::new(requests[0].clone())).await?;
-        let mut reserved = set_aside(&self.api, &self.caller, &ids, &mut requests).await.ok()?;
+        let mut reserved = loop {
+            self.until_somebody(&Arc::new(requests[0].clone())).await?;
+            match set_aside(&self.api, &self.caller, &ids, &mut requests).await {
+                Ok(reserved) => break reserved,
+                // Another job of the key has taken the place of the one that was lost.
+                Err(failure) if failure.kind == FailureKind::Busy && self.until > Some(Instant::now()) => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(_) => return None,
+            }
+        };
         let ([request], [job]) = (requests, ids);
         let (sender, events) = events_of(&request);
         let submit = Command::Submit { job, request: Arc::new(request), events: sender };
@@ -221,8 +232,10 @@ impl Fallback {
         sum(account, &self.earlier, &self.text)
     }
 
+    /// Returns what may have been paid so far.
     fn price_nano(&self) -> u64 {
-        self.earlier.iter().fold(0, |sum, account| sum.saturating_add(account.price.nano))
+        let paid = |account: &JobAccount| account.price.nano.saturating_add(account.ahead_nano);
+        self.earlier.iter().fold(0, |sum, account| sum.saturating_add(paid(account)))
     }
 }
 

@@ -228,11 +228,13 @@ impl Node {
     pub(super) fn restore(&mut self, by: NodeId, entry: Kept<Checked>, now: Time, out: &mut Vec<Effect>) {
         let channel = ChannelId::from(entry.opening.op.id());
         let faults = self.config.manifest.faults_max();
+        let Some(open) = proven(&entry.opening, &self.config.manifest).cloned() else { return };
         // Its proof is with it, so that one issuer's word is enough that it is there.
-        let booked = self.recovery.as_ref().and_then(|recovery| recovery.booked(channel, 0, faults));
+        let (payer, payee) = (entry.opening.op.account, open.payee);
+        let named = self.recovery.as_ref().and_then(|recovery| recovery.booked.get(&channel));
+        let booked = named.and_then(|named| sum(named, (payer, payee), faults));
         let booked = booked.or_else(|| self.missing.get(&channel).copied()).filter(|booked| !booked.closed);
         let Some(booked) = booked else { return };
-        let Some(open) = proven(&entry.opening, &self.config.manifest).cloned() else { return };
         let ours = entry.opening.op.account == self.wallet.account() && open.payer == self.me;
         let taken = if open.payee == self.me {
             self.restore_paid(&entry, &booked, out)
@@ -436,30 +438,41 @@ impl Recovery {
         known.push((by, *booked));
     }
 
-    /// Returns what the books have of a channel that more than `least` issuers have named: what at least one honest one
-    /// says was paid out, and that it is closed if at least one honest one says so.
-    fn booked(&self, channel: ChannelId, least: usize, faults: usize) -> Option<Booked> {
-        let named = self.booked.get(&channel)?;
-        let alike = |one: &Booked, other: &Booked| (other.payer, other.payee) == (one.payer, one.payee);
-        let count = |one: &Booked| named.iter().filter(|(_, other)| alike(one, other)).count();
-        let one = named.iter().map(|(_, one)| one).find(|one| count(one) > least)?;
-        let same: Vec<&Booked> =
-            named.iter().map(|(_, other)| other).filter(|other| alike(one, other)).collect();
-        let mut redeemed: Vec<u64> = same.iter().map(|booked| booked.redeemed).collect();
-        redeemed.sort_unstable_by_key(|amount| core::cmp::Reverse(*amount));
-        let closed = same.iter().filter(|booked| booked.closed).count() > faults;
-        Some(Booked { redeemed: redeemed.get(faults).copied().unwrap_or_default(), closed, ..*one })
-    }
-
     /// Returns the channels that at least one honest issuer has named.
     fn agreed(&self, faults: usize) -> impl Iterator<Item = Booked> + '_ {
-        self.booked.keys().filter_map(move |channel| self.booked(*channel, faults, faults))
+        self.booked.values().filter_map(move |named| {
+            let parties = |booked: &Booked| (booked.payer, booked.payee);
+            let count =
+                |one: &Booked| named.iter().filter(|(_, other)| parties(other) == parties(one)).count();
+            let (_, one) = named.iter().find(|(_, one)| count(one) > faults)?;
+            sum(named, parties(one), faults)
+        })
     }
 
     /// Returns those of them that are open, and that nobody has given back.
     fn open(&self, faults: usize) -> impl Iterator<Item = Booked> + '_ {
         self.agreed(faults).filter(|booked| !booked.closed && !self.restored.contains(&booked.channel))
     }
+}
+
+/// Returns what issuers say of a channel between these two: what at least one honest one says was paid out, not before when
+/// at least one honest one says that it ends, and that it is closed if at least one honest one says so.
+fn sum(named: &[(NodeId, Booked)], (payer, payee): (AccountId, NodeId), faults: usize) -> Option<Booked> {
+    let said: Vec<&Booked> = named.iter().map(|(_, booked)| booked).collect();
+    let said: Vec<&Booked> =
+        said.into_iter().filter(|booked| (booked.payer, booked.payee) == (payer, payee)).collect();
+    let one = **said.first()?;
+    let mut redeemed: Vec<u64> = said.iter().map(|booked| booked.redeemed).collect();
+    redeemed.sort_unstable_by_key(|amount| core::cmp::Reverse(*amount));
+    let mut expires: Vec<Epoch> = said.iter().map(|booked| booked.expires).collect();
+    expires.sort_unstable();
+    let closed = said.iter().filter(|booked| booked.closed).count() > faults;
+    Some(Booked {
+        redeemed: redeemed.get(faults).copied().unwrap_or_default(),
+        expires: expires.get(faults).copied().unwrap_or(Epoch(u32::MAX)),
+        closed,
+        ..one
+    })
 }
 
 #[cfg(test)]
@@ -496,6 +509,15 @@ mod tests {
         let elsewhere = Booked { payee: NodeId([3; 32]), ..honest };
         assert_eq!(agreed(&[elsewhere, honest, honest]), Some(honest));
         assert_eq!(agreed(&[elsewhere, honest]), None);
+        let over = Booked { expires: Epoch(0), ..honest };
+        assert_eq!(agreed(&[over, honest, honest]), Some(honest));
+        let parties = (honest.payer, honest.payee);
+        let of = |said: &[Booked]| {
+            sum(&said.iter().map(|one| (NodeId([0; 32]), *one)).collect::<Vec<_>>(), parties, OF_FOUR)
+        };
+        assert_eq!(of(&[elsewhere, booked(50, true), booked(50, true)]), Some(booked(50, true)));
+        assert_eq!(of(&[over]).map(|one| (one.expires, one.redeemed)), Some((Epoch(u32::MAX), 0)));
+        assert_eq!(of(&[elsewhere]), None);
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Driver {
         let may_soon =
             |considered: &&Considered| may_serve(considered) || considered.gate == Some(Gate::Unhealthy);
         let range = range_of(considered.iter().filter(may_soon).map(|considered| considered.price).collect());
+        let range = range.map(|range| with_best(range, &considered));
         let candidate = |(at, considered): (usize, &Considered)| {
             let view = self.candidate(considered);
             let is_second = at > 0 && view.chosen;
@@ -172,6 +173,13 @@ fn range_of(mut prices: Vec<u64>) -> Option<(u64, u64)> {
     let bound = middle.saturating_mul(DEAREST);
     let most = paid.iter().rev().find(|price| **price <= bound).copied().unwrap_or(*middle);
     Some((least, most))
+}
+
+/// Raises the most to what the best provider asks, as nodes rank them: adverts of others, however cheap and many, must not
+/// keep a job from whoever has done jobs before.
+fn with_best((least, most): (u64, u64), considered: &[Considered]) -> (u64, u64) {
+    let best = considered.iter().find(|considered| considered.gate.is_none() && considered.price > 0);
+    (least, most.max(best.map_or(0, |best| best.price)))
 }
 
 pub(super) const fn role_name(role: SplitRole) -> &'static str {
@@ -238,5 +246,20 @@ mod tests {
         assert_eq!(range_of(vec![1, 100, 100]), Some((1, 100)));
         assert_eq!(range_of(vec![0, 100]), Some((0, 100)));
         assert_eq!(range_of(vec![0]), Some((0, 0)));
+    }
+
+    #[test]
+    fn cheap_adverts_keep_no_job_from_the_best_provider() {
+        let provider = |price, gate| Considered {
+            provider: protocol::ids::NodeId([1; 32]),
+            gate,
+            estimate_ms: 1,
+            price,
+            rank: 0,
+        };
+        let away = Some(Gate::Unreachable);
+        let considered = [provider(0, None), provider(100, None), provider(1, away), provider(1, away)];
+        assert_eq!(with_best((0, 1), &considered), (0, 100));
+        assert_eq!(with_best((1, 1), &considered[2..]), (1, 1));
     }
 }
