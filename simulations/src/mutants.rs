@@ -353,13 +353,13 @@ const fn hunted(
 }
 
 /// Every deliberate fault that a scenario must find.
-pub const HUNTED: [Hunted; 14] = [
+pub const HUNTED: [Hunted; 13] = [
     hunted("no-resend", "smoke", 1, "channels_closed", "what was not acknowledged is not sent again"),
     hunted("advert-unverified", "poison", 1, "offers_true", "the signature of an advert is not checked"),
     hunted(
         "issuer-answers-before-disk",
         "churn",
-        6,
+        30,
         "statements_explain",
         "an issuer acknowledges what is not on its disk",
     ),
@@ -383,13 +383,6 @@ pub const HUNTED: [Hunted; 14] = [
     hunted("slots-unlimited", "overload", 1, "queues_bounded", "a provider takes jobs without a free slot"),
     hunted("trust-directory", "poison", 1, "dials_bounded", "whoever the directory names is dialled"),
     hunted("no-grace", "churn", 1, "books_follow", "a channel ends with its last epoch, without grace"),
-    hunted(
-        "final-below-due",
-        "disk-loss",
-        5,
-        "channels_closed",
-        "the payee signs an end below what it earned",
-    ),
     hunted("quorum-of-two", "issuer-failure", 1, "honest_unpenalised", "two issuers of four are a quorum"),
     hunted(
         "floor-and-remainder",
