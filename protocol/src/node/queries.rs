@@ -236,7 +236,10 @@ impl Node {
             .served()
             .any(|(offer, busy, ready)| offer.model == spec.model && ready && busy < offer.slots);
         if may_stay && has_slot {
-            considered.insert(0, Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 });
+            considered.insert(
+                0,
+                Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0, decode_milli: 0 },
+            );
         }
         considered
     }

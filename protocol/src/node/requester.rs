@@ -158,8 +158,13 @@ impl Node {
         let may_stay =
             !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
         if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
-            let considered =
-                Vec::from([Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0 }]);
+            let considered = Vec::from([Considered {
+                provider: self.me,
+                gate: None,
+                estimate_ms: 0,
+                price: 0,
+                decode_milli: 0,
+            }]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
             out.push(Effect::Attach { job, provider: self.me });
             let up_to = spec.max_tokens;
