@@ -247,6 +247,8 @@ pub struct JobRequest {
     pub ignore: Vec<String>,
     /// What to weigh in choosing one.
     pub sort: Sort,
+    /// These nodes first, by id, in this order.
+    pub order: Vec<String>,
     /// What a provider must say of itself.
     pub wants: Wants,
     /// Whether another provider may go on with an answer that its provider did not bring to its end.
@@ -278,6 +280,7 @@ impl JobRequest {
             only: Vec::new(),
             ignore: Vec::new(),
             sort: Sort::default(),
+            order: Vec::new(),
             wants: Wants::default(),
             fallbacks: true,
         }

@@ -1,5 +1,6 @@
 //! A job as the protocol sees it: sizes and digests, never the prompt or the answer.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -69,11 +70,24 @@ pub struct Constraints {
     /// Most nano-credits for the whole job, in the worst case.
     pub price_max: Option<u64>,
     /// Only these providers, when not empty.
-    pub only: Vec<NodeId>,
+    pub only: Box<[NodeId]>,
     /// Never these providers.
-    pub ignore: Vec<NodeId>,
+    pub ignore: Box<[NodeId]>,
     /// What to weigh.
     pub sort: Sort,
+    /// These first, in this order, before anything is weighed.
+    pub order: Box<[NodeId]>,
+}
+
+impl Constraints {
+    /// Says whether `node` may serve a job of its own owner, as it does before it looks for others: it is allowed, and
+    /// nobody else is named before it.
+    #[must_use]
+    pub fn may_stay(&self, node: NodeId) -> bool {
+        let is_allowed = self.only.is_empty() || self.only.contains(&node);
+        let is_first = self.order.first().is_none_or(|first| *first == node);
+        is_allowed && is_first && !self.ignore.contains(&node)
+    }
 }
 
 /// What the router weighs.
@@ -86,6 +100,8 @@ pub enum Sort {
     Price,
     /// Estimated total time first.
     Latency,
+    /// Tokens per second of one answer first.
+    Throughput,
 }
 
 impl JobSpec {

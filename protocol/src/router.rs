@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::advert::Advert;
 use crate::ids::{DomainId, ModelId, NodeId};
-use crate::job::{JobSpec, Sort};
+use crate::job::{Constraints, JobSpec, Sort};
 use crate::licence::open_licence;
 use crate::mutant;
 use crate::price::Price;
@@ -73,6 +73,16 @@ pub struct Considered {
     pub price: u64,
     /// 0 for whoever did a job for us, 1 for others; above that, where promises have led nowhere, a number drawn for it.
     pub rank: u64,
+    /// Thousandths of tokens per second of one answer, as it says.
+    pub decode_milli: u64,
+}
+
+impl Considered {
+    /// Returns the node itself, which serves its own jobs at once and for nothing.
+    #[must_use]
+    pub(crate) fn ourselves(me: NodeId) -> Self {
+        Self { provider: me, gate: None, estimate_ms: 0, price: 0, rank: 0, decode_milli: 0 }
+    }
 }
 
 /// What this node knows of providers.
@@ -178,7 +188,7 @@ impl Router {
         let mut considered: Vec<_> =
             serving.map(|advert| self.consider(advert, spec, domain, connected(advert.node), now)).collect();
         self.leave_alone(&mut considered, now);
-        sort(&mut considered, spec.constraints.sort);
+        sort(&mut considered, &spec.constraints);
         considered
     }
 
@@ -227,7 +237,7 @@ impl Router {
             Some(_) => None,
         };
         let rank = u64::from(!outcome.is_proven());
-        Considered { provider: advert.node, gate, estimate_ms, price: worst, rank }
+        Considered { provider: advert.node, gate, estimate_ms, price: worst, rank, decode_milli: decode }
     }
 
     fn outcome(&mut self, provider: NodeId, now: Time) -> &mut Outcome {
@@ -277,21 +287,60 @@ fn is_fresh(advert: &Advert, now: Time) -> bool {
 /// Text in the languages of the web has about four bytes a token; only for estimates of time, never for money.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// Orders providers: usable ones first, of these whoever did a job for us, then by what the request weighs.
-pub fn sort(considered: &mut [Considered], by: Sort) {
+/// Orders providers: usable ones first, of these the ones that the request names first in its order, then whoever did a
+/// job for us, then by what the request weighs.
+pub fn sort(considered: &mut [Considered], by: &Constraints) {
     let usable = || considered.iter().filter(|c| c.gate.is_none());
     let fastest = usable().map(|c| c.estimate_ms).min().unwrap_or(1).max(1);
     let cheapest = usable().map(|c| c.price).min().unwrap_or(1).max(1);
     let relative = |value: u64, best: u64| u128::from(value).saturating_mul(1_000) / u128::from(best);
     considered.sort_by_key(|c| {
         let (time, price) = (relative(c.estimate_ms, fastest), relative(c.price, cheapest));
-        let score = match by {
+        let score = match by.sort {
             Sort::Balanced => (time + price, time),
             Sort::Price => (price, time),
             Sort::Latency => (time, price),
+            Sort::Throughput => (u128::from(u64::MAX - c.decode_milli), price),
         };
+        let named = by.order.iter().position(|node| *node == c.provider).unwrap_or(by.order.len());
         // Whoever says what weighs most gets that, until it has been tried in vain.
-        let rank = if c.rank == 1 && by != Sort::Balanced { 0 } else { c.rank };
-        (c.gate.is_some(), rank, score, c.provider)
+        let rank = if c.rank == 1 && by.sort != Sort::Balanced { 0 } else { c.rank };
+        (c.gate.is_some(), named, rank, score, c.provider)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_come_first_in_their_order_and_the_rest_by_what_is_weighed() {
+        let node = |number: u8| NodeId([number; 32]);
+        let one = |number: u8, estimate_ms, price, decode_milli| Considered {
+            provider: node(number),
+            gate: None,
+            estimate_ms,
+            price,
+            rank: 1,
+            decode_milli,
+        };
+        let gone = Considered { gate: Some(Gate::Unreachable), ..one(4, 1, 1, 9_000) };
+        let sorted = |sort, order: &[u8]| {
+            let mut all = [gone, one(1, 10, 30, 5_000), one(2, 20, 10, 7_000), one(3, 15, 20, 1_000)];
+            let order = order.iter().copied().map(node).collect();
+            super::sort(&mut all, &Constraints { sort, order, ..Constraints::default() });
+            all.map(|considered| considered.provider.0[0])
+        };
+
+        assert_eq!(sorted(Sort::Price, &[]), [2, 3, 1, 4]);
+        assert_eq!(sorted(Sort::Latency, &[]), [1, 3, 2, 4]);
+        assert_eq!(sorted(Sort::Throughput, &[]), [2, 1, 3, 4]);
+        assert_eq!(
+            sorted(Sort::Price, &[4, 3]),
+            [3, 2, 1, 4],
+            "who cannot be used is not taken for being named"
+        );
+        assert_eq!(sorted(Sort::Throughput, &[1, 3]), [1, 3, 2, 4]);
+        assert_eq!(sorted(Sort::Balanced, &[3]), [3, 2, 1, 4]);
+    }
 }

@@ -164,7 +164,7 @@ impl Halves {
         let submit = |home: &mut Home, number: usize, (consumer, provider): (usize, usize)| {
             let ignored = home.providers.iter().find(|other| **other != provider).expect("two");
             let mut spec = spec(MODEL, 400, 30, 255);
-            spec.constraints.ignore = vec![home.world.hosts[*ignored].id];
+            spec.constraints.ignore = Box::new([home.world.hosts[*ignored].id]);
             // A provider does four jobs at once: the ninth comes when they are done.
             home.submit(if number < 8 { 0 } else { 20_000 }, consumer, spec)
         };

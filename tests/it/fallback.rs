@@ -193,3 +193,37 @@ async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
     assert!(!read.done);
     assert_eq!(last["error"]["code"], "provider_lost", "{last}");
 }
+
+#[tokio::test]
+async fn a_client_names_whom_it_wants_first_and_what_they_must_say_of_themselves() {
+    let ground = Ground::new(SHAREMESH);
+    let mesh = Mesh::start(&ground).await;
+    let ask = async |provider: Value| {
+        let mut asked = body(1, false);
+        (asked["provider"], asked["max_tokens"]) = (provider, json!(2));
+        mesh.chat(asked).await
+    };
+
+    for provider in &mesh.providers {
+        let node = provider.as_ref().expect("it runs").status().await.node;
+        let answer = ask(json!({"order": ["ab".repeat(32), node], "sort": "throughput"})).await;
+        assert_eq!(answer.headers()["x-sharemesh-provider"], node.as_str());
+    }
+    for (provider, expected) in [
+        (
+            json!({"quantizations": ["Q8_0", "NONE"], "class": "community", "preferred_min_throughput": 1e6}),
+            200,
+        ),
+        (json!({"quantizations": ["Q8_0"]}), 503),
+        (json!({"regions": ["eu"]}), 503),
+        (json!({"class": "company"}), 503),
+    ] {
+        let answer = ask(provider.clone()).await;
+        assert_eq!(
+            answer.status().as_u16(),
+            expected,
+            "{provider}: {}",
+            answer.text().await.unwrap_or_default()
+        );
+    }
+}

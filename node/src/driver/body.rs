@@ -68,7 +68,8 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
         repetition_penalty_milli: to_milli(generate.sampling.repetition_penalty),
         seed: generate.sampling.seed,
     };
-    let constraints = Constraints { price_max: request.max_price_nano, only, ignore, sort: request.sort };
+    let (price_max, sort, order) = (request.max_price_nano, request.sort, nodes(&request.order)?);
+    let constraints = Constraints { price_max, only, ignore, sort, order };
     // Tokens that are there already are not made again; a job that only has to say that it is over still has room for one.
     let resumed = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
     let max_tokens = generate.max_tokens.saturating_sub(resumed).max(generate.max_tokens.min(1));
@@ -130,7 +131,7 @@ pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> 
     Ok(generate)
 }
 
-fn nodes(named: &[String]) -> Result<Vec<NodeId>, Failure> {
+fn nodes(named: &[String]) -> Result<Box<[NodeId]>, Failure> {
     let parsed = named.iter().map(|node| node.parse::<NodeId>());
     parsed.collect::<Result<_, _>>().map_err(|error| Failure::usage(error.to_string()))
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::advert::{Advert, ModelOffer};
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, ModelId, NodeId, RecordId};
-use crate::job::{Constraints, JobSpec};
+use crate::job::JobSpec;
 use crate::keys::PublicKey;
 use crate::ledger::account::Lineage;
 use crate::ledger::issuer::{Balance, Issuer};
@@ -230,14 +230,11 @@ impl Node {
     #[must_use]
     pub fn quote(&self, spec: &JobSpec, now: Time) -> Vec<Considered> {
         let mut considered = self.router.rank(spec, self.domain, |node| self.is_connected(node), now);
-        let Constraints { only, ignore, .. } = &spec.constraints;
-        let may_stay = !ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
         let has_slot = self
             .served()
             .any(|(offer, busy, ready)| offer.model == spec.model && ready && busy < offer.slots);
-        if may_stay && has_slot {
-            considered
-                .insert(0, Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0, rank: 0 });
+        if spec.constraints.may_stay(self.me) && has_slot {
+            considered.insert(0, Considered::ourselves(self.me));
         }
         considered
     }

@@ -170,12 +170,9 @@ impl Node {
             explores,
             stalled: false,
         };
-        let only = &spec.constraints.only;
-        let may_stay =
-            !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
+        let may_stay = spec.constraints.may_stay(self.me);
         if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
-            let me = Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0, rank: 0 };
-            let considered = Vec::from([me]);
+            let considered = Vec::from([Considered::ourselves(self.me)]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
             out.push(Effect::Attach { job, provider: self.me });
             let up_to = spec.max_tokens;

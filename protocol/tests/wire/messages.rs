@@ -70,9 +70,10 @@ fn spec() -> JobSpec {
     };
     let constraints = Constraints {
         price_max: Some(5_000_000),
-        only: vec![samples::name(&samples::node())],
-        ignore: Vec::new(),
+        only: Box::new([samples::name(&samples::node())]),
+        ignore: Box::default(),
         sort: Sort::Price,
+        order: Box::new([samples::name(&samples::node())]),
     };
     let input = Input { digest: Digest::of(b"prompt"), bytes: 6, modality: Modality::Text };
     JobSpec { model: MODEL, input, sampling, max_tokens: 200, constraints }

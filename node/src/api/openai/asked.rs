@@ -406,11 +406,13 @@ fn wanted_provider(request: JobRequest, mut fields: Fields) -> Result<JobRequest
     };
     let only = nodes(&mut fields, "only").map_err(named)?;
     let ignore = nodes(&mut fields, "ignore").map_err(named)?;
+    let order = nodes(&mut fields, "order").map_err(named)?;
     let sort = match fields.take::<String>("sort").map_err(named)?.as_deref() {
         None => Sort::Balanced,
         Some("price") => Sort::Price,
         Some("latency") => Sort::Latency,
-        Some(_) => return Err(wrong("provider.sort", "must be `price` or `latency`")),
+        Some("throughput") => Sort::Throughput,
+        Some(_) => return Err(wrong("provider.sort", "must be `price`, `latency` or `throughput`")),
     };
     let price = fields.take::<Value>("max_price").map_err(named)?;
     let max_price_nano = price.map(|price| max_price(&price)).transpose()?;
@@ -418,7 +420,7 @@ fn wanted_provider(request: JobRequest, mut fields: Fields) -> Result<JobRequest
     let fallbacks = fields.take("allow_fallbacks").map_err(named)?.unwrap_or(true);
     match fields.unknown() {
         Some(name) => Err(unsupported(&format!("provider.{name}"))),
-        None => Ok(JobRequest { only, ignore, sort, max_price_nano, wants, fallbacks, ..request }),
+        None => Ok(JobRequest { only, ignore, order, sort, max_price_nano, wants, fallbacks, ..request }),
     }
 }
 
@@ -562,7 +564,7 @@ mod tests {
             (json!({"tool_choice": "required"}), "tool_choice"),
             (json!({"audio": {"voice": "x"}}), "audio"),
             (json!({"provider": {"only": ["x"]}}), "provider.only"),
-            (json!({"provider": {"sort": "throughput"}}), "provider.sort"),
+            (json!({"provider": {"sort": "beauty"}}), "provider.sort"),
             (json!({"provider": {"order": ["a"]}}), "provider.order"),
             (json!({"provider": {"quantizations": "q4"}}), "provider.quantizations"),
             (json!({"provider": {"regions": [""]}}), "provider.regions"),

@@ -157,7 +157,7 @@ impl Node {
         for silent in core::mem::take(waiting) {
             job.rejected.insert(silent, Gate::NoAnswer);
         }
-        crate::router::sort(&mut job.considered, job.spec.constraints.sort);
+        crate::router::sort(&mut job.considered, &job.spec.constraints);
         let best =
             job.considered.iter().find_map(|c| offers.iter().position(|terms| terms.payee == c.provider));
         let best = best.map(|position| offers.swap_remove(position));

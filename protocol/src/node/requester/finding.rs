@@ -24,7 +24,7 @@ impl Node {
                 (false, false) => other.rank,
             };
         }
-        crate::router::sort(&mut ranked, job.spec.constraints.sort);
+        crate::router::sort(&mut ranked, &job.spec.constraints);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
         let (model, worst) = (job.spec.model, job.spec.worst_usage());
         let Some(job) = self.jobs.get_mut(&id) else { return };
