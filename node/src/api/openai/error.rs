@@ -4,6 +4,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::exit::{Failure, FailureKind};
 
@@ -122,12 +123,13 @@ impl IntoResponse for Refusal {
 }
 
 /// An error as it is written.
-#[derive(Debug, Serialize)]
-pub(super) struct ErrorBody<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiError)]
+pub(in crate::api) struct ErrorBody<'a> {
     error: ErrorObject<'a>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ErrorObject<'a> {
     message: &'a str,
     #[serde(rename = "type")]

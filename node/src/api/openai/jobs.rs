@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json as Answer};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::asked::Asked;
 use super::error::Refusal;
@@ -17,8 +18,8 @@ use crate::command::{Command, parse_job};
 use crate::exit::{Failure, FailureKind};
 
 /// What a request would cost, and who would be considered for it.
-#[derive(Debug, Serialize)]
-struct DryRun {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DryRun {
     object: &'static str,
     model: String,
     /// Choices.
@@ -55,6 +56,13 @@ pub(super) async fn quote(api: Api, asked: Asked) -> Result<Response, Refusal> {
 /// Shows a job of this node, by its own id or that of the answer whose first choice it was.
 ///
 /// A key sees only what was asked for with it.
+#[utoipa::path(
+    get,
+    path = "/jobs/{id}",
+    tag = "openai",
+    params(("id" = String, Path, description = "The job's id, or that of an answer.")),
+    responses((status = 200, body = JobView))
+)]
 pub(super) async fn show(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

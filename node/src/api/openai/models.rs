@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Refusal;
 use crate::api::Api;
@@ -13,14 +14,14 @@ use crate::command::Command;
 use crate::exit::{Failure, FailureKind};
 
 /// All models.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct List {
     object: &'static str,
     data: Vec<Model>,
 }
 
 /// One model, with what the mesh knows of it as additions to the API.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Model {
     id: String,
     object: &'static str,
@@ -33,7 +34,7 @@ pub(super) struct Model {
 }
 
 /// What providers of a model offer together.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Offers {
     model_id: String,
     providers: usize,
@@ -48,17 +49,27 @@ struct Offers {
     licences: BTreeSet<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Range {
     min: Money,
     max: Money,
 }
 
+/// Lists the models that the mesh offers now.
+#[utoipa::path(get, path = "/models", tag = "openai", responses((status = 200, body = List)))]
 pub(super) async fn list(State(api): State<Api>) -> Result<Answer<List>, Refusal> {
     let offers = api.commands.ask(|reply| Command::Providers { model: None, reply }).await?;
     Ok(Answer(List { object: "list", data: models(&offers) }))
 }
 
+/// Shows a model that the mesh offers now.
+#[utoipa::path(
+    get,
+    path = "/models/{*id}",
+    tag = "openai",
+    params(("id" = String, Path, description = "The model's name or id.")),
+    responses((status = 200, body = Model))
+)]
 pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Answer<Model>, Refusal> {
     let wanted = id.clone();
     let offers = api.commands.ask(|reply| Command::Providers { model: Some(wanted), reply }).await?;

@@ -11,11 +11,14 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{any, get, post};
+use axum::routing::any;
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{Body as Given, Refusal};
+use super::{Body as Given, Refusal, described};
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::exit::{Failure, FailureKind};
@@ -24,26 +27,40 @@ use asked::Endpoint;
 /// Bounds an error that is said in other words; ours are a few hundred bytes.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 
-pub(in crate::api) fn router() -> Router<Api> {
-    Router::new()
-        .route("/version", get(version))
-        .route("/tags", get(models::tags))
-        .route("/ps", get(models::running))
-        .route("/show", post(models::show))
-        .route("/chat", post(chat))
-        .route("/generate", post(generate))
-        .route("/{*other}", any(not_found))
+pub(in crate::api) fn router() -> (Router<Api>, OpenApi) {
+    let (router, document) = OpenApiRouter::default()
+        .routes(routes!(version))
+        .routes(routes!(models::tags))
+        .routes(routes!(models::running))
+        .routes(routes!(models::show))
+        .routes(routes!(chat))
+        .routes(routes!(generate))
+        .split_for_parts();
+    (router.route("/{*other}", any(not_found)), document)
 }
 
 /// Says that somebody is here, in the words by which programs find Ollama.
+#[utoipa::path(get, path = "/", tag = "ollama", responses((status = 200, body = String, content_type = "text/plain")))]
 pub(in crate::api) async fn greet() -> &'static str {
     "Ollama is running"
 }
 
+/// Returns the version of this program.
+#[utoipa::path(get, path = "/version", tag = "ollama", responses((status = 200, body = Object)))]
 async fn version() -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION")}))
 }
 
+/// Answers a chat, whole or line by line.
+#[utoipa::path(
+    post,
+    path = "/chat",
+    tag = "ollama",
+    request_body = described::OllamaChatRequest,
+    responses((status = 200, description = "The answer, or a line of JSON for each part.", content(
+        (Object = "application/json"), (String = "application/x-ndjson")
+    )))
+)]
 async fn chat(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -52,6 +69,16 @@ async fn chat(
     answer::respond(Endpoint::Chat, api, caller, &body?).await
 }
 
+/// Answers a prompt, whole or line by line.
+#[utoipa::path(
+    post,
+    path = "/generate",
+    tag = "ollama",
+    request_body = described::OllamaGenerateRequest,
+    responses((status = 200, description = "The answer, or a line of JSON for each part.", content(
+        (Object = "application/json"), (String = "application/x-ndjson")
+    )))
+)]
 async fn generate(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -3,6 +3,7 @@
 use engine::frame::{Alternative, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::api::views::{JobAccount, format_credits};
 
@@ -51,7 +52,7 @@ pub(super) struct Head {
 }
 
 /// A whole answer, or one chunk of a stream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Answer<'a> {
     id: &'a str,
     object: &'static str,
@@ -60,9 +61,11 @@ pub(super) struct Answer<'a> {
     choices: Vec<Choice>,
     /// Left out where the client did not ask for it, null before the last chunk where it did.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
     /// What each choice cost and who was paid: an addition to the API.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Charge>>)]
     sharemesh: Option<&'a [Charge]>,
 }
 
@@ -172,7 +175,7 @@ impl Head {
 }
 
 /// One choice, in one of the forms that it has.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Choice {
     Message { index: usize, message: Message, logprobs: Option<Logprobs>, finish_reason: Finish },
@@ -180,17 +183,18 @@ pub(super) enum Choice {
     Text { text: String, index: usize, logprobs: Option<Logprobs>, finish_reason: Option<Finish> },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Message {
     role: &'static str,
     content: Option<String>,
+    #[schema(value_type = Option<String>)]
     refusal: (),
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<Call>,
 }
 
 /// A call of a tool, whole.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Call {
     pub(super) id: String,
     #[serde(rename = "type")]
@@ -198,14 +202,14 @@ pub(super) struct Call {
     pub(super) function: Function,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Function {
     pub(super) name: String,
     /// JSON.
     pub(super) arguments: String,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
@@ -216,7 +220,7 @@ pub(super) struct Delta {
 }
 
 /// A part of a call.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct CallDelta {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,7 +230,7 @@ struct CallDelta {
     function: FunctionDelta,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct FunctionDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
@@ -239,7 +243,7 @@ fn delta_of_call(index: usize, call: CallDelta) -> Choice {
 }
 
 /// Why a choice ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Finish {
     Stop,
@@ -248,29 +252,31 @@ pub(super) enum Finish {
 }
 
 /// Log probabilities, as one endpoint or the other has them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Logprobs {
     Chat {
         content: Vec<Token>,
+        #[schema(value_type = Option<String>)]
         refusal: (),
     },
     Completion {
         tokens: Vec<String>,
         token_logprobs: Vec<f32>,
+        #[schema(value_type = Vec<Object>)]
         top_logprobs: Vec<Map<String, Value>>,
         text_offset: Vec<usize>,
     },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Token {
     #[serde(flatten)]
     said: Said,
     top_logprobs: Vec<Said>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Said {
     token: String,
     logprob: f32,
@@ -305,7 +311,7 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 /// Tokens of all choices; every choice is a job of its own, whose prompt was read and paid for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Usage {
     prompt_tokens: u64,
     completion_tokens: u64,
@@ -313,7 +319,7 @@ pub(super) struct Usage {
 }
 
 /// What one choice cost, and who was paid.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Charge {
     pub(super) job: String,
     pub(super) provider: String,

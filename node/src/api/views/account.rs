@@ -1,13 +1,14 @@
 //! Accounts, the nodes that act for them, and what an operator hands out.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Money;
 
 // ------------------------------------------------------------------------------------------------ network
 
 /// What `POST network/tickets` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TicketBody {
     /// The opening amount.
@@ -16,7 +17,7 @@ pub struct TicketBody {
 }
 
 /// A ticket: `POST network/tickets`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TicketView {
     /// The string with which one other machine joins.
     pub ticket: String,
@@ -33,7 +34,7 @@ pub struct TicketView {
 }
 
 /// What `POST network/grants` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GrantBody {
     /// The account.
@@ -43,7 +44,7 @@ pub struct GrantBody {
 }
 
 /// A deposit out of the budget: `POST network/grants`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GrantView {
     /// The account.
     pub account: String,
@@ -58,7 +59,7 @@ pub struct GrantView {
 }
 
 /// The account: `GET account`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccountView {
     /// Its id, which no rotation changes.
     pub account: String,
@@ -93,7 +94,7 @@ pub struct AccountView {
 }
 
 /// A node that was authorised, or revoked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceView {
     /// The node.
     pub node: String,
@@ -110,7 +111,7 @@ pub struct DeviceView {
 }
 
 /// What `POST account/rotate` takes; the key is a secret.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateBody {
     /// Seed of the promised key.
@@ -120,7 +121,7 @@ pub struct RotateBody {
 }
 
 /// What `POST account/devices` takes; without rights it revokes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthoriseBody {
     /// The node.
@@ -143,7 +144,7 @@ pub struct AuthoriseBody {
 }
 
 /// What a node that was authorised must be given: `POST account/devices`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DelegationView {
     /// The node.
     pub node: String,

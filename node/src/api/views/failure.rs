@@ -1,16 +1,17 @@
 //! Failures as HTTP has them.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A failure as HTTP has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorView {
     /// The failure.
     pub error: ErrorBody,
 }
 
 /// The failure inside an [`ErrorView`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// What happened and what to do.
     pub message: String,

@@ -2,6 +2,7 @@
 
 use engine::frame::TokenLogprob;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::exit::Failure;
 
@@ -10,7 +11,7 @@ use super::{Money, SplitView};
 // --------------------------------------------------------------------------------------------------- jobs
 
 /// What `POST jobs` takes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobBody {
     /// The model's name or id.
@@ -60,7 +61,7 @@ pub struct JobBody {
 }
 
 /// One message of a chat.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MessageBody {
     /// `system`, `user`, `assistant` or what the model's template knows.
     pub role: String,
@@ -69,7 +70,7 @@ pub struct MessageBody {
 }
 
 /// What happens to a job, in order: one server-sent event each, with `type` as the event's name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum JobEvent {
     /// A provider was chosen; again when an attempt failed and another provider continues.
@@ -101,6 +102,7 @@ pub enum JobEvent {
         ids: Vec<u32>,
         /// One for each token, if they were asked for.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schema(value_type = Vec<Object>)]
         logprobs: Vec<TokenLogprob>,
     },
     /// The answer is complete; nothing follows.
@@ -139,7 +141,7 @@ impl JobEvent {
 }
 
 /// A provider that was considered for a job.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CandidateView {
     /// Its node id.
     pub node: String,
@@ -156,7 +158,7 @@ pub struct CandidateView {
 }
 
 /// What a job would cost now, and who would be considered for it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QuoteView {
     /// The most that it could cost at the best provider; none if nobody can be used.
     pub price_max: Option<Money>,
@@ -172,7 +174,7 @@ pub struct QuoteView {
 }
 
 /// The account of a job that ended.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobAccount {
     /// The job's id.
     pub job: String,
@@ -214,11 +216,12 @@ pub struct JobAccount {
     pub attempts: u32,
     /// Accounts of jobs whose providers did not bring the answer to its end; the sums above contain them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
     pub earlier: Vec<Self>,
 }
 
 /// A job from this node's own ledger: `GET jobs/{id}`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
     /// The job's id.
     pub job: String,

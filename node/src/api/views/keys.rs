@@ -1,11 +1,12 @@
 //! API keys: what is asked for, and what is told of them.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Money;
 
 /// What `POST keys` takes. One of the two budgets must be given, or `unlimited` be true.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyBody {
     /// What to call it.
@@ -28,7 +29,7 @@ pub struct KeyBody {
 }
 
 /// A key, without its secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeyView {
     /// Eight hexadecimal digits that name it.
     pub id: String,
@@ -65,7 +66,7 @@ pub struct KeyView {
 }
 
 /// A key that was made.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeyMadeView {
     /// The secret: shown here, and never again.
     pub key: String,

@@ -1,13 +1,14 @@
 //! Balances, receipts, checks of the store and audits of the books.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{JobView, Money, PriceView, SplitView};
 
 // ------------------------------------------------------------------------------------------------- ledger
 
 /// What an account has: `GET ledger/balance`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BalanceView {
     /// The account.
     pub account: String,
@@ -34,7 +35,7 @@ pub struct BalanceView {
 }
 
 /// A step of an account.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepView {
     /// Its id.
     pub id: String,
@@ -45,7 +46,7 @@ pub struct StepView {
 }
 
 /// An issuer's books.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BooksView {
     /// All that ever came in.
     pub deposited: Money,
@@ -66,7 +67,7 @@ pub struct BooksView {
 }
 
 /// One account in an issuer's books.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BookView {
     /// The account.
     pub account: String,
@@ -81,7 +82,7 @@ pub struct BookView {
 }
 
 /// Receipts, newest first: `GET ledger/receipts`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptsView {
     /// A page of them.
     pub receipts: Vec<ReceiptView>,
@@ -90,7 +91,7 @@ pub struct ReceiptsView {
 }
 
 /// A receipt from this node's own store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptView {
     /// Its id.
     pub id: String,
@@ -123,7 +124,7 @@ pub struct ReceiptView {
 }
 
 /// One receipt with all that belongs to it: `GET ledger/receipts/{id}`, where the beginning of an id is enough.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptDetailView {
     /// The receipt.
     pub receipt: ReceiptView,
@@ -142,7 +143,7 @@ pub struct ReceiptDetailView {
 }
 
 /// What re-checking the whole ledger found: `POST ledger/verify`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyView {
     /// Whether everything holds.
     pub ok: bool,
@@ -161,7 +162,7 @@ pub struct VerifyView {
 }
 
 /// One thing that was checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CheckView {
     /// What.
     pub name: String,
@@ -172,7 +173,7 @@ pub struct CheckView {
 }
 
 /// Which checkpoint to compute again: `POST ledger/audit`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditBody {
     /// Its epoch; the newest unless given.
@@ -180,7 +181,7 @@ pub struct AuditBody {
 }
 
 /// What computing a checkpoint again from the leaves that an issuer serves came to: `POST ledger/audit`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditView {
     /// Whether everything agrees.
     pub ok: bool,
@@ -212,7 +213,7 @@ pub struct AuditView {
 }
 
 /// An issuer whose leaves were not those of a checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DistrustedView {
     /// The issuer's node.
     pub issuer: String,
@@ -223,7 +224,7 @@ pub struct DistrustedView {
 }
 
 /// A tree of a checkpoint, computed from its leaves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TreeView {
     /// The root computed.
     pub root: String,
@@ -240,7 +241,7 @@ pub struct TreeView {
 }
 
 /// This node's account in a checkpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OwnLeafView {
     /// What can be spent and withdrawn.
     pub cash: Money,
@@ -253,7 +254,7 @@ pub struct OwnLeafView {
 }
 
 /// What a node knows of the issuers' books.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BooksStateView {
     /// Epoch of the newest checkpoint; none before the first.
     pub checkpoint_epoch: Option<u64>,
@@ -268,7 +269,7 @@ pub struct BooksStateView {
 }
 
 /// What to keep when the journal is pruned.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruneBody {
     /// For how many epochs after their end the lines of channels are kept all the same; as configured unless given.
@@ -277,7 +278,7 @@ pub struct PruneBody {
 }
 
 /// What pruning the journal did: `POST ledger/prune`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PruneView {
     /// Of channels that were over before this epoch, grace included, only sums are left.
     pub before: u32,
@@ -294,7 +295,7 @@ pub struct PruneView {
 }
 
 /// What closing and redeeming did: `POST ledger/settle`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SettleView {
     /// Idle channels closed.
     pub closed: u32,

@@ -1,6 +1,7 @@
 //! This node, its network, its peers, who serves what.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{BooksStateView, Money, PriceView};
 
@@ -15,7 +16,7 @@ impl NetworkView {
 // ---------------------------------------------------------------------------------------------- this node
 
 /// This node: `GET status`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {
     /// Version of the program.
     pub version: String,
@@ -59,7 +60,7 @@ pub struct StatusView {
 }
 
 /// The network a node is in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkView {
     /// Its id.
     pub id: String,
@@ -82,7 +83,7 @@ pub struct NetworkView {
 }
 
 /// One issuer of a network.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct IssuerView {
     /// The node that speaks for it.
     pub node: String,
@@ -93,7 +94,7 @@ pub struct IssuerView {
 }
 
 /// A home network seen on this LAN.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NearbyView {
     /// Its id.
     pub network: String,
@@ -106,7 +107,7 @@ pub struct NearbyView {
 }
 
 /// A connected node: `GET peers`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerView {
     /// Its node id.
     pub node: String,
@@ -131,7 +132,7 @@ pub struct PeerView {
 }
 
 /// A provider of a model, from its last advert: `GET providers`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProviderView {
     /// Its node id.
     pub node: String,
@@ -178,7 +179,7 @@ pub struct ProviderView {
 }
 
 /// A model that this node serves: part of `GET status` and all of `GET models`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServedModelView {
     /// Its name.
     pub name: String,
@@ -207,7 +208,7 @@ pub struct ServedModelView {
 }
 
 /// What `POST models` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoadBody {
     /// A name from the catalogue or the path of a file.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::exit::Failure;
 
@@ -10,7 +11,7 @@ use crate::exit::Failure;
 pub const NANO_PER_CREDIT: u64 = 1_000_000_000;
 
 /// An amount, exact for machines and readable for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Money {
     /// Nano-credits.
     pub nano: u64,
@@ -69,7 +70,7 @@ pub fn parse_credits(text: &str) -> Result<u64, Failure> {
 }
 
 /// What a model's provider asks per million tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PriceView {
     /// For a million tokens of prompts.
     pub input_per_million: Money,
@@ -78,7 +79,7 @@ pub struct PriceView {
 }
 
 /// One line of a split.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SplitView {
     /// `provider`, `creator`, `pool`, `network`, `builder`, a cause's name, or `pending` for what waits in the
     /// channel until a quantum is full.

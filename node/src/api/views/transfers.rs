@@ -1,11 +1,12 @@
 //! What is said of payments, deposits, withdrawals, channels and statements.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Money;
 
 /// What steps cost: `GET account/fees`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FeesView {
     /// For opening a channel.
     pub open: Money,
@@ -16,7 +17,7 @@ pub struct FeesView {
 }
 
 /// What `POST account/payments` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PayBody {
     /// Account that receives it.
@@ -26,7 +27,7 @@ pub struct PayBody {
 }
 
 /// A payment that the issuer has taken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PayView {
     /// Id of the step.
     pub step: String,
@@ -41,7 +42,7 @@ pub struct PayView {
 }
 
 /// What `POST network/deposits` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DepositBody {
     /// Account that receives it.
@@ -53,7 +54,7 @@ pub struct DepositBody {
 }
 
 /// A deposit from outside. Among several issuers it counts when as many operators as are needed have signed the same.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DepositView {
     /// Account that received it.
     pub account: String,
@@ -74,7 +75,7 @@ pub struct DepositView {
 }
 
 /// What `POST account/withdrawals` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WithdrawBody {
     /// Nano-credits.
@@ -84,7 +85,7 @@ pub struct WithdrawBody {
 }
 
 /// What `POST network/withdrawals/{id}/paid` takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PaidBody {
     /// The operator's reference of the payment outside.
@@ -92,7 +93,7 @@ pub struct PaidBody {
 }
 
 /// A withdrawal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WithdrawalView {
     /// Id of the step that withdrew.
     pub id: String,
@@ -111,7 +112,7 @@ pub struct WithdrawalView {
 }
 
 /// A channel of this node, open or not: an element of `GET ledger/channels`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LedgerChannelView {
     /// The channel.
     pub id: String,
@@ -138,7 +139,7 @@ pub struct LedgerChannelView {
 }
 
 /// What moved on the account: `GET ledger/statement`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatementView {
     /// The account.
     pub account: String,
@@ -155,7 +156,7 @@ pub struct StatementView {
 }
 
 /// One movement.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatementLine {
     /// Epoch in which the issuer booked it.
     pub epoch: u32,
@@ -174,7 +175,7 @@ pub struct StatementLine {
 }
 
 /// Anything in the ledger that has an id: `GET ledger/entries/{id}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EntryView {
     /// `deposit`, `step`, `channel` or `job`.
     pub kind: String,
@@ -187,7 +188,7 @@ pub struct EntryView {
 }
 
 /// A fact with its name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FactView {
     /// What it is.
     pub name: String,

@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::super::described::OllamaShowRequest;
 use super::super::fields::Fields;
 use super::super::{Body as Given, Refusal};
 use super::answer::time;
@@ -14,6 +15,7 @@ use crate::command::Command;
 use crate::exit::{Failure, FailureKind};
 
 /// Lists the models that are offered now: all of them can be asked at once.
+#[utoipa::path(get, path = "/tags", tag = "ollama", responses((status = 200, body = Object)))]
 pub(super) async fn tags(State(api): State<Api>) -> Result<Json<Value>, Refusal> {
     let now = i64::try_from(api.clock.now_ms()).unwrap_or(i64::MAX);
     let models = listed(&api, None).await?;
@@ -27,6 +29,7 @@ pub(super) async fn tags(State(api): State<Api>) -> Result<Json<Value>, Refusal>
 }
 
 /// Lists them as running, which they are, until the adverts of their providers end.
+#[utoipa::path(get, path = "/ps", tag = "ollama", responses((status = 200, body = Object)))]
 pub(super) async fn running(State(api): State<Api>) -> Result<Json<Value>, Refusal> {
     let models = listed(&api, None).await?;
     let running = |(name, offer): &(String, ProviderView)| {
@@ -40,6 +43,13 @@ pub(super) async fn running(State(api): State<Api>) -> Result<Json<Value>, Refus
 }
 
 /// Describes one model.
+#[utoipa::path(
+    post,
+    path = "/show",
+    tag = "ollama",
+    request_body = OllamaShowRequest,
+    responses((status = 200, body = Object))
+)]
 pub(super) async fn show(State(api): State<Api>, body: Given) -> Result<Json<Value>, Refusal> {
     let body: Bytes = body?;
     let mut fields = Fields::read(&body)?;

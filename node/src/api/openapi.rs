@@ -1,0 +1,112 @@
+//! The description of the whole API, at `/openapi.json`, made from the endpoints themselves.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, Content, Info, OpenApi, Ref, Response};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::openai::{ErrorBody as OpenAiError, OllamaError};
+use super::views::ErrorView;
+
+/// What any endpoint may answer instead of its own answer: its input is wrong, nobody may ask, or nobody can answer now.
+const ERRORS: [(u16, &str); 17] = [
+    (400, "The request makes no sense: the message says what to change."),
+    (401, "The key or token is missing or wrong."),
+    (402, "The account or the key cannot pay."),
+    (403, "It is not allowed: not this machine, not this web page, not this network."),
+    (404, "It is not there."),
+    (405, "The path takes another method."),
+    (408, "The body did not arrive in time."),
+    (409, "It was cancelled, or the same request is being answered."),
+    (413, "The body is too large."),
+    (415, "The body is not declared as JSON."),
+    (422, "The `Idempotency-Key` was used for another request."),
+    (429, "A limit is reached: `retry-after` says when to ask again."),
+    (431, "The header is too large."),
+    (500, "A fault of this program."),
+    (502, "Whoever worked on it broke off."),
+    (503, "Nobody can do it now: `retry-after` says when to ask again."),
+    (504, "It took too long."),
+];
+
+/// Puts the parts of the API together, each under its path.
+pub(super) fn document<const N: usize>(parts: [(&str, OpenApi); N]) -> String {
+    let mut whole = OpenApi::new(info(), utoipa::openapi::Paths::new());
+    for (path, part) in parts {
+        let error = error_of(path);
+        let mut part = if path.is_empty() { part } else { OpenApi::default().nest(path, part) };
+        part.paths.paths = part.paths.paths.into_iter().map(|(path, item)| (plain(&path), item)).collect();
+        for item in part.paths.paths.values_mut() {
+            let operations =
+                [&mut item.get, &mut item.post, &mut item.delete, &mut item.put, &mut item.patch];
+            operations.into_iter().flatten().for_each(|operation| complete(operation, path, error));
+        }
+        whole.merge(part);
+    }
+    let components = whole.components.get_or_insert_with(Components::new);
+    for (name, schema) in errors() {
+        components.schemas.insert(name, schema);
+    }
+    components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    components.add_security_scheme("key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    whole.to_json().expect("plain data")
+}
+
+/// Answers with the description.
+pub(super) async fn serve(document: String) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], document)
+}
+
+fn info() -> Info {
+    let mut info = Info::new("Sharemesh", env!("CARGO_PKG_VERSION"));
+    info.description = Some(
+        "What a node answers: `/v1` in the words of OpenAI's API, `/api` in those of Ollama's, and `/sharemesh/v1` for the \
+         node's owner. `token` is the one in the node's data folder, `key` one that the owner has made; programs of the \
+         owner on the node's machine need neither for `/v1` and `/api`."
+            .to_owned(),
+    );
+    info
+}
+
+/// Writes a path as this description has it: a parameter that may hold `/` looks like any other.
+fn plain(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+/// Adds to an endpoint what every one of its part has.
+fn complete(operation: &mut Operation, path: &str, error: &str) {
+    for (status, words) in ERRORS {
+        let mut response = Response::new(words);
+        let content = Content::new(Some(Ref::from_schema_name(error)));
+        response.content.insert("application/json".to_owned(), content.into());
+        operation.responses.responses.entry(status.to_string()).or_insert_with(|| response.into());
+    }
+    let required = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
+    operation.security = match path {
+        "/sharemesh/v1" => Some(vec![required("token")]),
+        "/v1" | "/api" => Some(vec![SecurityRequirement::default(), required("key"), required("token")]),
+        _ => None,
+    };
+}
+
+fn error_of(path: &str) -> &'static str {
+    match path {
+        "/v1" => "OpenAiError",
+        "/api" => "OllamaError",
+        _ => "ErrorView",
+    }
+}
+
+/// Returns the schemas of errors, and of what they are made of.
+fn errors() -> Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::Schema>)> {
+    let mut schemas = vec![
+        ("OpenAiError".to_owned(), OpenAiError::schema()),
+        ("OllamaError".to_owned(), OllamaError::schema()),
+        ("ErrorView".to_owned(), ErrorView::schema()),
+    ];
+    OpenAiError::schemas(&mut schemas);
+    ErrorView::schemas(&mut schemas);
+    schemas
+}

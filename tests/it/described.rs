@@ -1,0 +1,57 @@
+//! The description of the API at `/openapi.json`: every endpoint is in it, and answers as it says whatever it is sent.
+
+use std::path::Path;
+use std::process::Command;
+
+use node::api::auth::NodeFile;
+use serde_json::Value;
+use tests::Ground;
+
+use crate::SHAREMESH;
+use crate::openai::clients;
+
+/// Requests that are made up for each endpoint, beside those at the edges of what its description allows.
+const REQUESTS: &str = "15";
+
+#[tokio::test]
+async fn whatever_an_endpoint_is_sent_it_answers_as_described_and_has_no_fault() {
+    let Some(clients) = clients() else { return };
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[]).await;
+    let address = trio.consumer.client().address();
+    let token = NodeFile::read(&ground.path().join("consumer")).unwrap().token.header();
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+
+    let mut command = Command::new("python3");
+    command.args(["-m", "schemathesis.cli", "--config-file"]).arg(here.join("schemathesis.toml"));
+    command.args(["run", &format!("http://{address}/openapi.json"), "--header", &format!("Authorization:{token}")]);
+    let requests = std::env::var("SHAREMESH_REQUESTS").unwrap_or_else(|_| REQUESTS.to_owned());
+    command.args(["--max-examples", &requests, "--seed", "1", "--no-color", "--request-timeout", "60"]);
+    command.current_dir(ground.path()).env("PYTHONPATH", format!("{}:{}", clients.display(), here.display()));
+    command.env("SCHEMATHESIS_HOOKS", "fuzzing").env("NO_PROXY", "*");
+    let ended = ground.program().finish(command, b"").await;
+
+    assert_eq!(ended.code, Some(0), "{}\n{}\n{}", ended.stdout, ended.stderr, trio.consumer.log());
+    trio.consumer.status().await;
+}
+
+#[tokio::test]
+async fn the_description_names_every_endpoint_of_the_documents() {
+    let ground = Ground::new(SHAREMESH);
+    let node = ground.start("issuer", &["--dev"]).await;
+    let url = format!("http://{}/openapi.json", node.client().address());
+
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let described: Value = http.get(url).send().await.unwrap().json().await.unwrap();
+
+    let paths = described["paths"].as_object().expect("paths");
+    for path in ["/v1/chat/completions", "/v1/models/{id}", "/api/chat", "/sharemesh/v1/keys", "/livez", "/"] {
+        assert!(paths.contains_key(path), "{path}: {:?}", paths.keys());
+    }
+    for (path, item) in paths {
+        for (method, operation) in item.as_object().expect("operations") {
+            assert!(operation["summary"].is_string(), "{method} {path} says what it does");
+            assert!(operation["responses"]["500"].is_object(), "{method} {path} says how it fails");
+        }
+    }
+}
