@@ -126,8 +126,7 @@ async fn every_example_of_the_document_runs_as_it_stands() {
             "js" => node_of(&clients),
             other => panic!("an example in {other}"),
         };
-        let how: &[&str] =
-            if language == "js" { &["--input-type=module", "--eval"] } else { &["-c"] };
+        let how: &[&str] = if language == "js" { &["--input-type=module", "--eval"] } else { &["-c"] };
         command.args(how).arg(&example).env("PYTHONPATH", &clients).env("NO_PROXY", "*");
         let ended = ground.program().finish(command, b"").await;
         assert_eq!(ended.code, Some(0), "{example}\n{}\n{}", ended.stdout, ended.stderr);

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
@@ -120,6 +121,11 @@ impl Program {
 
     /// Runs a command that a test has prepared to its end.
     pub async fn finish(&self, command: Command, input: &[u8]) -> Ended {
+        self.finish_within(crate::PATIENCE, command, input).await
+    }
+
+    /// Runs a command to its end that may take another time than most.
+    pub async fn finish_within(&self, most: Duration, command: Command, input: &[u8]) -> Ended {
         let mut command = tokio::process::Command::from(command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("the program can be started");
@@ -127,7 +133,7 @@ impl Program {
         // A program that does not read its input closes it.
         let _ = stdin.write_all(input).await;
         drop(stdin);
-        let output = tokio::time::timeout(crate::PATIENCE, child.wait_with_output());
+        let output = tokio::time::timeout(most, child.wait_with_output());
         let output = output.await.expect("a command ends").expect("its output can be read");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }

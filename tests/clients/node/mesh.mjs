@@ -104,6 +104,13 @@ const scenarios = {
     await assert.rejects(async () => await wrong.models.list(), OpenAI.AuthenticationError);
   },
 
+  async a_stream_that_is_aborted_stops() {
+    const stream = await ask({ stream: true, max_tokens: 4_000 });
+    for await (const chunk of stream) if (chunk.choices[0].delta.content) break;
+    assert(stream.controller.signal.aborted);
+  },
+
+  // The last: a provider that broke off is left alone for a while.
   async the_client_asks_again_only_where_nothing_was_paid() {
     let sent = 0;
     const counting = (...request) => (sent++, fetch(...request));
@@ -117,12 +124,6 @@ const scenarios = {
     assert.deepEqual(await fails({ provider: { only: ["11".repeat(32)] } }), [503, 2]);
     const broken = [{ role: "user", content: "Break after nine tokens. [[fail=9]]" }];
     assert.deepEqual(await fails({ messages: broken }), [502, 1]);
-  },
-
-  async a_stream_that_is_aborted_stops() {
-    const stream = await ask({ stream: true, max_tokens: 4_000 });
-    for await (const chunk of stream) if (chunk.choices[0].delta.content) break;
-    assert(stream.controller.signal.aborted);
   },
 };
 
