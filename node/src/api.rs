@@ -212,7 +212,7 @@ fn router(api: Api) -> Router {
         .nest("/v1", openai)
         .nest("/api", ollama)
         .merge(measured)
-        .route("/openapi.json", get(move || openapi::serve(document.clone())))
+        .route("/openapi.json", get(move || std::future::ready(openapi::serve(document.clone()))))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -1,5 +1,6 @@
 //! The description of the whole API, at `/openapi.json`, made from the endpoints themselves.
 
+use axum::body::Bytes;
 use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::openapi::path::Operation;
@@ -32,7 +33,7 @@ const ERRORS: [(u16, &str); 17] = [
 ];
 
 /// Puts the parts of the API together, each under its path.
-pub(super) fn document<const N: usize>(parts: [(&str, OpenApi); N]) -> String {
+pub(super) fn document<const N: usize>(parts: [(&str, OpenApi); N]) -> Bytes {
     let mut whole = OpenApi::new(info(), utoipa::openapi::Paths::new());
     for (path, part) in parts {
         let error = error_of(path);
@@ -51,11 +52,11 @@ pub(super) fn document<const N: usize>(parts: [(&str, OpenApi); N]) -> String {
     }
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     components.add_security_scheme("key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-    whole.to_json().expect("plain data")
+    whole.to_json().expect("plain data").into()
 }
 
 /// Answers with the description.
-pub(super) async fn serve(document: String) -> impl IntoResponse {
+pub(super) fn serve(document: Bytes) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], document)
 }
 

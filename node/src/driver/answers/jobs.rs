@@ -256,6 +256,7 @@ mod tests {
             estimate_ms: 1,
             price,
             rank: 0,
+            decode_milli: 0,
         };
         let away = Some(Gate::Unreachable);
         let considered = [provider(0, None), provider(100, None), provider(1, away), provider(1, away)];
