@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 63] = [
+pub const MUTANTS: [Mutant; 64] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -323,6 +323,12 @@ pub const MUTANTS: [Mutant; 63] = [
         "lapse-early",
         "settling::a_checkpoint_gives_the_slot_back_of_a_step_that_too_few_voted_for_while_its_epoch_lasted",
         "a checkpoint gives the slot back of a step that may still be voted for",
+    ),
+    in_story(
+        "quorum",
+        "void-vote-refuses",
+        "a_step_that_too_few_voted_for_while_its_epoch_lasted_is_given_up_and_its_account_goes_on",
+        "an owner gives a step up for which a quorum votes, because a liar's vote does not count",
     ),
     in_story(
         "quorum",

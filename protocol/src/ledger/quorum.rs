@@ -354,9 +354,23 @@ pub struct Answers {
     votes: BTreeMap<PublicKey, Verified<Vote>>,
     recorded: BTreeMap<PublicKey, Verified<Recorded>>,
     refused: BTreeMap<PublicKey, IssuerError>,
+    /// An issuer does not count some of the votes: the slot was freed, and whoever gave them had not followed that, or lies.
+    has_void: bool,
 }
 
 impl Answers {
+    /// Learns that an issuer does not count some of the votes. That refuses nothing: with the votes of others they may
+    /// be enough.
+    pub const fn some_are_void(&mut self) {
+        self.has_void = true;
+    }
+
+    /// Says whether the vote of an issuer would help where some do not count.
+    #[must_use]
+    pub fn wants(&self, key: PublicKey) -> bool {
+        self.has_void && !self.votes.contains_key(&key)
+    }
+
     /// Takes an issuer's vote; says whether the votes are a quorum now and were not before.
     pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>, manifest: &Manifest) -> bool {
         let before = self.is_certified(manifest);
