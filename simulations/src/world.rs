@@ -82,6 +82,8 @@ pub struct Host {
     pub sent_bytes: u64,
     /// Says again what it has said and heard.
     pub replays: bool,
+    /// Would end every channel at half of what is due.
+    pub haggles: bool,
     /// Its owner wants the engine for something else.
     pub resting: bool,
     /// The advert that it published last.
@@ -405,6 +407,7 @@ impl World {
             lost_history: false,
             sent_bytes: 0,
             replays: false,
+            haggles: false,
             resting: false,
             published: None,
             advertised_until: None,

@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// Names and texts of the scenarios that come with the program.
-pub const SHIPPED: [(&str, &str); 15] = shipped![
+pub const SHIPPED: [(&str, &str); 16] = shipped![
     "home",
     "studio",
     "campus",
@@ -28,6 +28,7 @@ pub const SHIPPED: [(&str, &str); 15] = shipped![
     "overload",
     "sybil",
     "adversaries",
+    "haggle",
     "poison",
     "city",
     "smoke",
