@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 54] = [
+pub const MUTANTS: [Mutant; 55] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -288,6 +288,11 @@ pub const MUTANTS: [Mutant; 54] = [
         "freed-head-kept",
         "settling::no_step_from_before_its_slot_was_freed_is_voted_for_or_recorded_again",
         "steps from before a slot was freed may be voted for in it again",
+    ),
+    among_issuers(
+        "freed-unstated",
+        "settling::a_slot_is_freed_by_a_checkpoint_that_states_its_two_steps_and_by_no_other",
+        "an issuer's books free a slot when they follow a checkpoint that does not state the two steps in it",
     ),
     among_issuers(
         "rounds-alone",

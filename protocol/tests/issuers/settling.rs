@@ -173,6 +173,38 @@ fn a_checkpoint_frees_a_slot_and_only_later_votes_count_in_it() {
     assert_eq!(second.books.next_slot(account(0)), (1, next.id()));
 }
 
+/// Issuers that have found two steps for one slot follow a checkpoint whose proposer had not: would their books free the
+/// slot by themselves, they could certify and serve steps in it that the next checkpoint does not know.
+#[test]
+fn a_slot_is_freed_by_a_checkpoint_that_states_its_two_steps_and_by_no_other() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut finder, mut proposer] = [0, 1].map(|place| witness(place, &deposits));
+    finder.vote(&one, None, Epoch(0)).expect("within the rules");
+    finder.double(&one, &other).expect("two steps for one slot");
+    let (names, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, []);
+    let known = proposer.clone();
+    follow(&mut finder, &known, &names, Epoch(0));
+    follow(&mut proposer, &known, &names, Epoch(0));
+
+    assert_eq!(finder.books.next_slot(account(0)), (0, RecordId::NONE));
+    assert_eq!(finder.books.locked(account(0)), Some(one.id()), "its vote stands");
+    let (names, outcome) = finder.settled.propose(Epoch(1)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(0), 0)]);
+    let known = finder.clone();
+    follow(&mut finder, &known, &names, Epoch(1));
+    follow(&mut proposer, &known, &names, Epoch(1));
+    assert_eq!(finder.books.next_slot(account(0)), proposer.books.next_slot(account(0)));
+
+    let next = after_freeing(&finder, 3_000);
+    finder.certify(&certified(&next, Some(Epoch(1))), Epoch(2)).expect("later votes");
+    let (names, _) = finder.settled.propose(Epoch(2)).expect("sums that can be stated");
+    let known = finder.clone();
+    follow(&mut finder, &known, &names, Epoch(2));
+    assert_eq!(finder.books.next_slot(account(0)), (1, next.id()), "what was certified stands");
+}
+
 /// Returns a step for the first slot of an account after it was freed.
 fn after_freeing(issuer: &Witness, amount: u64) -> Verified<AccountOp> {
     let (next, head) = issuer.books.next_slot(account(0));
