@@ -200,7 +200,7 @@ impl Drop for Count {
 /// Returns what a stream is for that begins with these bytes, once that is said.
 fn kind_of(head: &[u8]) -> Option<usize> {
     let holds = |part: &&str| head.windows(part.len()).any(|window| window == part.as_bytes());
-    KINDS.iter().position(|(_, parts)| parts.iter().any(|part| holds(&part)))
+    KINDS.iter().position(|(_, parts)| parts.iter().any(|part| holds(part)))
 }
 
 #[cfg(test)]
