@@ -139,6 +139,8 @@ pub enum Cheat {
     Replayer,
     /// Signs two steps in one place of its account every minute, and shows each to some of the issuers.
     Equivocator,
+    /// Would end every channel at half of what is due.
+    Haggler,
     /// Tells the directory that others serve who do not, and spreads adverts of others that are old or forged.
     Poisoner,
     /// Has a name near the model's key, connects to everybody, and answers every question to the directory with others of
@@ -430,7 +432,7 @@ impl Group {
     fn check(&self) -> anyhow::Result<()> {
         let by_serving = matches!(self.cheats, Some(Cheat::NonDeliverer | Cheat::OverClaimer));
         ensure!(!by_serving || self.serves.is_some(), "who cheats so must serve");
-        let by_asking = matches!(self.cheats, Some(Cheat::NonPayer));
+        let by_asking = matches!(self.cheats, Some(Cheat::NonPayer | Cheat::Haggler));
         ensure!(!by_asking || self.asks.is_some(), "who cheats so must ask");
         if let Some(Serves { decode: [least, most], .. }) = self.serves {
             ensure!(least <= most, "`serves.decode` is [least, most]");

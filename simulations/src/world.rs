@@ -86,6 +86,8 @@ pub struct Host {
     pub misleads: bool,
     /// Says again what it has said and heard.
     pub replays: bool,
+    /// Would end every channel at half of what is due.
+    pub haggles: bool,
     /// Its owner wants the engine for something else.
     pub resting: bool,
     /// The advert that it published last.
@@ -424,6 +426,7 @@ impl World {
             lost_history: false,
             misleads: false,
             replays: false,
+            haggles: false,
             resting: false,
             published: None,
             advertised_until: None,

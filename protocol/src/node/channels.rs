@@ -71,6 +71,15 @@ pub(super) const fn is_round(now: Time) -> bool {
     now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS
 }
 
+/// Returns those of all that are asked about in this round: every one is, in turn.
+fn in_turn<T>(all: &[T], now: Time) -> impl Iterator<Item = &T> {
+    let round = if mutant::is_in("ends-not-in-turn") { 0 } else { now.0 / REDEEM_MS };
+    let first = usize::try_from(round).unwrap_or_default().wrapping_mul(ENDS_ASKED_MAX);
+    let first = first.checked_rem(all.len()).unwrap_or_default();
+    let (before, from) = all.split_at_checked(first).unwrap_or_default();
+    from.iter().chain(before).take(ENDS_ASKED_MAX)
+}
+
 impl Node {
     /// Signs the step that opens a channel for `job`; it leaves once it is on disk. `None` while the wallet is not free, and when
     /// enough channels to this payee were opened just now.
@@ -356,6 +365,7 @@ impl Node {
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
+        self.ask_on_for_missing(out);
         self.show_heads(now, out);
         self.mirror(now, out);
         self.expire_channels(now, out);
@@ -541,12 +551,8 @@ impl Node {
                 |paid: &Paid| self.acks.get(&paid.channel).is_some_and(|acks| acks.is_closed_by(key));
             let over = self.paid.values().filter(|paid| self.is_past(paid, now) && !is_told(paid));
             let over: Vec<&Paid> = over.map(|paid| &**paid).collect();
-            // In turn: some may have been forgotten there, and are not answered.
-            let first = usize::try_from(now.0 / REDEEM_MS).unwrap_or_default().wrapping_mul(ENDS_ASKED_MAX);
-            let first = first.checked_rem(over.len()).unwrap_or_default();
-            let (before, from) = over.split_at_checked(first).unwrap_or_default();
-            let asked = from.iter().chain(before).take(ENDS_ASKED_MAX);
-            let claims: Vec<_> = asked.filter_map(|paid| paid.claim()).collect();
+            // Some may have been forgotten there, and are not answered.
+            let claims: Vec<_> = in_turn(&over, now).filter_map(|paid| paid.claim()).collect();
             for (receipt, claim) in claims {
                 self.send(issuer, Message::Redeem { receipt, claim }, out);
             }
@@ -650,7 +656,7 @@ impl Node {
     fn is_known(&self, channel: ChannelId) -> bool {
         self.paid.contains_key(&channel)
             || self.paying.contains_key(&channel)
-            || self.missing.contains_key(&channel)
+            || (self.missing.contains_key(&channel) && !mutant::is_in("missing-deaf"))
     }
 
     /// Takes no more work.
@@ -781,6 +787,18 @@ mod tests {
         node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
         let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
         node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
+    }
+
+    #[test]
+    fn every_end_that_is_not_known_is_asked_for_in_turn() {
+        for count in [1, 64, 65, 150] {
+            let all: Vec<usize> = (0..count).collect();
+            let rounds = (0..3).map(|round| NOW.plus_ms(round * REDEEM_MS));
+            let asked: Vec<Vec<usize>> = rounds.map(|now| in_turn(&all, now).copied().collect()).collect();
+            assert!(asked.iter().all(|round| round.len() == count.min(ENDS_ASKED_MAX)));
+            let each: BTreeSet<usize> = asked.into_iter().flatten().collect();
+            assert_eq!(each.len(), count);
+        }
     }
 
     #[test]

@@ -290,6 +290,8 @@ impl Node {
         let (next, head) = issuing.books.next_slot(account);
         let (key, balance) = (issuing.key(), issuing.books.balance(account));
         self.views.learn(key, View { next, head, balance });
-        self.learn_supported();
+        if let Some(View { next, head, balance }) = self.views.supported(&self.config.manifest) {
+            self.wallet.learn(next, head, balance);
+        }
     }
 }

@@ -34,6 +34,8 @@ impl World {
         if self.hosts[from].silent.contains(message.name()) {
             return;
         }
+        let haggled = self.haggled(from, message);
+        let message = haggled.as_ref().unwrap_or(message);
         self.check_ballot(from, message);
         self.check_ask(from, to, message);
         let greeting = matches!(message, Message::Hello { .. });
