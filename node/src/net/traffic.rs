@@ -199,8 +199,11 @@ impl Drop for Count {
 
 /// Returns what a stream is for that begins with these bytes, once that is said.
 fn kind_of(head: &[u8]) -> Option<usize> {
-    let holds = |part: &&str| head.windows(part.len()).any(|window| window == part.as_bytes());
-    KINDS.iter().position(|(_, parts)| parts.iter().any(|part| holds(part)))
+    let place = |part: &&str| head.windows(part.len()).position(|window| window == part.as_bytes());
+    let first = |parts: &[&str]| parts.iter().filter_map(place).min();
+    let kinds = KINDS.iter().enumerate();
+    let named = kinds.filter_map(|(kind, (_, parts))| Some((first(parts)?, kind))).min();
+    named.map(|(_, kind)| kind)
 }
 
 #[cfg(test)]
