@@ -17,7 +17,7 @@ use crate::mutant;
 use crate::record::Record;
 use crate::time::Time;
 
-use super::mirrors::BATCHES_MAX;
+use super::mirrors::{BATCHES_MAX, kept_of};
 use super::peers::counted;
 use super::{Effect, Node, Offence};
 
@@ -368,8 +368,9 @@ impl Node {
         let closed = closed.map(|booked| (booked.channel, booked.payer));
         let named_all = |issuer| recovery.named.get(issuer).is_none_or(|named| *named < CHANNELS_MAX);
         let named = recovery.answered.iter().filter(|issuer| named_all(issuer)).count() >= manifest.quorum();
-        let unnamed = self.paid.values().filter(|paid| named && !recovery.booked.contains_key(&paid.channel));
-        closed.chain(unnamed.map(|paid| (paid.channel, paid.payer_account))).collect()
+        let unnamed =
+            self.paid.iter().filter(|(channel, _)| named && !recovery.booked.contains_key(*channel));
+        closed.chain(unnamed.map(|(channel, paid)| (*channel, paid.payer_account))).collect()
     }
 
     /// Says whether an opening that we do not know is one of a channel that ended before we lost our disk: the issuers
@@ -428,8 +429,8 @@ impl Node {
         let paying = paying.map(|(_, channel)| {
             Some(Kept { opening: channel.opening.clone(), receipt: channel.side.head().cloned() })
         });
-        let paid = self.paid.values().filter(|paid| paid.payer == from && paid.channel > after);
-        let paid = paid.map(|paid| self.kept_of(paid, paid.head()));
+        let paid = self.paid.iter().filter(|(channel, paid)| paid.payer == from && **channel > after);
+        let paid = paid.map(|(channel, paid)| kept_of(*channel, paid));
         let all = paying.chain(paid).flatten().chain(self.mirrors.kept.of(from));
         let all = all.map(|entry| (ChannelId::from(entry.opening.op.id()), entry));
         let later: BTreeMap<ChannelId, Kept<Checked>> = all.filter(|(channel, _)| *channel > after).collect();

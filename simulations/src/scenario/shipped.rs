@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// Names and texts of the scenarios that come with the program.
-pub const SHIPPED: [(&str, &str); 16] = shipped![
+pub const SHIPPED: [(&str, &str); 17] = shipped![
     "home",
     "studio",
     "campus",
@@ -31,6 +31,7 @@ pub const SHIPPED: [(&str, &str); 16] = shipped![
     "haggle",
     "poison",
     "city",
+    "traffic",
     "smoke",
     "smoke-four-issuers",
 ];

@@ -24,6 +24,9 @@ const POISON_MS: u64 = 20_000;
 /// Others of whom a poisoner says each time to the directory that they serve.
 const POISONED: u64 = 16;
 
+/// Others to whom an eclipser connects each time.
+const CROWDED: u64 = 8;
+
 /// Longest time after which something is said again.
 const REPLAY_MS: u64 = 60_000;
 
@@ -44,6 +47,19 @@ impl World {
             Cheat::Haggler => self.hosts[host].haggles = true,
             Cheat::Poisoner => self.schedule(host, POISON_MS, What::Poison),
             Cheat::Equivocator => self.schedule(host, EQUIVOCATE_MS, What::Equivocate),
+            Cheat::Eclipser => {
+                self.hosts[host].misleads = true;
+                self.schedule(host, POISON_MS, What::Crowd);
+            }
+        }
+    }
+
+    /// Connects to some others, so that they have it in their directories.
+    pub(super) fn crowd(&mut self, host: usize) {
+        self.schedule(host, POISON_MS, What::Crowd);
+        for _ in 0..CROWDED {
+            let other = usize::try_from(self.mischief.below(self.hosts.len() as u64)).unwrap_or(0);
+            self.dial(host, other);
         }
     }
 
