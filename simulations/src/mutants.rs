@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 64] = [
+pub const MUTANTS: [Mutant; 66] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -283,6 +283,16 @@ pub const MUTANTS: [Mutant; 64] = [
         "older-view-counts",
         "answers::what_an_issuer_says_late_does_not_replace_what_it_said_since",
         "what an issuer said of an account earlier replaces what it said since",
+    ),
+    among_issuers(
+        "head-unvouched",
+        "answers::a_head_counts_when_more_issuers_name_it_in_its_slot_than_may_lie",
+        "one liar invents the head of an account for its owner",
+    ),
+    in_lib(
+        "any-head-frees",
+        "ledger::wallet::tests::a_step_is_given_up_when_a_checkpoint_has_freed_its_slot_and_for_no_other_head",
+        "an owner gives a step up for any other head in its slot",
     ),
     among_issuers(
         "freed-head-kept",

@@ -180,6 +180,17 @@ impl Agreement {
         }
     }
 
+    /// Says whether `prepares` prove that a quorum prepared `checkpoint`.
+    #[must_use]
+    pub fn is_proven(
+        &self,
+        checkpoint: RecordId,
+        prepares: &[Verified<Ballot>],
+        manifest: &Manifest,
+    ) -> bool {
+        self.proven(checkpoint, prepares, manifest).is_some()
+    }
+
     /// Returns the round in which `prepares` prove that a quorum prepared `checkpoint`.
     fn proven(
         &self,

@@ -472,23 +472,39 @@ impl Views {
         }
     }
 
-    /// Returns what a quorum supports: the highest next slot that at least one honest issuer names, and the balance of
-    /// which a quorum says that at least as much can be spent. `None` until a quorum has answered.
+    /// Returns what a quorum supports: the balance of which a quorum says that at least as much can be spent, and the
+    /// highest next slot that at least one honest issuer names, if one of them names its head too. `None` until a quorum
+    /// has answered.
     #[must_use]
-    pub fn supported(&self, manifest: &Manifest) -> Option<View> {
+    pub fn supported(&self, manifest: &Manifest) -> Option<Supported> {
         if !manifest.agrees(|key| self.0.contains_key(&key)) {
             return None;
         }
-        let mut slots: Vec<&View> = self.0.values().collect();
-        slots.sort_unstable_by_key(|view| core::cmp::Reverse((view.next, view.head)));
-        let vouched = slots.get(manifest.faults_max())?;
+        let mut slots: Vec<u64> = self.0.values().map(|view| view.next).collect();
+        slots.sort_unstable_by_key(|next| core::cmp::Reverse(*next));
+        let next = *slots.get(manifest.faults_max())?;
+        let named =
+            |head: RecordId| self.0.values().filter(|view| (view.next, view.head) == (next, head)).count();
+        let is_vouched =
+            |head: &RecordId| named(*head) > manifest.faults_max() || mutant::is_in("head-unvouched");
+        let mut heads = self.0.values().filter(|view| view.next == next).map(|view| view.head);
+        let slot = heads.find(is_vouched).map(|head| (next, head));
         let mut balances: Vec<Balance> = self.0.values().map(|view| view.balance).collect();
         balances.sort_unstable_by_key(|balance| core::cmp::Reverse(balance.available()));
         let supported = balances.get(manifest.quorum().max(1).saturating_sub(1))?;
         // Each part only grows, and so does the sum: it orders what we know by age.
         let as_of = self.0.values().fold(0, |sum: u64, view| sum.saturating_add(view.balance.as_of));
-        Some(View { next: vouched.next, head: vouched.head, balance: Balance { as_of, ..*supported } })
+        Some(Supported { slot, balance: Balance { as_of, ..*supported } })
     }
+}
+
+/// What a quorum of issuers supports of our account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Supported {
+    /// Position of its next step, and the step before it; none while no two words of honest issuers can agree on it.
+    pub slot: Option<(u64, RecordId)>,
+    /// What it holds at least.
+    pub balance: Balance,
 }
 
 /// What issuers have acknowledged of a channel's redemption.

@@ -6,6 +6,7 @@ use crate::ids::{AccountId, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::account::{Inception, KeyError, Lineage};
 use crate::ledger::issuer::Balance;
+use crate::ledger::quorum::freed_head;
 use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::mutant;
 use crate::signed::{Role, Verified, sign};
@@ -197,8 +198,9 @@ impl Wallet {
     /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
     /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
     /// What is older than what is known changes nothing: a slot would be signed twice. Returns the pending step if a
-    /// checkpoint has freed its slot: it fits no slot any more, and can never be made.
-    pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) -> Option<RecordId> {
+    /// checkpoint of an epoch before `now` has freed its slot: it fits no slot any more, and can never be made. Any other
+    /// head in its slot says nothing of it.
+    pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance, now: Epoch) -> Option<RecordId> {
         if balance.as_of < self.balance.as_of && !mutant::is_in("older-balance-counts") {
             return None;
         }
@@ -210,9 +212,10 @@ impl Wallet {
             State::Idle { .. } => None,
         };
         let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
-        let freed = pending.as_ref().filter(|op| op.sequence == next && op.previous != head);
-        let freed = freed.map(Verified::id);
-        self.state = match pending.filter(open) {
+        let is_freed = |op: &&Verified<AccountOp>| op.sequence == next && is_freed(op, head, now);
+        let freed = pending.as_ref().filter(is_freed).map(Verified::id);
+        let waits = |op: &Verified<AccountOp>| open(op) || (op.sequence == next && freed.is_none());
+        self.state = match pending.filter(waits) {
             Some(op) => State::Pending(op),
             None => State::Idle { next, head },
         };
@@ -245,7 +248,8 @@ impl Wallet {
         Ok(())
     }
 
-    fn take(&mut self, balance: Balance) {
+    /// Learns what the account holds, and nothing of its steps; what is older than what is known changes nothing.
+    pub fn take(&mut self, balance: Balance) {
         if balance.as_of >= self.balance.as_of {
             self.balance = balance;
         }
@@ -265,6 +269,13 @@ impl Wallet {
     }
 }
 
+/// Says whether `head` is what a checkpoint leaves in the slot of a step that it has freed.
+fn is_freed(op: &AccountOp, head: RecordId, now: Epoch) -> bool {
+    op.previous != head
+        && (mutant::is_in("any-head-frees")
+            || (op.epoch.0..now.0).any(|epoch| freed_head(op.previous, Epoch(epoch)) == head))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,16 +290,24 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_follows_another_head_than_the_issuers_is_given_up() {
+    fn a_step_is_given_up_when_a_checkpoint_has_freed_its_slot_and_for_no_other_head() {
         let mut wallet = wallet();
-        wallet.learn(1, RecordId([1; 32]), Balance { as_of: 1, ..Balance::default() });
+        wallet.learn(1, RecordId([1; 32]), Balance { as_of: 1, ..Balance::default() }, Epoch(9));
         let step = wallet.sign(body(1), Epoch(0)).expect("idle");
 
-        assert_eq!(wallet.learn(1, step.previous, Balance { as_of: 2, ..Balance::default() }), None);
+        assert_eq!(
+            wallet.learn(1, step.previous, Balance { as_of: 2, ..Balance::default() }, Epoch(9)),
+            None
+        );
         assert!(wallet.pending().is_some(), "it fits still");
-        let freed = wallet.learn(1, RecordId([2; 32]), Balance { as_of: 3, ..Balance::default() });
+        let other = wallet.learn(1, RecordId([2; 32]), Balance { as_of: 3, ..Balance::default() }, Epoch(9));
+        assert!(other.is_none() && wallet.pending().is_some(), "no checkpoint leaves such a head");
+        let (head, balance) =
+            (freed_head(step.previous, Epoch(4)), Balance { as_of: 4, ..Balance::default() });
+        assert_eq!(wallet.learn(1, head, balance, Epoch(4)), None, "that checkpoint cannot stand yet");
+        let freed = wallet.learn(1, head, balance, Epoch(9));
         assert_eq!((freed, wallet.pending()), (Some(step.id()), None));
-        assert!(wallet.sign(body(1), Epoch(0)).is_some_and(|step| step.previous == RecordId([2; 32])));
+        assert!(wallet.sign(body(1), Epoch(0)).is_some_and(|step| step.previous == head));
     }
 
     #[test]
@@ -299,7 +318,7 @@ mod tests {
     #[test]
     fn a_wallet_signs_one_step_at_a_time_in_order() {
         let mut wallet = wallet();
-        wallet.learn(4, RecordId([9; 32]), Balance::default());
+        wallet.learn(4, RecordId([9; 32]), Balance::default(), Epoch(9));
 
         let first = wallet.sign(body(1), Epoch(0)).expect("idle");
         assert_eq!((first.sequence, first.previous), (4, RecordId([9; 32])));
@@ -313,18 +332,18 @@ mod tests {
     #[test]
     fn a_step_for_a_slot_that_was_freed_stays_pending_whoever_is_behind() {
         let mut before = wallet();
-        let signed = |wallet: &mut Wallet, head| {
-            wallet.learn(5, RecordId([head; 32]), Balance { as_of: u64::from(head), ..Balance::default() });
-            wallet.sign(body(head), Epoch(0)).expect("idle")
+        let signed = |wallet: &mut Wallet, head, as_of| {
+            wallet.learn(5, head, Balance { as_of, ..Balance::default() }, Epoch(9));
+            wallet.sign(body(1), Epoch(0)).expect("idle")
         };
-        let stuck = signed(&mut before, 1);
-        let freed = signed(&mut before, 2);
+        let stuck = signed(&mut before, RecordId([1; 32]), 1);
+        let freed = signed(&mut before, freed_head(RecordId([1; 32]), Epoch(1)), 2);
         assert_eq!((stuck.sequence, freed.sequence), (5, 5));
 
         let mut again = wallet();
         again.replay(stuck);
         again.replay(freed.clone());
-        again.learn(4, RecordId([9; 32]), Balance::default());
+        again.learn(4, RecordId([9; 32]), Balance::default(), Epoch(9));
         assert_eq!(again.pending(), Some(&freed));
     }
 
@@ -344,17 +363,17 @@ mod tests {
     #[test]
     fn a_step_from_before_a_restart_is_pending_until_the_issuer_says_otherwise() {
         let mut before = wallet();
-        before.learn(0, RecordId::NONE, Balance::default());
+        before.learn(0, RecordId::NONE, Balance::default(), Epoch(9));
         let op = before.sign(body(1), Epoch(0)).expect("idle");
 
         let mut lost = wallet();
         lost.replay(op.clone());
-        lost.learn(0, RecordId::NONE, Balance::default());
+        lost.learn(0, RecordId::NONE, Balance::default(), Epoch(9));
         assert_eq!(lost.pending(), Some(&op));
 
         let mut arrived = wallet();
         arrived.replay(op.clone());
-        arrived.learn(1, op.id(), Balance::default());
+        arrived.learn(1, op.id(), Balance::default(), Epoch(9));
         assert_eq!(arrived.pending(), Some(&op), "its certificate is still to come");
         arrived.recorded(op.id(), Balance::default());
         assert!(arrived.is_idle());
@@ -362,12 +381,12 @@ mod tests {
         let mut certified = wallet();
         certified.replay(op.clone());
         certified.replay_certified(op.id());
-        certified.learn(1, op.id(), Balance::default());
+        certified.learn(1, op.id(), Balance::default(), Epoch(9));
         assert!(certified.is_idle());
 
         let mut overtaken = wallet();
         overtaken.replay(op);
-        overtaken.learn(1, RecordId([3; 32]), Balance::default());
+        overtaken.learn(1, RecordId([3; 32]), Balance::default(), Epoch(9));
         assert!(overtaken.is_idle());
     }
 }

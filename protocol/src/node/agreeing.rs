@@ -432,7 +432,11 @@ impl Node {
             return;
         }
         let Some(issuing) = &self.issuing else { return };
-        if issuing.agreeing.outcomes.get(&id).is_none_or(|outcome| issuing.objects(outcome)) {
+        // What a quorum has prepared can be recorded by no quorum any more, whatever we have recorded ourselves.
+        let Some(agreement) = &issuing.agreeing.agreement else { return };
+        let is_proven = agreement.is_proven(id, &prepares, &self.config.manifest);
+        let objects = |outcome| issuing.objects(outcome) && !is_proven;
+        if issuing.agreeing.outcomes.get(&id).is_none_or(objects) {
             return;
         }
         self.write_candidate(id, out);

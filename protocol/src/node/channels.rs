@@ -757,7 +757,7 @@ mod tests {
         let channel = opening(&node, Price { call: 1000, input: 0, output: 0 }, 1_000_000);
         let id = ChannelId::from(channel.op.id());
         assert!(node.adopt_paying(channel, NOW));
-        node.wallet.learn(1, RecordId([8; 32]), Balance::default());
+        node.wallet.learn(1, RecordId([8; 32]), Balance::default(), Epoch(1));
         let issuer = NodeId::from(signer(2).public());
         let ended_alone = |node: &mut Node, days: u64| {
             let now = NOW.plus_ms(days * 24 * 60 * 60 * 1000);

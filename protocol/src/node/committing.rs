@@ -6,8 +6,8 @@ use crate::ids::{ChannelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::keys::PublicKey;
 use crate::ledger::issuer::{Balance, IssuerError};
-use crate::ledger::quorum::{Answers, Certificate, Fact, View};
-use crate::ledger::records::{OpBody, Recorded, Vote};
+use crate::ledger::quorum::{Answers, Certificate, Fact, Supported, View};
+use crate::ledger::records::{Epoch, OpBody, Recorded, Vote};
 use crate::message::{Message, Opening};
 use crate::mutant;
 use crate::record::Record;
@@ -249,18 +249,28 @@ impl Node {
     ) {
         let Some(key) = self.issuer_key(from).filter(|_| account == self.wallet.account()) else { return };
         self.views.learn(key, view);
-        if let Some(View { next, head, balance }) = self.views.supported(&self.config.manifest) {
+        let epoch = self.epoch(now);
+        if let Some(supported) = self.views.supported(&self.config.manifest) {
             self.balance_is_old = false;
-            if let Some(op) = self.wallet.learn(next, head, balance) {
+            if let Some(op) = self.learn_supported(supported, epoch) {
                 self.abandon(op, IssuerError::Lapsed, now, out);
             }
         }
         if !self.has_many_issuers() {
-            let epoch = self.epoch(now);
             self.checkpoints.told(view.balance, view.next, epoch);
         }
         self.resend_step(from, out);
         self.resume_openings(now, out);
+    }
+
+    /// Learns what a quorum supports; returns our pending step if a checkpoint has freed its slot.
+    pub(super) fn learn_supported(&mut self, supported: Supported, now: Epoch) -> Option<RecordId> {
+        let Supported { slot, balance } = supported;
+        let Some((next, head)) = slot else {
+            self.wallet.take(balance);
+            return None;
+        };
+        self.wallet.learn(next, head, balance, now)
     }
 
     /// Learns from an issuer what time it is there.

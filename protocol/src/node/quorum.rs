@@ -73,7 +73,8 @@ impl Node {
             }
             Err(error) => {
                 issuing.compare_lock(op);
-                let is_behind = matches!(error, IssuerError::WrongSequence { next } if next < op.sequence);
+                let is_behind =
+                    matches!(error, IssuerError::WrongSequence { .. }) && issuing.books.may_come_to(op);
                 let error = if is_behind { IssuerError::Behind } else { error };
                 self.refuse(from, op.id(), error, now, out);
                 self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);

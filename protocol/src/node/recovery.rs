@@ -548,7 +548,7 @@ mod tests {
     #[test]
     fn nobody_holds_up_a_recovery_for_longer_than_ten_minutes_by_giving_back_a_little_now_and_then() {
         let mut node = node();
-        node.wallet.learn(0, RecordId::NONE, Balance::default());
+        node.wallet.learn(0, RecordId::NONE, Balance::default(), Epoch(1));
         let mut recovery = told(&[booked(1, false)]);
         recovery.answered.insert(issuer());
         recovery.asked = Some(NOW);

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::ids::ChannelId;
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::quorum::View;
-use crate::ledger::records::{OpBody, text_digest};
+use crate::ledger::records::{Epoch, OpBody, text_digest};
 use crate::message::{Checked, Opening, Wire};
 use crate::record::Record;
 use crate::signed::{Role, SignedError, Verified};
@@ -294,8 +294,9 @@ impl Node {
         let (next, head) = issuing.books.next_slot(account);
         let (key, balance) = (issuing.key(), issuing.books.balance(account));
         self.views.learn(key, View { next, head, balance });
-        if let Some(View { next, head, balance }) = self.views.supported(&self.config.manifest) {
-            self.wallet.learn(next, head, balance);
+        // Nothing is given up before the start is over: issuers will say it again.
+        if let Some(supported) = self.views.supported(&self.config.manifest) {
+            self.learn_supported(supported, Epoch(0));
         }
     }
 }

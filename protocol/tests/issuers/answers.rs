@@ -67,7 +67,25 @@ fn what_an_issuer_says_late_does_not_replace_what_it_said_since() {
         views.learn(key(place), view(9, 1));
     }
     let supported = views.supported(&manifest()).expect("a quorum has answered");
-    assert_eq!((supported.next, supported.balance.cash), (2, 5));
+    assert_eq!((supported.slot, supported.balance.cash), (Some((2, RecordId::NONE)), 5));
+}
+
+#[test]
+fn a_head_counts_when_more_issuers_name_it_in_its_slot_than_may_lie() {
+    let (before, step, lie) = (RecordId([1; 32]), RecordId([7; 32]), RecordId([0xff; 32]));
+    let supported = |said: [(u64, RecordId); 4]| {
+        let mut views = Views::default();
+        for (place, (next, head)) in said.into_iter().enumerate() {
+            views.learn(key(place), View { next, head, balance: Balance::default() });
+        }
+        views.supported(&manifest()).expect("all have answered").slot
+    };
+
+    // One has recorded the step, two will, and one lies about the slot before, or about the one after.
+    assert_eq!(supported([(2, step), (1, before), (1, before), (1, lie)]), Some((1, before)));
+    assert_eq!(supported([(2, step), (1, before), (1, before), (2, lie)]), None);
+    assert_eq!(supported([(2, step), (1, before), (1, before), (9, lie)]), None);
+    assert_eq!(supported([(2, step), (2, step), (1, before), (9, lie)]), Some((2, step)));
 }
 
 /// What an issuer says: its next slot, and what can be spent.
@@ -100,7 +118,9 @@ proptest! {
         let supported = views.supported(&manifest()).expect("all have answered");
         let mut slots = honest.map(|(next, _)| next);
         slots.sort_unstable();
-        prop_assert!((slots[1]..=slots[2]).contains(&supported.next));
+        if let Some((next, _)) = supported.slot {
+            prop_assert!((slots[1]..=slots[2]).contains(&next));
+        }
         let mut amounts = honest.map(|(_, cash)| cash);
         amounts.sort_unstable();
         prop_assert!((amounts[0]..=amounts[1]).contains(&supported.balance.available()));

@@ -103,7 +103,7 @@ impl Story {
         self.books.lineage(account()).map(|lineage| wallet.learn_lineage(lineage));
         let (next, head) = self.books.next_slot(account());
         let balance = self.books.balance(account());
-        wallet.learn(next, head, balance);
+        wallet.learn(next, head, balance, Epoch(1));
         // The certificate of its own step comes with it.
         wallet.recorded(head, balance);
     }

@@ -118,7 +118,7 @@ impl Story {
         let pending = self.wallet.pending().map(Verified::id);
         match answer {
             Answer::State(next, head, balance) => {
-                self.wallet.learn(*next, *head, *balance);
+                self.wallet.learn(*next, *head, *balance, Epoch(1));
             }
             Answer::Recorded(op, balance) => {
                 self.wallet.recorded(*op, *balance);
@@ -152,8 +152,8 @@ impl Story {
 fn what_is_older_than_what_is_known_of_an_account_changes_nothing() {
     let mut wallet = Wallet::new(domain(), signer(1));
     let newer = Balance { cash: 5, as_of: 2, ..Balance::default() };
-    wallet.learn(1, RecordId([1; 32]), newer);
-    wallet.learn(0, RecordId::NONE, Balance { cash: 9, as_of: 1, ..Balance::default() });
+    wallet.learn(1, RecordId([1; 32]), newer, Epoch(1));
+    wallet.learn(0, RecordId::NONE, Balance { cash: 9, as_of: 1, ..Balance::default() }, Epoch(1));
     assert_eq!((wallet.balance(), wallet.next()), (newer, Some(1)));
 }
 

@@ -119,7 +119,7 @@ impl Ending {
         let terms = terms(PAYEE, PAYER, Incentive::Exchange, 0);
         let mut wallet = Wallet::new(domain(), signer(PAYER));
         let (next, head) = books.next_slot(account(PAYER));
-        wallet.learn(next, head, books.balance(account(PAYER)));
+        wallet.learn(next, head, books.balance(account(PAYER)), Epoch(1));
         let open = OpenChannel {
             payee: terms.payee,
             terms: terms.id(),
@@ -161,7 +161,7 @@ impl Ending {
 
     fn expiry(&self) -> Verified<AccountOp> {
         let mut wallet = Wallet::new(domain(), signer(PAYER));
-        wallet.learn(1, self.opening.id(), Balance::default());
+        wallet.learn(1, self.opening.id(), Balance::default(), Epoch(1));
         wallet.sign(OpBody::Expire(self.channel()), Epoch(0)).expect("idle")
     }
 

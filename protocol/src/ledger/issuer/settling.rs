@@ -12,6 +12,9 @@ use crate::message::Checked;
 use crate::mutant;
 use crate::signed::Verified;
 
+/// Epochs back in which a step's slot may have been freed by a checkpoint that we have not followed yet.
+const FREED_EPOCHS: u32 = 64;
+
 /// A slot that a checkpoint has freed, because its owner signed two steps for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Freed {
@@ -65,6 +68,16 @@ impl Issuer {
         }
         check_signer(op, self.lineage(op.account))?;
         self.free(op.account, epoch)
+    }
+
+    /// Says whether a step may fit its account once we have followed the others: it is for a later slot, or for the next one
+    /// behind a head that a checkpoint may leave there.
+    #[must_use]
+    pub fn may_come_to(&self, op: &AccountOp) -> bool {
+        let (next, head) = self.next_slot(op.account);
+        let oldest = op.epoch.0.saturating_sub(FREED_EPOCHS);
+        let may_follow = || (oldest..=op.epoch.0).any(|epoch| freed_head(head, Epoch(epoch)) == op.previous);
+        op.sequence > next || (op.sequence == next && may_follow())
     }
 
     fn free(&mut self, id: AccountId, epoch: Epoch) -> Result<(), IssuerError> {
@@ -185,7 +198,7 @@ impl Issuer {
     /// Keeps the slot of a recorded step that cannot be taken yet for that step.
     pub fn keep_slot(&mut self, fact: &Fact<Checked>) {
         if let Fact::Step(certificate) = fact
-            && self.next_slot(certificate.op.account).0 == certificate.op.sequence
+            && self.next_slot(certificate.op.account).0 <= certificate.op.sequence
         {
             self.lock_to(&certificate.op);
         }

@@ -37,7 +37,7 @@ fn an_owner_is_told_of_a_refusal_only_when_a_restart_makes_nothing_of_the_step()
 
     let again = |records: &[Record]| {
         let mut again = Node::new(node.node.config.clone(), 2, records, START).expect("its own journal");
-        again.wallet.learn(step.sequence, step.previous, Balance::default());
+        again.wallet.learn(step.sequence, step.previous, Balance::default(), Epoch(1));
         again.step_under_way().cloned()
     };
     assert_eq!(again(&before), Some(step.clone()), "signed, and not known to be refused");
