@@ -11,6 +11,8 @@ mod cli;
 #[cfg(target_os = "linux")]
 mod crash;
 #[cfg(test)]
+mod embeddings;
+#[cfg(test)]
 mod fallback;
 #[cfg(test)]
 mod house;

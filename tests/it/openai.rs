@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::{Ground, OPENING_NANO, PACED, Peer};
 
 use crate::SHAREMESH;
+use crate::embeddings::{name_of, real_encoder};
 use crate::job::real_model;
 
 #[tokio::test]
@@ -91,9 +92,11 @@ async fn a_conversation_with_a_real_model_is_what_the_engine_makes_of_it() {
 
 #[tokio::test]
 async fn every_example_of_the_document_runs_as_it_stands() {
-    let Some(clients) = clients() else { return };
+    let (Some(clients), Some(encoder)) = (clients(), real_encoder()) else { return };
     let ground = Ground::new(SHAREMESH);
-    let trio = ground.trio(&[]).await;
+    let trio = ground.trio(&["--serve", encoder.to_str().unwrap(), "--threads", "2"]).await;
+    let vectors = name_of(&encoder);
+    trio.consumer.until_provided(&vectors).await;
     let document =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md")).unwrap();
     let here = trio.consumer.client().address().to_string();
@@ -102,6 +105,7 @@ async fn every_example_of_the_document_runs_as_it_stands() {
 
     for (language, example) in examples {
         let example = example.replace("127.0.0.1:7433", &here).replace("smollm2-135m", "fake");
+        let example = example.replace("all-minilm-l6-v2", &vectors);
         let mut command = match language {
             "sh" => Command::new("sh"),
             "python" => Command::new("python3"),
@@ -141,7 +145,13 @@ fn directly(model: ModelSource, chat: &[(&str, &str)], max_tokens: u32) -> engin
 }
 
 /// Runs a script of `tests/clients` against a node; returns the lines that it printed.
-async fn python(ground: &Ground, clients: &Path, node: &Peer, script: &str, words: &[&str]) -> Vec<Value> {
+pub(crate) async fn python(
+    ground: &Ground,
+    clients: &Path,
+    node: &Peer,
+    script: &str,
+    words: &[&str],
+) -> Vec<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
     let base = format!("http://{}/v1", node.client().address());
     let mut command = Command::new("python3");
@@ -152,7 +162,7 @@ async fn python(ground: &Ground, clients: &Path, node: &Peer, script: &str, word
 }
 
 /// Finds the clients; in continuous integration they must be there.
-fn clients() -> Option<PathBuf> {
+pub(crate) fn clients() -> Option<PathBuf> {
     let found = std::env::var_os("SHAREMESH_TEST_CLIENTS").map(PathBuf::from).filter(|path| path.is_dir());
     let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(found.is_some() || !required, "set SHAREMESH_TEST_CLIENTS to the folder of the Python clients");

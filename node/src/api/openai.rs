@@ -1,13 +1,18 @@
-//! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/jobs`.
+//! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`,
+//! `/v1/embeddings`, `/v1/jobs`.
 //!
 //! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `form` what the answer must look
 //! like; `asked` makes jobs of them;
-//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `models` lists what is offered, and
+//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `embeddings` does all this for vectors;
+//! `models` lists what is offered, and
 //! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again. `ollama` is
 //! the same for programs made for Ollama.
 
 mod asked;
 mod calls;
+mod embeddings;
+#[cfg(test)]
+mod embeddings_tests;
 mod error;
 mod fields;
 mod form;
@@ -50,6 +55,7 @@ pub(super) fn router() -> Router<Api> {
         .route("/models/{*id}", get(models::show))
         .route("/chat/completions", post(chat))
         .route("/completions", post(completions))
+        .route(embeddings::PATH, post(embed))
         .route("/jobs/{id}", get(jobs::show))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -98,14 +104,40 @@ async fn answer(
     let body = body?;
     let asked = Asked::of(dialect, &body)?.checked().await?;
     if options.dry_run {
-        return jobs::quote(api, asked).await;
+        return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
     match idempotency::key_of(headers)? {
         Some(key) => {
+            idempotency::check_whole(asked.stream)?;
             let request = [dialect.path().as_bytes(), &body].concat();
-            idempotency::run_once(api, caller, asked, &key, &request).await
+            let run = run::run(api.clone(), caller.clone(), asked);
+            idempotency::run_once(&api, &caller, &key, &request, run).await
         }
         None => run::run(api, caller, asked).await,
+    }
+}
+
+async fn embed(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let body = body?;
+    let wanted = embeddings::Wanted::of(&body)?;
+    if options.dry_run {
+        let model = wanted.request.model.clone();
+        return jobs::quote(&api, model, vec![wanted.request], &wanted.ignored).await;
+    }
+    let run = embeddings::run(api.clone(), caller.clone(), wanted);
+    match idempotency::key_of(&headers)? {
+        Some(key) => {
+            let request = [embeddings::PATH.as_bytes(), &body].concat();
+            idempotency::run_once(&api, &caller, &key, &request, run).await
+        }
+        None => run.await,
     }
 }
 

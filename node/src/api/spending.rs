@@ -86,7 +86,7 @@ impl Spending {
     pub(super) fn note(mut self, event: &JobEvent) -> Option<Self> {
         match event {
             JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Some(self),
-            JobEvent::Text { .. } => {
+            JobEvent::Text { .. } | JobEvent::Vectors { .. } => {
                 self.begun = true;
                 Some(self)
             }

@@ -134,7 +134,9 @@ impl Watched {
             JobEvent::Failed { failure, account } => {
                 self.api.metrics.job_failed(failure.kind, account.as_deref());
             }
-            JobEvent::Accepted { .. } | JobEvent::Text { .. } => self.begun.note(),
+            JobEvent::Accepted { .. } | JobEvent::Text { .. } | JobEvent::Vectors { .. } => {
+                self.begun.note();
+            }
             JobEvent::Chosen { .. } => {}
         }
     }

@@ -232,9 +232,10 @@ impl Node {
         let mut considered = self.router.rank(spec, self.domain, |node| self.is_connected(node), now);
         let Constraints { only, ignore, .. } = &spec.constraints;
         let may_stay = !ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
-        let has_slot = self
-            .served()
-            .any(|(offer, busy, ready)| offer.model == spec.model && ready && busy < offer.slots);
+        let is_meant =
+            |offer: &ModelOffer| offer.model == spec.model && offer.modality == spec.input.modality;
+        let has_slot =
+            self.served().any(|(offer, busy, ready)| is_meant(offer) && ready && busy < offer.slots);
         if may_stay && has_slot {
             considered
                 .insert(0, Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0, rank: 0 });

@@ -171,8 +171,11 @@ impl Node {
             stalled: false,
         };
         let only = &spec.constraints.only;
-        let may_stay =
-            !spec.constraints.ignore.contains(&self.me) && (only.is_empty() || only.contains(&self.me));
+        let is_of_kind =
+            self.served.get(&spec.model).is_some_and(|(offer, _)| offer.modality == spec.input.modality);
+        let may_stay = is_of_kind
+            && !spec.constraints.ignore.contains(&self.me)
+            && (only.is_empty() || only.contains(&self.me));
         if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let me = Considered { provider: self.me, gate: None, estimate_ms: 0, price: 0, rank: 0 };
             let considered = Vec::from([me]);

@@ -277,7 +277,12 @@ pub(super) async fn failure_of(events: &mut Events) -> Result<Failure> {
         match events.next().await {
             Ok(JobEvent::Failed { failure, .. }) | Err(failure) => return Ok(failure),
             Ok(JobEvent::Done(_)) => bail!("a job ended well that should have failed"),
-            Ok(JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. }) => {}
+            Ok(
+                JobEvent::Chosen { .. }
+                | JobEvent::Accepted { .. }
+                | JobEvent::Text { .. }
+                | JobEvent::Vectors { .. },
+            ) => {}
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The endpoints that programs made for Ollama speak: what `/v1` does, in Ollama's words.
 //!
 //! In reading order: `asked` says a request in the words of `/v1`, which reads and bounds it; `answer` writes what comes of
-//! it, as one object or as a line for each part; `models` says what is offered.
+//! it, as one object or as a line for each part; `embed` does both for vectors; `models` says what is offered.
 
 mod answer;
 mod asked;
+mod embed;
 mod models;
 
 use axum::body::{Body, to_bytes};
@@ -32,6 +33,8 @@ pub(in crate::api) fn router() -> Router<Api> {
         .route("/show", post(models::show))
         .route("/chat", post(chat))
         .route("/generate", post(generate))
+        .route("/embed", post(embed))
+        .route("/embeddings", post(embeddings))
         .route("/{*other}", any(not_found))
 }
 
@@ -58,6 +61,22 @@ async fn generate(
     body: Given,
 ) -> Result<Response, Refusal> {
     answer::respond(Endpoint::Generate, api, caller, &body?).await
+}
+
+async fn embed(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Given,
+) -> Result<Response, Refusal> {
+    embed::respond(embed::Endpoint::Embed, api, caller, &body?).await
+}
+
+async fn embeddings(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Given,
+) -> Result<Response, Refusal> {
+    embed::respond(embed::Endpoint::Embeddings, api, caller, &body?).await
 }
 
 async fn not_found(request: Request) -> Refusal {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::ids::{ChannelId, Digest, JobId};
 use crate::job::{Failure, Finish, JobAccount, JobEvent, JobRecord};
 use crate::ledger::money::{shares, waiting};
+use crate::model::Modality;
 use crate::price::Usage;
 use crate::record::Record;
 use crate::router::Gate;
@@ -38,7 +39,8 @@ impl Node {
             return;
         }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
-        self.router.succeeded(provider, u64::from(tokens), ms, now);
+        let makes_tokens = job.spec.input.modality != Modality::Embedding;
+        self.router.succeeded(provider, makes_tokens.then_some((u64::from(tokens), ms)), now);
         let event = match self.close_books(id, digest, finish, Some(jobs), now, out) {
             account if finish == Finish::Lost => {
                 JobEvent::Failed { failure: Failure::ProviderLost(provider), account }
