@@ -49,7 +49,6 @@ error = refused(lambda: client.embeddings.create(model=MODEL, input=long))
 assert error.code == "context_length_exceeded", error
 error = refused(lambda: client.embeddings.create(model=MODEL, input="x", dimensions=8))
 assert error.param == "dimensions", error
-assert refused(lambda: client.embeddings.create(model=MODEL, input=[10**6])).status_code == 400
 error = refused(lambda: client.embeddings.create(model=TEXT_MODEL, input="x"))
 assert error.param == "model" and "embeddings" in error.message, error
 chat = [{"role": "user", "content": "Hello!"}]

@@ -22,7 +22,7 @@ async fn the_official_python_client_is_served_through_the_mesh() {
     let said = python(&ground, &clients, &trio.consumer, "mesh.py", &["fake", &"ab".repeat(32)]).await;
 
     let done = said.last().expect("the last line")["done"].as_array().expect("a list").len();
-    assert_eq!(done, 18, "{said:?}");
+    assert_eq!(done, 21, "{said:?}");
     // The last stream was closed long before its end.
     trio.provider.until_idle().await;
     let receipt = said[0]["receipt"].as_str().expect("an id");

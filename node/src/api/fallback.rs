@@ -60,12 +60,21 @@ struct Relay {
 }
 
 impl Relays {
-    /// Begins an answer, or notes that another job goes on with it; returns whether it was cancelled.
-    pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
+    /// Begins an answer; returns whether it is the only one of this id. Whoever sends an id twice is refused elsewhere, and
+    /// takes nothing from the answer that has it.
+    pub(super) fn begin(&self, first: JobId) -> bool {
         let mut relays = self.lock();
-        let relay = relays.entry(first).or_insert(Relay { now, cancelled: false });
-        relay.now = now;
-        relay.cancelled
+        let is_new = !relays.contains_key(&first);
+        relays.entry(first).or_insert(Relay { now: first, cancelled: false });
+        is_new
+    }
+
+    /// Notes that another job goes on with an answer; returns whether it was cancelled.
+    pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
+        self.lock().get_mut(&first).is_some_and(|relay| {
+            relay.now = now;
+            relay.cancelled
+        })
     }
 
     /// Notes that somebody cancels an answer; returns the job to cancel.
@@ -298,7 +307,8 @@ mod tests {
         let relays = Relays::default();
         let (first, second, other) = ([1; 16], [2; 16], [3; 16]);
 
-        assert!(!relays.pass(first, first) && !relays.pass(first, second));
+        assert!(relays.begin(first) && !relays.pass(first, second));
+        assert!(!relays.begin(first), "the same id again");
         assert_eq!(relays.cancel(first), second);
         assert!(relays.is_cancelled(first) && relays.pass(first, other));
         relays.end(first);

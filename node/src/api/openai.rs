@@ -1,9 +1,10 @@
 //! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`,
-//! `/v1/embeddings`, `/v1/jobs`.
+//! `/v1/responses`, `/v1/embeddings`, `/v1/jobs`.
 //!
 //! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `form` what the answer must look
 //! like; `asked` makes jobs of them;
-//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `embeddings` does all this for vectors;
+//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `responses` writes them as items and
+//! events; `embeddings` does all this for vectors;
 //! `models` lists what is offered, and
 //! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again. `ollama` is
 //! the same for programs made for Ollama.
@@ -23,6 +24,7 @@ mod keys_tests;
 mod messages;
 mod models;
 pub(super) mod ollama;
+mod responses;
 mod run;
 mod stream;
 #[cfg(test)]
@@ -56,6 +58,7 @@ pub(super) fn router() -> Router<Api> {
         .route("/chat/completions", post(chat))
         .route("/completions", post(completions))
         .route(embeddings::PATH, post(embed))
+        .route(responses::PATH, post(respond))
         .route("/jobs/{id}", get(jobs::show))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
@@ -135,6 +138,32 @@ async fn embed(
     match idempotency::key_of(&headers)? {
         Some(key) => {
             let request = [embeddings::PATH.as_bytes(), &body].concat();
+            idempotency::run_once(&api, &caller, &key, &request, run).await
+        }
+        None => run.await,
+    }
+}
+
+async fn respond(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let body = body?;
+    let wanted = responses::Wanted::of(&body).await?;
+    if options.dry_run {
+        let asked = wanted.asked;
+        return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
+    }
+    let stream = wanted.asked.stream;
+    let run = responses::run(api.clone(), caller.clone(), wanted);
+    match idempotency::key_of(&headers)? {
+        Some(key) => {
+            idempotency::check_whole(stream)?;
+            let request = [responses::PATH.as_bytes(), &body].concat();
             idempotency::run_once(&api, &caller, &key, &request, run).await
         }
         None => run.await,

@@ -64,7 +64,8 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Answer<JobView>, Refusal> {
-    let bare = id.strip_prefix("chatcmpl-").or(id.strip_prefix("cmpl-")).unwrap_or(&id);
+    let bare =
+        ["chatcmpl-", "cmpl-", "resp_"].iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(&id);
     let job = parse_job(bare).map_err(|failure: Failure| failure.in_param("id"))?;
     if let Caller::Key(key) = &caller
         && !api.keys.placed(key, &job)
