@@ -17,7 +17,10 @@ use crate::time::Time;
 pub const TEMPLATE_TOKENS_MAX: u64 = 512;
 
 /// Special tokens that each text may add that becomes a vector: one before it, one after it.
-pub const TEXT_TOKENS_MAX: u64 = 2;
+pub const TEXT_TOKENS_ADDED_MAX: u64 = 2;
+
+/// Most tokens that one text may have that becomes a vector: no engine reads more of one.
+pub const TEXT_TOKENS_MAX: u64 = 2_048;
 
 /// Most tokens that one job may ask for: bounds reservations and streams.
 pub const JOB_TOKENS_MAX: u32 = 1 << 17;
@@ -106,12 +109,16 @@ impl JobSpec {
     /// Returns the most prompt tokens that the requester believes.
     #[must_use]
     pub fn tokens_in_max(&self) -> u64 {
-        let added = match self.input.modality {
-            // Each of the texts has its own special tokens.
-            Modality::Embedding => u64::from(self.max_tokens).saturating_mul(TEXT_TOKENS_MAX),
-            Modality::Text | Modality::Speech | Modality::Image => 0,
-        };
-        self.input.bytes.saturating_add(TEMPLATE_TOKENS_MAX).saturating_add(added)
+        let bytes = self.input.bytes;
+        match self.input.modality {
+            // Each of the texts has its own special tokens, and none is read beyond a context.
+            Modality::Embedding => {
+                let texts = u64::from(self.max_tokens);
+                let read = bytes.saturating_add(texts.saturating_mul(TEXT_TOKENS_ADDED_MAX));
+                read.min(texts.saturating_mul(TEXT_TOKENS_MAX))
+            }
+            Modality::Text | Modality::Speech | Modality::Image => bytes.saturating_add(TEMPLATE_TOKENS_MAX),
+        }
     }
 }
 

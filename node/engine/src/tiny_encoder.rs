@@ -164,7 +164,12 @@ fn tokens_are_taken_as_they_are_and_a_long_text_is_refused_or_cut() {
     let (fits, _) = one(text(&"blue ".repeat(CONTEXT - 2)), false).expect("it fits");
     assert!(close(&cut[0], &fits[0]) && tokens == CONTEXT);
 
-    for wrong in [EmbedInput::Tokens(vec![2, 10]), EmbedInput::Tokens(Vec::new())] {
+    // A word of any length is one token, and is not read to its end.
+    let endless = "b".repeat(CONTEXT * 128 + 1);
+    assert!(matches!(error(one(text(&endless), false)), JobError::PromptTooLong { .. }));
+    assert_eq!(one(text(&endless), true).expect("it is cut").1, 3);
+
+    for wrong in [vec![2, 10, 3], vec![4, 5], Vec::new()].map(EmbedInput::Tokens) {
         assert!(matches!(error(one(wrong, true)), JobError::BadRequest(_)));
     }
     assert!(matches!(error(engine.embed(&embed(&[]))), JobError::BadRequest(_)));

@@ -19,6 +19,9 @@ const CONTINUED: &str = "##";
 /// Characters of the longest word that is cut into pieces; longer ones are unknown words. As the published tokenizers.
 const WORD_CHARS_MAX: usize = 100;
 
+/// Bytes for each token of the context that are looked at in one text, far more than words of any language have.
+const TOKEN_BYTES_MAX: usize = 128;
+
 /// A token that stands for no text.
 const CONTROL: i64 = 3;
 
@@ -82,7 +85,7 @@ impl WordPieces {
 
     fn tokens(&self, input: &EmbedInput, truncate: bool) -> Result<Vec<u32>, JobError> {
         let mut ids = match input {
-            EmbedInput::Text(text) => self.encode(text)?,
+            EmbedInput::Text(text) => self.encode(self.bounded(text, truncate)?)?,
             EmbedInput::Tokens(ids) => self.checked(ids)?,
         };
         if ids.len() <= self.context_length {
@@ -94,10 +97,24 @@ impl WordPieces {
             return Err(JobError::PromptTooLong { tokens, context });
         }
         ids.truncate(self.context_length);
-        if let (EmbedInput::Text(_), Some(last)) = (input, ids.last_mut()) {
+        if let Some(last) = ids.last_mut() {
             *last = self.end;
         }
         Ok(ids)
+    }
+
+    /// Returns as much of a text as may be looked at: whoever is paid by tokens must not be made to read bytes without end.
+    fn bounded<'a>(&self, text: &'a str, truncate: bool) -> Result<&'a str, JobError> {
+        let most = self.context_length * TOKEN_BYTES_MAX;
+        if text.len() <= most {
+            return Ok(text);
+        }
+        if !truncate {
+            let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            let tokens = number(text.len().div_ceil(TOKEN_BYTES_MAX));
+            return Err(JobError::PromptTooLong { tokens, context: number(self.context_length) });
+        }
+        Ok(&text[..text.floor_char_boundary(most)])
     }
 
     /// Returns the tokens of a text between those that begin and end every text.
@@ -113,6 +130,12 @@ impl WordPieces {
             return Err(JobError::BadRequest(format!(
                 "token {id} is not one of this model's {}: send text, or tokens of its own tokenizer",
                 self.size
+            )));
+        }
+        if ids.first() != Some(&self.begin) || ids.last() != Some(&self.end) {
+            let (begin, end) = (self.begin, self.end);
+            return Err(JobError::BadRequest(format!(
+                "tokens of a text of this model begin with {begin} and end with {end}: these are another tokenizer's, send text"
             )));
         }
         Ok(ids.to_vec())

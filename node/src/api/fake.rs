@@ -143,7 +143,8 @@ fn embed(job: JobId, request: &JobRequest, say: impl Fn(JobEvent)) {
         let vectors = vec![vec![length(input) as f32, index as f32, if *truncate { 0.5 } else { -1.5 }]];
         say(JobEvent::Vectors { index, vectors });
     }
-    let account = Box::new(JobAccount { provider: format!("p{}", request.ignore.len()), ..account(job) });
+    let provider = format!("p{}", request.ignore.len());
+    let account = Box::new(JobAccount { provider, tokens_in: 7, ..account(job) });
     if request.model == "half" {
         let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
         say(JobEvent::Failed { failure, account: Some(account) });

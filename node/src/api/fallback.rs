@@ -21,6 +21,9 @@ use crate::exit::{Failure, FailureKind};
 /// Bounds the attempts to go on.
 const ATTEMPTS_MAX: u32 = 16;
 
+/// Bounds the providers that may read the texts of one request for vectors.
+const VECTOR_PROVIDERS_MAX: usize = 3;
+
 /// How long somebody is waited for who failed lately, and so is left alone for 10 seconds, or is busy.
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
@@ -184,7 +187,10 @@ impl Fallback {
         let is_formed = self.request.generate().is_some_and(engine::grammar::is_needed);
         let is_lost = kind == FailureKind::ProviderLost || kind == FailureKind::WorkerLost && !is_formed;
         let has_begun = !self.ids.is_empty() || self.vectors > 0;
-        is_lost && has_begun && self.attempts < ATTEMPTS_MAX
+        // Each who begins with vectors is paid for reading all texts that are left.
+        let is_vectors = matches!(self.request.work, Work::Embed(_));
+        let may_others = !is_vectors || self.earlier.len() + 1 < VECTOR_PROVIDERS_MAX;
+        is_lost && has_begun && may_others && self.attempts < ATTEMPTS_MAX
     }
 
     /// Says whether an attempt to go on came to nothing, and somebody else may still be found.

@@ -211,9 +211,22 @@ fn from_signed_milli(milli: i32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use engine::frame::ChatMessage;
+    use engine::frame::{ChatMessage, EmbedInput};
 
     use super::*;
+
+    #[test]
+    fn what_vectors_are_made_of_travels_in_these_bytes() {
+        let inputs = vec![EmbedInput::Text("hi".to_owned()), EmbedInput::Tokens(vec![1, 300])];
+        let request = JobRequest::new(String::new(), Embed { inputs, truncate: true });
+
+        let (spec, body) = describe(&request, ModelId([1; 32])).expect("valid");
+
+        assert_eq!(&body[..], [2, 0, 2, b'h', b'i', 1, 2, 1, 172, 2, 1]);
+        assert_eq!((spec.max_tokens, spec.input.modality), (2, Modality::Embedding));
+        assert_eq!(work(&spec, &body), Ok(request.work));
+        assert!(work(&JobSpec { max_tokens: 1, ..spec }, &body).is_err(), "more than are paid for");
+    }
 
     #[test]
     fn the_engine_is_asked_for_what_the_client_asked_for() {

@@ -559,10 +559,11 @@ impl Driver {
         let Some(serving) = self.serving.get_mut(&job) else { return };
         serving.tokens += u32::try_from(vectors.len()).unwrap_or(u32::MAX);
         hash_vectors(&mut serving.ids, &vectors);
+        let is_empty = vectors.is_empty();
         let mut numbered = (index..).zip(vectors);
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
-                if let Some(own) = self.jobs.get_mut(&job) {
+                if let Some(own) = self.jobs.get_mut(&job).filter(|_| !is_empty) {
                     own.first_token_ms.get_or_insert(now);
                 }
                 let taken = numbered.try_for_each(|(index, vector)| delivery.take_vector(index, vector));
@@ -656,6 +657,11 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
                         "max_tokens is more than the context of any provider of `{model}` holds: ask for fewer"
                     ),
                 ),
+                None if !considered.is_empty() && considered.iter().all(is_refused_as_wrong) => {
+                    Failure::usage(format!(
+                        "every provider of `{model}` refuses the request as it is: check what it says"
+                    ))
+                }
                 None if considered.is_empty() => Failure::new(
                     FailureKind::NoProvider,
                     format!(
@@ -712,6 +718,10 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
 
 fn is_too_long(considered: &protocol::router::Considered) -> bool {
     considered.gate == Some(protocol::router::Gate::Context)
+}
+
+fn is_refused_as_wrong(considered: &protocol::router::Considered) -> bool {
+    considered.gate == Some(protocol::router::Gate::Refused(protocol::scheduler::Refusal::BadRequest))
 }
 
 fn reasons(considered: &[protocol::router::Considered]) -> String {

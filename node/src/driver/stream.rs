@@ -35,6 +35,9 @@ pub(super) const FRAMES_MAX: usize = 4096 + 64;
 /// 128 spaces.
 const TOKEN_BYTES_MAX: usize = 512;
 
+/// Numbers of all vectors of a job: 1,024 of the widest, and far more texts than a job may have of what people use.
+const VECTOR_NUMBERS_MAX: usize = 1 << 22;
+
 /// Bytes that a text may be ahead of that average.
 const SLACK_BYTES_MAX: usize = 4096;
 
@@ -188,7 +191,9 @@ impl Delivery {
         if index != self.tokens || self.tokens >= self.tokens_max {
             return Err("vectors out of order, or more than were asked for");
         }
-        if !is_vector(&vector) || *width.get_or_insert(vector.len()) != vector.len() {
+        let numbers = (self.tokens_max as usize).saturating_mul(vector.len());
+        let is_bounded = numbers <= VECTOR_NUMBERS_MAX && is_vector(&vector);
+        if !is_bounded || *width.get_or_insert(vector.len()) != vector.len() {
             return Err("a vector of another width or another length than 1");
         }
 

@@ -12,7 +12,7 @@ use protocol::scheduler::Refusal;
 use protocol::signed::{Role, Verified, sign};
 use protocol::time::Time;
 
-use crate::common::{MODEL, domain, signer};
+use crate::common::{domain, signer};
 use crate::provider::{
     ISSUER, NOW, PAYER, PROVIDER, id, offer, opening, provider_after, receive, spec, terms,
 };
@@ -81,9 +81,13 @@ fn a_provider_refuses_a_job_of_another_kind_than_the_model() {
 
 #[test]
 fn the_special_tokens_of_every_text_are_believed_and_no_vector_has_a_price_of_its_own() {
-    let spec = vectors(2_048);
-    assert_eq!(spec.tokens_in_max(), spec.input.bytes + TEMPLATE_TOKENS_MAX + 2 * 2_048);
-    assert_eq!(MODEL, spec.model);
+    let bytes = spec().input.bytes;
+    assert_eq!(vectors(10).tokens_in_max(), bytes + 2 * 10);
+    // However long a text is, no more of it is read than a context.
+    let mut long = vectors(2);
+    long.input.bytes = 4 << 20;
+    assert_eq!(long.tokens_in_max(), 2 * 2_048);
+    assert_eq!(spec().tokens_in_max(), bytes + TEMPLATE_TOKENS_MAX);
 
     let price = Price { call: 0, input: 1_000_000_000, output: 0 };
     assert_eq!(price.cost(&Usage::of_job(500, 1)), price.cost(&Usage::of_job(500, 2_048)));

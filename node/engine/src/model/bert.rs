@@ -21,8 +21,14 @@ const HIDDEN_WIDTH_MAX: u32 = 1 << 16;
 /// Bounds the heads, each of which compares every token of a text with every other.
 const HEADS_MAX: u32 = 128;
 
-/// Bounds the tokens of one text, whatever the file says: memory grows with their square.
+/// Bounds the tokens of one text, whatever the file says: memory grows with their square. Nodes believe no more.
 const CONTEXT_LENGTH_MAX: u32 = 2048;
+
+/// Bounds the numbers by which the heads compare the tokens of the longest text: half a GiB.
+const SCORES_MAX: u64 = 1 << 27;
+
+/// Bounds the rows of the tables of positions and kinds, which are unpacked whole.
+const ROWS_MAX: usize = 8192;
 
 /// The numbers that a file's keys say.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +76,11 @@ impl Config {
                 bail!("pooling of type {other} is not supported: use a model with mean or CLS pooling")
             }
         };
+        let context_length = number("context_length", u32::MAX)?.min(CONTEXT_LENGTH_MAX);
+        ensure!(
+            heads as u64 * u64::from(context_length).pow(2) <= SCORES_MAX,
+            "{heads} heads for a context of {context_length} tokens take too much memory: use another model"
+        );
         let epsilon = metadata.float("bert.attention.layer_norm_epsilon").unwrap_or(1e-12);
         ensure!((0.0..1.0).contains(&epsilon), "an epsilon of {epsilon}: the model's file is damaged");
         Ok(Self {
@@ -79,7 +90,7 @@ impl Config {
             heads,
             epsilon,
             pooling,
-            context_length: number("context_length", u32::MAX)?.min(CONTEXT_LENGTH_MAX),
+            context_length,
         })
     }
 
@@ -274,6 +285,12 @@ impl Tensors<'_> {
 
     /// Takes rows that are looked up by their number.
     fn table(&mut self, name: &str, width: usize) -> Result<Tensor> {
-        Ok(self.quantized(name, &[0, width])?.dequantize(self.device)?)
+        let table = self.quantized(name, &[0, width])?;
+        let rows = table.shape().dims()[0];
+        ensure!(
+            rows <= ROWS_MAX,
+            "`{name}` has {rows} rows, at most {ROWS_MAX} are accepted: use another model"
+        );
+        Ok(table.dequantize(self.device)?)
     }
 }

@@ -94,7 +94,9 @@ impl<W: Write> Computing for Compute<W> {
             }
             Command::Prepared(key, serial, Prepared::Inputs(inputs)) => {
                 let job = self.jobs.iter_mut().find(|job| job.key == key && job.serial == serial);
-                job.into_iter().for_each(|job| job.inputs.clone_from(&inputs));
+                if let Some(job) = job {
+                    job.inputs = inputs;
+                }
             }
             Command::Prepared(_, _, Prepared::Text(_)) => {
                 return Err(anyhow!("a text was prepared for a model of vectors"));

@@ -173,6 +173,24 @@ impl Encoding {
     }
 }
 
+/// Returns vectors that are all there and of one width.
+fn whole(
+    vectors: Vec<Vec<f32>>,
+    count: usize,
+    account: Box<JobAccount>,
+    stake: &Stake,
+) -> Result<(Vec<Vec<f32>>, Box<JobAccount>), Refusal> {
+    let width = vectors.first().map_or(0, Vec::len);
+    let words = if vectors.len() != count {
+        format!("the provider made {} of {count} vectors: name another", vectors.len())
+    } else if vectors.iter().any(|vector| vector.len() != width) {
+        "one provider's vectors have another width than another's: name one of them".to_owned()
+    } else {
+        return Ok((vectors, account));
+    };
+    Err(refusal(Failure::new(FailureKind::ProviderLost, words), Some(&account), stake))
+}
+
 /// Waits for so many vectors, and for the account of who made them.
 pub(super) async fn gather(
     mut watched: Watched,
@@ -184,14 +202,13 @@ pub(super) async fn gather(
         match event {
             JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. } => {}
             JobEvent::Vectors { vectors, .. } => gathered.extend(vectors),
+            JobEvent::Failed { account: Some(account), .. } if gathered.len() == count => {
+                // Only the provider's word that it is done is missing.
+                return whole(gathered, count, account, stake);
+            }
             JobEvent::Done(account) => {
                 finish_of(&account, stake)?;
-                if gathered.len() == count {
-                    return Ok((gathered, account));
-                }
-                let words = format!("the provider made {} of {count} vectors: name another", gathered.len());
-                let failure = Failure::new(FailureKind::ProviderLost, words);
-                return Err(refusal(failure, Some(&account), stake));
+                return whole(gathered, count, account, stake);
             }
             JobEvent::Failed { failure, account } => return Err(refusal(failure, account.as_deref(), stake)),
         }

@@ -34,6 +34,20 @@ impl Node {
             );
             return;
         }
+        let is_short = job.spec.input.modality == Modality::Embedding
+            && finish != Finish::Lost
+            && !job.cancelled
+            && tokens < job.spec.max_tokens;
+        if is_short {
+            out.push(Effect::Penalise(provider, Offence::BadCount));
+            self.settle_by_own_count(
+                id,
+                Failure::Misbehaved("it ended before all vectors were there"),
+                now,
+                out,
+            );
+            return;
+        }
         if finish == Finish::Lost && tokens == 0 && !job.cancelled {
             self.try_next(id, Gate::Unhealthy, now, out);
             return;
