@@ -150,12 +150,19 @@ fn describe_now(status: &StatusView) {
     for (offence, count) in &status.offences {
         counter!("sharemesh_offences_total", "offence" => offence.clone()).absolute(*count);
     }
+    for traffic in &status.traffic {
+        for (direction, bytes) in [("sent", traffic.sent), ("received", traffic.received)] {
+            let labels = [("kind", traffic.kind.clone()), ("direction", direction.to_owned())];
+            counter!("sharemesh_mesh_bytes_total", &labels).absolute(bytes);
+        }
+        counter!("sharemesh_mesh_streams_total", "kind" => traffic.kind.clone()).absolute(traffic.streams);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::views::ServedModelView;
+    use crate::api::views::{ServedModelView, TrafficView};
 
     #[test]
     fn what_was_counted_and_how_the_node_is_are_said_in_one_text() {
@@ -174,7 +181,9 @@ mod tests {
         metrics.job_failed(FailureKind::Busy, None);
         metrics.answered("/v1/models", "GET", 200, Duration::from_millis(30));
         let model = ServedModelView { name: "own".to_owned(), slots: 4, ..ServedModelView::default() };
-        let status = StatusView { ready: true, models: vec![model], ..StatusView::default() };
+        let gossip = TrafficView { kind: "gossip".to_owned(), sent: 5, received: 6, streams: 1 };
+        let status =
+            StatusView { ready: true, models: vec![model], traffic: vec![gossip], ..StatusView::default() };
 
         let text = metrics.render(&status);
 
@@ -188,6 +197,7 @@ mod tests {
             "sharemesh_spent_nanocredits_total 7",
             r#"http_server_request_duration_seconds_count{http_route="/v1/models",http_request_method="GET",http_response_status_code="200"} 1"#,
             "sharemesh_ready 1",
+            r#"sharemesh_mesh_bytes_total{kind="gossip",direction="received"} 6"#,
             r#"sharemesh_model_slots{model="own"} 4"#,
             r#"sharemesh_model_ready{model="own"} 0"#,
         ] {

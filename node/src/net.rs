@@ -17,8 +17,10 @@ mod relays;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -48,6 +50,7 @@ pub use self::{
     names::PeerKey,
     peers::{Direction, PeerInfo, Transport},
     stream::{JobReceiver, JobSender, JobStream, Oversized, StreamOpener},
+    traffic::TrafficOf,
 };
 
 /// Lookups under way at once; a node looks up one model at a time for a few jobs.
@@ -219,6 +222,7 @@ pub struct Net {
     tick: Interval,
     events: VecDeque<NetEvent>,
     counters: NetCounters,
+    traffic: Arc<traffic::Traffic>,
 }
 
 /// What a query of the directory is for.
@@ -233,7 +237,8 @@ impl Net {
     pub fn new(config: NetConfig) -> Result<Self> {
         let names = Names::new(config.domain);
         let (requests, job_requests) = mpsc::channel(STREAMS_WAITING_MAX);
-        let mut swarm = behaviour::swarm(&config, &names, job_requests)?;
+        let traffic = Arc::default();
+        let mut swarm = behaviour::swarm(&config, &names, job_requests, &traffic)?;
         for address in &config.listen {
             behaviour::listen(&mut swarm, address)?;
         }
@@ -260,6 +265,7 @@ impl Net {
             tick,
             events: VecDeque::new(),
             counters: NetCounters::default(),
+            traffic,
         })
     }
 
@@ -472,5 +478,10 @@ impl Net {
 
     pub fn counters(&self) -> NetCounters {
         self.counters
+    }
+
+    /// Returns what all streams have carried since the start, by what they are for.
+    pub fn traffic(&self) -> Vec<TrafficOf> {
+        self.traffic.all()
     }
 }

@@ -506,6 +506,8 @@ pub struct Node {
     recovered: Option<Epoch>,
     /// Channels of ours that are open at the issuer and that nobody has given back yet, since the last recovery.
     missing: BTreeMap<ChannelId, Booked>,
+    /// Up to which channel peers have given back what they hold of those, if that was not all.
+    missing_after: BTreeMap<NodeId, ChannelId>,
     advert_sequence: u64,
     stopping: bool,
     deadlines: Deadlines<Timer>,
@@ -587,6 +589,7 @@ impl Node {
             recovery: None,
             recovered: None,
             missing: BTreeMap::new(),
+            missing_after: BTreeMap::new(),
             advert_sequence: 0,
             stopping: false,
             deadlines: Deadlines::default(),

@@ -14,6 +14,7 @@ use protocol::time::Time;
 
 use crate::checks::{self, Always};
 use crate::devices::Speed;
+use crate::network::directory::Directory;
 use crate::network::{Conditions, Region};
 use crate::scenario::{Cheat, Group, Network, Scenario, Serves};
 use crate::world::{Fault, World};
@@ -32,6 +33,12 @@ const MIDNIGHT: Time = Time(1_799_971_200_000);
 
 /// Time in which everybody joins who is there from the beginning.
 const JOIN_MS: u64 = 15_000;
+
+/// Keys among which an eclipser chooses its own.
+const NEAR_TRIES: usize = 1_000;
+
+/// Sets the generator of the mesh apart from all others.
+const MESH_SEED: u64 = 0x6d65_7368;
 
 /// Tokens of a context: room for the longest prompt and the longest answer of any scenario.
 const CONTEXT_TOKENS: u32 = 8_192;
@@ -53,6 +60,10 @@ pub struct Setting {
     pub slots: u16,
     /// Length of an epoch in milliseconds.
     pub epoch_ms: u64,
+    /// Tokens a second of those that serve; each draws its own from 40 to 99 if 0.
+    pub decode: u64,
+    /// They find and hear each other by a modelled mesh.
+    pub mesh: bool,
 }
 
 impl Setting {
@@ -67,12 +78,14 @@ impl Setting {
             credits: NANO_PER_CREDIT,
             slots: 4,
             epoch_ms: 60 * 60 * 1000,
+            decode: 0,
+            mesh: false,
         }
     }
 
     fn scenario(&self) -> Scenario {
         let serves = Serves {
-            decode: [40, 99],
+            decode: if self.decode == 0 { [40, 99] } else { [self.decode; 2] },
             prefill: 2_000,
             slots: u64::from(self.slots),
             price: [PRICE.input, PRICE.output],
@@ -98,6 +111,7 @@ impl Setting {
             network: Network {
                 issuers: self.issuers as u64,
                 epoch_s: self.epoch_ms / 1000,
+                mesh: self.mesh,
                 ..Network::default()
             },
             hosts: groups.into(),
@@ -154,7 +168,11 @@ impl Home {
         let manifest = manifest(network, &keys, start);
         let conditions =
             Conditions { latency_ms: network.latency_ms, jitter_ms: network.jitter_ms, ..Conditions::CALM };
-        let world = World::new(start, manifest.domain(), conditions, &mut prng);
+        let mut world = World::new(start, manifest.domain(), conditions, &mut prng);
+        if network.mesh {
+            // Of a generator of its own: without a mesh, everything else goes as it always did.
+            world.has_mesh(&mut Prng::new(seed ^ MESH_SEED));
+        }
         let mut home = Self {
             world,
             providers: Vec::new(),
@@ -202,7 +220,11 @@ impl Home {
         let claims = if group.cheats == Some(Cheat::OverClaimer) { 10 * decode } else { decode };
         let offer = group.serves.as_ref().map(|serves| offer(manifest.domain(), serves, claims));
         let speed = Speed { prefill: group.serves.as_ref().map_or(2_000, |serves| serves.prefill), decode };
-        let (node, account) = (signer(prng), signer(prng));
+        let node = match group.cheats {
+            Some(Cheat::Eclipser) => signer_near(MODEL, prng),
+            Some(_) | None => signer(prng),
+        };
+        let account = signer(prng);
         let clock_ms = match group.clock_off_ms {
             0 => 0,
             most => i64::try_from(prng.below(2 * most + 1)).unwrap_or(0) - i64::try_from(most).unwrap_or(0),
@@ -316,6 +338,20 @@ fn signer(prng: &mut Prng) -> Signer {
     let mut seed = [0; 32];
     seed.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&prng.next_u64().to_be_bytes()));
     Signer::simulated(seed)
+}
+
+/// Returns of many signers the one whose node is nearest to a model's key in the directory.
+fn signer_near(model: ModelId, prng: &mut Prng) -> Signer {
+    let key = Directory::key_of(&model.0);
+    let distance = |signer: &Signer| Directory::key_of(&NodeId::from(signer.public()).0) ^ key;
+    let mut nearest = signer(prng);
+    for _ in 0..NEAR_TRIES {
+        let other = signer(prng);
+        if distance(&other) < distance(&nearest) {
+            nearest = other;
+        }
+    }
+    nearest
 }
 
 fn manifest(network: &Network, keys: &[(Signer, Signer)], start: Time) -> Manifest {

@@ -32,4 +32,6 @@ pub mod shrink;
 
 pub mod compare;
 
+pub mod calibrating;
+
 pub mod mutants;

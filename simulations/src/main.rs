@@ -309,6 +309,9 @@ fn print(out: &mut impl Write, scenario: &Scenario, report: &Report, wall_s: f64
     }
     let control = &report.control_bytes_per_node_s;
     writeln!(out, "sent        {} B/s by half of the nodes, {} by 99 of 100,", control.p50, control.p99)?;
+    for (kind, spread) in &control.by_kind {
+        writeln!(out, "            {kind}: {} B/s, {}", spread.p50, spread.p99)?;
+    }
     writeln!(out, "            without {}", control.without)?;
     let rate = report.events as f64 / wall_s.max(0.001);
     writeln!(out, "events      {}, {wall_s:.1} s, {rate:.0} a second", report.events)?;

@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 54] = [
+pub const MUTANTS: [Mutant; 64] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -290,6 +290,58 @@ pub const MUTANTS: [Mutant; 54] = [
         "steps from before a slot was freed may be voted for in it again",
     ),
     among_issuers(
+        "freed-unstated",
+        "settling::a_slot_is_freed_by_a_checkpoint_that_states_its_two_steps_and_by_no_other",
+        "an issuer's books free a slot when they follow a checkpoint that does not state the two steps in it",
+    ),
+    in_lib(
+        "missing-not-paged",
+        "node::recovery::tests::whoever_holds_more_of_what_is_missing_than_one_answer_takes_is_asked_for_the_rest",
+        "of what is missing after a recovery only what fits one answer is given back",
+    ),
+    in_lib(
+        "missing-deaf",
+        "node::recovery::tests::what_an_issuer_says_of_a_missing_channel_is_kept_and_counts",
+        "what issuers say of a channel that nobody has given back is dropped",
+    ),
+    in_lib(
+        "recovery-held-up",
+        "node::recovery::tests::nobody_holds_up_a_recovery_for_longer_than_ten_minutes_by_giving_back_a_little_now_and_then",
+        "a recovery goes on as long as anybody gives something back",
+    ),
+    in_lib(
+        "ends-not-in-turn",
+        "node::channels::tests::every_end_that_is_not_known_is_asked_for_in_turn",
+        "only the ends of the same few channels are asked for",
+    ),
+    in_lib(
+        "refused-unaccounted",
+        "node::tests::a_provider_that_takes_back_what_it_began_is_paid_for_what_came_and_the_job_is_accounted_for",
+        "tokens that came are not accounted for when their provider refuses the job afterwards",
+    ),
+    among_issuers(
+        "lapse-early",
+        "settling::a_checkpoint_gives_the_slot_back_of_a_step_that_too_few_voted_for_while_its_epoch_lasted",
+        "a checkpoint gives the slot back of a step that may still be voted for",
+    ),
+    in_story(
+        "quorum",
+        "void-vote-refuses",
+        "a_step_that_too_few_voted_for_while_its_epoch_lasted_is_given_up_and_its_account_goes_on",
+        "an owner gives a step up for which a quorum votes, because a liar's vote does not count",
+    ),
+    in_story(
+        "quorum",
+        "no-lapse",
+        "a_step_that_too_few_voted_for_while_its_epoch_lasted_is_given_up_and_its_account_goes_on",
+        "a step that got too few votes while its epoch lasted is under way for ever",
+    ),
+    among_issuers(
+        "lock-behind-lost",
+        "settling::a_vote_stands_though_the_step_before_it_waits",
+        "an issuer forgets for which step it voted when the step before it cannot be taken any more",
+    ),
+    among_issuers(
         "rounds-alone",
         "agreement::whoever_is_ahead_waits_for_a_quorum_and_then_a_whole_round",
         "an issuer goes through rounds in which it is alone",
@@ -353,7 +405,7 @@ const fn hunted(
 }
 
 /// Every deliberate fault that a scenario must find.
-pub const HUNTED: [Hunted; 13] = [
+pub const HUNTED: [Hunted; 14] = [
     hunted("no-resend", "smoke", 1, "channels_closed", "what was not acknowledged is not sent again"),
     hunted("advert-unverified", "poison", 1, "offers_true", "the signature of an advert is not checked"),
     hunted(
@@ -380,6 +432,13 @@ pub const HUNTED: [Hunted; 13] = [
         "what was paid out is paid out again when shown again",
     ),
     hunted("ignore-expiry", "poison", 1, "asked_serves", "an advert that has ended counts"),
+    hunted(
+        "final-below-due",
+        "haggle",
+        1,
+        "losses_bounded",
+        "a payee signs the end of a channel below what it earned",
+    ),
     hunted("slots-unlimited", "overload", 1, "queues_bounded", "a provider takes jobs without a free slot"),
     hunted("trust-directory", "poison", 1, "dials_bounded", "whoever the directory names is dialled"),
     hunted("no-grace", "churn", 1, "books_follow", "a channel ends with its last epoch, without grace"),

@@ -1,10 +1,14 @@
 //! The network between hosts: who is connected, how long a message takes, which ones are lost.
 
+pub mod directory;
+pub mod gossip;
 mod regions;
+pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::prng::Prng;
+use protocol::time::Time;
 
 pub use regions::Region;
 
@@ -35,13 +39,21 @@ pub struct Network {
     pub slow_ms: BTreeMap<usize, u64>,
     /// Where hosts are, by place.
     regions: Vec<Option<Region>>,
-    links: BTreeMap<(usize, usize), u64>,
+    links: BTreeMap<(usize, usize), Link>,
     /// The partners of each host, by place.
     partners: Vec<BTreeSet<usize>>,
     /// Those that reach only each other.
     apart: BTreeSet<usize>,
     last: u64,
     prng: Prng,
+}
+
+/// A connection.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    number: u64,
+    /// When it last carried anything.
+    used: Time,
 }
 
 const fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -81,16 +93,16 @@ impl Network {
     /// Returns the connection between two hosts.
     #[must_use]
     pub fn link(&self, a: usize, b: usize) -> Option<u64> {
-        self.links.get(&pair(a, b)).copied()
+        self.links.get(&pair(a, b)).map(|link| link.number)
     }
 
     /// Connects two hosts; `None` when they are connected already or are kept apart.
     pub fn connect(&mut self, a: usize, b: usize) -> Option<u64> {
-        if a == b || self.link(a, b).is_some() || self.apart.contains(&a) != self.apart.contains(&b) {
+        if a == b || self.link(a, b).is_some() || !self.reaches(a, b) {
             return None;
         }
         self.last += 1;
-        self.links.insert(pair(a, b), self.last);
+        self.links.insert(pair(a, b), Link { number: self.last, used: Time(0) });
         self.partners.resize_with(self.partners.len().max(a.max(b) + 1), BTreeSet::new);
         self.partners[a].insert(b);
         self.partners[b].insert(a);
@@ -104,7 +116,7 @@ impl Network {
 
     /// Takes the connection of two hosts away.
     pub fn cut(&mut self, a: usize, b: usize) -> Option<u64> {
-        let link = self.links.remove(&pair(a, b))?;
+        let link = self.links.remove(&pair(a, b))?.number;
         self.partners[a].remove(&b);
         self.partners[b].remove(&a);
         Some(link)
@@ -114,6 +126,32 @@ impl Network {
     #[must_use]
     pub fn partners(&self, host: usize) -> Vec<usize> {
         self.partners.get(host).into_iter().flatten().copied().collect()
+    }
+
+    /// Returns how many hosts `host` is connected with.
+    #[must_use]
+    pub fn degree(&self, host: usize) -> usize {
+        self.partners.get(host).map_or(0, BTreeSet::len)
+    }
+
+    /// Says whether two hosts could be connected as far as partitions go.
+    #[must_use]
+    pub fn reaches(&self, a: usize, b: usize) -> bool {
+        self.apart.contains(&a) == self.apart.contains(&b)
+    }
+
+    /// Notes that a connection carries something.
+    pub fn touch(&mut self, a: usize, b: usize, now: Time) {
+        if let Some(link) = self.links.get_mut(&pair(a, b)) {
+            link.used = now;
+        }
+    }
+
+    /// Returns the connections that have carried nothing for so long.
+    #[must_use]
+    pub fn idle(&self, ms: u64, now: Time) -> Vec<(usize, usize)> {
+        let idle = self.links.iter().filter(|(_, link)| now.since_ms(link.used) > ms);
+        idle.map(|(pair, _)| *pair).collect()
     }
 
     /// Returns how long a message from one host to another takes, or `None` when it is lost.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::home::Home;
+use crate::network::wire::{Kind, Traffic};
 use crate::scenario::{Expect, Scenario};
 use crate::world::{Outcome, Tracked, World};
 
@@ -45,19 +46,37 @@ pub struct Held {
     pub checks: u64,
 }
 
-/// Bytes of messages that a node sent, for each second of virtual time.
+/// Bytes that a node sent, for each second of virtual time: all but prompts, tokens and what is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Control {
     /// Half of the nodes sent at most so many.
     pub p50: u64,
     /// 99 of 100 nodes sent at most so many.
     pub p99: u64,
+    /// The same for each kind of traffic by itself.
+    pub by_kind: BTreeMap<&'static str, Spread>,
     /// What these figures leave out.
     pub without: &'static str,
 }
 
+/// Without a mesh.
 const WITHOUT: &str =
     "directory (Kademlia), forwarding of gossip, identify, ping, acknowledgements, transport";
+
+/// With a mesh.
+const WITHOUT_IN_MESH: &str = "heartbeats of jobs, NAT traversal, handshakes and headers of QUIC";
+
+impl Control {
+    fn of(scenario: &Scenario, world: &World, virtual_s: u64) -> Self {
+        let rates = |bytes: &dyn Fn(&Traffic) -> u64| {
+            Spread::of(world.traffic.iter().map(|traffic| bytes(traffic) / virtual_s).collect())
+        };
+        let Spread { p50, p99 } = rates(&Traffic::total);
+        let by_kind = Kind::ALL.map(|kind| (kind.name(), rates(&|traffic| traffic.bytes(kind))));
+        let without = if scenario.network.mesh { WITHOUT_IN_MESH } else { WITHOUT };
+        Self { p50, p99, by_kind: by_kind.into(), without }
+    }
+}
 
 /// What became of jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -148,8 +167,6 @@ impl Report {
     ) -> Self {
         let world = &home.world;
         let virtual_s = (world.now.since_ms(home.began) / 1000).max(1);
-        let sent: Vec<u64> = world.hosts.iter().map(|host| host.sent_bytes / virtual_s).collect();
-        let Spread { p50, p99 } = Spread::of(sent);
         let mut report = Self {
             seed,
             trace_hash: world.trace_hash().to_hex().to_string(),
@@ -157,7 +174,7 @@ impl Report {
             inputs: world.inputs,
             invariants,
             findings,
-            control_bytes_per_node_s: Control { p50, p99, without: WITHOUT },
+            control_bytes_per_node_s: Control::of(scenario, world, virtual_s),
             jobs: jobs(world),
             figures: Figures::of(scenario, home, virtual_s),
         };
@@ -184,6 +201,15 @@ impl Report {
                 "So much of what honest machines paid was earned by honest ones as the scenario expects.",
                 share * 100.0 >= least as f64,
                 || format!("honest machines earned {share} of what honest ones paid, not {least} percent"),
+            );
+        }
+        let (most, p99) = (expect.control_p99_max, self.control_bytes_per_node_s.p99);
+        if most > 0 {
+            self.expected(
+                "control_bounded",
+                "99 of 100 machines send no more control traffic than the scenario expects.",
+                p99 <= most,
+                || format!("99 of 100 machines sent up to {p99} bytes a second, more than {most}"),
             );
         }
         let (most, median) = (expect.first_token_ms_median_max, self.figures.first_token_ms.p50);

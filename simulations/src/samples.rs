@@ -6,6 +6,7 @@ use protocol::ids::{ChannelId, RecordId};
 use protocol::node::Node;
 
 use crate::home::Home;
+use crate::network::wire::Traffic;
 use crate::world::{Outcome, World};
 
 /// A world at one moment.
@@ -23,7 +24,7 @@ pub struct Sample {
     pub running: u64,
     /// Slots of machines that serve.
     pub slots: u64,
-    /// Bytes of messages and adverts that all have sent so far.
+    /// Bytes of control traffic that all have sent so far.
     pub sent_bytes: u64,
     /// Channels of which payer and payee, both running, hold different newest receipts.
     pub differing: u64,
@@ -45,7 +46,7 @@ impl Sample {
             failed: ended - done,
             running: world.hosts.iter().map(|host| host.device.load() as u64).sum(),
             slots: serving.filter_map(|host| Some(u64::from(host.offer.as_ref()?.slots))).sum(),
-            sent_bytes: world.hosts.iter().map(|host| host.sent_bytes).sum(),
+            sent_bytes: world.traffic.iter().map(Traffic::total).sum(),
             differing: differing(world),
         }
     }

@@ -74,6 +74,9 @@ pub struct Network {
     pub slow_issuer_ms: u64,
     /// Has the last issuer lie.
     pub lying_issuer: bool,
+    /// Has machines find and hear each other as libp2p has them, by a directory and a mesh of gossip with their traffic;
+    /// otherwise whoever ever provided is found, and everybody interested hears.
+    pub mesh: bool,
 }
 
 impl Default for Network {
@@ -88,6 +91,7 @@ impl Default for Network {
             duplicate_permille: 0,
             slow_issuer_ms: 0,
             lying_issuer: false,
+            mesh: false,
         }
     }
 }
@@ -135,8 +139,13 @@ pub enum Cheat {
     Replayer,
     /// Signs two steps in one place of its account every minute, and shows each to some of the issuers.
     Equivocator,
+    /// Would end every channel at half of what is due.
+    Haggler,
     /// Tells the directory that others serve who do not, and spreads adverts of others that are old or forged.
     Poisoner,
+    /// Has a name near the model's key, connects to everybody, and answers every question to the directory with others of
+    /// its kind. Needs a mesh.
+    Eclipser,
 }
 
 /// What a machine serves: the one model of these simulations.
@@ -270,6 +279,9 @@ pub struct Expect {
     /// Most milliseconds from wanting a job to its first token, for half of the jobs done; 0 for any.
     #[serde(deserialize_with = "within::<_, 0, 600_000>")]
     pub first_token_ms_median_max: u64,
+    /// Most bytes of control traffic a second that 99 of 100 machines send; 0 for any.
+    #[serde(deserialize_with = "within::<_, 0, 1_000_000>")]
+    pub control_p99_max: u64,
 }
 
 impl Lengths {
@@ -321,6 +333,8 @@ impl Scenario {
             "all `hosts` together are {}, more than {HOSTS_MAX}",
             self.nodes()
         );
+        let needs_mesh = self.hosts.iter().any(|group| group.cheats == Some(Cheat::Eclipser));
+        ensure!(self.network.mesh || !needs_mesh, "eclipsers need `network.mesh`");
         let mut names = BTreeSet::from(["issuers", "all"]);
         for group in &self.hosts {
             ensure!(names.insert(&group.name), "two groups of `hosts` are called `{}`", group.name);
@@ -418,7 +432,7 @@ impl Group {
     fn check(&self) -> anyhow::Result<()> {
         let by_serving = matches!(self.cheats, Some(Cheat::NonDeliverer | Cheat::OverClaimer));
         ensure!(!by_serving || self.serves.is_some(), "who cheats so must serve");
-        let by_asking = matches!(self.cheats, Some(Cheat::NonPayer));
+        let by_asking = matches!(self.cheats, Some(Cheat::NonPayer | Cheat::Haggler));
         ensure!(!by_asking || self.asks.is_some(), "who cheats so must ask");
         if let Some(Serves { decode: [least, most], .. }) = self.serves {
             ensure!(least <= most, "`serves.decode` is [least, most]");

@@ -4,6 +4,7 @@ mod adverts;
 mod cheating;
 mod faults;
 mod jobs;
+mod mesh;
 mod messages;
 mod pruning;
 mod queries;
@@ -28,6 +29,9 @@ use protocol::time::Time;
 
 use crate::checks::{self, Always};
 use crate::devices::{Device, Speed};
+use crate::network::directory::Key;
+use crate::network::gossip::Topic;
+use crate::network::wire::Traffic;
 use crate::network::{Conditions, Network};
 use crate::reference::Reference;
 
@@ -78,10 +82,12 @@ pub struct Host {
     /// Its disk was lost once, or it was away while issuers ended channels of its and forgot them: its journal does not
     /// have the whole history.
     pub lost_history: bool,
-    /// Bytes of messages and of gossip that it has sent.
-    pub sent_bytes: u64,
+    /// Answers every question to the directory with others that do the same.
+    pub misleads: bool,
     /// Says again what it has said and heard.
     pub replays: bool,
+    /// Would end every channel at half of what is due.
+    pub haggles: bool,
     /// Its owner wants the engine for something else.
     pub resting: bool,
     /// The advert that it published last.
@@ -218,6 +224,8 @@ enum What {
     Equivocate,
     /// Adverts that are forged or old, and false records in the directory.
     Poison,
+    /// Connections to random others, to be in their directories.
+    Crowd,
     /// What was said once is said again.
     SayAgain {
         to: usize,
@@ -225,6 +233,14 @@ enum What {
     },
     /// These hosts reach only each other; none: all reach all.
     Part(Vec<usize>),
+    /// A heartbeat of gossip, everywhere.
+    Beat,
+    /// Whoever knows few others looks for more.
+    LookAround(u32),
+    /// The same goes on with these keys.
+    Refresh(u32, Vec<Key>),
+    /// What a host provides is entered again in the directory; if so said, every half hour.
+    ProvideAgain(u32, bool),
 }
 
 /// A fault that befalls a host.
@@ -306,6 +322,8 @@ pub struct World {
     pub inputs: u64,
     /// Events of any kind that have happened.
     pub events: u64,
+    /// What each machine has sent.
+    pub traffic: Vec<Traffic>,
     /// Messages sent, by name, and their bytes.
     pub sent: BTreeMap<&'static str, (u64, u64)>,
     /// Channels that payees gave to their mirrors.
@@ -323,6 +341,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Event>>,
     index: BTreeMap<NodeId, usize>,
     directory: BTreeMap<ModelId, BTreeSet<usize>>,
+    mesh: Option<Box<mesh::Mesh>>,
     streams: BTreeMap<(JobId, usize), Stream>,
     trace: blake3::Hasher,
     disks: Prng,
@@ -346,6 +365,7 @@ impl World {
             inputs: 0,
             events: 0,
             tallies: Default::default(),
+            traffic: Vec::new(),
             sent: BTreeMap::new(),
             copies: 0,
             findings: Vec::new(),
@@ -356,6 +376,7 @@ impl World {
             queue: BinaryHeap::new(),
             index: BTreeMap::new(),
             directory: BTreeMap::new(),
+            mesh: None,
             streams: BTreeMap::new(),
             trace: blake3::Hasher::new(),
             disks: prng.child(),
@@ -403,8 +424,9 @@ impl World {
             restored: Vec::new(),
             recovered: None,
             lost_history: false,
-            sent_bytes: 0,
+            misleads: false,
             replays: false,
+            haggles: false,
             resting: false,
             published: None,
             advertised_until: None,
@@ -423,6 +445,8 @@ impl World {
             attached: BTreeMap::new(),
             load: (0, 0),
         });
+        self.traffic.push(Traffic::default());
+        self.meets(host);
         self.schedule(host, 0, What::Keep);
         host
     }
@@ -582,11 +606,28 @@ impl World {
             What::Serve(serves) => self.serves(host, serves),
             What::Equivocate => self.equivocate(host),
             What::Poison => self.poison(host),
+            What::Crowd => self.crowd(host),
             What::SayAgain { to, bytes } => {
                 self.bytes_in(self.network.conditions.latency_ms, host, to, bytes)
             }
             What::Part(some) if some.is_empty() => self.reunite(),
             What::Part(some) => self.part(&some),
+            What::Beat => self.beat(),
+            What::LookAround(incarnation) => {
+                if incarnation == self.hosts[host].incarnation {
+                    self.look_around(host);
+                }
+            }
+            What::Refresh(incarnation, keys) => {
+                if incarnation == self.hosts[host].incarnation {
+                    self.refresh(host, keys);
+                }
+            }
+            What::ProvideAgain(incarnation, repeats) => {
+                if incarnation == self.hosts[host].incarnation {
+                    self.provide_again(host, repeats);
+                }
+            }
         }
     }
 
@@ -698,8 +739,10 @@ impl World {
                 Effect::Spread(message) => self.spread(host, &Message::Books(message).to_bytes()),
                 Effect::Subscribe(model) => {
                     self.hosts[host].subscribed.insert(model);
+                    self.listens(host, Topic::Model(model));
                 }
                 Effect::Lookup(model) => self.look_up(host, model),
+                Effect::Provide(model) if self.mesh.is_some() => self.provide(host, model),
                 Effect::Provide(model) => {
                     self.directory.entry(model).or_default().insert(host);
                 }
@@ -735,6 +778,7 @@ impl World {
                 Effect::Penalise(node, offence) => {
                     if let Some(peer) = self.host_of(node) {
                         self.hosts[peer].penalties.push((host, offence));
+                        self.offends(host, peer);
                     }
                 }
                 Effect::Restored { by, channel, paid } => {

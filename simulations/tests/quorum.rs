@@ -1,11 +1,12 @@
 //! Networks with four issuers: one may be down, slow or lying, and money stays whole.
 
-use protocol::ids::AccountId;
+use protocol::ids::{AccountId, Digest};
 use protocol::keys::Signer;
 use protocol::ledger::account::{Inception, promise};
+use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{AccountOp, Epoch, OpBody, text_digest};
 use protocol::message::{Message, Wire};
-use protocol::node::{Config, Owner, OwnerCommand};
+use protocol::node::{Config, Order, OrderError, Owner, OwnerCommand};
 use protocol::signed::{Role, sign};
 use simulations::devices::Speed;
 use simulations::home::{Home, MODEL, Setting, spec};
@@ -98,6 +99,37 @@ fn an_owner_who_signs_two_steps_for_one_slot_locks_nobody_but_itself() {
     let job = home.submit(0, honest, spec(MODEL, 400, 300, 100));
     home.does(job, 15_000);
     assert!(home.world.books().all(|(_, books)| books.is_conserved()));
+}
+
+/// One honest issuer and a liar vote for a payment while the two others are away; when they are back its epoch is over. Two
+/// votes are no certificate, and two refusals too few to give it up: a checkpoint gives its place back, and its owner is told.
+#[test]
+fn a_step_that_too_few_voted_for_while_its_epoch_lasted_is_given_up_and_its_account_goes_on() {
+    let setting = Setting { issuers: 4, epoch_ms: 20_000, ..Setting::small(42, 1) };
+    let mut home = Home::joined(&setting, Conditions::CALM);
+    home.lies(3);
+    let (owner, order) = (home.consumers[0], Digest([1; 32]));
+    let account = home.world.hosts[owner].config.owner.account();
+    let to = home.world.hosts[home.providers[0]].config.owner.account();
+    for away in [0, 2] {
+        home.world.fault_in(0, away, Fault::Crash);
+    }
+    home.world.run_for(1_000);
+    let pay = Order::Pay { to, amount: 5_000_000 };
+    home.world.command_in(0, owner, OwnerCommand::Order(order, pay));
+    home.world.run_for(60_000);
+    let locks: Vec<_> = home.world.books().map(|(_, books)| books.locked(account).is_some()).collect();
+    assert_eq!((locks, home.world.orders.get(&order)), (vec![true], None));
+
+    for away in [0, 2] {
+        home.world.fault_in(0, away, Fault::Restart);
+    }
+    home.world.run_for(80_000);
+    let told = home.world.orders.get(&order);
+    assert_eq!(told, Some(&Err(OrderError::Refused(IssuerError::Lapsed))));
+    assert!(home.world.books().all(|(_, books)| books.locked(account).is_none()));
+    home.does_a_job();
+    home.settles();
 }
 
 /// An operator types in what it has seen.

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what the network adds to the engine, how fast it gets over faults, and what its ledger costs, each
 //! number beside its floor.
 //!
-//! In reading order: [`mesh`], [`faults`], [`ledger`] and [`engine`] are the benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
+//! In reading order: [`mesh`], [`faults`], [`ledger`], [`engine`] and [`calibrate`] are the benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
 //! what the first measures; [`cluster`] is the network of separate processes that both run on, [`release`] the program
 //! that is measured, [`samples`] how runs become numbers, and [`table`] how those are printed.
 
@@ -12,6 +12,8 @@ mod faults;
 mod ledger;
 
 mod engine;
+
+mod calibrate;
 
 mod latency;
 
@@ -50,6 +52,8 @@ enum What {
     Ledger(ledger::Arguments),
     /// The engine by itself, one answer and several at once, on the CPU and on a GPU beside it
     Engine(engine::Arguments),
+    /// The traffic of a small network of real nodes beside that of the simulator
+    Calibrate(calibrate::Arguments),
     /// Runs the engine in this process for jobs on standard input
     #[command(hide = true)]
     Direct(decode::Arguments),
@@ -66,6 +70,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let What::Replay(arguments) = &arguments.what {
         return ledger::replay(arguments).map(|()| ExitCode::SUCCESS);
     }
+    if let What::Calibrate(arguments) = &arguments.what
+        && let Some(program) = arguments.program()
+    {
+        return block_on(calibrate::run(program, arguments));
+    }
     let features = if let What::Engine(arguments) = &arguments.what { arguments.features() } else { &[] };
     if cfg!(debug_assertions) {
         return release::run_again(features);
@@ -76,15 +85,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return engine::run(&program, arguments).map(|()| ExitCode::SUCCESS);
     }
     let program = release::build_node(features)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
-    runtime.context("cannot start the runtime")?.block_on(async {
+    block_on(async {
         match &arguments.what {
             What::Mesh(arguments) => mesh::run(&program, arguments).await,
             What::Faults(arguments) => faults::run(&program, arguments).await,
             What::Ledger(arguments) => ledger::run(&program, arguments).await,
+            What::Calibrate(arguments) => calibrate::run(&program, arguments).await,
             What::Engine(_) | What::Direct(_) | What::Replay(_) => Ok(()),
         }
-    })?;
+    })
+}
+
+fn block_on(measure: impl Future<Output = Result<()>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
+    runtime.context("cannot start the runtime")?.block_on(measure)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -69,20 +70,11 @@ impl Durable {
     pub(super) fn open(
         folder: &DataFolder,
         domain: DomainId,
-        mut take: impl FnMut(Record) -> Result<()>,
+        take: impl FnMut(Record) -> Result<()>,
     ) -> Result<Self> {
         let begun = Instant::now();
         let (mut index, index_end) = Indexer::open(folder.index(), domain)?;
-        let mut refused = None;
-        let each = |position: Position, _: &journal::Head, bytes: &[u8]| {
-            if refused.is_none() {
-                refused = read(position, bytes).and_then(&mut take).err();
-            }
-        };
-        let (journal, recovered) = Journal::open(&folder.journal(), journal::Options::default(), each)?;
-        if let Some(error) = refused {
-            return Err(error);
-        }
+        let (journal, recovered) = follow(&folder.journal(), take)?;
         if recovered.torn_bytes > 0 {
             tracing::warn!(bytes = recovered.torn_bytes, "Cut off an unfinished write at the journal's end");
         }
@@ -244,6 +236,36 @@ impl Durable {
     }
 }
 
+/// Opens the journal and hands on each record, and none after one that is not taken: it is read and checked on a thread of
+/// its own meanwhile.
+fn follow(path: &Path, mut take: impl FnMut(Record) -> Result<()>) -> Result<(Journal, journal::Recovered)> {
+    let (sender, batches) = mpsc::sync_channel(BATCHES_MAX);
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(move || {
+            let mut batch = Vec::with_capacity(BATCH);
+            let each = |position: Position, _: &journal::Head, bytes: &[u8]| {
+                batch.push(read(position, bytes));
+                if batch.len() == BATCH {
+                    // Nobody takes any more once one was refused.
+                    let _ = sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
+                }
+            };
+            let opened = Journal::open(path, journal::Options::default(), each);
+            let _ = sender.send(batch);
+            opened
+        });
+        let taken = batches.into_iter().flatten().try_for_each(|record| record.and_then(&mut take));
+        let opened = opening.join().map_err(|_| JournalError::Panicked)??;
+        taken.map(|()| opened)
+    })
+}
+
+/// Records that go from one thread to the other at once.
+const BATCH: usize = 256;
+
+/// Bounds how far reading may be ahead: what is read must not pile up.
+const BATCHES_MAX: usize = 8;
+
 fn read(position: Position, bytes: &[u8]) -> Result<Record> {
     Record::read_back(bytes).map_err(|error| {
         anyhow::anyhow!(
@@ -349,6 +371,29 @@ mod tests {
         }
 
         assert!(durable.reader().is_some());
+    }
+
+    #[tokio::test]
+    async fn records_come_back_in_order_and_none_after_one_that_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(&folder.path().join("node")).unwrap();
+        let mut durable = Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
+        for amount in 0..1_000 {
+            durable.record(&Record::Ticket { fingerprint: Digest([5; 32]), amount }).unwrap();
+        }
+        durable.close().unwrap();
+        drop(durable);
+
+        let mut taken = Vec::new();
+        let refused = Durable::open(&folder, DomainId([0; 32]), |record| {
+            let Record::Ticket { amount, .. } = record else { panic!("{record:?} was not written") };
+            anyhow::ensure!(amount < 700, "refused");
+            taken.push(amount);
+            Ok(())
+        });
+
+        assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some("refused"));
+        assert_eq!(taken, (0..700).collect::<Vec<u64>>());
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
     num::NonZeroU32,
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,7 +31,10 @@ use libp2p::{
 use libp2p_memory_connection_limits as memory_limits;
 use tokio::sync::mpsc;
 
-use super::{Mdns, NetConfig, codec::Codec, gate, gate::ip_of, jobs, limits::*, names::Agent, names::Names};
+use super::{
+    Mdns, NetConfig, codec::Codec, gate, gate::ip_of, jobs, limits::*, names::Agent, names::Names,
+    traffic::Counted, traffic::Traffic,
+};
 
 #[derive(NetworkBehaviour)]
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
@@ -66,11 +70,12 @@ pub(super) fn swarm(
     config: &NetConfig,
     names: &Names,
     job_requests: mpsc::Receiver<jobs::Open>,
+    traffic: &Arc<Traffic>,
 ) -> Result<Swarm<Behaviour>> {
     let keypair = Keypair::ed25519_from_bytes(config.secret).context("read the node's key")?;
     let me = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(me);
-    let transport = transport(&keypair, relay_transport)?;
+    let transport = transport(&keypair, relay_transport, traffic.clone())?;
     let behaviour = behaviour(config, names, &keypair, relay_client, job_requests)?;
 
     let swarm_config = swarm::Config::with_tokio_executor()
@@ -82,7 +87,11 @@ pub(super) fn swarm(
     Ok(Swarm::new(transport, behaviour, me, swarm_config))
 }
 
-fn transport(keypair: &Keypair, relay: relay::client::Transport) -> Result<Boxed<(PeerId, StreamMuxerBox)>> {
+fn transport(
+    keypair: &Keypair,
+    relay: relay::client::Transport,
+    traffic: Arc<Traffic>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let noise = noise::Config::new(keypair).context("prepare the noise handshake")?;
     let direct = || {
         let quic = quic::tokio::Transport::new(quic_config(keypair))
@@ -107,7 +116,10 @@ fn transport(keypair: &Keypair, relay: relay::client::Transport) -> Result<Boxed
         .multiplex(yamux::Config::default())
         .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
     let all = relayed.or_transport(named).map(|either, _| either.into_inner());
-    Ok(TransportTimeout::new(all, CONNECT_TIMEOUT).boxed())
+    let counted = all.map(move |(peer, connection), _| {
+        (peer, StreamMuxerBox::new(Counted::new(connection, traffic.clone())))
+    });
+    Ok(TransportTimeout::new(counted, CONNECT_TIMEOUT).boxed())
 }
 
 fn quic_config(keypair: &Keypair) -> quic::Config {

@@ -6,6 +6,7 @@ mod slots;
 mod snapshot;
 mod transfers;
 
+pub use settling::has_lapsed;
 pub use snapshot::Snapshot;
 
 use alloc::boxed::Box;
@@ -106,8 +107,9 @@ struct Account {
     balance: Balance,
     next: u64,
     head: Option<RecordId>,
-    /// The step for which we voted in the next slot; no other gets our vote.
-    lock: Option<RecordId>,
+    /// The steps for which we voted, by slot, from the next one on; no other gets our vote. There is more than one where
+    /// the step before one of them cannot be taken for the time being.
+    locks: BTreeMap<u64, RecordId>,
     /// The last of its slots that a checkpoint has freed.
     freed: Option<settling::Freed>,
     channels: u32,
@@ -248,6 +250,12 @@ pub enum IssuerError {
         /// Steps of the account since the last checkpoint.
         made: u64,
     },
+    /// No quorum has taken the step while its epoch lasted, and a checkpoint has given its place back.
+    #[error(
+        "too few issuers took the step while its epoch lasted, so it is given up, and nothing was spent by it: make it \
+             again"
+    )]
+    Lapsed,
 }
 
 /// What is done with a step.
@@ -449,7 +457,7 @@ impl Issuer {
         let account = self.accounts.entry(op.account).or_default();
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
-        account.lock = None;
+        account.locks = account.locks.split_off(&account.next);
         account.balance.as_of = account.balance.as_of.saturating_add(1);
         Ok(())
     }

@@ -21,14 +21,13 @@ use crate::mutant;
 use crate::price::Usage;
 use crate::signed::{Role, Signable, Verified, sign};
 
-use kept::Evidence;
+use kept::{Evidence, Head};
 use work::{Count, Flight, Work};
 
-/// A channel on which we are paid.
+/// A channel on which we are paid. Which one it is says whoever keeps it: a node may have a hundred thousand, each by its
+/// name.
 #[derive(Debug, Clone)]
 pub struct Paid {
-    /// The channel.
-    pub channel: ChannelId,
     agreement: Arc<Agreement>,
     /// Last epoch in which it takes jobs.
     pub expires: Epoch,
@@ -108,7 +107,6 @@ impl Paid {
     /// Returns the paid side of a channel that shares nothing with others.
     #[must_use]
     pub fn new(
-        channel: ChannelId,
         terms: Verified<Terms>,
         (payer, payer_account, payer_key): (NodeId, AccountId, PublicKey),
         cap: u64,
@@ -116,14 +114,13 @@ impl Paid {
     ) -> Self {
         let (terms, signer, keys) = (Arc::new(terms), Arc::new(signer), Vec::new());
         let agreement = Agreement { terms, payer, payer_account, payer_key, domain, signer, keys };
-        Self::on(channel, Arc::new(agreement), cap)
+        Self::on(Arc::new(agreement), cap)
     }
 
     /// Returns the paid side of a channel that the issuers have committed.
     #[must_use]
-    pub fn on(channel: ChannelId, agreement: Arc<Agreement>, cap: u64) -> Self {
+    pub fn on(agreement: Arc<Agreement>, cap: u64) -> Self {
         Self {
-            channel,
             agreement,
             expires: Epoch(u32::MAX),
             cap,
@@ -149,21 +146,21 @@ impl Paid {
         self
     }
 
-    /// Returns the proof that the channel was opened, if it was kept.
+    /// Returns the proof that the channel, which is this one, was opened, if it was kept.
     #[must_use]
-    pub fn opening(&self) -> Option<Opening<Checked>> {
-        self.evidence.opening(self)
+    pub fn opening(&self, channel: ChannelId) -> Option<Opening<Checked>> {
+        self.evidence.opening(channel, self)
     }
 
-    /// Returns the newest receipt, signed by both; our signature is made again.
+    /// Returns the newest receipt of the channel, signed by both; our signature is made again.
     #[must_use]
-    pub fn head(&self) -> Option<Verified<Receipt>> {
-        Some(self.evidence.head()?.receipt(self))
+    pub fn head(&self, channel: ChannelId) -> Option<Verified<Receipt>> {
+        Some(self.evidence.head()?.receipt(channel, self))
     }
 
     /// Says whether there is one, without making it.
     #[must_use]
-    pub const fn has_head(&self) -> bool {
+    pub fn has_head(&self) -> bool {
         self.evidence.has_head()
     }
 
@@ -180,7 +177,8 @@ impl Paid {
 
     fn is_news(&self, receipt: &Verified<Receipt>) -> bool {
         let head = self.evidence.head();
-        head.is_none_or(|head| outranks(rank(receipt), (self.paid, head.sequence, head.id(self))))
+        let rank_of = |head: &Head| (self.paid, head.sequence, head.id(receipt.channel, self));
+        head.is_none_or(|head| outranks(rank(receipt), rank_of(&head)))
     }
 
     fn count(&self) -> Count {
@@ -234,9 +232,9 @@ impl Paid {
 
     /// Returns what the issuers shall pay out: the newest receipt, and our word on how much of it we have earned.
     #[must_use]
-    pub fn claim(&self) -> Option<(Verified<Receipt>, Verified<Claim>)> {
-        let receipt = self.head()?;
-        let claim = Claim { channel: self.channel, receipt: receipt.id(), amount: self.earned() };
+    pub fn claim(&self, channel: ChannelId) -> Option<(Verified<Receipt>, Verified<Claim>)> {
+        let receipt = self.head(channel)?;
+        let claim = Claim { channel, receipt: receipt.id(), amount: self.earned() };
         Some((receipt, sign(claim, self.domain, Role::Payee, &self.signer)))
     }
 
@@ -315,10 +313,10 @@ impl Paid {
         lacks || (self.interrupted && !(agrees && self.evidence.has_head()))
     }
 
-    /// Learns the newest receipt that the payer holds. If it is ours and does not cover what was delivered, the payer has
+    /// Learns the newest receipt of the channel that the payer holds. If it is ours and does not cover what was delivered, the payer has
     /// lost count, as a crash makes it.
-    pub fn shown(&mut self, receipt: RecordId) {
-        let is_ours = self.evidence.has_head() && receipt == self.head_id();
+    pub fn shown(&mut self, channel: ChannelId, receipt: RecordId) {
+        let is_ours = self.evidence.has_head() && receipt == self.head_id(channel);
         if is_ours && !self.is_busy() && !self.stated().settled.covers(&self.count().settled) {
             self.interrupted = true;
         }
@@ -508,7 +506,7 @@ impl Paid {
             return Err(PaidError::TooLittle);
         }
 
-        if closing.receipt != self.evidence.head().map(|head| head.id(self)) {
+        if closing.receipt != self.evidence.head().map(|head| head.id(closing.channel, self)) {
             return Err(PaidError::OtherReceipt);
         }
 
@@ -517,10 +515,10 @@ impl Paid {
         Ok(signed)
     }
 
-    /// Returns the id of the newest receipt.
+    /// Returns the id of the newest receipt of the channel.
     #[must_use]
-    pub fn head_id(&self) -> RecordId {
-        self.evidence.head().map_or(RecordId::NONE, |head| head.id(self))
+    pub fn head_id(&self, channel: ChannelId) -> RecordId {
+        self.evidence.head().map_or(RecordId::NONE, |head| head.id(channel, self))
     }
 
     /// Says whether the payer signed and nobody else but us: the issuer reads no record with a third signature.
@@ -541,6 +539,10 @@ impl Paid {
     /// Takes the payer's count if it is paid for. Ours never falls: a payer could interrupt every job, deny it, and have
     /// the next one for the same money.
     fn agree(&mut self) {
+        // At rest it is ours already.
+        if self.work.is_none() {
+            return;
+        }
         let stated = self.evidence.head().map(|head| head.count.settled);
         if let Some(usage) = stated.filter(|usage| self.affords(usage)) {
             let believes_less = mutant::is_in("payee-believes-less");
@@ -621,7 +623,7 @@ mod tests {
         };
         let terms = sign(terms, DOMAIN, Role::Node, &signer(5));
         let payer = (signer(4).public().into(), account(3), signer(70).public());
-        Paid::new(CHANNEL, terms, payer, 1_000_000_000_000, (signer(60), DOMAIN))
+        Paid::new(terms, payer, 1_000_000_000_000, (signer(60), DOMAIN))
     }
 
     fn record(job: JobId, tokens_in: u64, tokens_out: u64, finish: Finish) -> JobRecord {

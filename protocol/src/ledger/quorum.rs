@@ -71,6 +71,8 @@ pub enum Fact<S: Stage> {
     },
     /// An owner signed two steps for one slot. The one with the lower id comes first.
     Doubled(S::Of<AccountOp>, S::Of<AccountOp>),
+    /// A step got no certificate while its epoch lasted: its slot is given back.
+    Lapsed(S::Of<AccountOp>),
 }
 
 fn all<T: Signable>(
@@ -212,6 +214,7 @@ impl Fact<Wire> {
             Self::Doubled(first, second) => {
                 Fact::Doubled(first.verify(domain, scheme)?, second.verify(domain, scheme)?)
             }
+            Self::Lapsed(op) => Fact::Lapsed(op.verify(domain, scheme)?),
         })
     }
 
@@ -232,6 +235,7 @@ impl Fact<Wire> {
             Self::Doubled(first, second) => {
                 Fact::Doubled(first.read_back(domain)?, second.read_back(domain)?)
             }
+            Self::Lapsed(op) => Fact::Lapsed(op.read_back(domain)?),
         })
     }
 }
@@ -249,6 +253,7 @@ impl Fact<Checked> {
                 Fact::Redeemed { receipt: receipt.signed(), claim: claim.as_ref().map(Verified::signed) }
             }
             Self::Doubled(first, second) => Fact::Doubled(first.signed(), second.signed()),
+            Self::Lapsed(op) => Fact::Lapsed(op.signed()),
         }
     }
 
@@ -257,9 +262,12 @@ impl Fact<Checked> {
     pub fn owner(&self) -> Option<AccountId> {
         match self {
             Self::Step(certificate) => Some(certificate.op.account),
-            Self::Deposit(_) | Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Paid(_) => {
-                None
-            }
+            Self::Deposit(_)
+            | Self::End(_)
+            | Self::Redeemed { .. }
+            | Self::Doubled(..)
+            | Self::Lapsed(_)
+            | Self::Paid(_) => None,
         }
     }
 
@@ -277,7 +285,9 @@ impl Fact<Checked> {
                 | OpBody::Rotate(_) => None,
             },
             Self::Deposit(deposit) => Some(deposit.account),
-            Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Paid(_) => None,
+            Self::End(_) | Self::Redeemed { .. } | Self::Doubled(..) | Self::Lapsed(_) | Self::Paid(_) => {
+                None
+            }
         }
     }
 
@@ -298,6 +308,7 @@ impl Fact<Checked> {
                 name_of(b"redeemed\0", &[receipt.id().0, claim.0])
             }
             Self::Doubled(first, second) => name_of(b"doubled\0", &[first.id().0, second.id().0]),
+            Self::Lapsed(op) => name_of(b"lapsed\0", &[op.id().0]),
         }
     }
 }
@@ -343,9 +354,23 @@ pub struct Answers {
     votes: BTreeMap<PublicKey, Verified<Vote>>,
     recorded: BTreeMap<PublicKey, Verified<Recorded>>,
     refused: BTreeMap<PublicKey, IssuerError>,
+    /// An issuer does not count some of the votes: the slot was freed, and whoever gave them had not followed that, or lies.
+    has_void: bool,
 }
 
 impl Answers {
+    /// Learns that an issuer does not count some of the votes. That refuses nothing: with the votes of others they may
+    /// be enough.
+    pub const fn some_are_void(&mut self) {
+        self.has_void = true;
+    }
+
+    /// Says whether the vote of an issuer would help where some do not count.
+    #[must_use]
+    pub fn wants(&self, key: PublicKey) -> bool {
+        self.has_void && !self.votes.contains_key(&key)
+    }
+
     /// Takes an issuer's vote; says whether the votes are a quorum now and were not before.
     pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>, manifest: &Manifest) -> bool {
         let before = self.is_certified(manifest);

@@ -32,12 +32,12 @@ pub struct Settled {
     books: Issuer,
     previous: RecordId,
     epoch: Option<Epoch>,
-    /// In the order in which they were taken; a redemption stands where the first one of its channel did, and two steps
-    /// in one slot where the first ones of their account did.
+    /// In the order in which they were taken; a redemption stands where the first one of its channel did, and why a slot
+    /// is stuck where the first such fact of its account did.
     since: Vec<Arc<Fact<Checked>>>,
     names: BTreeMap<RecordId, usize>,
     paid: BTreeMap<ChannelId, usize>,
-    doubled: BTreeMap<AccountId, usize>,
+    stuck: BTreeMap<AccountId, usize>,
     /// How many steps since are beyond what was their accounts' own, without those that cost nothing.
     common: u64,
     /// How many of those each account has made.
@@ -110,6 +110,7 @@ fn take(books: &mut Issuer, fact: &Fact<Checked>, epoch: Epoch) -> Result<bool, 
         // An operator's word on what happened outside moves no credits.
         Fact::Paid(_) => Ok(false),
         Fact::Doubled(first, second) => books.free_slot((first, second), epoch).map(|()| true),
+        Fact::Lapsed(op) => books.free_lapsed(op, epoch).map(|()| true),
     }
 }
 
@@ -124,7 +125,7 @@ impl Settled {
             since: Vec::new(),
             names: BTreeMap::new(),
             paid: BTreeMap::new(),
-            doubled: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             common: 0,
             keys: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -221,7 +222,7 @@ impl Settled {
         let place = match &*fact {
             Fact::Paid(_) => return,
             Fact::Redeemed { receipt, .. } => *self.paid.entry(receipt.channel).or_insert(last),
-            Fact::Doubled(first, _) => *self.doubled.entry(first.account).or_insert(last),
+            Fact::Doubled(op, _) | Fact::Lapsed(op) => *self.stuck.entry(op.account).or_insert(last),
             Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) => last,
         };
         self.names.insert(name, place);
@@ -240,13 +241,11 @@ impl Settled {
         self.since.get(*self.paid.get(&channel)?)
     }
 
-    /// Returns the slot in which two steps of an account are known since.
+    /// Returns the slot of an account that is known to be stuck since: two steps were signed for it, or one that is too
+    /// old.
     #[must_use]
-    pub fn doubled(&self, account: AccountId) -> Option<u64> {
-        match &**self.since.get(*self.doubled.get(&account)?)? {
-            Fact::Doubled(first, _) => Some(first.sequence),
-            Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Paid(_) => None,
-        }
+    pub fn stuck(&self, account: AccountId) -> Option<u64> {
+        slot_of(self.since.get(*self.stuck.get(&account)?)?).map(|(_, sequence)| sequence)
     }
 
     /// Remembers a fact that a proposal names; at most so many as it can name.
@@ -325,10 +324,10 @@ impl Settled {
         Ok((names, outcome))
     }
 
-    /// Returns those slots with two steps of which one has been certified all the same: they are not stuck.
+    /// Returns those slots that were taken for stuck and in which a step has been certified all the same.
     fn stepped(&self) -> BTreeSet<(AccountId, u64)> {
-        let doubled = self.doubled.keys().filter_map(|account| Some((*account, self.doubled(*account)?)));
-        self.certified_in(&doubled.collect()).collect()
+        let stuck = self.stuck.keys().filter_map(|account| Some((*account, self.stuck(*account)?)));
+        self.certified_in(&stuck.collect()).collect()
     }
 
     /// Returns those of these slots for which a certified step is known that no checkpoint states.
@@ -338,9 +337,12 @@ impl Settled {
     ) -> impl Iterator<Item = (AccountId, u64)> + 'a {
         let slot = |fact: &Arc<Fact<Checked>>| match &**fact {
             Fact::Step(certificate) => Some((certificate.op.account, certificate.op.sequence)),
-            Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
-                None
-            }
+            Fact::Deposit(_)
+            | Fact::End(_)
+            | Fact::Redeemed { .. }
+            | Fact::Doubled(..)
+            | Fact::Lapsed(_)
+            | Fact::Paid(_) => None,
         };
         self.since.iter().filter_map(slot).filter(|slot| slots.contains(slot))
     }
@@ -414,7 +416,7 @@ impl Settled {
         let since = core::mem::take(&mut self.since);
         self.names.clear();
         self.paid.clear();
-        self.doubled.clear();
+        self.stuck.clear();
         self.learned.clear();
         let mut waiting = Vec::new();
         for fact in since {
@@ -422,8 +424,10 @@ impl Settled {
                 live.drop_withdrawal_of(&fact, &now);
                 continue;
             }
-            // What waits for something else is tried again with the next checkpoint.
-            let waits = take(&mut now, &fact, checkpoint.epoch).is_err();
+            // What waits for something else is tried again with the next checkpoint. A slot is freed by a checkpoint that
+            // states why, and by nothing else: steps in a slot that only our books have freed would be lost again.
+            let frees = slot_of(&fact).is_some() && !mutant::is_in("freed-unstated");
+            let waits = frees || take(&mut now, &fact, checkpoint.epoch).is_err();
             waiting.extend(waits.then(|| fact.clone()));
             self.took(fact);
         }
@@ -441,7 +445,7 @@ impl Settled {
 
 fn slot_of(fact: &Fact<Checked>) -> Option<(AccountId, u64)> {
     match fact {
-        Fact::Doubled(first, _) => Some((first.account, first.sequence)),
+        Fact::Doubled(op, _) | Fact::Lapsed(op) => Some((op.account, op.sequence)),
         Fact::Deposit(_) | Fact::Step(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Paid(_) => None,
     }
 }
@@ -462,9 +466,9 @@ fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
             }
             None => false,
         },
-        Fact::Doubled(first, _) => {
-            let (next, head) = books.next_slot(first.account);
-            next > first.sequence || (next == first.sequence && head != first.previous)
+        Fact::Doubled(op, _) | Fact::Lapsed(op) => {
+            let (next, head) = books.next_slot(op.account);
+            next > op.sequence || (next == op.sequence && head != op.previous)
         }
     }
 }
@@ -473,6 +477,11 @@ fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
 fn is_void(books: &Issuer, fact: &Fact<Checked>) -> bool {
     match fact {
         Fact::Step(certificate) => books.is_void(certificate),
-        Fact::Deposit(_) | Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => false,
+        Fact::Deposit(_)
+        | Fact::End(_)
+        | Fact::Redeemed { .. }
+        | Fact::Doubled(..)
+        | Fact::Lapsed(_)
+        | Fact::Paid(_) => false,
     }
 }

@@ -196,10 +196,11 @@ impl Wallet {
 
     /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
     /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
-    /// What is older than what is known changes nothing: a slot would be signed twice.
-    pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) {
+    /// What is older than what is known changes nothing: a slot would be signed twice. Returns the pending step if a
+    /// checkpoint has freed its slot: it fits no slot any more, and can never be made.
+    pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance) -> Option<RecordId> {
         if balance.as_of < self.balance.as_of && !mutant::is_in("older-balance-counts") {
-            return;
+            return None;
         }
         self.balance = balance;
         let (next, head) = if next < self.floor.0 { self.floor } else { (next, head) };
@@ -209,10 +210,13 @@ impl Wallet {
             State::Idle { .. } => None,
         };
         let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
+        let freed = pending.as_ref().filter(|op| op.sequence == next && op.previous != head);
+        let freed = freed.map(Verified::id);
         self.state = match pending.filter(open) {
             Some(op) => State::Pending(op),
             None => State::Idle { next, head },
         };
+        freed
     }
 
     /// Learns that the pending step is certified; any other step changes nothing.
@@ -247,12 +251,15 @@ impl Wallet {
         }
     }
 
-    /// Learns that the issuer refused the pending step, and that its slot is still free.
-    pub fn refused(&mut self, op: RecordId, balance: Balance) {
+    /// Learns that the issuer refused the pending step, and that its slot is still free; `freed` says that it follows
+    /// another head now, which is not known yet.
+    pub fn refused(&mut self, op: RecordId, balance: Balance, freed: bool) {
         if let State::Pending(pending) = &self.state
             && pending.id() == op
         {
-            self.state = State::Idle { next: pending.sequence, head: pending.previous };
+            let (next, head) = (pending.sequence, pending.previous);
+            self.state =
+                if freed { State::Unsynchronised { pending: None } } else { State::Idle { next, head } };
             self.take(balance);
         }
     }
@@ -277,10 +284,10 @@ mod tests {
         wallet.learn(1, RecordId([1; 32]), Balance { as_of: 1, ..Balance::default() });
         let step = wallet.sign(body(1), Epoch(0)).expect("idle");
 
-        wallet.learn(1, step.previous, Balance { as_of: 2, ..Balance::default() });
+        assert_eq!(wallet.learn(1, step.previous, Balance { as_of: 2, ..Balance::default() }), None);
         assert!(wallet.pending().is_some(), "it fits still");
-        wallet.learn(1, RecordId([2; 32]), Balance { as_of: 3, ..Balance::default() });
-        assert!(wallet.pending().is_none());
+        let freed = wallet.learn(1, RecordId([2; 32]), Balance { as_of: 3, ..Balance::default() });
+        assert_eq!((freed, wallet.pending()), (Some(step.id()), None));
         assert!(wallet.sign(body(1), Epoch(0)).is_some_and(|step| step.previous == RecordId([2; 32])));
     }
 

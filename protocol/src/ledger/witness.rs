@@ -9,7 +9,7 @@ use crate::agreeing::AgreedRecord;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::facts::Facts;
-use crate::ledger::issuer::{Issuer, IssuerError};
+use crate::ledger::issuer::{Issuer, IssuerError, has_lapsed};
 use crate::ledger::outside::{Outside, Progress};
 use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{
@@ -507,10 +507,34 @@ impl Witness {
         let head = self.books.next_slot(one.account).1;
         // Steps from before the slot was freed do not show that it is stuck again.
         let is_old = one.previous != head || other.previous != head;
-        if is_old || self.settled.doubled(one.account) == Some(one.sequence) {
+        if is_old || self.settled.stuck(one.account) == Some(one.sequence) {
             return None;
         }
         books.free_slot((first, second), Epoch(0)).ok()?;
+        let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
+        self.settled.took(Arc::new(fact));
+        Some(record)
+    }
+
+    /// Returns the steps for which we voted long ago that have no certificate and that others will not vote for any more,
+    /// as of epoch `now`: too few may have voted in time, and too few have refused for the owner to give them up.
+    #[must_use]
+    pub fn lapsed(&self, now: Epoch) -> Vec<Verified<AccountOp>> {
+        let old = self.locks.values().filter(|lock| lock.meetings > OLD_MEETINGS);
+        old.filter(|lock| has_lapsed(&lock.op, now)).map(|lock| lock.op.clone()).collect()
+    }
+
+    /// Keeps a step that is too old to be voted for, of an owner whose next slot it is for, so that the next checkpoint
+    /// gives the slot back; says whether that is news. Nobody's word is needed for it, and what was certified is not
+    /// touched.
+    pub fn lapse(&mut self, op: &Verified<AccountOp>, now: Epoch) -> Option<Record> {
+        let over = Epoch(now.0.checked_sub(1)?);
+        let is_other = self.books.locked(op.account).is_some_and(|locked| locked != op.id());
+        let is_known = self.settled.stuck(op.account) == Some(op.sequence);
+        if is_other || is_known || self.books.account_alone(op.account).free_lapsed(op, over).is_err() {
+            return None;
+        }
+        let fact = Fact::Lapsed(op.clone());
         let record = Record::Agreed(AgreedRecord::Taken(fact.signed()));
         self.settled.took(Arc::new(fact));
         Some(record)
@@ -572,7 +596,7 @@ impl Witness {
     pub fn replay_taken(&mut self, fact: Fact<Checked>) -> Result<(), IssuerError> {
         match fact {
             Fact::Redeemed { receipt, claim } => self.redeem_elsewhere(&receipt, claim.as_ref()).map(drop),
-            Fact::Doubled(..) => {
+            Fact::Doubled(..) | Fact::Lapsed(_) => {
                 self.settled.took(Arc::new(fact));
                 Ok(())
             }

@@ -191,7 +191,7 @@ impl Node {
             }
             Agreeing::Ballot(ballot) => self.on_ballot(from, key, &ballot, out),
             Agreeing::Signed(checkpoint) => self.on_signed(from, key, checkpoint, now, out),
-            Agreeing::Locked(op) => self.on_locked(from, &op, out),
+            Agreeing::Locked(op) => self.on_locked(from, &op, now, out),
         }
         self.progress(now, out);
     }
@@ -538,7 +538,7 @@ impl Node {
             }
             Fact::End(certificate) => certificate.check(manifest).is_ok(),
             // Their names are those of all their parts.
-            Fact::Redeemed { .. } | Fact::Doubled(..) => true,
+            Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Lapsed(_) => true,
             Fact::Paid(_) => false,
         };
         if is_proven {

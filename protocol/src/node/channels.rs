@@ -71,6 +71,15 @@ pub(super) const fn is_round(now: Time) -> bool {
     now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS
 }
 
+/// Returns those of all that are asked about in this round: every one is, in turn.
+fn in_turn<T>(all: &[T], now: Time) -> impl Iterator<Item = &T> {
+    let round = if mutant::is_in("ends-not-in-turn") { 0 } else { now.0 / REDEEM_MS };
+    let first = usize::try_from(round).unwrap_or_default().wrapping_mul(ENDS_ASKED_MAX);
+    let first = first.checked_rem(all.len()).unwrap_or_default();
+    let (before, from) = all.split_at_checked(first).unwrap_or_default();
+    from.iter().chain(before).take(ENDS_ASKED_MAX)
+}
+
 impl Node {
     /// Signs the step that opens a channel for `job`; it leaves once it is on disk. `None` while the wallet is not free, and when
     /// enough channels to this payee were opened just now.
@@ -274,9 +283,9 @@ impl Node {
             let (channel, amount, receipt) = (receipt.channel, receipt.amount, receipt.id());
             Some(Head { channel, amount, receipt, due: 0, counted: 0 })
         });
-        let paid = self.paid.values().filter(|paid| paid.payer == partner);
-        let paid = paid.filter(|paid| paid.head_id() != RecordId::NONE).map(|paid| {
-            let (channel, amount, receipt) = (paid.channel, paid.paid(), paid.head_id());
+        let paid = self.paid.iter().filter(|(_, paid)| paid.payer == partner && paid.has_head());
+        let paid = paid.map(|(&channel, paid)| {
+            let (amount, receipt) = (paid.paid(), paid.head_id(channel));
             Head { channel, amount, receipt, due: paid.due(), counted: paid.counted() }
         });
         let heads: Vec<Head> = paying.chain(paid).collect();
@@ -315,7 +324,7 @@ impl Node {
                 paying.side.shown(head.receipt, head.due, head.counted);
             }
             if let Some(paid) = self.paid.get_mut(&head.channel).filter(|paid| paid.payer == from) {
-                paid.shown(head.receipt);
+                paid.shown(head.channel, head.receipt);
             }
         }
         let mut messages = Vec::new();
@@ -327,9 +336,9 @@ impl Node {
             }
         }
         // Showing a receipt takes a signature: only to a partner who lacks it.
-        for paid in self.paid.values().filter(|paid| paid.payer == from) {
-            let differs = shown.get(&paid.channel) != Some(&paid.head_id());
-            let lacked = (differs && page.covers(paid.channel)).then(|| paid.head()).flatten();
+        for (&channel, paid) in self.paid.iter().filter(|(_, paid)| paid.payer == from) {
+            let differs = shown.get(&channel) != Some(&paid.head_id(channel));
+            let lacked = (differs && page.covers(channel)).then(|| paid.head(channel)).flatten();
             messages.extend(lacked.map(Message::CoSigned));
         }
         for message in messages.into_iter().take(HEADS_MAX) {
@@ -356,6 +365,7 @@ impl Node {
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
+        self.ask_on_for_missing(out);
         self.show_heads(now, out);
         self.mirror(now, out);
         self.expire_channels(now, out);
@@ -406,10 +416,10 @@ impl Node {
             let is_closed = |key| acks.get(channel).is_some_and(|acks| acks.is_closed_by(key));
             issuers.iter().filter(|(key, _)| !is_closed(*key)).map(|(_, node)| *node).collect()
         };
-        for paid in self.paid.values() {
+        for (channel, paid) in &self.paid {
             if let Some(closing) = paid.closing() {
                 let asked = Message::Close { closing: closing.clone(), opening: None };
-                let at = open_at(&paid.channel, &self.acks);
+                let at = open_at(channel, &self.acks);
                 messages.extend(at.into_iter().map(|issuer| (issuer, asked.clone())));
             }
         }
@@ -515,12 +525,13 @@ impl Node {
     pub(super) fn redeem_above(&mut self, amount: u64, now: Time, out: &mut Vec<Effect>) {
         let mut messages = Vec::new();
         for (key, issuer) in self.issuers_with_keys() {
-            for paid in self.paid.values().filter(|paid| !paid.is_closing() && !self.is_past(paid, now)) {
-                let known = self.acks.get(&paid.channel).map_or(0, |acks| acks.by(key));
+            let due = self.paid.iter().filter(|(_, paid)| !paid.is_closing() && !self.is_past(paid, now));
+            for (channel, paid) in due {
+                let known = self.acks.get(channel).map_or(0, |acks| acks.by(key));
                 let exceeds = |earned: u64| earned.saturating_sub(known) > amount;
                 // What was earned is at most what was paid, and takes longer to tell.
                 let is_due = exceeds(paid.paid()) && exceeds(paid.earned());
-                if let Some((receipt, claim)) = is_due.then(|| paid.claim()).flatten() {
+                if let Some((receipt, claim)) = is_due.then(|| paid.claim(*channel)).flatten() {
                     messages.push((issuer, Message::Redeem { receipt, claim }));
                 }
             }
@@ -538,15 +549,13 @@ impl Node {
         }
         for (key, issuer) in self.issuers_with_keys() {
             let is_told =
-                |paid: &Paid| self.acks.get(&paid.channel).is_some_and(|acks| acks.is_closed_by(key));
-            let over = self.paid.values().filter(|paid| self.is_past(paid, now) && !is_told(paid));
-            let over: Vec<&Paid> = over.map(|paid| &**paid).collect();
-            // In turn: some may have been forgotten there, and are not answered.
-            let first = usize::try_from(now.0 / REDEEM_MS).unwrap_or_default().wrapping_mul(ENDS_ASKED_MAX);
-            let first = first.checked_rem(over.len()).unwrap_or_default();
-            let (before, from) = over.split_at_checked(first).unwrap_or_default();
-            let asked = from.iter().chain(before).take(ENDS_ASKED_MAX);
-            let claims: Vec<_> = asked.filter_map(|paid| paid.claim()).collect();
+                |channel: &ChannelId| self.acks.get(channel).is_some_and(|acks| acks.is_closed_by(key));
+            let over =
+                self.paid.iter().filter(|(channel, paid)| self.is_past(paid, now) && !is_told(channel));
+            let over: Vec<(&ChannelId, &Paid)> = over.map(|(channel, paid)| (channel, &**paid)).collect();
+            // Some may have been forgotten there, and are not answered.
+            let asked = in_turn(&over, now);
+            let claims: Vec<_> = asked.filter_map(|(channel, paid)| paid.claim(**channel)).collect();
             for (receipt, claim) in claims {
                 self.send(issuer, Message::Redeem { receipt, claim }, out);
             }
@@ -562,7 +571,7 @@ impl Node {
     /// Redeems what a channel has earned, however little.
     pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
         let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
-        let Some((receipt, claim)) = paid.and_then(|paid| paid.claim()) else { return };
+        let Some((receipt, claim)) = paid.and_then(|paid| paid.claim(channel)) else { return };
         for issuer in self.issuers() {
             self.send(issuer, Message::Redeem { receipt: receipt.clone(), claim: claim.clone() }, out);
         }
@@ -587,7 +596,7 @@ impl Node {
         let known = paid.is_closing();
         let Ok(both) = paid.close(closing) else {
             // A job is still open, or the payer has forgotten a receipt or counts less: it will ask again.
-            if let Some(head) = paid.head() {
+            if let Some(head) = paid.head(closing.channel) {
                 self.send(from, Message::CoSigned(head), out);
             }
             self.send_heads(from, out);
@@ -650,7 +659,7 @@ impl Node {
     fn is_known(&self, channel: ChannelId) -> bool {
         self.paid.contains_key(&channel)
             || self.paying.contains_key(&channel)
-            || self.missing.contains_key(&channel)
+            || (self.missing.contains_key(&channel) && !mutant::is_in("missing-deaf"))
     }
 
     /// Takes no more work.
@@ -781,6 +790,18 @@ mod tests {
         node.handle(NOW, crate::node::Input::PeerUp(issuer), &mut out);
         let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
         node.handle(NOW, crate::node::Input::Received(issuer, hello), &mut out);
+    }
+
+    #[test]
+    fn every_end_that_is_not_known_is_asked_for_in_turn() {
+        for count in [1, 64, 65, 150] {
+            let all: Vec<usize> = (0..count).collect();
+            let rounds = (0..3).map(|round| NOW.plus_ms(round * REDEEM_MS));
+            let asked: Vec<Vec<usize>> = rounds.map(|now| in_turn(&all, now).copied().collect()).collect();
+            assert!(asked.iter().all(|round| round.len() == count.min(ENDS_ASKED_MAX)));
+            let each: BTreeSet<usize> = asked.into_iter().flatten().collect();
+            assert_eq!(each.len(), count);
+        }
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Node {
             return;
         }
         let was_certified = self.answers.is_certified(&self.config.manifest);
-        if self.answers.voted(key, vote, &self.config.manifest) {
+        let is_wanted = self.answers.wants(key);
+        if self.answers.voted(key, vote, &self.config.manifest) || is_wanted {
             for issuer in self.issuers() {
                 self.resend_step(issuer, out);
             }
@@ -172,19 +173,28 @@ impl Node {
         if !self.is_pending(op) || error == IssuerError::Behind {
             return;
         }
-        if self.answers.refused(key, error, &self.config.manifest) {
+        // In a slot that was freed a liar's vote may not count, while honest issuers hold the step and say so.
+        let manifest = &self.config.manifest;
+        let is_void = error == IssuerError::WrongEpoch && self.answers.is_certified(manifest);
+        if is_void && !mutant::is_in("void-vote-refuses") {
+            self.answers.some_are_void();
+        } else if self.answers.refused(key, error, manifest) {
             self.abandon(op, error, now, out);
         }
     }
 
-    /// A quorum has refused the pending step: its slot is free for another. Nobody is told before that is on disk: a node
-    /// that starts again must not make a step that it called refused.
+    /// A quorum has refused the pending step, or a checkpoint has freed its slot: another may be signed. Nobody is told
+    /// before that is on disk: a node that starts again must not make a step that it called refused.
     fn abandon(&mut self, op: RecordId, error: IssuerError, now: Time, out: &mut Vec<Effect>) {
         if !mutant::is_in("refusal-not-kept") {
             out.push(Effect::Record(Record::GivenUp(op)));
         }
         let balance = self.supported_balance();
-        self.wallet.refused(op, balance);
+        // The same place behind another head: a checkpoint has freed it, and where the account stands must be learnt.
+        let freed = self.wallet.pending().filter(|_| self.has_many_issuers());
+        let freed = freed.map(|op| IssuerError::WrongSequence { next: op.sequence });
+        let error = if Some(error) == freed { IssuerError::Lapsed } else { error };
+        self.wallet.refused(op, balance, error == IssuerError::Lapsed);
         self.opening_terms = None;
         // One issuer alone could say so, and what waits would fail for its word.
         let full = self.answers.lacks_room(&self.config.manifest);
@@ -198,7 +208,11 @@ impl Node {
             self.fail_openings(&failure, out);
         }
         self.on_order_refused(op, error, out);
-        if matches!(error, IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced) {
+        let is_behind = matches!(
+            error,
+            IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced | IssuerError::Lapsed
+        );
+        if is_behind {
             self.query_account(out);
         }
         self.resume_openings(now, out);
@@ -235,8 +249,11 @@ impl Node {
     ) {
         let Some(key) = self.issuer_key(from).filter(|_| account == self.wallet.account()) else { return };
         self.views.learn(key, view);
-        if self.learn_supported() {
+        if let Some(View { next, head, balance }) = self.views.supported(&self.config.manifest) {
             self.balance_is_old = false;
+            if let Some(op) = self.wallet.learn(next, head, balance) {
+                self.abandon(op, IssuerError::Lapsed, now, out);
+            }
         }
         if !self.has_many_issuers() {
             let epoch = self.epoch(now);
@@ -251,15 +268,6 @@ impl Node {
         if let Some(key) = self.issuer_key(from).filter(|_| from != self.me) {
             self.clocks.hear(key, theirs, now);
         }
-    }
-
-    /// Takes over what a quorum of issuers supports; says whether there is one.
-    pub(super) fn learn_supported(&mut self) -> bool {
-        let supported = self.views.supported(&self.config.manifest);
-        if let Some(View { next, head, balance }) = supported {
-            self.wallet.learn(next, head, balance);
-        }
-        supported.is_some()
     }
 
     fn supported_balance(&self) -> Balance {

@@ -8,10 +8,9 @@ use crate::ids::{AccountId, ChannelId, Digest, NodeId, RecordId};
 use crate::ledger::mirror::{Mirror, MirrorError, News, PER_PAYEE_MAX};
 use crate::ledger::paid::Paid;
 use crate::ledger::reconcile::{Differences, ReconcileError, Salt, Session, Set, Step, answer};
-use crate::ledger::records::{Epoch, Receipt};
+use crate::ledger::records::Epoch;
 use crate::message::{Checked, KEPT_MAX, KEPT_QUERY_MAX, Kept, Message};
 use crate::record::Record;
-use crate::signed::Verified;
 use crate::time::Time;
 
 use super::channels::is_round;
@@ -104,16 +103,14 @@ impl Node {
     fn compare_with_mirrors(&mut self, now: Time, out: &mut Vec<Effect>) {
         let mut chosen: BTreeMap<NodeId, Vec<(RecordId, ChannelId)>> = BTreeMap::new();
         let ranked = self.ranked_mirrors();
-        for paid in self.paid.values().filter(|paid| !self.is_past(paid, now)) {
-            let head = paid.head_id();
-            if head == RecordId::NONE {
-                continue;
-            }
-            for mirror in self.mirrors_of(paid, &ranked) {
+        let paid = self.paid.iter().filter(|(_, paid)| paid.has_head() && !self.is_past(paid, now));
+        for (&channel, paid) in paid {
+            let head = paid.head_id(channel);
+            for mirror in self.mirrors_of(channel, paid, &ranked) {
                 let chosen = chosen.entry(mirror).or_default();
                 // It keeps no more for one payee, and what it must refuse would differ for ever.
                 if chosen.len() < PER_PAYEE_MAX {
-                    chosen.push((head, paid.channel));
+                    chosen.push((head, channel));
                 }
             }
         }
@@ -155,11 +152,11 @@ impl Node {
     }
 
     /// Returns who keeps a channel's receipts: whoever does so already, then the best of the others; never its payer.
-    fn mirrors_of(&self, paid: &Paid, ranked: &[(NodeId, AccountId)]) -> Vec<NodeId> {
+    fn mirrors_of(&self, channel: ChannelId, paid: &Paid, ranked: &[(NodeId, AccountId)]) -> Vec<NodeId> {
         let may =
             |(node, account): &&(NodeId, AccountId)| *node != paid.payer && *account != paid.payer_account;
         let keeps =
-            |node: &NodeId| self.mirrors.told.get(node).is_some_and(|told| told.contains_key(&paid.channel));
+            |node: &NodeId| self.mirrors.told.get(node).is_some_and(|told| told.contains_key(&channel));
         let candidates = || ranked.iter().filter(may).map(|(node, _)| *node);
         let known = candidates().filter(keeps);
         known.chain(candidates().filter(|node| !keeps(node))).take(MIRRORS).collect()
@@ -200,9 +197,9 @@ impl Node {
     fn on_differences(&mut self, mirror: NodeId, differences: &Differences, out: &mut Vec<Effect>) {
         let told = self.mirrors.told.get(&mirror).cloned().unwrap_or_default();
         let replaced: BTreeSet<RecordId> = told.into_values().collect();
-        let lacked = self.paid.values().filter_map(|paid| {
-            let is_lacked = differences.only_here.contains(&paid.head_id());
-            is_lacked.then(|| self.kept_of(paid, paid.head()))?
+        let lacked = self.paid.iter().filter_map(|(&channel, paid)| {
+            let is_lacked = differences.only_here.contains(&paid.head_id(channel));
+            is_lacked.then(|| kept_of(channel, paid))?
         });
         let lacked: Vec<Kept<Checked>> = lacked.take(KEPT_MAX * BATCHES_MAX).collect();
         for entry in &lacked {
@@ -219,11 +216,6 @@ impl Node {
         if !unknown.is_empty() {
             self.send(mirror, Message::KeptQuery(unknown), out);
         }
-    }
-
-    /// Returns a channel on which we are paid as a mirror keeps it.
-    pub(super) fn kept_of(&self, paid: &Paid, receipt: Option<Verified<Receipt>>) -> Option<Kept<Checked>> {
-        Some(Kept { opening: paid.opening()?, receipt })
     }
 
     /// Takes back what a mirror has kept for us and we have forgotten; lets it forget what is over.
@@ -358,4 +350,9 @@ impl Node {
             self.send(issuer, message, out);
         }
     }
+}
+
+/// Returns a channel on which we are paid as a mirror keeps it.
+pub(super) fn kept_of(channel: ChannelId, paid: &Paid) -> Option<Kept<Checked>> {
+    Some(Kept { opening: paid.opening(channel)?, receipt: paid.head(channel) })
 }

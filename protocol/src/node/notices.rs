@@ -12,6 +12,7 @@ use crate::ledger::quorum::Certificate;
 use crate::ledger::records::{Deposit, Epoch, OpBody};
 use crate::manifest::Manifest;
 use crate::message::{Checked, Message, News};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::Verified;
 
@@ -236,7 +237,8 @@ impl Node {
                 if let Some(paid) = self.paid.get_mut(&channel) {
                     paid.expires = paid.expires.min(ends);
                 }
-                if let Some(booked) = self.missing.get_mut(&channel) {
+                let deaf = mutant::is_in("missing-deaf");
+                if let Some(booked) = self.missing.get_mut(&channel).filter(|_| !deaf) {
                     booked.expires = booked.expires.min(ends);
                 }
             }

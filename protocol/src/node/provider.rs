@@ -232,7 +232,7 @@ impl Node {
         }
         match self.paid_side(&opening).filter(|_| valid) {
             Some(paid) => {
-                self.paid.insert(paid.channel, Box::new(paid));
+                self.paid.insert(opening.op.id().into(), Box::new(paid));
                 out.push(Effect::Record(Record::Paid(opening.signed())));
             }
             None => out.push(Effect::Penalise(from, Offence::BadLedger)),
@@ -267,7 +267,7 @@ impl Node {
             return None;
         }
         let agreement = self.agreed(terms, open)?;
-        let paid = Paid::on(opening.op.id().into(), agreement, open.cap);
+        let paid = Paid::on(agreement, open.cap);
         Some(paid.until(open.expires).proven_by(opening))
     }
 
@@ -483,7 +483,7 @@ impl Node {
             }
             // Our signature may have been lost on its way, or the payer has forgotten a newer receipt.
             Ok(None) => {
-                if let Some(head) = paid.head() {
+                if let Some(head) = paid.head(receipt.channel) {
                     self.send(from, Message::CoSigned(head), out);
                 }
             }

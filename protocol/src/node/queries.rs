@@ -284,15 +284,15 @@ impl Node {
                     expires,
                 }
             });
-        let paid = self.paid.values().map(|side| ChannelView {
-            channel: side.channel,
+        let paid = self.paid.iter().map(|(&channel, side)| ChannelView {
+            channel,
             partner: side.payer,
             paying: false,
             model: side.terms.model,
             cap: side.cap(),
             paid: side.paid(),
             unredeemed: side.unredeemed(),
-            head: side.head_id(),
+            head: side.head_id(channel),
             busy: side.is_busy(),
             closing: side.is_closing(),
             room: side.room(),

@@ -10,8 +10,9 @@ use crate::ledger::facts::WANTED_MAX;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::outside::Progress;
 use crate::ledger::quorum::{EndCertificate, Fact, is_agreed};
-use crate::ledger::records::{AccountOp, CloseVote, Deposit, Final, Source, Terms, WithdrawalPaid};
+use crate::ledger::records::{AccountOp, CloseVote, Deposit, Epoch, Final, Source, Terms, WithdrawalPaid};
 use crate::message::{Checked, Message};
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -120,7 +121,7 @@ impl Node {
                 issuing.redeem_elsewhere(receipt, claim.as_ref()).map(|record| (None, record))
             }
             // Only who has voted in a slot knows that it is stuck; a proposal that frees it brings the two steps.
-            Fact::Doubled(..) => Ok((None, None)),
+            Fact::Doubled(..) | Fact::Lapsed(_) => Ok((None, None)),
         };
         // Others may have the same step with votes that count.
         let is_judged = matches!(taken, Ok(_) | Err(IssuerError::WrongEpoch));
@@ -200,7 +201,7 @@ impl Node {
             }
             Fact::Paid(_) => {}
             Fact::Redeemed { receipt, .. } => self.acknowledge(receipt.channel, now, out),
-            Fact::Doubled(..) => {}
+            Fact::Doubled(..) | Fact::Lapsed(_) => {}
             Fact::End(certificate) => {
                 if let Some(vote) = certificate.votes.first() {
                     self.acknowledge(vote.channel, now, out);
@@ -370,22 +371,32 @@ impl Node {
         for message in messages {
             self.tell_issuers(&message, out);
         }
-        self.file_stuck(out);
+        self.file_stuck(epoch, out);
         self.ask_for_facts(out);
     }
 
     /// From an issuer: a step for which it voted a while ago. If it has a certificate here, that is what it misses.
-    pub(super) fn on_locked(&mut self, from: NodeId, op: &Verified<AccountOp>, out: &mut Vec<Effect>) {
+    /// If it is too old to get one, the next checkpoint shall give its slot back, whoever proposes it.
+    pub(super) fn on_locked(
+        &mut self,
+        from: NodeId,
+        op: &Verified<AccountOp>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let epoch = self.epoch(now);
         let Some(issuing) = &mut self.issuing else { return };
         issuing.compare_lock(op);
         if let Some(fact) = issuing.fact(&op.id()).cloned() {
             self.send(from, Message::Fact(fact), out);
+        } else if !mutant::is_in("no-lapse") {
+            Self::record_said(issuing.lapse(op, epoch), out);
         }
     }
 
-    /// Keeps two steps for one slot of which neither gets a quorum, so that the next checkpoint frees the slot, and shows
-    /// them to everybody.
-    fn file_stuck(&mut self, out: &mut Vec<Effect>) {
+    /// Keeps two steps for one slot of which neither gets a quorum, and steps that are too old to get one, so that the
+    /// next checkpoint frees the slot; shows two steps to everybody.
+    fn file_stuck(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
         let stuck = self.issuing.as_ref().map(|issuing| issuing.stuck());
         for (one, other) in stuck.into_iter().flatten() {
             let Some(issuing) = &mut self.issuing else { return };
@@ -393,6 +404,11 @@ impl Node {
                 out.push(Effect::Record(record));
                 self.found_two_steps(&one, &other, out);
             }
+        }
+        let Some(issuing) = &mut self.issuing else { return };
+        let lapsed = if mutant::is_in("no-lapse") { Vec::new() } else { issuing.lapsed(epoch) };
+        for op in lapsed {
+            Self::record_said(issuing.lapse(&op, epoch), out);
         }
     }
 

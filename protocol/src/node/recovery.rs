@@ -17,7 +17,7 @@ use crate::mutant;
 use crate::record::Record;
 use crate::time::Time;
 
-use super::mirrors::BATCHES_MAX;
+use super::mirrors::{BATCHES_MAX, kept_of};
 use super::peers::counted;
 use super::{Effect, Node, Offence};
 
@@ -191,7 +191,18 @@ impl Node {
     /// Asks a peer that comes later for what is still missing.
     pub(super) fn ask_for_missing(&mut self, peer: NodeId, out: &mut Vec<Effect>) {
         if !self.missing.is_empty() {
-            self.send(peer, Message::Recover(FIRST), out);
+            let after = self.missing_after.get(&peer).copied().unwrap_or(FIRST);
+            self.send(peer, Message::Recover(after), out);
+        }
+    }
+
+    /// Asks those for more who had not given back all that they hold of what is missing.
+    pub(super) fn ask_on_for_missing(&mut self, out: &mut Vec<Effect>) {
+        let mut after = core::mem::take(&mut self.missing_after);
+        after.retain(|peer, _| self.is_connected(*peer) && !self.missing.is_empty());
+        self.missing_after = after;
+        for peer in self.missing_after.keys().copied().collect::<Vec<_>>() {
+            self.ask_for_missing(peer, out);
         }
     }
 
@@ -211,17 +222,26 @@ impl Node {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        if let Some(recovery) = &mut self.recovery {
-            let until = entries.last().map(|entry| ChannelId::from(entry.opening.op.id()));
-            recovery.peers.extend(until.map(|until| (from, until)));
-            if last {
-                recovery.done.insert(from);
-            }
-        }
+        let until = entries.last().map(|entry| ChannelId::from(entry.opening.op.id()));
+        self.came_until(from, until, last);
         for entry in entries {
             self.restore(from, entry, now, out);
         }
         self.finish_recovery(now, out);
+    }
+
+    /// Notes up to which channel a peer has given back what it holds, and whether that is all.
+    fn came_until(&mut self, from: NodeId, until: Option<ChannelId>, last: bool) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.peers.extend(until.map(|until| (from, until)));
+            if last {
+                recovery.done.insert(from);
+            }
+        } else if last || self.missing.is_empty() || mutant::is_in("missing-not-paged") {
+            self.missing_after.remove(&from);
+        } else if let Some(until) = until.filter(|until| Some(until) > self.missing_after.get(&from)) {
+            self.missing_after.insert(from, until);
+        }
     }
 
     /// Takes back one channel, if an issuer has it open and the proof holds.
@@ -305,7 +325,8 @@ impl Node {
         let mut asked = self.peers.iter().filter(|(_, peer)| peer.is_admitted());
         let is_asking = asked.any(|(node, _)| !recovery.done.contains(node));
         let since_ms = |at: Option<Time>| at.map_or(0, |at| now.since_ms(at));
-        let waited = since_ms(recovery.helped) >= WAIT_MS || since_ms(recovery.asked) >= WAIT_MS_MAX;
+        let held_up = since_ms(recovery.asked) >= WAIT_MS_MAX && !mutant::is_in("recovery-held-up");
+        let waited = since_ms(recovery.helped) >= WAIT_MS || held_up;
         let complete = missing.is_empty() && !is_asking;
         if recovery.answered.len() < quorum || !self.wallet.is_idle() || !(complete || waited) {
             return;
@@ -347,8 +368,9 @@ impl Node {
         let closed = closed.map(|booked| (booked.channel, booked.payer));
         let named_all = |issuer| recovery.named.get(issuer).is_none_or(|named| *named < CHANNELS_MAX);
         let named = recovery.answered.iter().filter(|issuer| named_all(issuer)).count() >= manifest.quorum();
-        let unnamed = self.paid.values().filter(|paid| named && !recovery.booked.contains_key(&paid.channel));
-        closed.chain(unnamed.map(|paid| (paid.channel, paid.payer_account))).collect()
+        let unnamed =
+            self.paid.iter().filter(|(channel, _)| named && !recovery.booked.contains_key(*channel));
+        closed.chain(unnamed.map(|(channel, paid)| (*channel, paid.payer_account))).collect()
     }
 
     /// Says whether an opening that we do not know is one of a channel that ended before we lost our disk: the issuers
@@ -407,8 +429,8 @@ impl Node {
         let paying = paying.map(|(_, channel)| {
             Some(Kept { opening: channel.opening.clone(), receipt: channel.side.head().cloned() })
         });
-        let paid = self.paid.values().filter(|paid| paid.payer == from && paid.channel > after);
-        let paid = paid.map(|paid| self.kept_of(paid, paid.head()));
+        let paid = self.paid.iter().filter(|(channel, paid)| paid.payer == from && **channel > after);
+        let paid = paid.map(|(channel, paid)| kept_of(*channel, paid));
         let all = paying.chain(paid).flatten().chain(self.mirrors.kept.of(from));
         let all = all.map(|entry| (ChannelId::from(entry.opening.op.id()), entry));
         let later: BTreeMap<ChannelId, Kept<Checked>> = all.filter(|(channel, _)| *channel > after).collect();
@@ -478,6 +500,137 @@ fn sum(named: &[(NodeId, Booked)], (payer, payee): (AccountId, NodeId), faults: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::advert::{Incentive, ProviderClass};
+    use crate::ids::RecordId;
+    use crate::keys::Signer;
+    use crate::ledger::issuer::Balance;
+    use crate::ledger::quorum::Certificate;
+    use crate::ledger::records::{AccountOp, OpBody, RedeemAck, Vote};
+    use crate::manifest::Manifest;
+    use crate::message::News;
+    use crate::node::Config;
+    use crate::signed::{Role, sign};
+
+    const NOW: Time = Time(1_800_000_000_000);
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed([seed; 32])
+    }
+
+    /// Returns a node of a network with one issuer.
+    fn node() -> Node {
+        let manifest = Manifest::home("home".into(), NOW, &signer(1), issuer());
+        let config = Config {
+            manifest,
+            node: signer(4),
+            owner: signer(3).into(),
+            issuer: None,
+            name: "provider".into(),
+            incentive: Incentive::Exchange,
+            class: ProviderClass::Community,
+            region: alloc::string::String::new(),
+            version: alloc::string::String::new(),
+        };
+        Node::new(config, 1, &[], NOW).expect("an empty journal")
+    }
+
+    fn issuer() -> NodeId {
+        signer(2).public().into()
+    }
+
+    /// Returns a node on which a channel was noted that nobody has given back.
+    fn that_misses() -> Node {
+        let mut node = node();
+        node.misses(booked(0, false));
+        node
+    }
+
+    #[test]
+    fn nobody_holds_up_a_recovery_for_longer_than_ten_minutes_by_giving_back_a_little_now_and_then() {
+        let mut node = node();
+        node.wallet.learn(0, RecordId::NONE, Balance::default());
+        let mut recovery = told(&[booked(1, false)]);
+        recovery.answered.insert(issuer());
+        recovery.asked = Some(NOW);
+        node.recovery = Some(recovery);
+        for minutes in 1..=10 {
+            let now = NOW.plus_ms(minutes * 60_000);
+            assert!(node.recovery.is_some(), "after {minutes} minutes");
+            node.recovery.as_mut().expect("checked").helped = Some(now);
+            node.finish_recovery(now, &mut Vec::new());
+        }
+        assert!(node.recovery.is_none());
+        assert!(node.missing.contains_key(&CHANNEL), "what was not given back is noted");
+    }
+
+    #[test]
+    fn what_an_issuer_says_of_a_missing_channel_is_kept_and_counts() {
+        let mut node = that_misses();
+        let said = |amount, closed| {
+            let ack = RedeemAck { channel: CHANNEL, amount, closed, epoch: Epoch(1) };
+            sign(ack, node_domain(), Role::Issuer, &signer(1))
+        };
+        let mut out = Vec::new();
+        node.on_redeemed(issuer(), &said(30, false), &mut out);
+        assert_eq!(node.missing[&CHANNEL].redeemed, 30);
+        node.on_redeemed(issuer(), &said(40, true), &mut out);
+        assert!(node.missing.is_empty() && node.ended.contains_key(&CHANNEL));
+        let lines = out.iter().filter(|effect| matches!(effect, Effect::Note(Record::Redeemed(_))));
+        assert_eq!(lines.count(), 2, "its statement counts both");
+    }
+
+    fn node_domain() -> crate::ids::DomainId {
+        node().domain()
+    }
+
+    #[test]
+    fn a_missing_channel_that_its_payer_ended_alone_ends_early() {
+        let mut node = that_misses();
+        let account = booked(0, false).payer;
+        let body = OpBody::Expire(CHANNEL);
+        let op = AccountOp { account, sequence: 1, previous: RecordId::NONE, epoch: Epoch(2), body };
+        let op = sign(op, node_domain(), Role::Owner, &signer(70));
+        let vote = Vote { op: op.id(), account, sequence: 1, epoch: Epoch(2), settled: None };
+        let votes = alloc::vec![sign(vote, node_domain(), Role::Issuer, &signer(1))];
+        node.apply_news(&News::Step(Certificate { op, terms: None, votes }));
+        assert_eq!(node.missing[&CHANNEL].expires, Epoch(3));
+    }
+
+    #[test]
+    fn whoever_holds_more_of_what_is_missing_than_one_answer_takes_is_asked_for_the_rest() {
+        let mut node = that_misses();
+        node.handle(NOW, crate::node::Input::PeerUp(issuer()), &mut Vec::new());
+        let device = crate::ledger::records::Device {
+            account: signer(40).public().into(),
+            node: issuer(),
+            rights: crate::ledger::records::Rights { serve: true, spend: true },
+            version: 1,
+            expires: Epoch(7),
+        };
+        let device = sign(device, node_domain(), Role::Owner, &signer(40));
+        let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
+        node.handle(NOW, crate::node::Input::Received(issuer(), hello), &mut Vec::new());
+        let asked = |node: &mut Node| {
+            let mut out = Vec::new();
+            node.ask_on_for_missing(&mut out);
+            out.iter().find_map(|effect| {
+                let Effect::Send(_, Message::Recover(after)) = effect else { return None };
+                Some(*after)
+            })
+        };
+        assert_eq!(asked(&mut node), None);
+
+        let [first, second] = [20, 30].map(|tag| ChannelId([tag; 32]));
+        node.came_until(issuer(), Some(second), false);
+        assert_eq!(asked(&mut node), Some(second));
+        node.came_until(issuer(), Some(first), false);
+        assert_eq!(asked(&mut node), Some(second), "nobody is led back");
+        node.came_until(issuer(), None, true);
+        assert_eq!(asked(&mut node), None, "that was all");
+        node.came_until(issuer(), Some(first), false);
+        node.missing.clear();
+        assert_eq!(asked(&mut node), None, "nothing is missing any more");
+    }
 
     const CHANNEL: ChannelId = ChannelId([7; 32]);
     const OF_FOUR: usize = 1;

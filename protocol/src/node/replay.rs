@@ -176,16 +176,20 @@ impl Node {
         Ok(())
     }
 
-    /// Takes the opening of a channel on which we are paid out of the journal; its terms are read once for all channels.
+    /// Takes the opening of a channel on which we are paid out of the journal; the terms that its step names are read once
+    /// for all channels.
     fn read_back_opening(&self, opening: Opening<Wire>) -> Result<Opening<Checked>, SignedError> {
         let domain = self.domain;
         let Opening { op, terms, recorded } = opening;
-        let terms = match self.agreed.get(&terms.id_in(domain)) {
+        let op = op.read_back(domain)?;
+        let named =
+            if let OpBody::OpenChannel(open) = &op.body { self.agreed.get(&open.terms) } else { None };
+        let terms = match named {
             Some(agreement) => Verified::clone(&agreement.terms),
             None => terms.read_back(domain)?,
         };
         let recorded = recorded.into_iter().map(|recorded| recorded.read_back(domain));
-        Ok(Opening { op: op.read_back(domain)?, terms, recorded: recorded.collect::<Result<_, _>>()? })
+        Ok(Opening { op, terms, recorded: recorded.collect::<Result<_, _>>()? })
     }
 
     fn replay_issuing(&mut self, record: Record) -> Result<(), ReplayError> {
@@ -290,6 +294,8 @@ impl Node {
         let (next, head) = issuing.books.next_slot(account);
         let (key, balance) = (issuing.key(), issuing.books.balance(account));
         self.views.learn(key, View { next, head, balance });
-        self.learn_supported();
+        if let Some(View { next, head, balance }) = self.views.supported(&self.config.manifest) {
+            self.wallet.learn(next, head, balance);
+        }
     }
 }

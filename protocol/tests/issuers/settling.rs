@@ -78,9 +78,11 @@ fn witness(place: usize, facts: &[Fact<Checked>]) -> Witness {
             match fact {
                 Fact::Deposit(deposit) => drop(witness.enter(deposit)),
                 Fact::Step(certificate) => drop(witness.certify(certificate, Epoch(0))),
-                Fact::End(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Paid(_) => {
-                    unreachable!("none is made")
-                }
+                Fact::End(_)
+                | Fact::Redeemed { .. }
+                | Fact::Doubled(..)
+                | Fact::Lapsed(_)
+                | Fact::Paid(_) => unreachable!("none is made"),
             }
         }
     }
@@ -171,6 +173,127 @@ fn a_checkpoint_frees_a_slot_and_only_later_votes_count_in_it() {
     assert_eq!(vote.settled, Some(Epoch(0)));
     second.certify(&certified(&next, Some(Epoch(0))), Epoch(1)).expect("later votes");
     assert_eq!(second.books.next_slot(account(0)), (1, next.id()));
+}
+
+/// Issuers that have found two steps for one slot follow a checkpoint whose proposer had not: would their books free the
+/// slot by themselves, they could certify and serve steps in it that the next checkpoint does not know.
+#[test]
+fn a_slot_is_freed_by_a_checkpoint_that_states_its_two_steps_and_by_no_other() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut finder, mut proposer] = [0, 1].map(|place| witness(place, &deposits));
+    finder.vote(&one, None, Epoch(0)).expect("within the rules");
+    finder.double(&one, &other).expect("two steps for one slot");
+    let (names, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, []);
+    let known = proposer.clone();
+    follow(&mut finder, &known, &names, Epoch(0));
+    follow(&mut proposer, &known, &names, Epoch(0));
+
+    assert_eq!(finder.books.next_slot(account(0)), (0, RecordId::NONE));
+    assert_eq!(finder.books.locked(account(0)), Some(one.id()), "its vote stands");
+    let (names, outcome) = finder.settled.propose(Epoch(1)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(0), 0)]);
+    let known = finder.clone();
+    follow(&mut finder, &known, &names, Epoch(1));
+    follow(&mut proposer, &known, &names, Epoch(1));
+    assert_eq!(finder.books.next_slot(account(0)), proposer.books.next_slot(account(0)));
+
+    let next = after_freeing(&finder, 3_000);
+    finder.certify(&certified(&next, Some(Epoch(1))), Epoch(2)).expect("later votes");
+    let (names, _) = finder.settled.propose(Epoch(2)).expect("sums that can be stated");
+    let known = finder.clone();
+    follow(&mut finder, &known, &names, Epoch(2));
+    assert_eq!(finder.books.next_slot(account(0)), (1, next.id()), "what was certified stands");
+}
+
+#[test]
+fn a_checkpoint_gives_the_slot_back_of_a_step_that_too_few_voted_for_while_its_epoch_lasted() {
+    let [one, _] = two_steps();
+    let deposits = facts(&[]);
+    let [mut early, mut late] = [0, 1].map(|place| witness(place, &deposits));
+    early.vote(&one, None, Epoch(0)).expect("within the rules");
+    assert_eq!(late.vote(&one, None, Epoch(2)), Err(IssuerError::WrongEpoch));
+    assert_eq!(early.lapsed(Epoch(2)), [], "its certificate may be on its way");
+    (0..3).for_each(|_| drop(early.old_locks(8)));
+    assert_eq!((early.lapsed(Epoch(1)), early.lapsed(Epoch(2))), (vec![], vec![one.clone()]));
+
+    for issuer in [&mut early, &mut late] {
+        assert_eq!(issuer.lapse(&one, Epoch(1)), None, "it may be voted for still");
+        assert!(issuer.lapse(&one, Epoch(2)).is_some());
+        assert_eq!(issuer.lapse(&one, Epoch(2)), None, "it is known");
+    }
+    let (names, outcome) = late.settled.propose(Epoch(1)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(0), 0)]);
+    assert!(!early.objects(&outcome) && !late.objects(&outcome));
+    let proposer = late.clone();
+    follow(&mut early, &proposer, &names, Epoch(1));
+    follow(&mut late, &proposer, &names, Epoch(1));
+
+    assert_eq!(early.books.locked(account(0)), None);
+    assert_eq!(late.certify(&certified(&one, None), Epoch(2)), Err(IssuerError::WrongEpoch));
+    assert_eq!(early.lapse(&one, Epoch(3)), None, "it frees nothing again");
+    let head = early.books.next_slot(account(0)).1;
+    let body = OpBody::Pay { to: account(1), amount: 1_000 };
+    let op = AccountOp { account: account(0), sequence: 0, previous: head, epoch: Epoch(2), body };
+    let again = sign(op, domain(), Role::Owner, &owner(0));
+    for issuer in [&mut early, &mut late] {
+        issuer.vote(&again, None, Epoch(2)).expect("within the rules");
+    }
+}
+
+#[test]
+fn a_step_that_was_recorded_is_not_given_up_however_old_it_is() {
+    let [one, _] = two_steps();
+    let deposits = facts(&[]);
+    let [mut proposer, mut recorder] = [0, 1].map(|place| witness(place, &deposits));
+    proposer.lapse(&one, Epoch(2)).expect("nobody votes for it any more");
+    let (_, outcome) = proposer.settled.propose(Epoch(1)).expect("sums that can be stated");
+    assert!(!recorder.objects(&outcome));
+    recorder.certify(&certified(&one, None), Epoch(2)).expect("a quorum voted in time");
+    assert!(recorder.objects(&outcome), "who has recorded a step lets nobody free its slot");
+    assert_eq!(recorder.lapse(&one, Epoch(2)), None);
+
+    // Whoever has it from the recorder keeps it too.
+    proposer.certify(&certified(&one, None), Epoch(2)).expect("a quorum voted in time");
+    let (_, outcome) = proposer.settled.propose(Epoch(1)).expect("sums that can be stated");
+    assert_eq!((outcome.freed, outcome.books.next_slot(account(0))), (vec![], (1, one.id())));
+}
+
+/// An issuer has voted in a slot behind a step that cannot be taken any more, because the credits for it are gone: when
+/// they are there again it must not vote for another.
+#[test]
+fn a_vote_stands_though_the_step_before_it_waits() {
+    let gift = step(0, 0, RecordId::NONE, OpBody::Pay { to: account(1), amount: 900_000 });
+    let pay =
+        |sequence, previous, amount| step(1, sequence, previous, OpBody::Pay { to: account(2), amount });
+    let spend = pay(0, RecordId::NONE, 1_500_000);
+    let [voted, other] = [1_000, 2_000].map(|amount| pay(1, spend.id(), amount));
+    let mut issuer = witness(0, &facts(&[]));
+    for step in [&gift, &spend] {
+        issuer.certify(&certified(step, None), Epoch(0)).expect("a quorum voted");
+    }
+    issuer.vote(&voted, None, Epoch(0)).expect("within the rules");
+
+    let [one, two] = two_steps();
+    let mut freer = witness(1, &facts(&[]));
+    freer.double(&one, &two).expect("two steps for one slot");
+    let (names, _) = freer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    follow(&mut issuer, &freer, &names, Epoch(0));
+    assert_eq!(
+        issuer.books.next_slot(account(1)).0,
+        0,
+        "the gift is gone, and with it the step that it paid for"
+    );
+
+    let more = Deposit { reference: Digest([77; 32]), account: account(1), ..Deposit::clone(&deposit(1)) };
+    issuer.enter(&agreed(more)).expect("a quorum signed");
+    let (names, _) = issuer.settled.propose(Epoch(1)).expect("sums that can be stated");
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(1));
+    assert_eq!(issuer.books.next_slot(account(1)), (1, spend.id()));
+    assert_eq!(issuer.vote(&other, None, Epoch(1)), Err(IssuerError::SlotLocked));
+    issuer.vote(&voted, None, Epoch(1)).expect("the step for which it voted");
 }
 
 /// Returns a step for the first slot of an account after it was freed.

@@ -23,7 +23,7 @@ const CAP: u64 = 100_000_000;
 
 fn paid() -> Paid {
     let payer = (NodeId::from(signer(1).public()), account(1), payer_signer(1).public());
-    Paid::new(CHANNEL, terms(2, 1, Incentive::Exchange, 0), payer, CAP, (payee_signer(2), domain()))
+    Paid::new(terms(2, 1, Incentive::Exchange, 0), payer, CAP, (payee_signer(2), domain()))
 }
 
 fn paying() -> Paying {
@@ -196,7 +196,7 @@ proptest! {
                 assert!(paid.paid() >= before);
                 assert_eq!(paid.receive(receipt), Ok(None), "repeating changes nothing");
             }
-            paid.head_id()
+            paid.head_id(CHANNEL)
         };
         let before = head(&all);
         let length = all.len();
@@ -245,7 +245,7 @@ proptest! {
             for receipt in receipts {
                 paid.receive(receipt).expect("the payer's, below the cap");
             }
-            paid.head()
+            paid.head(CHANNEL)
         };
         let parts: Vec<_> = [merge(one), merge(other)].into_iter().flatten().collect();
         prop_assert_eq!(merge(&parts).map(|head| head.id()), merge(&all).map(|head| head.id()));

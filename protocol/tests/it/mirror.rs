@@ -92,7 +92,7 @@ fn the_newest_receipt_of_a_channel_is_kept_whatever_the_order() {
 fn a_payee_shows_opening_and_receipt_as_they_were_signed() {
     let entry = entry(3, 50);
     let receipt = entry.receipt.as_ref().expect("there is one");
-    let paid = |channel, keys| {
+    let paid = |keys| {
         let agreement = Agreement {
             terms: Arc::new(entry.opening.terms.clone()),
             payer: id(PAYER),
@@ -102,17 +102,17 @@ fn a_payee_shows_opening_and_receipt_as_they_were_signed() {
             signer: Arc::new(payee_signer(PAYEE)),
             keys,
         };
-        Paid::on(channel, Arc::new(agreement), CAP).until(Epoch(2)).proven_by(&entry.opening)
+        Paid::on(Arc::new(agreement), CAP).until(Epoch(2)).proven_by(&entry.opening)
     };
     for keys in [vec![], vec![account(PAYER).into(), signer(ISSUER).public()], vec![signer(9).public()]] {
-        let mut ours = paid(entry.opening.op.id().into(), keys.clone());
+        let (mut ours, channel) = (paid(keys), entry.opening.op.id().into());
         ours.replay(receipt);
         // The payer lets it end early.
         ours.expires = Epoch(1);
 
-        assert_eq!(ours.head().as_ref(), Some(receipt));
-        assert_eq!(ours.opening().as_ref(), Some(&entry.opening));
-        assert_eq!(paid(ChannelId([9; 32]), keys).opening(), None, "of another channel");
+        assert_eq!(ours.head(channel).as_ref(), Some(receipt));
+        assert_eq!(ours.opening(channel).as_ref(), Some(&entry.opening));
+        assert_eq!(ours.opening(ChannelId([9; 32])), None, "of another channel");
     }
 }
 

@@ -117,7 +117,9 @@ impl Story {
     fn answer(&mut self, answer: &Answer) {
         let pending = self.wallet.pending().map(Verified::id);
         match answer {
-            Answer::State(next, head, balance) => self.wallet.learn(*next, *head, *balance),
+            Answer::State(next, head, balance) => {
+                self.wallet.learn(*next, *head, *balance);
+            }
             Answer::Recorded(op, balance) => {
                 self.wallet.recorded(*op, *balance);
                 if pending == Some(*op) && self.wallet.is_idle() {
@@ -125,7 +127,7 @@ impl Story {
                 }
             }
             Answer::Refused(op, balance) => {
-                self.wallet.refused(*op, *balance);
+                self.wallet.refused(*op, *balance, false);
                 if pending == Some(*op) {
                     self.told_refused.insert(*op);
                 }

@@ -142,7 +142,7 @@ impl Ending {
     fn payee(&self) -> Paid {
         let payer = (signer(PAYER).public().into(), account(PAYER), payer_signer(PAYER).public());
         let terms = terms(PAYEE, PAYER, Incentive::Exchange, 0);
-        let mut payee = Paid::new(self.channel(), terms, payer, CAP, (payee_signer(PAYEE), domain()));
+        let mut payee = Paid::new(terms, payer, CAP, (payee_signer(PAYEE), domain()));
         self.receipts.iter().for_each(|receipt| payee.replay(receipt));
         payee.replay_job(&job(self.channel()));
         payee.restarted();

@@ -143,13 +143,7 @@ fn new_payer() -> Paying {
 
 fn new_payee() -> Paid {
     let payer = (signer(PAYER).public().into(), account(PAYER), payer_signer(PAYER).public());
-    Paid::new(
-        CHANNEL,
-        terms(PAYEE, PAYER, Incentive::Exchange, 0),
-        payer,
-        CAP,
-        (payee_signer(PAYEE), domain()),
-    )
+    Paid::new(terms(PAYEE, PAYER, Incentive::Exchange, 0), payer, CAP, (payee_signer(PAYEE), domain()))
 }
 
 fn job(number: u8) -> JobId {
@@ -287,7 +281,7 @@ impl State {
                 self.payee_journal.push(Line::Receipt(both.clone()));
                 self.answer(both);
             }
-            Ok(None) => self.payee.head().into_iter().for_each(|head| self.answer(head)),
+            Ok(None) => self.payee.head(CHANNEL).into_iter().for_each(|head| self.answer(head)),
         }
         for (paid, up_to) in allowances {
             let Grant::Raised(up_to) = self.payee.grant(*paid, *up_to) else { continue };
@@ -366,12 +360,12 @@ impl State {
             self.pays.clear();
             self.co_signed.clear();
         }
-        let (payer, payee) = (self.payer.head().cloned(), self.payee.head());
+        let (payer, payee) = (self.payer.head().cloned(), self.payee.head(CHANNEL));
         if let Some(head) = &payee {
             self.payer.shown(head.id(), self.payee.due(), self.payee.counted());
         }
         if let Some(head) = &payer {
-            self.payee.shown(head.id());
+            self.payee.shown(CHANNEL, head.id());
         }
         if payer.as_ref().map(Verified::id) != payee.as_ref().map(Verified::id) {
             let allowances = self.payer.allowances();

@@ -215,6 +215,7 @@ pub(crate) fn facts() -> Vec<Fact<Wire>> {
         Fact::Paid(samples::withdrawal_paid().signed()),
         Fact::Redeemed { receipt: samples::receipt().signed(), claim: Some(samples::claim().signed()) },
         Fact::Doubled(samples::withdrawal().signed(), samples::open_channel().signed()),
+        Fact::Lapsed(samples::withdrawal().signed()),
     ]
 }
 

@@ -28,7 +28,8 @@ pub(super) const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         name: "heads_agree",
-        sentence: "Payer and payee hold the same newest receipt of every channel on which anything may still be paid.",
+        sentence: "Payer and payee hold the same newest receipt of every channel that both know; after its grace a payee \
+                   may know one alone, to learn its end, and what it has earned on it is paid.",
         check: heads_agree,
     },
     Invariant {
@@ -95,8 +96,7 @@ fn heads_agree(world: &World, tally: &mut Tally) {
     for host in &world.hosts {
         for view in host.node.iter().flat_map(Node::channels) {
             let with_adversary = host.adversary || world.is_adversary(view.partner);
-            let waits = !view.paying && world.is_over(&view);
-            if !with_adversary && !waits {
+            if !with_adversary {
                 heads.entry(view.channel).or_default().push(view);
             }
         }
@@ -104,7 +104,10 @@ fn heads_agree(world: &World, tally: &mut Tally) {
     for (id, views) in &heads {
         let agree = match views.as_slice() {
             [one, other] => one.head == other.head,
-            [only] => only.head == RecordId::NONE || only.closing,
+            [only] => {
+                let asks = !only.paying && world.is_over(only) && only.unredeemed == 0;
+                only.head == RecordId::NONE || only.closing || asks
+            }
             _ => false,
         };
         tally.check(agree, || format!("channel {id:?}: {}", describe(views)));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use protocol::ids::RecordId;
 use protocol::ledger::records::OpBody;
 use protocol::message::News;
-use protocol::node::{Node, OwnLeaf};
+use protocol::node::{ChannelView, Node, OwnLeaf};
 use protocol::record::Record;
 use protocol::signed::Verified;
 
@@ -19,7 +19,8 @@ use super::{Invariant, Tally};
 pub(super) const INVARIANTS: &[Invariant] = &[
     Invariant {
         name: "channels_closed",
-        sentence: "A channel that was settled is closed, and what it held has returned, or does so after its grace.",
+        sentence: "A channel that was settled is closed, and what it held has returned, or does so after its grace; a \
+                   payee may still know one after it, to learn its end, on which nothing is left to be paid.",
         check: channels_are_closed,
     },
     Invariant {
@@ -59,8 +60,14 @@ pub(super) const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         name: "losses_bounded",
-        sentence: "Nobody loses more than one window and a prompt to a partner for each interruption.",
+        sentence: "Nobody loses more than one window and a prompt to a partner for each interruption; to one that never \
+                   pays, a first window of 64 tokens and a prompt for each channel.",
         check: money::losses_are_bounded,
+    },
+    Invariant {
+        name: "nothing_long_free",
+        sentence: "Whoever never pays gets at most a first window of 64 tokens from each provider that takes its job.",
+        check: money::nothing_long_is_free,
     },
     HONEST_UNPENALISED,
     Invariant {
@@ -74,7 +81,8 @@ fn channels_are_closed(world: &World, tally: &mut Tally) {
     let in_grace = world.channels_in_grace();
     for (place, host) in world.hosts.iter().enumerate().filter(|(_, host)| !host.adversary) {
         for view in host.node.iter().flat_map(Node::channels) {
-            let waits = if view.paying { in_grace.contains(&view.channel) } else { world.is_over(&view) };
+            let asks = |view: &ChannelView| world.is_over(view) && view.unredeemed == 0;
+            let waits = if view.paying { in_grace.contains(&view.channel) } else { asks(&view) };
             tally.check(world.is_adversary(view.partner) || waits, || {
                 format!("host {place} still has {view:?}")
             });

@@ -16,7 +16,7 @@ macro_rules! shipped {
 }
 
 /// Names and texts of the scenarios that come with the program.
-pub const SHIPPED: [(&str, &str); 15] = shipped![
+pub const SHIPPED: [(&str, &str); 17] = shipped![
     "home",
     "studio",
     "campus",
@@ -28,8 +28,10 @@ pub const SHIPPED: [(&str, &str); 15] = shipped![
     "overload",
     "sybil",
     "adversaries",
+    "haggle",
     "poison",
     "city",
+    "traffic",
     "smoke",
     "smoke-four-issuers",
 ];

@@ -12,7 +12,10 @@ use protocol::router::Considered;
 use protocol::signed::Signed;
 
 use crate::checks::{self, Always};
+use crate::network::gossip::Topic;
+use crate::network::wire::Kind;
 
+use super::mesh::Gossiped;
 use super::{What, World};
 
 /// How long an ask may wait for the disk before it leaves.
@@ -27,10 +30,15 @@ impl World {
 
     /// Lets everybody interested hear an advert who would pass it on.
     pub(super) fn gossip(&mut self, from: usize, model: ModelId, advert: &Signed<Advert>) {
+        if self.mesh.is_some() {
+            return self.gossip_in_mesh(from, model, advert);
+        }
         let interested: Vec<usize> = (0..self.hosts.len())
             .filter(|host| *host != from && self.hosts[*host].subscribed.contains(&model))
             .collect();
-        self.hosts[from].sent_bytes += u64::from(!interested.is_empty()) * advert_bytes(advert);
+        if !interested.is_empty() {
+            self.traffic[from].add(Kind::Gossip, advert_bytes(advert));
+        }
         // Everybody would find the same: it is checked once.
         let Ok(checked) = advert.clone().verify(self.domain, Scheme::Simulated) else { return };
         let checked = Rc::new(checked);
@@ -41,7 +49,16 @@ impl World {
         }
     }
 
+    fn gossip_in_mesh(&mut self, from: usize, model: ModelId, advert: &Signed<Advert>) {
+        let checked = advert.clone().verify(self.domain, Scheme::Simulated);
+        let payload = checked.map_or(Gossiped::Forged, |advert| Gossiped::Advert(Rc::new(advert)));
+        self.gossips(from, Topic::Model(model), &payload, advert_bytes(advert));
+    }
+
     pub(super) fn look_up(&mut self, host: usize, model: ModelId) {
+        if self.mesh.is_some() {
+            return self.walk_to_providers(host, model);
+        }
         let known =
             self.directory.get(&model).into_iter().flatten().map(|host| self.hosts[*host].id).collect();
         let delay = 3 * self.network.delay(host, host);
@@ -101,6 +118,6 @@ impl World {
     }
 }
 
-fn advert_bytes(advert: &Signed<Advert>) -> u64 {
-    Message::<Wire>::Advert(advert.clone()).to_bytes().len() as u64
+fn advert_bytes(advert: &Signed<Advert>) -> usize {
+    Message::<Wire>::Advert(advert.clone()).to_bytes().len()
 }

@@ -3,7 +3,7 @@
 use protocol::advert::Advert;
 use protocol::ids::DomainId;
 use protocol::keys::Signature;
-use protocol::ledger::records::{AccountOp, OpBody};
+use protocol::ledger::records::{AccountOp, Final, OpBody};
 use protocol::message::{Message, Wire};
 use protocol::node::Owner;
 use protocol::price::Price;
@@ -24,6 +24,9 @@ const POISON_MS: u64 = 20_000;
 /// Others of whom a poisoner says each time to the directory that they serve.
 const POISONED: u64 = 16;
 
+/// Others to whom an eclipser connects each time.
+const CROWDED: u64 = 8;
+
 /// Longest time after which something is said again.
 const REPLAY_MS: u64 = 60_000;
 
@@ -41,8 +44,22 @@ impl World {
             Cheat::NonDeliverer => self.hosts[host].device.stalls = true,
             Cheat::OverClaimer => {}
             Cheat::Replayer => self.hosts[host].replays = true,
+            Cheat::Haggler => self.hosts[host].haggles = true,
             Cheat::Poisoner => self.schedule(host, POISON_MS, What::Poison),
             Cheat::Equivocator => self.schedule(host, EQUIVOCATE_MS, What::Equivocate),
+            Cheat::Eclipser => {
+                self.hosts[host].misleads = true;
+                self.schedule(host, POISON_MS, What::Crowd);
+            }
+        }
+    }
+
+    /// Connects to some others, so that they have it in their directories.
+    pub(super) fn crowd(&mut self, host: usize) {
+        self.schedule(host, POISON_MS, What::Crowd);
+        for _ in 0..CROWDED {
+            let other = usize::try_from(self.mischief.below(self.hosts.len() as u64)).unwrap_or(0);
+            self.dial(host, other);
         }
     }
 
@@ -78,6 +95,20 @@ impl World {
             let ms = self.mischief.below(REPLAY_MS);
             self.schedule(host, ms, What::SayAgain { to, bytes: bytes.to_vec() });
         }
+    }
+
+    /// Returns what a haggler says in the place of the end of a channel on which it pays.
+    pub(super) fn haggled(&self, host: usize, message: &Message<Wire>) -> Option<Message<Wire>> {
+        let Message::Close { closing, opening } = message else { return None };
+        let (closing, _, _) = closing.peek_in(self.domain).filter(|_| self.hosts[host].haggles)?;
+        let terms = self.steps().find_map(|op| {
+            let OpBody::OpenChannel(open) = &op.body else { return None };
+            (closing.channel == op.id().into()).then_some(open.terms)
+        })?;
+        let key = self.hosts[host].config.node.derive(&[b"payer".as_slice(), &terms.0].concat());
+        let half = Final { amount: closing.amount / 2, ..closing };
+        let closing = sign(half, self.domain, Role::Payer, &key).signed();
+        Some(Message::Close { closing, opening: opening.clone() })
     }
 
     /// Tells the directory that others serve who do not, and spreads two adverts of somebody honest: one as it was, to its

@@ -7,6 +7,7 @@ use protocol::record::Record;
 
 use crate::checks::Always;
 use crate::devices::digest_of;
+use crate::network::gossip::Topic;
 
 use super::{Fault, KEEP_MS, Outcome, STREAM_SILENCE_MS, What, World};
 
@@ -15,7 +16,11 @@ impl World {
         if self.hosts[host].node.is_none() || self.hosts[peer].node.is_none() {
             return;
         }
+        if self.network.link(host, peer).is_none() && !self.admits(host, peer) {
+            return;
+        }
         let Some(link) = self.network.connect(host, peer) else { return };
+        self.links(host, peer);
         for (one, other) in [(host, peer), (peer, host)] {
             let node = self.hosts[other].id;
             if self.hosts[one].up.insert(other, link).is_some() {
@@ -50,6 +55,7 @@ impl World {
 
     pub(super) fn cut(&mut self, one: usize, other: usize) {
         let Some(link) = self.network.cut(one, other) else { return };
+        self.unlinks(one, other);
         for (host, peer) in [(one, other), (other, one)] {
             self.schedule(host, STREAM_SILENCE_MS, What::Down { peer, link });
             self.break_streams(host, peer);
@@ -178,6 +184,7 @@ impl World {
                 self.break_streams(peer, host);
             }
         }
+        self.forgets(host);
         self.streams.retain(|(_, at), _| *at != host);
         let here = &mut self.hosts[host];
         here.incarnation += 1;
@@ -227,6 +234,7 @@ impl World {
                 return;
             }
         }
+        self.listens(host, Topic::Books);
         self.readies(host);
         let admitted = self.node(host).is_some_and(Node::is_admitted);
         if let Some(secret) = self.hosts[host].secret.filter(|_| !admitted) {

@@ -1,5 +1,7 @@
 //! What hosts say to each other: sent, delayed, lost, spread, checked as a shell checks it.
 
+use std::rc::Rc;
+
 use protocol::agreeing::Agreeing;
 use protocol::ids::{JobId, NodeId, RecordId};
 use protocol::keys::Scheme;
@@ -9,7 +11,10 @@ use protocol::time::Time;
 
 use crate::checks::Always;
 use crate::liar;
+use crate::network::gossip::Topic;
+use crate::network::wire::{self, Kind};
 
+use super::mesh::Gossiped;
 use super::{SEND_TIMEOUT_MS, What, World};
 
 impl World {
@@ -29,6 +34,8 @@ impl World {
         if self.hosts[from].silent.contains(message.name()) {
             return;
         }
+        let haggled = self.haggled(from, message);
+        let message = haggled.as_ref().unwrap_or(message);
         self.check_ballot(from, message);
         self.check_ask(from, to, message);
         let greeting = matches!(message, Message::Hello { .. });
@@ -46,7 +53,7 @@ impl World {
                 }
                 let sent = self.sent.entry(message.name()).or_default();
                 *sent = (sent.0 + 1, sent.1 + bytes.len() as u64);
-                self.hosts[from].sent_bytes += bytes.len() as u64;
+                self.count_message(from, to, bytes.len());
                 self.replays(from, to, &bytes);
                 // A shell sends these once at most.
                 let once = greeting || matches!(message, Message::Submit { .. } | Message::Advert(_));
@@ -58,6 +65,16 @@ impl World {
             }
             None => self.fail_send(from, to, message.job()),
         }
+    }
+
+    /// Counts a message, and where that is modelled what its stream and its acknowledgement take.
+    fn count_message(&mut self, from: usize, to: usize, bytes: usize) {
+        if self.mesh.is_none() {
+            return self.traffic[from].add(Kind::Messages, bytes);
+        }
+        self.network.touch(from, to, self.now);
+        self.traffic[from].add(Kind::Messages, wire::message(bytes));
+        self.traffic[to].add(Kind::Messages, wire::ACKNOWLEDGEMENT);
     }
 
     pub(super) fn fail_send(&mut self, from: usize, to: usize, job: Option<JobId>) {
@@ -109,7 +126,14 @@ impl World {
     }
 
     pub(super) fn spread(&mut self, from: usize, bytes: &[u8]) {
-        self.hosts[from].sent_bytes += bytes.len() as u64;
+        if self.mesh.is_some() {
+            let Ok(Message::Books(message)) = Message::check(bytes, self.domain, Scheme::Simulated) else {
+                return;
+            };
+            let payload = Gossiped::Books(Rc::new((bytes.to_vec(), message)));
+            return self.gossips(from, Topic::Books, &payload, bytes.len());
+        }
+        self.traffic[from].add(Kind::Gossip, bytes.len());
         for host in (0..self.hosts.len()).filter(|host| *host != from) {
             if let Some(delay) = self.network.carry(from, host) {
                 self.schedule(host, 2 * delay, What::Spread(bytes.to_vec()));

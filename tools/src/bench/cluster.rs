@@ -191,7 +191,7 @@ pub(super) fn folder() -> Result<TempDir> {
     tempfile::Builder::new().prefix("sharemesh-bench-").tempdir().context("cannot create a temporary folder")
 }
 
-async fn ticket(issuer: &Node, credits: u64) -> Result<String> {
+pub(super) async fn ticket(issuer: &Node, credits: u64) -> Result<String> {
     let body = TicketBody { credits_nano: credits * NANO_PER_CREDIT };
     let ticket: TicketView = issuer.client.post("network/tickets", &body).await?;
     Ok(ticket.ticket)

@@ -51,11 +51,27 @@ pub struct StatusView {
     pub warnings: Vec<String>,
     /// Counts of what peers did wrong, by name.
     pub offences: Vec<(String, u64)>,
+    /// What it has sent to other nodes and received, by what it was for.
+    #[serde(default)]
+    pub traffic: Vec<TrafficView>,
     /// What it knows of the issuers' books.
     #[serde(default)]
     pub books: BooksStateView,
     /// The directory of its data.
     pub data: String,
+}
+
+/// Bytes on streams between nodes, since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficView {
+    /// `messages`, `jobs` (their tokens), `gossip`, `directory`, `upkeep` (identify and ping) or `other`.
+    pub kind: String,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Streams opened, by either side.
+    pub streams: u64,
 }
 
 /// The network a node is in.

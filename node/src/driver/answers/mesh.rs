@@ -12,15 +12,20 @@ use protocol::price::Price;
 
 use crate::api::views::{
     IssuerView, NearbyView, NetworkView, PeerView, PriceView, ProviderView, ServedModelView, StatusView,
+    TrafficView,
 };
 use crate::command::Reply;
 use crate::driver::jobs::modality_of;
 use crate::driver::mesh::{Nearby, name_key};
 use crate::driver::{Driver, Model};
 use crate::exit::{Failure, FailureKind};
-use crate::net::{Direction, PeerInfo, Transport};
+use crate::net::{Direction, PeerInfo, TrafficOf, Transport};
 
 use super::{DISCOVER_MS, Discovery, SUBMISSIONS_MAX, answer};
+
+fn traffic_view(of: TrafficOf) -> TrafficView {
+    TrafficView { kind: of.kind.to_owned(), sent: of.sent, received: of.received, streams: of.streams }
+}
 
 /// Says what a recovery waits for.
 fn recovery_line(recovery: RecoveryView) -> String {
@@ -87,6 +92,7 @@ impl Driver {
             nearby: self.nearby(),
             warnings,
             offences: self.offences.names(),
+            traffic: self.net.traffic().into_iter().map(traffic_view).collect(),
             books: self.books_state(),
             data: self.config.data.display().to_string(),
         }

@@ -1,5 +1,6 @@
 //! Books that several issuers bring to the same state: what a checkpoint resolves, and how an issuer's own books follow.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{Issuer, IssuerError};
@@ -17,6 +18,12 @@ pub(super) struct Freed {
     sequence: u64,
     /// Votes before the checkpoint of this epoch count for nothing in this slot.
     epoch: Epoch,
+}
+
+/// Says whether no honest issuer votes for a step in epoch `now` that has not voted for it before.
+#[must_use]
+pub fn has_lapsed(op: &AccountOp, now: Epoch) -> bool {
+    op.epoch.plus(1) < now || mutant::is_in("lapse-early")
 }
 
 impl Issuer {
@@ -40,11 +47,33 @@ impl Issuer {
         for op in [first, second] {
             check_signer(op, self.lineage(op.account))?;
         }
-        let account = self.accounts.get_mut(&first.account).ok_or(IssuerError::UnknownAccount)?;
+        self.free(first.account, epoch)
+    }
+
+    /// Frees the slot of a step for which no honest issuer votes any more, because its epoch was over when that of the
+    /// checkpoint of `epoch` began; otherwise the same.
+    ///
+    /// # Errors
+    /// When it is not a step of the account's owner for its next slot, or may still be voted for.
+    pub fn free_lapsed(&mut self, op: &Verified<AccountOp>, epoch: Epoch) -> Result<(), IssuerError> {
+        let (next, head) = self.next_slot(op.account);
+        if (op.sequence, op.previous) != (next, head) {
+            return Err(IssuerError::WrongSequence { next });
+        }
+        if !has_lapsed(op, epoch.plus(1)) {
+            return Err(IssuerError::WrongEpoch);
+        }
+        check_signer(op, self.lineage(op.account))?;
+        self.free(op.account, epoch)
+    }
+
+    fn free(&mut self, id: AccountId, epoch: Epoch) -> Result<(), IssuerError> {
+        let (next, head) = self.next_slot(id);
+        let account = self.accounts.get_mut(&id).ok_or(IssuerError::UnknownAccount)?;
 
         account.freed = Some(Freed { sequence: next, epoch });
         account.head = Some(if mutant::is_in("freed-head-kept") { head } else { freed_head(head, epoch) });
-        account.lock = None;
+        account.locks.clear();
         Ok(())
     }
 
@@ -135,8 +164,11 @@ impl Issuer {
     pub fn carry_over(&mut self, before: &Self) {
         for (id, old) in &before.accounts {
             let Some(account) = self.accounts.get_mut(id) else { continue };
-            let is_open = account.next == old.next && account.freed == old.freed;
-            account.lock = old.lock.filter(|_| is_open);
+            // A slot may be behind a step that cannot be taken for the time being: the vote in it was given all the same.
+            let is_open = account.freed == old.freed
+                && (account.next == old.next || !mutant::is_in("lock-behind-lost"));
+            account.locks = if is_open { old.locks.clone() } else { BTreeMap::new() };
+            account.locks = account.locks.split_off(&account.next);
             let same = (account.balance.cash, account.balance.earned, account.balance.held, account.next)
                 == (old.balance.cash, old.balance.earned, old.balance.held, old.next);
             let least = old.balance.as_of.saturating_add(u64::from(!same));

@@ -43,13 +43,14 @@ impl Issuer {
 
     /// Locks an account's next slot to a step, whatever rules say.
     pub(super) fn lock_to(&mut self, op: &Verified<AccountOp>) {
-        self.accounts.entry(op.account).or_default().lock = Some(op.id());
+        self.accounts.entry(op.account).or_default().locks.insert(op.sequence, op.id());
     }
 
     /// Returns the step for which we voted in an account's next slot.
     #[must_use]
     pub fn locked(&self, account: AccountId) -> Option<RecordId> {
-        self.accounts.get(&account)?.lock
+        let account = self.accounts.get(&account)?;
+        account.locks.get(&account.next).copied()
     }
 
     /// Carries out a step that a quorum has voted for, whatever we voted for ourselves; says whether it is new. Taking it

@@ -16,13 +16,10 @@ use crate::signed::{Attestation, Role, Verified, id_of};
 use super::work::Count;
 use super::{Agreement, Paid};
 
-/// What a channel can show: the proof of its opening, and its newest receipt. Encoded, one behind the other.
+/// What a channel can show: its newest receipt, and the proof of its opening. Encoded, one behind the other, and before
+/// them how many bytes are the receipt (2, little endian); nothing as long as there is neither.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Evidence {
-    bytes: Box<[u8]>,
-    /// How many of them are the receipt.
-    receipt: u16,
-}
+pub(super) struct Evidence(Box<[u8]>);
 
 /// The newest receipt. Its amount is the channel's to say, and our own signature is not kept: signing again gives the same.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,18 +31,18 @@ pub(super) struct Head {
 }
 
 impl Head {
-    fn body(&self, paid: &Paid) -> Receipt {
+    fn body(&self, channel: ChannelId, paid: &Paid) -> Receipt {
         let Self { sequence, count: Count { settled: usage, jobs }, epoch, .. } = *self;
-        Receipt { channel: paid.channel, sequence, amount: paid.paid, usage, jobs, epoch }
+        Receipt { channel, sequence, amount: paid.paid, usage, jobs, epoch }
     }
 
-    pub(super) fn id(&self, paid: &Paid) -> RecordId {
-        id_of(&self.body(paid), paid.domain)
+    pub(super) fn id(&self, channel: ChannelId, paid: &Paid) -> RecordId {
+        id_of(&self.body(channel, paid), paid.domain)
     }
 
     /// Returns the channel's newest receipt, signed by both sides.
-    pub(super) fn receipt(&self, paid: &Paid) -> Verified<Receipt> {
-        let body = self.body(paid);
+    pub(super) fn receipt(&self, channel: ChannelId, paid: &Paid) -> Verified<Receipt> {
+        let body = self.body(channel, paid);
         let (id, key) = (id_of(&body, paid.domain), paid.payer_key);
         let by_payer = Attestation { role: Role::Payer, key, signature: self.payer };
         let receipt = Verified::of_parts(body, id, Vec::from([by_payer]));
@@ -103,12 +100,18 @@ fn attestations(marks: &[Mark], agreement: &Agreement) -> Option<Vec<Attestation
 const BYTES_MAX: usize = 16 * 1024;
 
 impl Evidence {
-    fn split(&self) -> (&[u8], &[u8]) {
-        self.bytes.split_at_checked(usize::from(self.receipt)).unwrap_or_default()
+    fn join(receipt: &[u8], proof: &[u8]) -> Option<Self> {
+        let length = u16::try_from(receipt.len()).ok()?;
+        Some(Self([&length.to_le_bytes(), receipt, proof].concat().into()))
     }
 
-    pub(super) const fn has_head(&self) -> bool {
-        self.receipt > 0
+    fn split(&self) -> (&[u8], &[u8]) {
+        let Some((length, both)) = self.0.split_first_chunk() else { return Default::default() };
+        both.split_at_checked(usize::from(u16::from_le_bytes(*length))).unwrap_or_default()
+    }
+
+    pub(super) fn has_head(&self) -> bool {
+        !self.split().0.is_empty()
     }
 
     /// Returns the newest receipt.
@@ -124,9 +127,9 @@ impl Evidence {
         let Some(payer) = signature.filter(|_| receipt.is_signed_only_by(&both)) else { return false };
         let count = Count { settled: receipt.usage, jobs: receipt.jobs };
         let head = encode(&Head { sequence: receipt.sequence, count, epoch: receipt.epoch, payer });
-        let Ok(length) = u16::try_from(head.len()) else { return false };
         let (_, proof) = self.split();
-        *self = Self { bytes: [head.as_slice(), proof].concat().into(), receipt: length };
+        let Some(joined) = Self::join(&head, proof) else { return false };
+        *self = joined;
         true
     }
 
@@ -142,11 +145,13 @@ impl Evidence {
         let recorded = recorded.map(|recorded| (recorded.epoch, marks(recorded.attestations()))).collect();
         let proof = encode(&Parts { sequence, previous, epoch, expires, owner, recorded });
         let (receipt, _) = self.split();
-        self.bytes = [receipt, proof.as_slice()].concat().into();
+        if let Some(joined) = Self::join(receipt, &proof) {
+            *self = joined;
+        }
     }
 
-    /// Returns the opening of this channel.
-    pub(super) fn opening(&self, paid: &Paid) -> Option<Opening<Checked>> {
+    /// Returns the opening of the channel.
+    pub(super) fn opening(&self, channel: ChannelId, paid: &Paid) -> Option<Opening<Checked>> {
         let (_, proof) = self.split();
         let parts: Parts = decode_own(proof, BYTES_MAX).ok()?;
         let Parts { sequence, previous, epoch, expires, owner, recorded } = parts;
@@ -168,7 +173,7 @@ impl Evidence {
         let recorded = recorded.collect::<Option<_>>()?;
         let op = Verified::of_parts(op, id, attestations(&owner, paid)?);
         // Of another opening than the channel's, as only a channel made up of parts could have.
-        let is_ours = paid.channel == ChannelId::from(id);
+        let is_ours = channel == ChannelId::from(id);
         is_ours.then(|| Opening { op, terms: Verified::clone(&paid.terms), recorded })
     }
 }

@@ -13,6 +13,7 @@ use crate::signed::{Role, Verified};
 use crate::time::Time;
 
 use super::{OPEN_MS, Phase};
+use crate::mutant;
 use crate::node::{Effect, Node, Offence, Timer};
 
 /// How much longer a first offer is waited for when none came in time and nobody else can be asked: lines with long ways
@@ -78,7 +79,7 @@ impl Node {
             }
             Phase::Placed(placed) if placed.provider == from && placed.accepted.is_none() => {
                 let channel = placed.channel;
-                if placed.tokens > 0 {
+                if placed.tokens > 0 && !mutant::is_in("refused-unaccounted") {
                     out.push(Effect::Penalise(from, Offence::BadCount));
                     self.disavow(id, "it delivered tokens and refused the job", now, out);
                 } else if let Refusal::PromptTooLong { tokens, context } = refusal {

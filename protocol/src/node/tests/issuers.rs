@@ -177,7 +177,7 @@ fn one_issuers_word_makes_no_slot_stuck() {
     for seconds in 1..6 {
         node.told(START.plus_ms(seconds * 6_000), Input::Wake);
     }
-    assert_eq!(node.witness().settled.doubled(one.account), Some(0));
+    assert_eq!(node.witness().settled.stuck(one.account), Some(0));
 }
 
 #[test]

@@ -15,6 +15,9 @@ use super::forgets;
 /// Tokens by which payment may ever run ahead of delivery, or delivery ahead of payment, in one interrupted job.
 const WINDOW_TOKENS: u64 = 4096;
 
+/// Tokens that a provider generates on a channel before anything is paid on it.
+const FIRST_WINDOW_TOKENS: u64 = 64;
+
 /// Prompt tokens at risk in one interrupted job.
 const PROMPT_TOKENS: u64 = 1024;
 
@@ -96,6 +99,20 @@ pub(super) fn no_job_is_paid_twice(world: &World, tally: &mut Tally) {
     }
 }
 
+fn never_pays(world: &World, host: usize) -> bool {
+    world.hosts[host].silent.contains("pay")
+}
+
+pub(super) fn nothing_long_is_free(world: &World, tally: &mut Tally) {
+    for (id, job) in world.jobs.iter().filter(|(_, job)| never_pays(world, job.host)) {
+        // Each provider that was chosen gives a first window, and no more.
+        let most = FIRST_WINDOW_TOKENS * job.chosen.len() as u64;
+        tally.check(u64::from(job.tokens) <= most, || {
+            format!("job {id:?} of host {}, which never pays, got {} tokens", job.host, job.tokens)
+        });
+    }
+}
+
 /// Of an adversary's own losses nobody complains.
 pub(super) fn losses_are_bounded(world: &World, tally: &mut Tally) {
     let Some((_, books)) = world.books().next() else { return };
@@ -114,10 +131,15 @@ pub(super) fn losses_are_bounded(world: &World, tally: &mut Tally) {
         let Some(price) = world.price_of(payee) else { continue };
         let delivered = world.delivered.get(&(payer, payee)).copied().unwrap_or_default();
         let due = price.cost(&delivered.usage).unwrap_or(u64::MAX);
-        let window = Usage { calls: 1, tokens_in: PROMPT_TOKENS, tokens_out: WINDOW_TOKENS, compute: 0 };
+        let window = |tokens_out| Usage { calls: 1, tokens_in: PROMPT_TOKENS, tokens_out, compute: 0 };
         // Who cheats makes no interruption that the world could count.
-        let cheated = u64::from(world.hosts[payer].adversary || world.hosts[payee].adversary);
-        let windows = delivered.interrupted.max(cheated);
+        let cheats = |host: usize| world.hosts[host].adversary && !world.hosts[host].haggles;
+        let cheated = u64::from(cheats(payer) || cheats(payee));
+        let (window, windows) = if never_pays(world, payer) {
+            (window(FIRST_WINDOW_TOKENS), channels)
+        } else {
+            (window(WINDOW_TOKENS), delivered.interrupted.max(cheated))
+        };
         let bound = price.cost(&window).unwrap_or(u64::MAX).saturating_mul(windows) + channels;
         let (lost_by_payer, lost_by_payee) = (amount.saturating_sub(due), due.saturating_sub(amount));
         let holds = (lost_by_payer <= bound || world.hosts[payer].adversary)

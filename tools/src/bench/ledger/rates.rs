@@ -1,31 +1,20 @@
-//! Records per second: signed, checked, merged on one core; stored on this disk.
+//! Records per second: signed, checked, merged on one core.
 
 use std::hint::black_box;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ed25519_dalek::{Signer as _, SigningKey};
-use node::journal::{self, Urgency};
 use protocol::ids::ChannelId;
 use protocol::keys::{Scheme, Signer};
 use protocol::ledger::paying::Paying;
 use protocol::ledger::records::Receipt;
 use protocol::manifest::Manifest;
-use protocol::record::Record;
 use protocol::signed::{Role, Verified};
 use protocol::time::Time;
 use serde::Serialize;
 
-use super::super::cluster::folder;
-use super::super::samples::{Samples, Spread};
 use super::records::{Payer, receipt, terms};
-
-/// Receipts that go to the disk together: as many as a busy provider gathers in the time of one `fdatasync`.
-const BATCH: usize = 64;
-
-/// Batches in a row, before the other way of storing them has its turn.
-const ROUND: usize = 20;
 
 /// Receipts per second on one core.
 #[derive(Debug, Serialize)]
@@ -38,17 +27,6 @@ pub(super) struct Rates {
     /// Against half of the bare rate, because a receipt has two signatures.
     pub(super) verify_ratio: f64,
     pub(super) merged_per_s: f64,
-}
-
-/// Batches of receipts on this disk, times in milliseconds: medians count, because a disk that others use stalls at times.
-#[derive(Debug, Serialize)]
-pub(super) struct Journal {
-    pub(super) batch: usize,
-    pub(super) bytes_per_receipt: usize,
-    pub(super) raw_ms: Spread,
-    pub(super) stored_ms: Spread,
-    pub(super) stored_per_s: f64,
-    pub(super) ratio: f64,
 }
 
 /// Returns the manifest of a network with one issuer, and the issuer's key.
@@ -118,70 +96,6 @@ fn bare(runs: usize, body: usize) -> Result<(f64, f64)> {
         verifier.verify_strict(black_box(&bytes), &signature)?;
     }
     Ok((sign, per_s(runs, begun.elapsed())))
-}
-
-/// Measures batches of receipts through the journal and, alternating with them, as plain appends of the same bytes.
-pub(super) async fn measure_journal(batches: usize) -> Result<Journal> {
-    let (manifest, _) = home();
-    let payer = Payer::new(1);
-    let records: Vec<Vec<u8>> = (1..=BATCH as u64)
-        .map(|number| {
-            let receipt = receipt(ChannelId([9; 32]), number, manifest.domain(), &payer.account);
-            Record::Receipt(receipt.signed()).to_bytes()
-        })
-        .collect();
-    let bytes = records.concat();
-    let (raw_folder, folder) = (folder()?, folder()?);
-    let mut raw = std::fs::File::create(raw_folder.path().join("raw"))?;
-    let (mut journal, _) =
-        journal::Journal::open(&folder.path().join("journal"), Default::default(), |_, _, _| {})?;
-    let (mut raw_times, mut stored_times) = (Samples::default(), Samples::default());
-    for _ in 0..batches.div_ceil(ROUND) {
-        for _ in 0..ROUND {
-            let begun = Instant::now();
-            raw.write_all(&bytes)?;
-            raw.sync_data()?;
-            raw_times.push_time(begun.elapsed());
-        }
-        store(&mut journal, &records, &mut stored_times).await?;
-    }
-    journal.close()?;
-    let (raw_ms, stored_ms) = (raw_times.spread(), stored_times.spread());
-    Ok(Journal {
-        batch: BATCH,
-        bytes_per_receipt: bytes.len() / BATCH,
-        raw_ms,
-        stored_ms,
-        stored_per_s: per_s(BATCH, Duration::from_secs_f64(stored_ms.p50 / 1000.0)),
-        ratio: raw_ms.p50 / stored_ms.p50,
-    })
-}
-
-/// Stores batches as a driver does: the next one gathers while the disk works on the last. Each takes from when the one
-/// before it was durable until it is; two that went to the disk as one do not count.
-async fn store(journal: &mut journal::Journal, records: &[Vec<u8>], times: &mut Samples) -> Result<()> {
-    let batch = records.len() as u64;
-    let mut durable = journal.append(records, Urgency::Now)?.0 - batch;
-    let mut begun = Instant::now();
-    for _ in 0..ROUND {
-        // The journal's thread must have taken what waits: it is at work for several times as long.
-        while begun.elapsed() < Duration::from_micros(50) {
-            std::hint::spin_loop();
-        }
-        journal.append(records, Urgency::Now)?;
-        let next = durable + batch;
-        while durable < next {
-            durable = journal.committed().await?.0;
-        }
-        if durable == next {
-            times.push_time(begun.elapsed());
-        }
-        begun = Instant::now();
-    }
-    while durable < journal.position().0 {
-        durable = journal.committed().await?.0;
-    }
-    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few thousand runs")]
