@@ -16,6 +16,8 @@ use crate::api::views::{
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
 
+pub use engine::frame::Request as Work;
+
 pub use crate::api::views::{CandidateView, JobAccount, JobEvent, SplitView};
 
 /// Bounds the commands that wait for the driver; a full queue is answered "busy" at once.
@@ -235,8 +237,8 @@ pub enum Command {
 pub struct JobRequest {
     /// The model's name or id.
     pub model: String,
-    /// Prompt, sampling and `max_tokens`; validated.
-    pub generate: Generate,
+    /// What is to be done; validated.
+    pub work: Work,
     /// Whether the answer's length is a default, to be lowered to what the model's context holds.
     pub open_ended: bool,
     /// The most that the whole job may cost, in nano-credits.
@@ -271,10 +273,10 @@ pub struct Wants {
 impl JobRequest {
     /// Makes a request that any provider may serve, at any price.
     #[must_use]
-    pub fn new(model: String, generate: Generate) -> Self {
+    pub fn new(model: String, work: impl Into<Work>) -> Self {
         Self {
             model,
-            generate,
+            work: work.into(),
             open_ended: false,
             max_price_nano: None,
             only: Vec::new(),
@@ -283,6 +285,24 @@ impl JobRequest {
             order: Vec::new(),
             wants: Wants::default(),
             fallbacks: true,
+        }
+    }
+
+    /// Returns what is asked for, if that is text.
+    #[must_use]
+    pub fn generate(&self) -> Option<&Generate> {
+        match &self.work {
+            Work::Generate(generate) => Some(generate),
+            Work::Embed(_) => None,
+        }
+    }
+
+    /// Returns the most parts that the answer may have: tokens, or vectors.
+    #[must_use]
+    pub fn parts_max(&self) -> usize {
+        match &self.work {
+            Work::Generate(generate) => generate.max_tokens as usize,
+            Work::Embed(embed) => embed.inputs.len(),
         }
     }
 }
@@ -298,7 +318,7 @@ pub fn queue() -> (Commands, mpsc::Receiver<Command>) {
 #[must_use]
 pub fn events_of(request: &JobRequest) -> (mpsc::Sender<JobEvent>, mpsc::Receiver<JobEvent>) {
     // Room is a number here, not memory: the queue allocates as it fills.
-    mpsc::channel(request.generate.max_tokens as usize + EVENTS_BESIDE_TOKENS)
+    mpsc::channel(request.parts_max() + EVENTS_BESIDE_TOKENS)
 }
 
 /// The asking end of the queue of commands.

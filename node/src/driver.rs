@@ -50,6 +50,7 @@ use crate::worker::{self, Program, Workers};
 use self::durable::Durable;
 use self::jobs::{OwnJob, Reasons, Serving};
 use self::stream::StreamEvent;
+pub(crate) use self::stream::hash_vectors;
 
 /// How often waiting requests, lost connections and closed clients are looked after.
 const TICK: Duration = Duration::from_millis(250);

@@ -17,6 +17,12 @@ use crate::time::Time;
 /// Tokens that templates and special tokens may add to a prompt; no more than this and one token a byte is believed.
 pub const TEMPLATE_TOKENS_MAX: u64 = 512;
 
+/// Special tokens that each text may add that becomes a vector: one before it, one after it.
+pub const TEXT_TOKENS_ADDED_MAX: u64 = 2;
+
+/// Most tokens that one text may have that becomes a vector: no engine reads more of one.
+pub const TEXT_TOKENS_MAX: u64 = 2_048;
+
 /// Most tokens that one job may ask for: bounds reservations and streams.
 pub const JOB_TOKENS_MAX: u32 = 1 << 17;
 
@@ -32,7 +38,7 @@ pub struct JobSpec {
     pub input: Input,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// Most tokens to generate.
+    /// Most tokens to generate; of a job for vectors as many as there are texts, since each vector counts as a token.
     pub max_tokens: u32,
     /// What the requester insists on.
     pub constraints: Constraints,
@@ -118,8 +124,17 @@ impl JobSpec {
 
     /// Returns the most prompt tokens that the requester believes.
     #[must_use]
-    pub const fn tokens_in_max(&self) -> u64 {
-        self.input.bytes.saturating_add(TEMPLATE_TOKENS_MAX)
+    pub fn tokens_in_max(&self) -> u64 {
+        let bytes = self.input.bytes;
+        match self.input.modality {
+            // Each of the texts has its own special tokens, and none is read beyond a context.
+            Modality::Embedding => {
+                let texts = u64::from(self.max_tokens);
+                let read = bytes.saturating_add(texts.saturating_mul(TEXT_TOKENS_ADDED_MAX));
+                read.min(texts.saturating_mul(TEXT_TOKENS_MAX))
+            }
+            Modality::Text | Modality::Speech | Modality::Image => bytes.saturating_add(TEMPLATE_TOKENS_MAX),
+        }
     }
 }
 
@@ -159,7 +174,7 @@ pub struct JobRecord {
     pub end: Time,
     /// Digest of the prompt.
     pub input: Digest,
-    /// Digest over the token ids.
+    /// Digest over the token ids, or over the numbers of the vectors.
     pub output: Digest,
     /// Why it ended.
     pub finish: Finish,

@@ -7,6 +7,7 @@ use crate::advert::Advert;
 use crate::ids::{DomainId, ModelId, NodeId};
 use crate::job::{Constraints, JobSpec, Sort};
 use crate::licence::open_licence;
+use crate::model::Modality;
 use crate::mutant;
 use crate::price::Price;
 use crate::scheduler::Refusal;
@@ -98,6 +99,8 @@ struct Outcome {
     failed_at: Option<Time>,
     /// Failures since it last did a job.
     failures: u32,
+    /// It did a job.
+    served: bool,
     /// Smoothed generation rate over finished jobs, in tokens per 1,000 seconds.
     decode_milli: Option<u64>,
     /// When the measurement or failure was made, for forgetting the oldest.
@@ -156,11 +159,15 @@ impl Router {
         models
     }
 
-    /// Learns that a job ended well.
-    pub fn succeeded(&mut self, provider: NodeId, tokens: u64, ms: u64, now: Time) {
-        let rate = tokens.saturating_mul(1_000_000) / ms.max(1);
+    /// Learns that a job ended well, and how many tokens it generated in how many milliseconds, if it generated any.
+    pub fn succeeded(&mut self, provider: NodeId, generated: Option<(u64, u64)>, now: Time) {
         let outcome = self.outcome(provider, now);
-        outcome.decode_milli = Some(outcome.decode_milli.map_or(rate, |before| before / 4 * 3 + rate / 4));
+        if let Some((tokens, ms)) = generated {
+            let rate = tokens.saturating_mul(1_000_000) / ms.max(1);
+            outcome.decode_milli =
+                Some(outcome.decode_milli.map_or(rate, |before| before / 4 * 3 + rate / 4));
+        }
+        outcome.served = true;
         outcome.failed_at = None;
         outcome.failures = 0;
     }
@@ -219,19 +226,23 @@ impl Router {
         let decode = outcome.decode_milli.or(offer.map(|offer| offer.decode_milli)).unwrap_or(0).max(1);
         let prefill = offer.map_or(0, |offer| offer.prefill_milli).max(1);
         let tokens_in = spec.input.bytes / BYTES_PER_TOKEN;
+        let generated = match spec.input.modality {
+            // Vectors come with what is read.
+            Modality::Embedding => 0,
+            Modality::Text | Modality::Speech | Modality::Image => u64::from(spec.max_tokens),
+        };
         let estimate_ms = (tokens_in.saturating_mul(1_000_000) / prefill)
-            .saturating_add(u64::from(spec.max_tokens).saturating_mul(1_000_000) / decode);
+            .saturating_add(generated.saturating_mul(1_000_000) / decode);
         let excluded = spec.constraints.ignore.contains(&advert.node)
             || (!spec.constraints.only.is_empty() && !spec.constraints.only.contains(&advert.node));
         let gate = match offer {
             None => Some(Gate::NotServed),
+            Some(offer) if offer.modality != spec.input.modality => Some(Gate::NotServed),
             Some(_) if is_over(advert, now) => Some(Gate::Stale),
             Some(offer) if offer.licence != open_licence(spec.model, domain) => Some(Gate::Licence),
             Some(_) if excluded => Some(Gate::Excluded),
             Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
-            Some(offer) if u64::from(spec.max_tokens) >= u64::from(offer.context_tokens) => {
-                Some(Gate::Context)
-            }
+            Some(offer) if generated >= u64::from(offer.context_tokens) => Some(Gate::Context),
             Some(_) if outcome.failed_at.is_some_and(|at| is_cooling_down(at, now)) => Some(Gate::Unhealthy),
             Some(_) if !connected => Some(Gate::Unreachable),
             Some(_) => None,
@@ -261,7 +272,7 @@ impl Router {
 impl Outcome {
     /// Says whether it did a job for us, and has not failed too often since.
     const fn is_proven(&self) -> bool {
-        self.decode_milli.is_some() && self.failures < FAILURES_MAX
+        self.served && self.failures < FAILURES_MAX
     }
 
     /// Says whether it comes after every other one: twice as long after each failure.

@@ -169,6 +169,59 @@ def tools_are_called_and_their_results_taken():
 
 
 @scenario
+def a_response_is_answered_whole_and_event_by_event():
+    asked = {"model": MODEL, "input": USER, "instructions": "Be brief.", "max_output_tokens": 24}
+    answer = client.responses.create(**asked)
+    assert answer.output_text and answer.status == "incomplete", answer
+    assert answer.incomplete_details.reason == "max_output_tokens"
+    assert answer.usage.output_tokens == 24 and answer.usage.total_tokens == answer.usage.input_tokens + 24
+    assert answer.id.startswith("resp_") and answer.instructions == "Be brief." and answer.store is False
+    assert answer.sharemesh[0]["price_nano"] > 0
+    events = list(client.responses.create(**asked, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert events[-1].type == "response.incomplete" and events[-1].response.output_text == text and text
+    with client.responses.stream(**asked) as stream:
+        kinds = {event.type for event in stream}
+        assert {"response.output_text.delta", "response.output_item.done"} <= kinds, kinds
+
+
+@scenario
+def a_response_calls_tools_and_has_the_form_that_was_asked_for():
+    call = '<tool_call>\n{"name": "weather", "arguments": {"place": "Rome"}}\n</tool_call>'
+    tool = {"type": "function", **WEATHER["function"]}
+    asked = {"model": MODEL, "tools": [tool], "max_output_tokens": 300}
+    answer = client.responses.create(input=told(f"Hm. {call}"), **asked)
+    words, called = answer.output
+    assert words.content[0].text == "Hm. " and answer.status == "completed", answer
+    assert called.type == "function_call" and json.loads(called.arguments) == {"place": "Rome"}
+    result = {"type": "function_call_output", "call_id": called.call_id, "output": "mild"}
+    after = client.responses.create(
+        model=MODEL, input=[*USER, *answer.output, result], tools=[tool], tool_choice="none", max_output_tokens=8
+    )
+    assert after.output_text
+    events = list(client.responses.create(input=told(call), stream=True, **asked))
+    arguments = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert json.loads("".join(arguments)) == {"place": "Rome"} and events[-1].type == "response.completed"
+
+    class Ok(pydantic.BaseModel):
+        ok: bool
+
+    parsed = client.responses.parse(model=MODEL, input="Is it?", text_format=Ok)
+    assert isinstance(parsed.output_parsed.ok, bool)
+
+
+@scenario
+def a_response_that_would_have_to_be_kept_is_refused():
+    try:
+        client.responses.create(model=MODEL, input="x", previous_response_id="resp_1")
+        raise AssertionError("it was not refused")
+    except openai.BadRequestError as error:
+        assert error.param == "previous_response_id" and error.body["message"], error
+
+
+@scenario
 def whether_a_tool_is_called_can_be_chosen():
     tools = {"tools": [WEATHER, TIME], "max_tokens": 300, "messages": told("No.")}
     assert ask(**tools).choices[0].message.content == "No."

@@ -102,7 +102,8 @@ def mistakes_raise_the_exception_that_programs_expect():
     assert refused(lambda: client.show("nobody-serves-this")).status_code == 404
     error = refused(lambda: client.chat(model=MODEL, messages=USER, options={"temperature": 9}))
     assert error.status_code == 400 and "temperature" in error.error, error
-    assert refused(lambda: client.embed(model=MODEL, input="x")).status_code == 404
+    error = refused(lambda: client.embed(model=MODEL, input="x"))
+    assert error.status_code == 400 and "embeddings" in error.error, error
     wrong = ollama.Client(host=HOST, headers={"Authorization": f"Bearer {WRONG_KEY}"})
     assert refused(wrong.list).status_code == 401
     broken = [{"role": "user", "content": "Break after nine tokens. [[fail=9]]"}]

@@ -13,6 +13,8 @@ mod crash;
 #[cfg(test)]
 mod described;
 #[cfg(test)]
+mod embeddings;
+#[cfg(test)]
 mod fallback;
 #[cfg(test)]
 mod house;

@@ -524,7 +524,7 @@ impl Running {
             Ok(JobEvent::Chosen { job, provider, .. }) => {
                 (self.answer.job, self.answer.provider) = (job, provider);
             }
-            Ok(JobEvent::Accepted { .. }) => {}
+            Ok(JobEvent::Accepted { .. } | JobEvent::Vectors { .. }) => {}
             Ok(JobEvent::Text { text, tokens, .. }) => {
                 self.answer.text += &text;
                 self.answer.tokens += tokens;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::frame::{Finish, Generate, ModelInfo};
+use crate::frame::{Embed, Finish, Generate, ModelInfo, makes_no_text, makes_no_vectors};
 use crate::generation::{Generation, Part};
 use crate::load::{Loaded, load};
 use crate::model::{Model, Vocabulary};
@@ -63,13 +63,14 @@ impl Engine {
         match &self.loaded {
             Loaded::Fake(model, _) => model.info(),
             Loaded::Llama(model, _) => model.info(),
+            Loaded::Bert(model, _) => model.info(),
         }
     }
 
     #[cfg(test)]
     pub(crate) fn gguf_vocabulary(&self) -> &crate::tokenizer::GgufVocabulary {
         match &self.loaded {
-            Loaded::Fake(..) => panic!("a fake has no file"),
+            Loaded::Fake(..) | Loaded::Bert(..) => panic!("it has no such vocabulary"),
             Loaded::Llama(_, vocabulary) => vocabulary,
         }
     }
@@ -79,7 +80,17 @@ impl Engine {
         match &self.loaded {
             Loaded::Fake(model, vocabulary) => complete(&**model, vocabulary.clone(), generate, on_part),
             Loaded::Llama(model, vocabulary) => complete(&**model, vocabulary.clone(), generate, on_part),
+            Loaded::Bert(..) => Err(makes_no_text().into()),
         }
+    }
+
+    /// Makes a vector of each input, all at once, as a worker would; returns the tokens that were read, too.
+    pub fn embed(&self, embed: &Embed) -> Result<(Vec<Vec<f32>>, usize)> {
+        let Loaded::Bert(model, words) = &self.loaded else { return Err(makes_no_vectors().into()) };
+        embed.validate()?;
+        let inputs = words.prepare(embed)?;
+        let texts: Vec<_> = inputs.iter().map(Vec::as_slice).collect();
+        Ok((model.embed(&texts)?, inputs.iter().map(Vec::len).sum()))
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use crate::frame::{ChatMessage, DeviceInfo, Generate, JobError, ModelInfo, Prompt};
+use crate::frame::{ChatMessage, DeviceInfo, Generate, JobError, ModelInfo, Output, Prompt};
 use crate::grammar::Grammars;
 use crate::model::{Model, PreparedJob, Vocabulary};
 use crate::options::{FAKE_CONTEXT_LENGTH, FakeOptions};
@@ -60,6 +60,7 @@ fn info(options: &FakeOptions) -> ModelInfo {
     ModelInfo {
         name: "fake".to_owned(),
         architecture: "fake".to_owned(),
+        output: Output::Text,
         quantisation: "none".to_owned(),
         context_length: context_length(options),
         parameters: 0,

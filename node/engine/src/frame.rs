@@ -4,8 +4,8 @@
 //! tokio-util has it by default: the asynchronous side uses that codec with [`encode`] and [`decode`].
 //!
 //! The life of a job: `Start` is answered by `Prepared` and then by `Tokens` frames, of which exactly the last
-//! has a `finish`; or by one `Failed` at any point. After a `Tokens` with a `finish` or a `Failed`, nothing more
-//! is said of that job and its key is free again.
+//! has a `finish`, or by `Vectors` frames in the same way; or by one `Failed` at any point. After a frame with a
+//! `finish` or a `Failed`, nothing more is said of that job and its key is free again.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -35,6 +35,12 @@ pub const LOGPROB_MIN: f32 = -9999.0;
 
 /// Bounds the messages of a chat, because the template walks over all of them.
 pub const CHAT_MESSAGES_MAX: usize = 4096;
+
+/// Bounds the inputs of one request for vectors; as many as clients of this kind of API may send.
+pub const EMBED_INPUTS_MAX: usize = 2048;
+
+/// Bounds the numbers of a vector.
+pub const DIMENSIONS_MAX: u32 = crate::model::bert::WIDTH_MAX;
 
 /// Names a job; chosen by the node, unique among the jobs that run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +94,40 @@ pub enum ToWorker {
 pub enum Request {
     /// Text from a prompt.
     Generate(Generate),
+    /// Vectors of texts.
+    Embed(Embed),
+}
+
+/// Vectors, one for each input: all of one length, each of length 1 in space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Embed {
+    /// At most [`EMBED_INPUTS_MAX`].
+    pub inputs: Vec<EmbedInput>,
+    /// Cuts an input that is longer than the model's context instead of refusing it.
+    pub truncate: bool,
+}
+
+/// What a vector is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EmbedInput {
+    /// Text, to which the model's tokenizer adds its special tokens.
+    Text(String),
+    /// The model's own tokens, taken as they are.
+    Tokens(Vec<u32>),
+}
+
+impl Embed {
+    /// Checks how many inputs there are, and that none is a list of no tokens.
+    pub fn validate(&self) -> Result<(), JobError> {
+        if !(1..=EMBED_INPUTS_MAX).contains(&self.inputs.len()) {
+            return bad(format!("{} inputs: send 1 to {EMBED_INPUTS_MAX}", self.inputs.len()));
+        }
+        let is_nothing = |input: &EmbedInput| matches!(input, EmbedInput::Tokens(ids) if ids.is_empty());
+        if self.inputs.iter().any(is_nothing) {
+            return bad("an input is a list of no tokens: send at least one".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// Text generation.
@@ -183,6 +223,38 @@ impl Sampling {
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
     }
+}
+
+impl From<Generate> for Request {
+    fn from(generate: Generate) -> Self {
+        Self::Generate(generate)
+    }
+}
+
+impl From<Embed> for Request {
+    fn from(embed: Embed) -> Self {
+        Self::Embed(embed)
+    }
+}
+
+impl Request {
+    /// Checks every field against its range; the error says what to send instead.
+    pub fn validate(&self) -> Result<(), JobError> {
+        match self {
+            Self::Generate(generate) => generate.validate(),
+            Self::Embed(embed) => embed.validate(),
+        }
+    }
+}
+
+/// Returns what is said to whoever asks an encoder for text.
+pub(crate) fn makes_no_text() -> JobError {
+    JobError::BadRequest("this model makes vectors and no text: ask it for embeddings".to_owned())
+}
+
+/// Returns what is said to whoever asks a model of text for vectors.
+pub(crate) fn makes_no_vectors() -> JobError {
+    JobError::BadRequest("this model makes text and no vectors: ask another one for embeddings".to_owned())
 }
 
 impl Generate {
@@ -310,6 +382,17 @@ pub enum FromWorker {
         /// Whether the compute loop is inside a turn.
         busy: bool,
     },
+    /// Carries the next vectors of a job that asks for them; a bound of `Grant` counts vectors.
+    Vectors {
+        /// The job's key.
+        job: JobKey,
+        /// Index of the first vector in this frame.
+        index: u32,
+        /// One for each input, in their order.
+        vectors: Vec<Vec<f32>>,
+        /// Set in the last frame of the job.
+        finish: Option<Finish>,
+    },
 }
 
 /// The log probability of one token, before temperature, penalties and filters.
@@ -377,6 +460,8 @@ pub struct ModelInfo {
     pub name: String,
     /// The family, such as `llama`.
     pub architecture: String,
+    /// What it makes.
+    pub output: Output,
     /// How most weights are stored, such as `Q4_1`; as in the source file, before any requantisation.
     pub quantisation: String,
     /// Tokens of prompt and answer together.
@@ -395,10 +480,19 @@ pub struct ModelInfo {
     pub tokenizer_digest: [u8; 32],
     /// BLAKE3 of the source file, where it was read whole.
     pub weights_digest: Option<[u8; 32]>,
-    /// Tokens per second of one job's answer, in thousandths, measured after loading.
+    /// Tokens per second of one job's answer, or vectors of short texts, in thousandths, measured after loading.
     pub decode_tokens_per_s_milli: u64,
     /// Tokens per second of a prompt, in thousandths, measured after loading.
     pub prefill_tokens_per_s_milli: u64,
+}
+
+/// What a model makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Text, token by token.
+    Text,
+    /// Vectors of so many numbers.
+    Vectors(u32),
 }
 
 /// What a model runs on.

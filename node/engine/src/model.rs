@@ -8,6 +8,8 @@ use anyhow::Result;
 use crate::frame::{Generate, JobError, ModelInfo};
 use crate::grammar::{self, Constraint, Grammars};
 
+pub(crate) mod bert;
+pub(crate) mod linear;
 pub(crate) mod llama;
 pub(crate) mod ops;
 

@@ -178,6 +178,7 @@ fn streams_together_are_equal_to_streams_alone() {
             FromWorker::Loading { .. }
             | FromWorker::Ready(_)
             | FromWorker::Prepared { .. }
+            | FromWorker::Vectors { .. }
             | FromWorker::Pong { .. } => {}
         }
     }

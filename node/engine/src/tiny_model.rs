@@ -115,14 +115,14 @@ impl Recipe {
     }
 }
 
-fn row(name: String, width: usize, scale: f32) -> (String, QTensor) {
+pub(crate) fn row(name: String, width: usize, scale: f32) -> (String, QTensor) {
     let numbers = random(&name, width).map(|number| scale * (1.0 + number / 4.0)).collect::<Vec<_>>();
     let tensor = Tensor::from_vec(numbers, width, &Device::Cpu).expect("the shape fits");
     (name, QTensor::quantize(&tensor, GgmlDType::F32).expect("any width fits"))
 }
 
 /// Returns numbers between -1 and 1 that depend on the name only.
-fn random(name: &str, count: usize) -> impl Iterator<Item = f32> {
+pub(crate) fn random(name: &str, count: usize) -> impl Iterator<Item = f32> {
     let seed = name.bytes().fold(0, |state, byte| mix(state ^ u64::from(byte)));
     (0..count as u64).map(move |at| (mix(seed ^ at) >> 40) as f32 / (1 << 23) as f32 - 1.0)
 }
@@ -133,7 +133,7 @@ fn byte_characters() -> impl Iterator<Item = char> {
     printable.chain(256..=323).filter_map(char::from_u32)
 }
 
-fn options(path: &Path) -> WorkerOptions {
+pub(crate) fn options(path: &Path) -> WorkerOptions {
     let cache_dir = path.parent().expect("in a folder").join("cache");
     WorkerOptions {
         model: ModelSource::Gguf { path: path.to_owned(), cache_dir },
@@ -228,6 +228,7 @@ fn answers(options: WorkerOptions, requests: &[Generate]) -> Vec<Vec<u32>> {
             FromWorker::LoadFailed { error } => panic!("{error}"),
             FromWorker::Loading { .. }
             | FromWorker::Ready(_)
+            | FromWorker::Vectors { .. }
             | FromWorker::Prepared { .. }
             | FromWorker::Pong { .. } => {}
         }

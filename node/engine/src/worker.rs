@@ -2,9 +2,12 @@
 //!
 //! Three threads besides the caller's: one *reads* frames and answers pings, one *prepares* prompts, one
 //! *computes*. A turn of the computing thread reads one chunk of one prompt and then makes one token for every
-//! job that may have one, so that no job waits longer than a turn; commands are taken between turns.
+//! job that may have one, so that no job waits longer than a turn; commands are taken between turns. What a turn is
+//! for a model that makes vectors is in `embedding`.
 //!
 //! Output blocks when the node does not read it, and then everything waits: a node must always read.
+
+mod embedding;
 
 use std::any::Any;
 use std::collections::{BTreeSet, VecDeque};
@@ -18,7 +21,8 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 
 use crate::frame::{
-    Finish, FromWorker, Generate, JobError, JobKey, Request, ToWorker, read_frame, write_frame,
+    Finish, FromWorker, JobError, JobKey, ModelInfo, Request, ToWorker, makes_no_vectors, read_frame,
+    write_frame,
 };
 use crate::generation::{Generation, Part};
 use crate::load::{Loaded, load};
@@ -164,12 +168,12 @@ enum About {
 
 fn subject(frame: &FromWorker) -> Option<(JobKey, About)> {
     match frame {
-        FromWorker::Prepared { job, .. } | FromWorker::Tokens { job, finish: None, .. } => {
-            Some((*job, About::Running))
-        }
-        FromWorker::Tokens { job, finish: Some(_), .. } | FromWorker::Failed { job, .. } => {
-            Some((*job, About::Ended))
-        }
+        FromWorker::Prepared { job, .. }
+        | FromWorker::Tokens { job, finish: None, .. }
+        | FromWorker::Vectors { job, finish: None, .. } => Some((*job, About::Running)),
+        FromWorker::Tokens { job, finish: Some(_), .. }
+        | FromWorker::Vectors { job, finish: Some(_), .. }
+        | FromWorker::Failed { job, .. } => Some((*job, About::Ended)),
         FromWorker::Loading { .. }
         | FromWorker::Ready(_)
         | FromWorker::LoadFailed { .. }
@@ -182,9 +186,25 @@ fn subject(frame: &FromWorker) -> Option<(JobKey, About)> {
 /// What the computing thread is told between turns.
 enum Command {
     Begun(JobKey, Serial, u32),
-    Prepared(JobKey, Serial, Box<PreparedJob>),
+    Prepared(JobKey, Serial, Prepared),
     Granted(JobKey, u32),
     Cancelled(JobKey),
+}
+
+/// A request that is ready to be computed.
+enum Prepared {
+    Text(Box<PreparedJob>),
+    /// The tokens of each input.
+    Inputs(Vec<Vec<u32>>),
+}
+
+impl Prepared {
+    fn tokens_in(&self) -> usize {
+        match self {
+            Self::Text(prepared) => prepared.tokens_in,
+            Self::Inputs(inputs) => inputs.iter().map(Vec::len).sum(),
+        }
+    }
 }
 
 /// Tells a job from an earlier one with the same key.
@@ -193,7 +213,7 @@ type Serial = u64;
 struct Preparation {
     job: JobKey,
     serial: Serial,
-    generate: Generate,
+    request: Request,
 }
 
 struct Reader<W> {
@@ -207,9 +227,7 @@ impl<W: Write> Reader<W> {
     fn run(mut self, mut input: impl Read) -> Result<()> {
         while let Some(frame) = read_frame(&mut input).context("cannot read a frame from the node")? {
             match frame {
-                ToWorker::Start { job, request: Request::Generate(generate), up_to } => {
-                    self.start(job, generate, up_to)?;
-                }
+                ToWorker::Start { job, request, up_to } => self.start(job, request, up_to)?,
                 ToWorker::Grant { job, up_to } => self.command(Command::Granted(job, up_to))?,
                 ToWorker::Cancel { job } => self.command(Command::Cancelled(job))?,
                 ToWorker::Ping(number) => self.pong(number)?,
@@ -219,8 +237,8 @@ impl<W: Write> Reader<W> {
         Ok(())
     }
 
-    fn start(&mut self, job: JobKey, generate: Generate, up_to: u32) -> Result<()> {
-        if let Err(error) = generate.validate() {
+    fn start(&mut self, job: JobKey, request: Request, up_to: u32) -> Result<()> {
+        if let Err(error) = request.validate() {
             return self.shared.refuse(job, error);
         }
         match self.shared.begin(job) {
@@ -233,7 +251,7 @@ impl<W: Write> Reader<W> {
         }
         self.serial += 1;
         self.command(Command::Begun(job, self.serial, up_to))?;
-        match self.requests.try_send(Preparation { job, serial: self.serial, generate }) {
+        match self.requests.try_send(Preparation { job, serial: self.serial, request }) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 self.shared.fail(job, JobError::TooManyJobs)?;
@@ -273,8 +291,13 @@ impl<W: Write + Send + 'static> Stage<W> {
             let _ = shared.send(&FromWorker::Loading { percent, what: what.to_owned() });
         };
         match load(options, &mut progress) {
-            Ok(Loaded::Fake(model, vocabulary)) => self.compute(*model, vocabulary),
-            Ok(Loaded::Llama(model, vocabulary)) => self.compute(*model, vocabulary),
+            Ok(Loaded::Fake(model, vocabulary)) => self.generate(*model, vocabulary),
+            Ok(Loaded::Llama(model, vocabulary)) => self.generate(*model, vocabulary),
+            Ok(Loaded::Bert(model, words)) => {
+                let info = model.info().clone();
+                let compute = embedding::Compute::new(*model, self.shared.clone());
+                self.compute(info, embedding::preparing(words), compute)
+            }
             Err(error) => {
                 shared.send(&FromWorker::LoadFailed { error: format!("{error:#}") })?;
                 Err(error.context("cannot load the model"))
@@ -282,32 +305,51 @@ impl<W: Write + Send + 'static> Stage<W> {
         }
     }
 
-    fn compute<M: Model>(self, model: M, vocabulary: Arc<impl Vocabulary>) -> Result<()> {
+    fn generate<M: Model>(self, model: M, vocabulary: Arc<impl Vocabulary>) -> Result<()> {
+        let info = model.info().clone();
+        let words = vocabulary.clone();
+        let prepare = move |request| match request {
+            Request::Generate(generate) => {
+                let prepared = words.prepare(Arc::new(generate))?;
+                Ok(Prepared::Text(Box::new(prepared)))
+            }
+            Request::Embed(_) => Err(makes_no_vectors()),
+        };
+        let compute = Compute { model, vocabulary, shared: self.shared.clone(), jobs: VecDeque::new() };
+        self.compute(info, prepare, compute)
+    }
+
+    /// Says that the model is there, and computes what it is asked until the input ends.
+    fn compute(self, mut info: ModelInfo, prepare: impl Prepare, compute: impl Computing) -> Result<()> {
         let Self { shared, commands, preparations, inbox, ended } = self;
-        let mut info = model.info().clone();
         info.slots = shared.slots;
         shared.send(&FromWorker::Ready(info))?;
 
-        let preparer = Preparer { shared: shared.clone(), vocabulary: vocabulary.clone(), commands };
+        let preparer = Preparer { shared: shared.clone(), prepare, commands };
         spawn("prepare", ended, move || preparer.run(&preparations))?;
-        Compute { model, vocabulary, shared, jobs: VecDeque::new() }.run(&inbox)
+        run_turns(&shared, compute, &inbox)
     }
 }
 
-struct Preparer<W, V> {
+/// Turns a valid request to tokens.
+trait Prepare: Fn(Request) -> Result<Prepared, JobError> + Send + 'static {}
+
+impl<F: Fn(Request) -> Result<Prepared, JobError> + Send + 'static> Prepare for F {}
+
+struct Preparer<W, P> {
     shared: Arc<Shared<W>>,
-    vocabulary: Arc<V>,
+    prepare: P,
     commands: SyncSender<Command>,
 }
 
-impl<W: Write, V: Vocabulary> Preparer<W, V> {
+impl<W: Write, P: Prepare> Preparer<W, P> {
     fn run(self, preparations: &Receiver<Preparation>) -> Result<()> {
-        for Preparation { job, serial, generate } in preparations {
-            match self.prepare(generate) {
+        for Preparation { job, serial, request } in preparations {
+            match self.prepare(request) {
                 Ok(prepared) => {
-                    let tokens_in = u32::try_from(prepared.tokens_in).expect("bounded by the context");
+                    let tokens_in = u32::try_from(prepared.tokens_in()).expect("bounded by the frame");
                     self.shared.send(&FromWorker::Prepared { job, tokens_in })?;
-                    let prepared = Command::Prepared(job, serial, Box::new(prepared));
+                    let prepared = Command::Prepared(job, serial, prepared);
                     self.commands.send(prepared).map_err(|_| anyhow!("the computing thread has ended"))?;
                 }
                 Err(error) => {
@@ -321,8 +363,8 @@ impl<W: Write, V: Vocabulary> Preparer<W, V> {
     }
 
     /// Prepares a request; a panic over a strange prompt is that job's failure and no other's.
-    fn prepare(&self, generate: Generate) -> Result<PreparedJob, JobError> {
-        let prepare = AssertUnwindSafe(|| self.vocabulary.prepare(Arc::new(generate)));
+    fn prepare(&self, request: Request) -> Result<Prepared, JobError> {
+        let prepare = AssertUnwindSafe(|| (self.prepare)(request));
         catch_unwind(prepare).unwrap_or_else(|panic| Err(JobError::Internal(describe(&*panic).to_string())))
     }
 }
@@ -369,27 +411,44 @@ impl<S> Job<S> {
     }
 }
 
-impl<M: Model, W: Write> Compute<M, W> {
-    fn run(mut self, inbox: &Receiver<Command>) -> Result<()> {
-        while !self.shared.stop.load(Ordering::Relaxed) {
-            if !self.has_work() {
-                let Ok(command) = inbox.recv() else { return Ok(()) };
-                self.on_command(command)?;
-            }
-            loop {
-                match inbox.try_recv() {
-                    Ok(command) => self.on_command(command)?,
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return Ok(()),
-                }
-            }
-            if self.has_work() {
-                self.turn()?;
+/// What the computing thread does between the frames that it reads.
+trait Computing {
+    /// Says whether a turn would do anything.
+    fn has_work(&mut self) -> bool;
+
+    /// Takes note of what the node says.
+    fn on_command(&mut self, command: Command) -> Result<()>;
+
+    /// Computes a little for the jobs that there are.
+    fn turn(&mut self) -> Result<()>;
+}
+
+/// Computes turn by turn, and takes commands between turns, until nobody sends any.
+fn run_turns<W>(shared: &Shared<W>, mut compute: impl Computing, inbox: &Receiver<Command>) -> Result<()> {
+    while !shared.stop.load(Ordering::Relaxed) {
+        if !compute.has_work() {
+            let Ok(command) = inbox.recv() else { return Ok(()) };
+            compute.on_command(command)?;
+        }
+        loop {
+            match inbox.try_recv() {
+                Ok(command) => compute.on_command(command)?,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Ok(()),
             }
         }
-        Ok(())
+        if compute.has_work() {
+            shared.busy.store(true, Ordering::Relaxed);
+            let result = compute.turn();
+            shared.busy.store(false, Ordering::Relaxed);
+            shared.turns.fetch_add(1, Ordering::Relaxed);
+            result?;
+        }
     }
+    Ok(())
+}
 
+impl<M: Model, W: Write> Computing for Compute<M, W> {
     fn has_work(&mut self) -> bool {
         self.jobs.iter_mut().any(|job| job.prefilling().is_some() || job.decoding().is_some())
     }
@@ -400,7 +459,12 @@ impl<M: Model, W: Write> Compute<M, W> {
                 self.jobs.push_back(Job { key, serial, up_to, phase: Phase::Preparing });
                 Ok(())
             }
-            Command::Prepared(key, serial, prepared) => self.on_prepared(key, serial, *prepared),
+            Command::Prepared(key, serial, Prepared::Text(prepared)) => {
+                self.on_prepared(key, serial, *prepared)
+            }
+            Command::Prepared(_, _, Prepared::Inputs(_)) => {
+                Err(anyhow!("inputs were prepared for a model of text"))
+            }
             Command::Granted(key, up_to) => {
                 for job in self.jobs.iter_mut().filter(|job| job.key == key) {
                     job.up_to = job.up_to.max(up_to);
@@ -411,6 +475,12 @@ impl<M: Model, W: Write> Compute<M, W> {
         }
     }
 
+    fn turn(&mut self) -> Result<()> {
+        self.prefill_one().and_then(|()| self.decode_all()).and_then(|()| self.send_parts())
+    }
+}
+
+impl<M: Model, W: Write> Compute<M, W> {
     fn on_prepared(&mut self, key: JobKey, serial: Serial, prepared: PreparedJob) -> Result<()> {
         let Some(job) = self.jobs.iter_mut().find(|job| job.key == key && job.serial == serial) else {
             return Ok(());
@@ -432,14 +502,6 @@ impl<M: Model, W: Write> Compute<M, W> {
             Phase::Generating(generation) => generation.cancel(),
         };
         self.shared.send(&part.into_frame(key))
-    }
-
-    fn turn(&mut self) -> Result<()> {
-        self.shared.busy.store(true, Ordering::Relaxed);
-        let result = self.prefill_one().and_then(|()| self.decode_all()).and_then(|()| self.send_parts());
-        self.shared.busy.store(false, Ordering::Relaxed);
-        self.shared.turns.fetch_add(1, Ordering::Relaxed);
-        result
     }
 
     /// Reads a chunk of one prompt, and puts its job behind the others.
@@ -516,7 +578,7 @@ mod tests {
 
     use super::*;
     use crate::direct::Engine;
-    use crate::frame::{Form, Prompt, Sampling};
+    use crate::frame::{Form, Generate, Prompt, Sampling};
     use crate::options::{DeviceChoice, FakeOptions, ModelSource};
 
     /// A worker on threads of this process, with the node's ends of its pipes.
@@ -575,6 +637,7 @@ mod tests {
                 }
                 FromWorker::Pong { .. } => {}
                 other @ (FromWorker::Loading { .. }
+                | FromWorker::Vectors { .. }
                 | FromWorker::Ready(_)
                 | FromWorker::LoadFailed { .. }) => {
                     panic!("unexpected {other:?}")

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use engine::frame::{Alternative, Prompt, TokenLogprob};
+use engine::frame::{Alternative, Embed, EmbedInput, Generate, Prompt, TokenLogprob};
 use engine::tools::Turn;
 use tokio::sync::mpsc;
 
@@ -13,7 +13,7 @@ use super::views::{
     ReceiptDetailView, ReceiptView, ReceiptsView, SettleView, SplitView, StatementLine, StatementView,
     StatusView, TicketView, VerifyView, WithdrawalView,
 };
-use crate::command::{Command, JobId, JobRequest, Reply, format_job};
+use crate::command::{Command, JobId, JobRequest, Reply, Work, format_job};
 use crate::exit::{Failure, FailureKind};
 
 /// What the fake driver was told.
@@ -65,6 +65,10 @@ fn submit(
     events: mpsc::Sender<JobEvent>,
 ) -> Option<mpsc::Sender<JobEvent>> {
     let say = |event| events.try_send(event).expect("room for all events");
+    let Work::Generate(generate) = &request.work else {
+        embed(job, request, say);
+        return None;
+    };
     let fail =
         |kind, message: &str| say(JobEvent::Failed { failure: Failure::new(kind, message), account: None });
     match request.model.as_str() {
@@ -83,7 +87,7 @@ fn submit(
         return Some(events.clone());
     }
     if matches!(request.model.as_str(), "echo" | "half") {
-        let text = match &request.generate.prompt {
+        let text = match &generate.prompt {
             Prompt::Chat(messages) => messages.last().map(|message| message.content.clone()),
             Prompt::Tools(chat) => match chat.turns.last() {
                 Some(Turn::Said(message)) => Some(message.content.clone()),
@@ -93,11 +97,11 @@ fn submit(
             Prompt::Text(text) => Some(text.clone()),
         };
         let text = text.unwrap_or_default();
-        let logprobs = request.generate.logprobs.map(|_| logprob(&text)).into_iter().collect();
+        let logprobs = generate.logprobs.map(|_| logprob(&text)).into_iter().collect();
         say(JobEvent::Text { text, index: 0, tokens: 1, ids: Vec::new(), logprobs });
     }
     if request.model == "relay" {
-        relay(job, request, say);
+        relay(job, request, generate, say);
         return None;
     }
     if request.model == "lost" {
@@ -121,10 +125,38 @@ fn submit(
     None
 }
 
+/// Gives a vector for each text, of its length and the number of the text in the job; with `half` the provider is lost
+/// after the first, and with `short` it says that it is done.
+fn embed(job: JobId, request: &JobRequest, say: impl Fn(JobEvent)) {
+    let Work::Embed(Embed { inputs, truncate }) = &request.work else { return };
+    if !["echo", "half", "short"].contains(&request.model.as_str()) {
+        let failure = Failure::new(FailureKind::NoProvider, "nobody serves this model");
+        return say(JobEvent::Failed { failure, account: None });
+    }
+    say(JobEvent::Accepted { tokens_in: 7, price_max: 10.into() });
+    let length = |input: &EmbedInput| match input {
+        EmbedInput::Text(text) => text.len(),
+        EmbedInput::Tokens(ids) => ids.len(),
+    };
+    let most = if request.model == "echo" { inputs.len() } else { 1 };
+    for (index, input) in (0..).zip(inputs).take(most) {
+        let vectors = vec![vec![length(input) as f32, index as f32, if *truncate { 0.5 } else { -1.5 }]];
+        say(JobEvent::Vectors { index, vectors });
+    }
+    let provider = format!("p{}", request.ignore.len());
+    let account = Box::new(JobAccount { provider, tokens_in: 7, ..account(job) });
+    if request.model == "half" {
+        let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
+        say(JobEvent::Failed { failure, account: Some(account) });
+    } else {
+        say(JobEvent::Done(account));
+    }
+}
+
 /// Gives the next token of an answer of four, and fails unless it was the last. Each provider does so once.
-fn relay(job: JobId, request: &JobRequest, say: impl Fn(JobEvent)) {
-    let index = request.generate.resume.len();
-    assert!(request.generate.resume.iter().copied().eq(0..4_u32.min(index as u32)), "{request:?}");
+fn relay(job: JobId, request: &JobRequest, generate: &Generate, say: impl Fn(JobEvent)) {
+    let index = generate.resume.len();
+    assert!(generate.resume.iter().copied().eq(0..4_u32.min(index as u32)), "{request:?}");
     let provider = format!("p{index}");
     assert!(!request.ignore.contains(&provider), "{request:?}");
     let ids = vec![u32::try_from(index).expect("few")];

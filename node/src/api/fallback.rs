@@ -14,11 +14,15 @@ use super::caller::Caller;
 use super::spending::{quoted, set_aside};
 use super::views::{JobAccount, JobEvent, Money};
 use crate::api_keys::Reserved;
-use crate::command::{Command, JobId, JobRequest, events_of, new_job};
+use crate::command::{Command, JobId, JobRequest, Work, events_of, new_job};
+use crate::driver::hash_vectors;
 use crate::exit::{Failure, FailureKind};
 
 /// Bounds the attempts to go on.
 const ATTEMPTS_MAX: u32 = 16;
+
+/// Bounds the providers that may read the texts of one request for vectors.
+const VECTOR_PROVIDERS_MAX: usize = 3;
 
 /// How long somebody is waited for who failed lately, and so is left alone for 10 seconds, or is busy.
 const WAIT_MAX: Duration = Duration::from_secs(15);
@@ -35,6 +39,8 @@ pub(super) struct Fallback {
     max_price_nano: Option<u64>,
     /// Tokens so far, at most as many as were asked for.
     ids: Vec<u32>,
+    /// Vectors so far.
+    vectors: usize,
     /// Of the text so far.
     text: blake3::Hasher,
     /// What those did who failed.
@@ -57,12 +63,21 @@ struct Relay {
 }
 
 impl Relays {
-    /// Begins an answer, or notes that another job goes on with it; returns whether it was cancelled.
-    pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
+    /// Begins an answer; returns whether it is the only one of this id. Whoever sends an id twice is refused elsewhere, and
+    /// takes nothing from the answer that has it.
+    pub(super) fn begin(&self, first: JobId) -> bool {
         let mut relays = self.lock();
-        let relay = relays.entry(first).or_insert(Relay { now, cancelled: false });
-        relay.now = now;
-        relay.cancelled
+        let is_new = !relays.contains_key(&first);
+        relays.entry(first).or_insert(Relay { now: first, cancelled: false });
+        is_new
+    }
+
+    /// Notes that another job goes on with an answer; returns whether it was cancelled.
+    pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
+        self.lock().get_mut(&first).is_some_and(|relay| {
+            relay.now = now;
+            relay.cancelled
+        })
     }
 
     /// Notes that somebody cancels an answer; returns the job to cancel.
@@ -109,6 +124,7 @@ impl Fallback {
             request,
             max_price_nano,
             ids,
+            vectors: 0,
             text: blake3::Hasher::new(),
             earlier,
             failure: None,
@@ -131,6 +147,18 @@ impl Fallback {
                 self.until = None;
                 Next::Event(event)
             }
+            JobEvent::Vectors { vectors, .. } => {
+                hash_vectors(&mut self.text, &vectors);
+                // Whoever goes on counts from the first that was missing.
+                let index = u32::try_from(self.vectors).unwrap_or(u32::MAX);
+                self.vectors += vectors.len();
+                self.until = None;
+                Next::Event(JobEvent::Vectors { index, vectors })
+            }
+            JobEvent::Failed { account: Some(account), .. } if self.has_all_vectors() => {
+                let account = JobAccount { finish: "stop".to_owned(), ..*account };
+                Next::Event(JobEvent::Done(Box::new(self.whole(account))))
+            }
             JobEvent::Failed { failure, account: Some(account) } if self.may_go_on(failure.kind) => {
                 self.failure.get_or_insert(failure);
                 self.earlier.push(*account);
@@ -149,11 +177,20 @@ impl Fallback {
         }
     }
 
+    /// Says whether nothing is missing but the provider's word that it is done.
+    fn has_all_vectors(&self) -> bool {
+        matches!(&self.request.work, Work::Embed(embed) if self.vectors >= embed.inputs.len())
+    }
+
     fn may_go_on(&self, kind: FailureKind) -> bool {
         // A form that broke one engine would break the next, and each would count as failed.
-        let is_lost = kind == FailureKind::ProviderLost
-            || kind == FailureKind::WorkerLost && !engine::grammar::is_needed(&self.request.generate);
-        is_lost && !self.ids.is_empty() && self.attempts < ATTEMPTS_MAX
+        let is_formed = self.request.generate().is_some_and(engine::grammar::is_needed);
+        let is_lost = kind == FailureKind::ProviderLost || kind == FailureKind::WorkerLost && !is_formed;
+        let has_begun = !self.ids.is_empty() || self.vectors > 0;
+        // Each who begins with vectors is paid for reading all texts that are left.
+        let is_vectors = matches!(self.request.work, Work::Embed(_));
+        let may_others = !is_vectors || self.earlier.len() + 1 < VECTOR_PROVIDERS_MAX;
+        is_lost && has_begun && may_others && self.attempts < ATTEMPTS_MAX
     }
 
     /// Says whether an attempt to go on came to nothing, and somebody else may still be found.
@@ -174,7 +211,10 @@ impl Fallback {
     /// Places what is left of the answer with somebody who has not failed at it; none if there is nobody.
     async fn place(&mut self) -> Option<Next> {
         let mut request = JobRequest::clone(&self.request);
-        request.generate.resume.clone_from(&self.ids);
+        match &mut request.work {
+            Work::Generate(generate) => generate.resume.clone_from(&self.ids),
+            Work::Embed(embed) => _ = embed.inputs.drain(..self.vectors.min(embed.inputs.len())),
+        }
         request.ignore.extend(self.earlier.iter().map(|account| account.provider.clone()));
         let paid = self.price_nano();
         request.max_price_nano = self.max_price_nano.map(|most| most.saturating_sub(paid));
@@ -273,7 +313,8 @@ mod tests {
         let relays = Relays::default();
         let (first, second, other) = ([1; 16], [2; 16], [3; 16]);
 
-        assert!(!relays.pass(first, first) && !relays.pass(first, second));
+        assert!(relays.begin(first) && !relays.pass(first, second));
+        assert!(!relays.begin(first), "the same id again");
         assert_eq!(relays.cancel(first), second);
         assert!(relays.is_cancelled(first) && relays.pass(first, other));
         relays.end(first);

@@ -132,8 +132,8 @@ mod tests {
         let request = request_of(body()).expect("sound");
 
         let message = ChatMessage { role: "user".to_owned(), content: "why?".to_owned() };
-        assert_eq!(request.generate.prompt, Prompt::Chat(vec![message]));
-        assert_eq!(request.generate.max_tokens, ANSWER_TOKENS_DEFAULT);
+        assert_eq!(request.generate().expect("text").prompt, Prompt::Chat(vec![message]));
+        assert_eq!(request.generate().expect("text").max_tokens, ANSWER_TOKENS_DEFAULT);
     }
 
     #[test]

@@ -1,14 +1,20 @@
-//! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`, `/v1/jobs`.
+//! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`,
+//! `/v1/responses`, `/v1/embeddings`, `/v1/jobs`.
 //!
 //! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `form` what the answer must look
 //! like; `asked` makes jobs of them;
-//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `models` lists what is offered, and
+//! `run` submits these and gathers or streams what they answer, in the words of `wire`; `responses` writes them as items and
+//! events; `embeddings` does all this for vectors;
+//! `models` lists what is offered, and
 //! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again. `ollama` is
 //! the same for programs made for Ollama.
 
 mod asked;
 mod calls;
 mod described;
+mod embeddings;
+#[cfg(test)]
+mod embeddings_tests;
 mod error;
 mod fields;
 mod form;
@@ -19,6 +25,7 @@ mod keys_tests;
 mod messages;
 mod models;
 pub(super) mod ollama;
+mod responses;
 mod run;
 mod stream;
 #[cfg(test)]
@@ -55,6 +62,8 @@ pub(super) fn router() -> (Router<Api>, OpenApi) {
         .routes(routes!(models::show))
         .routes(routes!(chat))
         .routes(routes!(completions))
+        .routes(routes!(embed))
+        .routes(routes!(respond))
         .routes(routes!(jobs::show))
         .split_for_parts();
     (router.fallback(not_found).method_not_allowed_fallback(wrong_method), document)
@@ -126,14 +135,86 @@ async fn answer(
     let body = body?;
     let asked = Asked::of(dialect, &body)?.checked().await?;
     if options.dry_run {
-        return jobs::quote(api, asked).await;
+        return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
     match idempotency::key_of(headers)? {
         Some(key) => {
+            idempotency::check_whole(asked.stream)?;
             let request = [dialect.path().as_bytes(), &body].concat();
-            idempotency::run_once(api, caller, asked, &key, &request).await
+            let run = run::run(api.clone(), caller.clone(), asked);
+            idempotency::run_once(&api, &caller, &key, &request, run).await
         }
         None => run::run(api, caller, asked).await,
+    }
+}
+
+/// Makes vectors of texts.
+#[utoipa::path(
+    post,
+    path = "/embeddings",
+    tag = "openai",
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
+    request_body = described::EmbeddingsRequest,
+    responses((status = 200, description = "The vectors; with `dry_run` what they would cost.", body = Object))
+)]
+async fn embed(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let body = body?;
+    let wanted = embeddings::Wanted::of(&body)?;
+    if options.dry_run {
+        let model = wanted.request.model.clone();
+        return jobs::quote(&api, model, vec![wanted.request], &wanted.ignored).await;
+    }
+    let run = embeddings::run(api.clone(), caller.clone(), wanted);
+    match idempotency::key_of(&headers)? {
+        Some(key) => {
+            let request = [embeddings::PATH.as_bytes(), &body].concat();
+            idempotency::run_once(&api, &caller, &key, &request, run).await
+        }
+        None => run.await,
+    }
+}
+
+/// Goes on with a conversation, whole or as a stream of events.
+#[utoipa::path(
+    post,
+    path = "/responses",
+    tag = "openai",
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
+    request_body = described::ResponsesRequest,
+    responses((status = 200, description = "The answer; its events if streamed; with `dry_run` what it would cost.", content(
+        (Object = "application/json"), (String = "text/event-stream")
+    )))
+)]
+async fn respond(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    query: Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let body = body?;
+    let wanted = responses::Wanted::of(&body).await?;
+    if options.dry_run {
+        let asked = wanted.asked;
+        return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
+    }
+    let stream = wanted.asked.stream;
+    let run = responses::run(api.clone(), caller.clone(), wanted);
+    match idempotency::key_of(&headers)? {
+        Some(key) => {
+            idempotency::check_whole(stream)?;
+            let request = [responses::PATH.as_bytes(), &body].concat();
+            idempotency::run_once(&api, &caller, &key, &request, run).await
+        }
+        None => run.await,
     }
 }
 

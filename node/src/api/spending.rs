@@ -1,8 +1,10 @@
 //! What a key pays for: set aside before a job is placed, counted when it ends, whoever is still there to see it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Api;
 use super::caller::Caller;
@@ -33,17 +35,30 @@ pub(super) async fn set_aside(
     Ok(reserved.into_iter().map(Some).collect())
 }
 
-/// Returns what a job costs in the worst case at the cheapest and the dearest provider; nothing if there is none, so that
-/// the job finds that out.
+/// How long somebody is waited for who could serve a job, as long as the job itself would wait.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether somebody can.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Returns what a job costs in the worst case at the cheapest and the dearest provider; nothing if there is none after a
+/// while, so that the job finds that out.
 async fn price_range(api: &Api, request: &JobRequest) -> Result<(u64, u64), Failure> {
     let request = Arc::new(request.clone());
+    let until = Instant::now() + WAIT_MAX;
     if let Some(range) = quoted(api, &request).await?.range {
         return Ok(range);
     }
-    // Waits a moment for adverts of a model that nobody has been heard of.
+    // Looks for providers of a model that nobody has been heard of.
     let model = Some(request.model.clone());
     api.commands.ask(|reply| Command::Providers { model, reply }).await?;
-    Ok(quoted(api, &request).await?.range.unwrap_or_default())
+    loop {
+        let range = quoted(api, &request).await?.range;
+        if range.is_some() || Instant::now() >= until {
+            return Ok(range.unwrap_or_default());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Returns what a job would cost as far as it is known now; nothing is known of a model that nobody serves.
@@ -86,7 +101,7 @@ impl Spending {
     pub(super) fn note(mut self, event: &JobEvent) -> Option<Self> {
         match event {
             JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Some(self),
-            JobEvent::Text { .. } => {
+            JobEvent::Text { .. } | JobEvent::Vectors { .. } => {
                 self.begun = true;
                 Some(self)
             }

@@ -39,6 +39,8 @@ pub(super) struct Watched {
     spending: Option<Spending>,
     /// Who goes on if the provider does not.
     fallback: Option<Box<Fallback>>,
+    /// Whether the answer is the one that its id stands for when it is cancelled.
+    relays: bool,
     begun: Begun,
 }
 
@@ -60,7 +62,18 @@ impl Begun {
 impl Watched {
     pub(super) fn new(job: JobId, events: mpsc::Receiver<JobEvent>, place: JobPlace, api: &Api) -> Self {
         let (api, begun, place) = (api.clone(), Begun::default(), Some(place));
-        Self { first: job, job, events, api, over: false, place, spending: None, fallback: None, begun }
+        Self {
+            first: job,
+            job,
+            events,
+            api,
+            over: false,
+            place,
+            spending: None,
+            fallback: None,
+            relays: false,
+            begun,
+        }
     }
 
     /// Counts what the job costs to the key for which it was set aside.
@@ -78,9 +91,7 @@ impl Watched {
     ) -> Self {
         let fallback = || Box::new(Fallback::new(&self.api, caller, request.clone(), max_price_nano));
         self.fallback = request.fallbacks.then(fallback);
-        if self.fallback.is_some() {
-            self.api.relays.pass(self.first, self.job);
-        }
+        self.relays = self.fallback.is_some() && self.api.relays.begin(self.first);
         self
     }
 
@@ -106,7 +117,7 @@ impl Watched {
                 self.over = event.is_last();
                 return Some(event);
             };
-            if self.api.relays.is_cancelled(self.first) {
+            if self.relays && self.api.relays.is_cancelled(self.first) {
                 fallback.give_up();
             }
             match fallback.after(event).await {
@@ -117,7 +128,7 @@ impl Watched {
                 Next::Job { job, events, reserved } => {
                     (self.job, self.events) = (job, events);
                     self.spending = reserved.map(Spending::new);
-                    if self.api.relays.pass(self.first, job) {
+                    if self.relays && self.api.relays.pass(self.first, job) {
                         // It was cancelled while somebody was looked for.
                         self.api.commands.cancel(job);
                     }
@@ -134,7 +145,9 @@ impl Watched {
             JobEvent::Failed { failure, account } => {
                 self.api.metrics.job_failed(failure.kind, account.as_deref());
             }
-            JobEvent::Accepted { .. } | JobEvent::Text { .. } => self.begun.note(),
+            JobEvent::Accepted { .. } | JobEvent::Text { .. } | JobEvent::Vectors { .. } => {
+                self.begun.note();
+            }
             JobEvent::Chosen { .. } => {}
         }
     }
@@ -152,7 +165,9 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.api.relays.end(self.first);
+        if self.relays {
+            self.api.relays.end(self.first);
+        }
         if !self.over {
             self.api.metrics.job_failed(FailureKind::Cancelled, None);
             self.api.commands.cancel(self.job);

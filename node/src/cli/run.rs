@@ -176,6 +176,7 @@ impl Answer {
             match events.next().await? {
                 JobEvent::Chosen { why, .. } => self.candidates = why,
                 JobEvent::Accepted { .. } => {}
+                JobEvent::Vectors { .. } => {}
                 JobEvent::Text { text, .. } => {
                     if show {
                         terminal.data(&text)?;

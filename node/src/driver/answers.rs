@@ -15,10 +15,11 @@ use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
 use crate::api::views::{AuditView, GrantView, JobEvent, Money, ProviderView, TicketView};
-use crate::command::{Command, JobRequest, Reply};
+use crate::command::{Command, JobRequest, Reply, Work};
 use crate::exit::{Failure, FailureKind};
 
 use super::Driver;
+use super::body;
 use super::jobs::cancelled;
 use super::mesh::{name_key, ticket_addresses};
 use super::orders::Orders;
@@ -204,7 +205,7 @@ impl Driver {
             // The queue of inputs may have been drained before this request was looked at.
             Ok(model) => {
                 self.fit(&mut request, model);
-                match self.narrow(&mut request, model) {
+                match self.check_kind(&request, model).and_then(|()| self.narrow(&mut request, model)) {
                     Ok(()) => self.submit(job, request, model, events),
                     Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
                 }
@@ -223,10 +224,26 @@ impl Driver {
         let contexts = offers.filter(|offer| offer.model == model).map(|offer| offer.context_tokens);
         if let Some(context) = contexts.max() {
             let most = context.saturating_sub(1).max(1);
-            if request.generate.max_tokens > most {
-                Arc::make_mut(request).generate.max_tokens = most;
+            if let Work::Generate(generate) = &mut Arc::make_mut(request).work {
+                generate.max_tokens = generate.max_tokens.min(most);
             }
         }
+    }
+
+    /// Refuses a job that no provider of the model could do, because all say that it makes something else.
+    fn check_kind(&self, request: &JobRequest, model: ModelId) -> Result<(), Failure> {
+        let offers = self.node.providers(self.now()).flat_map(|advert| &advert.models);
+        let offers = offers.chain(self.node.served().map(|(offer, ..)| offer));
+        let mut kinds = offers.filter(|offer| offer.model == model).map(|offer| offer.modality).peekable();
+        if kinds.peek().is_none() || kinds.any(|kind| kind == body::modality(&request.work)) {
+            return Ok(());
+        }
+        let words = match &request.work {
+            Work::Generate(_) => "makes no text: ask it for embeddings, or ask another model",
+            Work::Embed(_) => "makes no embeddings: name one that does (`sharemesh providers` lists them)",
+        };
+        let name: String = request.model.chars().take(256).collect();
+        Err(Failure::usage(format!("the model `{name}` {words}")).in_param("model"))
     }
 
     fn resolve(&self, name: &str) -> Vec<ModelId> {

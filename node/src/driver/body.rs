@@ -1,13 +1,13 @@
 //! A job's prompt as it travels beside the messages, and its translation between the engine's words and the core's.
 
 use bytes::Bytes;
-use engine::frame::{Form, Generate, Prompt, Sampling};
+use engine::frame::{Embed, Form, Generate, Prompt, Sampling};
 use protocol::ids::{Digest, ModelId, NodeId};
 use protocol::job::{Constraints, Input, JobSpec};
 use protocol::model::Modality;
 use serde::{Deserialize, Serialize};
 
-use crate::command::JobRequest;
+use crate::command::{JobRequest, Work};
 use crate::exit::Failure;
 
 /// What the engine needs and the core must not see; numbers are thousandths, so that both sides mean the same.
@@ -55,25 +55,56 @@ impl Body {
     }
 }
 
+/// Returns what kind of model can do it.
+pub(super) const fn modality(work: &Work) -> Modality {
+    match work {
+        Work::Generate(_) => Modality::Text,
+        Work::Embed(_) => Modality::Embedding,
+    }
+}
+
 /// Returns what the core is told of a request, and the body that goes beside it.
 pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec, Bytes), Failure> {
-    let generate = &request.generate;
-    let body = Bytes::from(encode(generate));
-    let (only, ignore) = (nodes(&request.only)?, nodes(&request.ignore)?);
-    let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality: Modality::Text };
-    let sampling = protocol::job::Sampling {
-        temperature_milli: to_milli(generate.sampling.temperature),
-        top_p_milli: to_milli(generate.sampling.top_p),
-        top_k: generate.sampling.top_k,
-        repetition_penalty_milli: to_milli(generate.sampling.repetition_penalty),
-        seed: generate.sampling.seed,
+    let (body, sampling, max_tokens) = match &request.work {
+        Work::Generate(generate) => (encode(generate), sampling_of(generate), tokens_max(generate)),
+        Work::Embed(embed) => {
+            let vectors = u32::try_from(embed.inputs.len()).unwrap_or(u32::MAX);
+            (protocol::encoding::encode(embed), DRAWS_NOTHING, vectors)
+        }
     };
+    let body = Bytes::from(body);
+    let (only, ignore) = (nodes(&request.only)?, nodes(&request.ignore)?);
+    let modality = modality(&request.work);
+    let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality };
     let (price_max, sort, order) = (request.max_price_nano, request.sort, nodes(&request.order)?);
     let constraints = Constraints { price_max, only, ignore, sort, order };
-    // Tokens that are there already are not made again; a job that only has to say that it is over still has room for one.
-    let resumed = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
-    let max_tokens = generate.max_tokens.saturating_sub(resumed).max(generate.max_tokens.min(1));
     Ok((JobSpec { model, input, sampling, max_tokens, constraints }, body))
+}
+
+/// What the core is told where no tokens are drawn.
+const DRAWS_NOTHING: protocol::job::Sampling = protocol::job::Sampling {
+    temperature_milli: 0,
+    top_p_milli: 1_000,
+    top_k: 0,
+    repetition_penalty_milli: 1_000,
+    seed: 0,
+};
+
+fn sampling_of(Generate { sampling, .. }: &Generate) -> protocol::job::Sampling {
+    protocol::job::Sampling {
+        temperature_milli: to_milli(sampling.temperature),
+        top_p_milli: to_milli(sampling.top_p),
+        top_k: sampling.top_k,
+        repetition_penalty_milli: to_milli(sampling.repetition_penalty),
+        seed: sampling.seed,
+    }
+}
+
+/// Returns how many tokens are to be made: not those that are there already; a job that only has to say that it is over
+/// still has room for one.
+fn tokens_max(generate: &Generate) -> u32 {
+    let resumed = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
+    generate.max_tokens.saturating_sub(resumed).max(generate.max_tokens.min(1))
 }
 
 fn encode(generate: &Generate) -> Vec<u8> {
@@ -110,7 +141,26 @@ fn lengths(spec: &JobSpec, more: Option<More>) -> Result<(Vec<u32>, u32), String
 }
 
 /// Returns what the engine is asked to do.
-pub(super) fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
+pub(super) fn work(spec: &JobSpec, body: &[u8]) -> Result<Work, String> {
+    match spec.input.modality {
+        Modality::Text => generate(spec, body).map(Work::Generate),
+        Modality::Embedding => embed(spec, body).map(Work::Embed),
+        Modality::Speech | Modality::Image => Err("no engine here does such jobs".to_owned()),
+    }
+}
+
+/// Returns the texts of which vectors are to be made: as many as are paid for.
+fn embed(spec: &JobSpec, body: &[u8]) -> Result<Embed, String> {
+    let max = protocol::job::INPUT_BYTES_MAX as usize;
+    let embed: Embed = protocol::encoding::decode(body, max).map_err(|error| error.to_string())?;
+    embed.validate().map_err(|error| error.to_string())?;
+    if embed.inputs.len() != spec.max_tokens as usize {
+        return Err("the inputs are not as many as the vectors that are asked for".to_owned());
+    }
+    Ok(embed)
+}
+
+fn generate(spec: &JobSpec, body: &[u8]) -> Result<Generate, String> {
     let (body, more) = decode(body)?;
     let form = more.as_ref().and_then(|more| more.form.clone());
     let (resume, max_tokens) = lengths(spec, more)?;
@@ -162,9 +212,22 @@ fn from_signed_milli(milli: i32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use engine::frame::ChatMessage;
+    use engine::frame::{ChatMessage, EmbedInput};
 
     use super::*;
+
+    #[test]
+    fn what_vectors_are_made_of_travels_in_these_bytes() {
+        let inputs = vec![EmbedInput::Text("hi".to_owned()), EmbedInput::Tokens(vec![1, 300])];
+        let request = JobRequest::new(String::new(), Embed { inputs, truncate: true });
+
+        let (spec, body) = describe(&request, ModelId([1; 32])).expect("valid");
+
+        assert_eq!(&body[..], [2, 0, 2, b'h', b'i', 1, 2, 1, 172, 2, 1]);
+        assert_eq!((spec.max_tokens, spec.input.modality), (2, Modality::Embedding));
+        assert_eq!(work(&spec, &body), Ok(request.work));
+        assert!(work(&JobSpec { max_tokens: 1, ..spec }, &body).is_err(), "more than are paid for");
+    }
 
     #[test]
     fn the_engine_is_asked_for_what_the_client_asked_for() {
@@ -198,7 +261,7 @@ mod tests {
         let formed = JobRequest::new(String::new(), Generate { form, ..asked.clone() });
         let (spec, with_form) = describe(&formed, ModelId([1; 32])).expect("valid");
 
-        assert_eq!(generate(&spec, &with_form), Ok(formed.generate));
+        assert_eq!(work(&spec, &with_form), Ok(formed.work));
         // Whoever knows no forms finds bytes left over, and refuses.
         assert!(with_form.starts_with(&body));
         assert!(protocol::encoding::decode::<Body>(&with_form, with_form.len()).is_err());
@@ -208,7 +271,7 @@ mod tests {
             let half = JobRequest::new(String::new(), Generate { resume, ..asked.clone() });
             let (spec, whole) = describe(&half, ModelId([1; 32])).expect("valid");
             assert_eq!(spec.max_tokens, left.max(1), "what is there already is not paid again");
-            assert_eq!(generate(&spec, &whole), Ok(half.generate.clone()));
+            assert_eq!(work(&spec, &whole), Ok(half.work.clone()));
             assert!(whole.starts_with(&body));
             assert!(
                 protocol::encoding::decode::<Body>(&whole, whole.len()).is_err(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::frame::{FromWorker, JobError, JobKey, Request, ToWorker};
+use engine::frame::{FromWorker, JobError, JobKey, Output, ToWorker};
 use protocol::advert::{Device, ModelOffer};
 use protocol::ids::{Digest, JobId, ModelId, NodeId};
 use protocol::job::{Failure as JobFailure, Finish, JobSpec};
@@ -15,14 +15,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::views::{CandidateView, JobEvent};
-use crate::command::JobRequest;
+use crate::command::{JobRequest, Work};
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
 use crate::net::PeerKey;
 use crate::worker::{SendError, WorkerEvent};
 
 use super::offences::Offence;
-use super::stream::{Delivered, Delivery, FRAMES_MAX, JobFrame, Part, StreamEvent, hash_ids, receive, serve};
+use super::stream::{
+    Delivered, Delivery, FRAMES_MAX, JobFrame, Part, StreamEvent, hash_ids, hash_vectors, receive, serve,
+};
 use super::{Driver, Model, body};
 
 /// How long a provider that took a job may take to open its stream.
@@ -165,7 +167,10 @@ impl Driver {
         let accounted = match &event {
             JobEvent::Done(_) => true,
             JobEvent::Failed { account, .. } => account.is_some(),
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. } => false,
+            JobEvent::Chosen { .. }
+            | JobEvent::Accepted { .. }
+            | JobEvent::Text { .. }
+            | JobEvent::Vectors { .. } => false,
         };
         if let Some(last) = own.last.take() {
             last.send(event);
@@ -192,8 +197,7 @@ impl Driver {
                 let clock = self.clock;
                 let events = self.stream_sender.clone();
                 let Some(own) = self.jobs.get_mut(&job) else { return };
-                let asked = &own.request.generate;
-                let delivery = Delivery::of(own.events.clone(), asked);
+                let delivery = Delivery::of(own.events.clone(), &own.request.work);
                 let expected = own.attached.as_mut().filter(|a| a.provider == from && a.until_ms.is_some());
                 let Some(attached) = expected else { return };
                 attached.until_ms = None;
@@ -308,11 +312,11 @@ impl Driver {
         };
         let name =
             self.models.iter().find(|(_, model)| model.id == Some(spec.model)).map(|(name, _)| name.clone());
-        let generate = match (body, &name) {
-            (Some(body), Some(_)) => body::generate(spec, &body),
+        let work = match (body, &name) {
+            (Some(body), Some(_)) => body::work(spec, &body),
             (None, _) | (_, None) => Err("the prompt did not come with the job".to_owned()),
         };
-        let (Ok(generate), Some(model)) = (generate, name) else {
+        let (Ok(work), Some(model)) = (work, name) else {
             self.fail_serving(job, EngineFault::BadRequest("the prompt cannot be read".to_owned()));
             return;
         };
@@ -322,17 +326,19 @@ impl Driver {
                 self.fail_serving(job, EngineFault::Broken("nobody waits for the answer".to_owned()));
                 return;
             };
-            Sink::Home(Box::new(Delivery::of(events, &generate)))
+            Sink::Home(Box::new(Delivery::of(events, &work)))
         } else {
             let (sender, frames) = mpsc::channel(FRAMES_MAX);
             let (opener, events) = (self.net.opener(), self.stream_sender.clone());
             tokio::spawn(serve(job, PeerKey(requester.0), opener, frames, events));
             Sink::Stream(sender)
         };
-        let resumed = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
+        let resumed = match &work {
+            Work::Generate(generate) => u32::try_from(generate.resume.len()).unwrap_or(u32::MAX),
+            Work::Embed(_) => 0,
+        };
         let bound = up_to.saturating_add(resumed);
-        let start =
-            ToWorker::Start { job: JobKey(job.0), request: Request::Generate(generate), up_to: bound };
+        let start = ToWorker::Start { job: JobKey(job.0), request: work, up_to: bound };
         let sent = self.workers.send(&model, &start);
         self.serving.insert(
             job,
@@ -419,9 +425,13 @@ impl Driver {
     fn on_model_ready(&mut self, name: &str, info: engine::frame::ModelInfo) {
         let domain = self.node.domain();
         let Some(model) = self.models.get_mut(name) else { return };
+        if modality_of(&info) == Modality::Embedding {
+            // Vectors are paid by what is read.
+            model.served.price.output_nano_per_million = 0;
+        }
         let manifest = ModelManifest {
             name: model.served.name.clone(),
-            modality: Modality::Text,
+            modality: modality_of(&info),
             architecture: info.architecture.clone(),
             weights: Digest(model.served.digest),
             weights_bytes: model.served.size,
@@ -486,6 +496,9 @@ impl Driver {
                 let part = Part { index, ids, bytes, logprobs: logprobs.unwrap_or_default() };
                 self.on_tokens(JobId(job.0), part, finish.map(finish_of));
             }
+            FromWorker::Vectors { job, index, vectors, finish } => {
+                self.on_vectors(JobId(job.0), index, vectors, finish.map(finish_of));
+            }
             FromWorker::Failed { job, error } => {
                 let fault = match error {
                     JobError::PromptTooLong { tokens, context } => {
@@ -521,7 +534,6 @@ impl Driver {
         let Some(serving) = self.serving.get_mut(&job) else { return };
         serving.tokens += u32::try_from(part.ids.len()).unwrap_or(u32::MAX);
         hash_ids(&mut serving.ids, &part.ids);
-        let waits = serving.tokens >= serving.up_to;
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
                 if let Some(own) = self.jobs.get_mut(&job).filter(|_| !part.ids.is_empty()) {
@@ -539,13 +551,46 @@ impl Driver {
                 sent && (finish.is_none() || sender.try_send(JobFrame::End).is_ok())
             }
         };
+        self.after_part(job, sent, finish);
+    }
+
+    fn on_vectors(&mut self, job: JobId, index: u32, vectors: Vec<Vec<f32>>, finish: Option<Finish>) {
+        let now = self.clock.now_ms();
+        let Some(serving) = self.serving.get_mut(&job) else { return };
+        serving.tokens += u32::try_from(vectors.len()).unwrap_or(u32::MAX);
+        hash_vectors(&mut serving.ids, &vectors);
+        let is_empty = vectors.is_empty();
+        let mut numbered = (index..).zip(vectors);
+        let sent = match &mut serving.sink {
+            Sink::Home(delivery) => {
+                if let Some(own) = self.jobs.get_mut(&job).filter(|_| !is_empty) {
+                    own.first_token_ms.get_or_insert(now);
+                }
+                let taken = numbered.try_for_each(|(index, vector)| delivery.take_vector(index, vector));
+                if let Some(own) = self.jobs.get_mut(&job) {
+                    own.text = delivery.delivered().text;
+                }
+                taken.is_ok()
+            }
+            Sink::Stream(sender) => {
+                let sent = numbered
+                    .all(|(index, vector)| sender.try_send(JobFrame::Vector { index, vector }).is_ok());
+                sent && (finish.is_none() || sender.try_send(JobFrame::End).is_ok())
+            }
+        };
+        self.after_part(job, sent, finish);
+    }
+
+    /// Goes on with a job of which a part was handed out, or not.
+    fn after_part(&mut self, job: JobId, sent: bool, finish: Option<Finish>) {
+        let Some(serving) = self.serving.get(&job) else { return };
         if let Some(finish) = finish {
             let Some(serving) = self.serving.remove(&job) else { return };
             let (tokens_out, digest) = serving.counted();
             self.inputs.push_back(Input::Engine(EngineEvent::Finished { job, tokens_out, digest, finish }));
         } else if !sent {
             self.abort(job);
-        } else if waits {
+        } else if serving.tokens >= serving.up_to {
             let tokens_out = serving.tokens;
             self.inputs.push_back(Input::Engine(EngineEvent::Waiting { job, tokens_out }));
         }
@@ -555,6 +600,14 @@ impl Driver {
 impl Serving {
     fn counted(&self) -> (u32, Digest) {
         (self.tokens, Digest(*self.ids.finalize().as_bytes()))
+    }
+}
+
+/// Returns the kind of a model by what it makes.
+pub(super) const fn modality_of(info: &engine::frame::ModelInfo) -> Modality {
+    match info.output {
+        Output::Text => Modality::Text,
+        Output::Vectors(_) => Modality::Embedding,
     }
 }
 
@@ -604,6 +657,11 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
                         "max_tokens is more than the context of any provider of `{model}` holds: ask for fewer"
                     ),
                 ),
+                None if !considered.is_empty() && considered.iter().all(is_refused_as_wrong) => {
+                    Failure::usage(format!(
+                        "every provider of `{model}` refuses the request as it is: check what it says"
+                    ))
+                }
                 None if considered.is_empty() => Failure::new(
                     FailureKind::NoProvider,
                     format!(
@@ -660,6 +718,10 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
 
 fn is_too_long(considered: &protocol::router::Considered) -> bool {
     considered.gate == Some(protocol::router::Gate::Context)
+}
+
+fn is_refused_as_wrong(considered: &protocol::router::Considered) -> bool {
+    considered.gate == Some(protocol::router::Gate::Refused(protocol::scheduler::Refusal::BadRequest))
 }
 
 fn reasons(considered: &[protocol::router::Considered]) -> String {

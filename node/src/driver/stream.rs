@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::frame::{Generate, LOGPROB_MIN, TokenLogprob};
+use engine::frame::{DIMENSIONS_MAX, LOGPROB_MIN, TokenLogprob};
 use protocol::ids::{Digest, JobId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::views::JobEvent;
 use crate::clock::Clock;
+use crate::command::Work;
 use crate::net::{JobReceiver, JobSender, JobStream, OffenceKind, Oversized, PeerKey, StreamOpener};
 
 /// How often each end shows that it lives.
@@ -34,6 +35,9 @@ pub(super) const FRAMES_MAX: usize = 4096 + 64;
 /// 128 spaces.
 const TOKEN_BYTES_MAX: usize = 512;
 
+/// Numbers of all vectors of a job: 1,024 of the widest, and far more texts than a job may have of what people use.
+const VECTOR_NUMBERS_MAX: usize = 1 << 22;
+
 /// Bytes that a text may be ahead of that average.
 const SLACK_BYTES_MAX: usize = 4096;
 
@@ -48,6 +52,8 @@ pub(super) enum JobFrame {
     End,
     /// Nothing new.
     Heartbeat,
+    /// The next vector.
+    Vector { index: u32, vector: Vec<f32> },
 }
 
 /// The next part of an answer.
@@ -95,6 +101,8 @@ pub(super) struct Delivery {
     first: u32,
     tokens: u32,
     tokens_max: u32,
+    /// Whether vectors are expected, each of which counts as a token, and of how many numbers they are once one is there.
+    vectors: Option<Option<usize>>,
     /// Alternatives that were asked for with each token, if log probabilities were.
     logprobs: Option<u8>,
     bytes: usize,
@@ -106,9 +114,18 @@ pub(super) struct Delivery {
 
 impl Delivery {
     /// Expects what is missing of an answer.
-    pub(super) fn of(events: mpsc::Sender<JobEvent>, asked: &Generate) -> Self {
-        let first = u32::try_from(asked.resume.len()).unwrap_or(u32::MAX);
-        Self { first, ..Self::new(events, asked.max_tokens.saturating_sub(first), asked.logprobs) }
+    pub(super) fn of(events: mpsc::Sender<JobEvent>, asked: &Work) -> Self {
+        match asked {
+            Work::Generate(generate) => {
+                let first = u32::try_from(generate.resume.len()).unwrap_or(u32::MAX);
+                let tokens_max = generate.max_tokens.saturating_sub(first);
+                Self { first, ..Self::new(events, tokens_max, generate.logprobs) }
+            }
+            Work::Embed(embed) => {
+                let vectors_max = u32::try_from(embed.inputs.len()).unwrap_or(u32::MAX);
+                Self { vectors: Some(None), ..Self::new(events, vectors_max, None) }
+            }
+        }
     }
 
     fn new(events: mpsc::Sender<JobEvent>, tokens_max: u32, logprobs: Option<u8>) -> Self {
@@ -117,11 +134,21 @@ impl Delivery {
             first: 0,
             tokens: 0,
             tokens_max,
+            vectors: None,
             logprobs,
             bytes: 0,
             complete: false,
             ids: blake3::Hasher::new(),
             text: blake3::Hasher::new(),
+        }
+    }
+
+    /// Takes what a frame brings of the answer; `Err` names what is wrong with it.
+    fn take_frame(&mut self, frame: JobFrame) -> Result<(), &'static str> {
+        match frame {
+            JobFrame::Tokens(part) => self.take(part),
+            JobFrame::Vector { index, vector } => self.take_vector(index, vector),
+            JobFrame::Hello { .. } | JobFrame::End | JobFrame::Heartbeat => Ok(()),
         }
     }
 
@@ -135,8 +162,8 @@ impl Delivery {
         if self.tokens.checked_add(self.first) != Some(index) {
             return Err("tokens out of order");
         }
-        if self.complete {
-            return Err("more after the last part");
+        if self.complete || self.vectors.is_some() {
+            return Err("more after the last part, or text where vectors were asked for");
         }
         let count = u32::try_from(ids.len()).map_err(|_| "too many tokens")?;
         let tokens = self.tokens.checked_add(count).filter(|tokens| *tokens <= self.tokens_max);
@@ -155,6 +182,27 @@ impl Delivery {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         // The queue has room for every token that was asked for and for the last part; one that is closed is noticed by `is_wanted`.
         let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count, ids, logprobs });
+        Ok(())
+    }
+
+    /// Takes the next vector; `Err` names what is wrong with it.
+    pub(super) fn take_vector(&mut self, index: u32, vector: Vec<f32>) -> Result<(), &'static str> {
+        let Some(width) = &mut self.vectors else { return Err("a vector where text was asked for") };
+        if index != self.tokens || self.tokens >= self.tokens_max {
+            return Err("vectors out of order, or more than were asked for");
+        }
+        let numbers = (self.tokens_max as usize).saturating_mul(vector.len());
+        let is_bounded = numbers <= VECTOR_NUMBERS_MAX && is_vector(&vector);
+        if !is_bounded || *width.get_or_insert(vector.len()) != vector.len() {
+            return Err("a vector of another width or another length than 1");
+        }
+
+        self.tokens += 1;
+        let vectors = vec![vector];
+        hash_vectors(&mut self.ids, &vectors);
+        hash_vectors(&mut self.text, &vectors);
+        // As with text.
+        let _ = self.events.try_send(JobEvent::Vectors { index, vectors });
         Ok(())
     }
 
@@ -190,6 +238,19 @@ fn check_logprobs(asked: Option<u8>, tokens: usize, given: &[TokenLogprob]) -> R
             && token.top.iter().all(|other| is_sound(other.logprob, &other.bytes))
     });
     if given.len() == tokens && sound { Ok(()) } else { Err("wrong log probabilities") }
+}
+
+/// Says whether these are the numbers of a vector of length 1.
+fn is_vector(vector: &[f32]) -> bool {
+    let square: f64 = vector.iter().map(|number| f64::from(*number).powi(2)).sum();
+    vector.len() <= DIMENSIONS_MAX as usize && (square - 1.0).abs() < 1e-3
+}
+
+/// Adds vectors to the digest that both ends of a job compute.
+pub(crate) fn hash_vectors(hasher: &mut blake3::Hasher, vectors: &[Vec<f32>]) {
+    for number in vectors.iter().flatten() {
+        hasher.update(&number.to_le_bytes());
+    }
 }
 
 /// Adds token ids to the digest that both ends of a job compute.
@@ -256,8 +317,8 @@ pub(super) async fn receive(
                     Ok(None) | Err(_) => break None,
                 };
                 match frame {
-                    Some(JobFrame::Tokens(part)) => {
-                        if delivery.take(part).is_err() {
+                    Some(frame @ (JobFrame::Tokens(_) | JobFrame::Vector { .. })) => {
+                        if delivery.take_frame(frame).is_err() {
                             break Some(OffenceKind::Malformed);
                         }
                         if wanted && !delivery.is_wanted() {
@@ -371,6 +432,8 @@ fn decode(frame: &[u8]) -> Option<JobFrame> {
 
 #[cfg(test)]
 mod tests {
+    use engine::frame::{Embed, EmbedInput, Generate};
+
     use super::*;
 
     fn delivery(tokens_max: u32) -> (Delivery, mpsc::Receiver<JobEvent>) {
@@ -380,6 +443,39 @@ mod tests {
 
     fn part(index: u32, ids: &[u32], bytes: &[u8]) -> Part {
         Part { index, ids: ids.to_vec(), bytes: bytes.to_vec(), logprobs: Vec::new() }
+    }
+
+    #[test]
+    fn vectors_come_in_order_and_are_what_they_are_said_to_be() {
+        let inputs = vec![EmbedInput::Tokens(vec![1]); 3];
+        let of = || {
+            let (sender, receiver) = mpsc::channel(64);
+            let asked = Work::from(Embed { inputs: inputs.clone(), truncate: false });
+            (Delivery::of(sender, &asked), receiver)
+        };
+        let good = || vec![0.6, 0.8];
+        let (mut delivery, mut events) = of();
+
+        assert_eq!(delivery.take_vector(0, good()), Ok(()));
+        for (index, vector) in [
+            (0, good()),
+            (2, good()),
+            (1, vec![1.0]),
+            (1, vec![0.6, 0.7]),
+            (1, vec![f32::NAN, 0.0]),
+            (1, Vec::new()),
+        ] {
+            assert!(delivery.take_vector(index, vector.clone()).is_err(), "{index} {vector:?}");
+        }
+        assert!(delivery.take(part(1, &[1], b"a")).is_err(), "no text");
+        assert_eq!(delivery.take_vector(1, good()), Ok(()));
+        assert_eq!(delivery.take_vector(2, good()), Ok(()));
+        assert!(delivery.take_vector(3, good()).is_err(), "more than were asked for");
+
+        assert_eq!(delivery.delivered().tokens, 3);
+        assert_eq!(std::iter::from_fn(|| events.try_recv().ok()).count(), 3);
+        assert!(of().0.take_vector(0, vec![0.01; DIMENSIONS_MAX as usize + 1]).is_err(), "too wide");
+        assert!(super::tests::delivery(8).0.take_vector(0, good()).is_err(), "nobody asked for vectors");
     }
 
     #[test]
@@ -409,7 +505,7 @@ mod tests {
     #[test]
     fn an_answer_that_goes_on_is_counted_from_where_it_broke_off() {
         let (sender, _receiver) = mpsc::channel(64);
-        let asked = Generate { max_tokens: 5, resume: vec![1, 2, 3], ..generate() };
+        let asked = Work::from(Generate { max_tokens: 5, resume: vec![1, 2, 3], ..generate() });
         let mut delivery = Delivery::of(sender, &asked);
 
         assert!(delivery.take(part(0, &[1], b"a")).is_err(), "it is there already");

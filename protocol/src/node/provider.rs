@@ -174,6 +174,9 @@ impl Node {
             return Err(Refusal::BadRequest);
         }
         let (offer, _) = self.served.get(&spec.model).ok_or(Refusal::NotServed)?;
+        if offer.modality != spec.input.modality {
+            return Err(Refusal::BadRequest);
+        }
         match channel {
             None if !offer.price.is_free() => return Err(Refusal::BadChannel),
             None => {}

@@ -230,9 +230,10 @@ impl Node {
     #[must_use]
     pub fn quote(&self, spec: &JobSpec, now: Time) -> Vec<Considered> {
         let mut considered = self.router.rank(spec, self.domain, |node| self.is_connected(node), now);
-        let has_slot = self
-            .served()
-            .any(|(offer, busy, ready)| offer.model == spec.model && ready && busy < offer.slots);
+        let is_meant =
+            |offer: &ModelOffer| offer.model == spec.model && offer.modality == spec.input.modality;
+        let has_slot =
+            self.served().any(|(offer, busy, ready)| is_meant(offer) && ready && busy < offer.slots);
         if spec.constraints.may_stay(self.me) && has_slot {
             considered.insert(0, Considered::ourselves(self.me));
         }

@@ -170,7 +170,9 @@ impl Node {
             explores,
             stalled: false,
         };
-        let may_stay = spec.constraints.may_stay(self.me);
+        let is_of_kind =
+            self.served.get(&spec.model).is_some_and(|(offer, _)| offer.modality == spec.input.modality);
+        let may_stay = is_of_kind && spec.constraints.may_stay(self.me);
         if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let considered = Vec::from([Considered::ourselves(self.me)]);
             out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));

@@ -9,6 +9,7 @@ mod checkpoint;
 mod common;
 mod durable;
 mod issuer;
+mod kinds;
 mod mirror;
 mod money;
 mod provider;

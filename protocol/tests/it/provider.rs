@@ -49,7 +49,7 @@ fn handle_at(now: Time, node: &mut Node, input: Input) -> Vec<Effect> {
     effects
 }
 
-fn offer(domain: DomainId) -> ModelOffer {
+pub(crate) fn offer(domain: DomainId) -> ModelOffer {
     ModelOffer {
         model: MODEL,
         name: "m".to_owned(),
@@ -160,7 +160,7 @@ pub(crate) fn opening(terms: Signed<Terms>, recorded_by: &[Signer]) -> (ChannelI
     (op.id().into(), Opening { op: op.signed(), terms, recorded })
 }
 
-fn spec() -> JobSpec {
+pub(crate) fn spec() -> JobSpec {
     JobSpec {
         model: MODEL,
         input: Prompt { digest: digest(1), bytes: 100, modality: Modality::Text },

@@ -241,7 +241,7 @@ pub(super) async fn run_job(client: &Client, body: &JobBody) -> Result<Run> {
         let now = begun.elapsed();
         match event {
             JobEvent::Chosen { .. } => run.chosen = now,
-            JobEvent::Accepted { .. } => {}
+            JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => {}
             JobEvent::Text { text, tokens, .. } => {
                 if run.tokens == 0 {
                     (run.first, run.first_tokens) = (now, tokens);
@@ -263,7 +263,7 @@ pub(super) async fn run_until(client: &Client, body: &JobBody, tokens_min: u32) 
     while arrived < tokens_min {
         match events.next().await? {
             JobEvent::Text { tokens, .. } => arrived += tokens,
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => {}
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => {}
             JobEvent::Done(_) => bail!("a job ended after {arrived} tokens"),
             JobEvent::Failed { failure, .. } => bail!("a job failed: {failure}"),
         }
@@ -277,7 +277,12 @@ pub(super) async fn failure_of(events: &mut Events) -> Result<Failure> {
         match events.next().await {
             Ok(JobEvent::Failed { failure, .. }) | Err(failure) => return Ok(failure),
             Ok(JobEvent::Done(_)) => bail!("a job ended well that should have failed"),
-            Ok(JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Text { .. }) => {}
+            Ok(
+                JobEvent::Chosen { .. }
+                | JobEvent::Accepted { .. }
+                | JobEvent::Text { .. }
+                | JobEvent::Vectors { .. },
+            ) => {}
         }
     }
 }

@@ -87,7 +87,10 @@ fn clippy(context: &Context) -> Result<Outcome> {
 }
 
 fn model(context: &Context) -> Result<Outcome> {
-    present(context, models::test_model())
+    match present(context, models::test_model())? {
+        Outcome::Passed => present(context, models::test_encoder()),
+        skipped => Ok(skipped),
+    }
 }
 
 fn clients(context: &Context) -> Result<Outcome> {
@@ -112,6 +115,7 @@ fn test(context: &Context) -> Result<Outcome> {
         command.env("PROPTEST_CASES", PROPERTY_CASES);
     }
     provide(context, &mut command, models::TEST_MODEL, models::test_model)?;
+    provide(context, &mut command, models::TEST_ENCODER, models::test_encoder)?;
     provide(context, &mut command, clients::TEST_CLIENTS, clients::test_clients)?;
     passed(context.run(&mut command))
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::quantized::{QMatMul, QTensor};
-use candle_core::{Device, Module, Tensor};
+use candle_core::quantized::QMatMul;
+use candle_core::{Device, Tensor};
 
 use crate::cache::{Heads, LayerCache, attend};
 use crate::frame::ModelInfo;
 use crate::metadata::Metadata;
+use crate::model::linear::{Linear, Tensors, forward_all};
 use crate::model::ops::{self, Angles, RopePairs};
 use crate::model::{Model, PreparedJob};
 use crate::weights::{self, Weights};
@@ -37,7 +38,6 @@ pub(crate) struct Llama {
 /// The numbers that a file's keys say.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
-    architecture: String,
     layers: u32,
     width: usize,
     hidden_width: usize,
@@ -99,60 +99,8 @@ impl Config {
             rope_base: metadata.float(&key("rope.freq_base")).unwrap_or(10_000.0),
             rope_pairs,
             context_length: number("context_length", u32::MAX)?.min(CONTEXT_LENGTH_MAX),
-            architecture,
         })
     }
-
-    pub(crate) fn architecture(&self) -> &str {
-        &self.architecture
-    }
-}
-
-/// A matrix, with what is added to its products in some families.
-struct Linear {
-    weight: QMatMul,
-    bias: Option<Tensor>,
-    /// Numbers in a row, widened for the kernels.
-    width: usize,
-}
-
-impl Linear {
-    fn new(weight: QTensor, bias: Option<Tensor>) -> Result<Self> {
-        let (_, width) = weight.shape().dims2()?;
-        Ok(Self { weight: QMatMul::from_qtensor(weight)?, bias, width })
-    }
-
-    fn forward(&self, rows: &Tensor) -> Result<Tensor> {
-        self.add_bias(self.weight.forward(&ops::widen(rows, self.width)?)?)
-    }
-
-    fn add_bias(&self, products: Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => Ok(products.broadcast_add(bias)?),
-            None => Ok(products),
-        }
-    }
-}
-
-/// Multiplies the same rows with several matrices of the same width, at once where the library can.
-fn forward_all<const N: usize>(linears: [&Linear; N], rows: &Tensor) -> Result<[Tensor; N]> {
-    let widest = linears.iter().map(|linear| linear.width).max().unwrap_or(0);
-    let rows = &ops::widen(rows, widest)?;
-    let weights = linears.iter().filter_map(|linear| match &linear.weight {
-        QMatMul::QTensor(weight) => Some(weight.as_ref()),
-        QMatMul::Tensor(_) | QMatMul::TensorF16(_) => None,
-    });
-    let weights: Vec<&QTensor> = weights.collect();
-    let products = if weights.len() == N { QTensor::gemv_fused_shared_lhs(&weights, rows)? } else { None };
-    let results = match products {
-        Some(products) => linears
-            .iter()
-            .zip(products)
-            .map(|(linear, product)| linear.add_bias(product))
-            .collect::<Result<_>>(),
-        None => linears.iter().map(|linear| linear.forward(rows)).collect::<Result<Vec<_>>>(),
-    };
-    results?.try_into().map_err(|_| anyhow::anyhow!("the tensor library returned another number of products"))
 }
 
 struct Layer {
@@ -193,7 +141,7 @@ impl Llama {
         let embedding = QMatMul::from_arc(embedding)?;
         let output = match tensors.optional("output.weight", &[vocabulary_size, config.width])? {
             Some(output) => Linear::new(weights::widen(output)?, None)?,
-            None => Linear { weight: embedding.clone(), bias: None, width },
+            None => Linear::sharing(embedding.clone(), width),
         };
         let layers = (0..config.layers).map(|layer| tensors.layer(layer, &config)).collect::<Result<_>>()?;
         Ok(Self {
@@ -344,12 +292,6 @@ impl Model for Llama {
     }
 }
 
-/// Takes tensors of the expected shapes from a file.
-struct Tensors<'a> {
-    weights: &'a mut Weights,
-    device: &'a Device,
-}
-
 impl Tensors<'_> {
     fn layer(&mut self, layer: u32, config: &Config) -> Result<Layer> {
         let name = |part: &str| format!("blk.{layer}.{part}");
@@ -368,21 +310,6 @@ impl Tensors<'_> {
         })
     }
 
-    fn linear(&mut self, name: &str, rows: usize, columns: usize) -> Result<Linear> {
-        let weight = self.matrix(&format!("{name}.weight"), &[rows, columns])?;
-        let bias = self.optional(&format!("{name}.bias"), &[rows])?;
-        let bias = bias.map(|bias| bias.dequantize(self.device)).transpose()?;
-        Linear::new(weight, bias)
-    }
-
-    fn matrix(&mut self, name: &str, shape: &[usize]) -> Result<QTensor> {
-        weights::widen(self.quantized(name, shape)?)
-    }
-
-    fn plain(&mut self, name: &str, width: usize) -> Result<Tensor> {
-        Ok(self.quantized(name, &[width])?.dequantize(self.device)?)
-    }
-
     /// Returns how fast each pair of a head turns, with the file's own factors if it has any.
     fn frequencies(&mut self, config: &Config) -> Result<Vec<f32>> {
         let width = config.heads.width;
@@ -392,22 +319,5 @@ impl Tensors<'_> {
         };
         let factors = factors.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
         Ok(plain.zip(factors).map(|(frequency, factor)| frequency / factor).collect())
-    }
-
-    fn quantized(&mut self, name: &str, shape: &[usize]) -> Result<QTensor> {
-        let tensor = self.optional(name, shape)?;
-        tensor.with_context(|| format!("the model's file lacks the tensor `{name}`: fetch it again"))
-    }
-
-    /// Takes a tensor; a 0 in `shape` stands for any number.
-    fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<QTensor>> {
-        let Some(tensor) = self.weights.take(name) else { return Ok(None) };
-        let found = tensor.shape().dims();
-        let fits = |(found, wanted): (&usize, &usize)| *wanted == 0 || found == wanted;
-        ensure!(
-            found.len() == shape.len() && found.iter().zip(shape).all(fits),
-            "tensor `{name}` has the shape {found:?} instead of {shape:?}: the model's file is damaged"
-        );
-        Ok(Some(tensor))
     }
 }

@@ -83,11 +83,7 @@ impl Asked {
     /// Reads a request, or says what to change.
     pub(super) fn of(dialect: Dialect, body: &[u8]) -> Result<Self, Failure> {
         let mut fields = Fields::read(body)?;
-        let model: String =
-            fields.take("model")?.ok_or_else(|| wrong("model", "is missing: see `GET /v1/models`"))?;
-        if !(1..=256).contains(&model.len()) {
-            return Err(wrong("model", "must have 1 to 256 bytes: see `GET /v1/models`"));
-        }
+        let model = model(&mut fields)?;
         let prompts = match dialect {
             Dialect::Chat => chat(&mut fields)?,
             Dialect::Completion => texts(&mut fields)?,
@@ -96,21 +92,23 @@ impl Asked {
         refuse_what_changes_the_answer(&mut fields)?;
         let (stream, include_usage) = streaming(&mut fields)?;
         let choices = choices(&mut fields, prompts.len())?;
-        let template = template(dialect, &mut fields, model.clone())?;
-        let jobs = jobs(&template, prompts, choices)?;
+        let (generate, template) = template(dialect, &mut fields, model.clone())?;
+        let has_logprobs = generate.logprobs.is_some();
+        let jobs = jobs(&generate, &template, prompts, choices)?;
         IGNORED.iter().for_each(|name| fields.ignore(name));
         let each = |text: &String| std::iter::repeat_n(text.clone(), choices as usize).collect::<Vec<_>>();
         let echoed = echoed.iter().flat_map(each).collect();
-        let has_tools = Calls::of(&jobs[0].generate).is_some();
-        if has_tools && jobs[0].generate.logprobs.is_some() {
+        let ignored = fields.leftover();
+        let asked = Self { dialect, model, jobs, stream, include_usage, echoed, ignored };
+        if has_logprobs && asked.calls().is_some() {
             return Err(wrong("logprobs", "cannot be had with `tools`: leave one of them out"));
         }
-        Ok(Self { dialect, model, jobs, stream, include_usage, echoed, ignored: fields.leftover() })
+        Ok(asked)
     }
 
     /// Checks what takes a while: whether answers can be kept to the form that is asked for.
     pub(super) async fn checked(self) -> Result<Self, Failure> {
-        let first = self.jobs.first().map(|job| &job.generate);
+        let first = self.jobs.first().and_then(JobRequest::generate);
         if let Some(generate) = first.filter(|generate| engine::grammar::is_needed(generate)).cloned() {
             let check = tokio::task::spawn_blocking(move || check(generate));
             check.await.map_err(|error| Failure::internal(error.to_string()))??;
@@ -120,8 +118,18 @@ impl Asked {
 
     /// Returns what finds calls in the answers, where they may have any.
     pub(super) fn calls(&self) -> Option<Calls> {
-        Calls::of(&self.jobs.first()?.generate)
+        Calls::of(self.jobs.first()?.generate()?)
     }
+}
+
+/// Takes the name of the model.
+pub(super) fn model(fields: &mut Fields) -> Result<String, Failure> {
+    let model: String =
+        fields.take("model")?.ok_or_else(|| wrong("model", "is missing: see `GET /v1/models`"))?;
+    if !(1..=256).contains(&model.len()) {
+        return Err(wrong("model", "must have 1 to 256 bytes: see `GET /v1/models`"));
+    }
+    Ok(model)
 }
 
 /// Checks the form alone first, so that what is wrong with the tools is said of them.
@@ -236,15 +244,20 @@ fn choices(fields: &mut Fields, prompts: usize) -> Result<u32, Failure> {
     Ok(choices)
 }
 
-fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec<JobRequest>, Failure> {
+fn jobs(
+    generate: &Generate,
+    template: &JobRequest,
+    prompts: Vec<Prompt>,
+    choices: u32,
+) -> Result<Vec<JobRequest>, Failure> {
     let bytes: usize = prompts.iter().map(prompt_bytes).sum();
     if bytes.saturating_mul(choices as usize) > PROMPTS_BYTES_MAX {
         let words = format!("times the prompt is more than {PROMPTS_BYTES_MAX} bytes: ask for fewer choices");
         return Err(wrong("n", &words));
     }
     let all = (prompts.len() as u64).saturating_mul(u64::from(choices));
-    let tokens = all.saturating_mul(u64::from(template.generate.max_tokens));
-    if template.generate.logprobs.is_some() && tokens > u64::from(LOGPROB_TOKENS_MAX) {
+    let tokens = all.saturating_mul(u64::from(generate.max_tokens));
+    if generate.logprobs.is_some() && tokens > u64::from(LOGPROB_TOKENS_MAX) {
         let words =
             format!("can be had for at most {LOGPROB_TOKENS_MAX} tokens of all choices: lower `max_tokens`");
         return Err(wrong("logprobs", &words));
@@ -252,14 +265,13 @@ fn jobs(template: &JobRequest, prompts: Vec<Prompt>, choices: u32) -> Result<Vec
     let mut jobs = Vec::new();
     for prompt in prompts {
         for choice in 0..choices {
-            let mut job = template.clone();
-            job.generate.prompt = prompt.clone();
+            let mut generate = Generate { prompt: prompt.clone(), ..generate.clone() };
             // The same seed for all choices would make the same answer of all.
-            job.generate.sampling.seed = job.generate.sampling.seed.wrapping_add(u64::from(choice));
-            job.generate.validate().map_err(|error| {
-                Failure::usage(error.to_string()).in_param(param_of(&job.generate.prompt))
-            })?;
-            jobs.push(job);
+            generate.sampling.seed = generate.sampling.seed.wrapping_add(u64::from(choice));
+            generate
+                .validate()
+                .map_err(|error| Failure::usage(error.to_string()).in_param(param_of(&generate.prompt)))?;
+            jobs.push(JobRequest { work: generate.into(), ..template.clone() });
         }
     }
     Ok(jobs)
@@ -284,8 +296,8 @@ fn prompt_bytes(prompt: &Prompt) -> usize {
     }
 }
 
-/// Returns a job without its prompt.
-fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobRequest, Failure> {
+/// Returns what is asked for without the prompt, and who may do it.
+fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<(Generate, JobRequest), Failure> {
     let open_ended = !fields.has("max_tokens") && !fields.has("max_completion_tokens");
     let max_tokens = max_tokens(dialect, fields)?;
     let sampling = sampling(fields)?;
@@ -293,11 +305,8 @@ fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<JobR
     let form = form::read(dialect, fields)?;
     let prompt = Prompt::Text(String::new());
     let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs, form };
-    let request = JobRequest { open_ended, ..JobRequest::new(model, generate) };
-    match fields.take("provider")? {
-        Some(provider) => wanted_provider(request, Fields::of(provider)),
-        None => Ok(request),
-    }
+    let request = JobRequest { open_ended, ..JobRequest::new(model, generate.clone()) };
+    Ok((generate, wanted_provider(request, fields)?))
 }
 
 fn max_tokens(dialect: Dialect, fields: &mut Fields) -> Result<u32, Failure> {
@@ -399,7 +408,9 @@ fn logprobs(dialect: Dialect, fields: &mut Fields) -> Result<Option<u8>, Failure
 // ------------------------------------------------------------------------------------------------ providers
 
 /// Puts into a job what the extension `provider` asks for; whatever the router cannot do is refused.
-fn wanted_provider(request: JobRequest, mut fields: Fields) -> Result<JobRequest, Failure> {
+pub(super) fn wanted_provider(request: JobRequest, fields: &mut Fields) -> Result<JobRequest, Failure> {
+    let Some(given) = fields.take("provider")? else { return Ok(request) };
+    let mut fields = Fields::of(given);
     let named = |failure: Failure| match failure.param.clone() {
         Some(param) => failure.in_param(format!("provider.{param}")),
         None => failure,
@@ -490,6 +501,10 @@ mod tests {
         Asked::of(dialect, body.to_string().as_bytes())
     }
 
+    fn text(job: &JobRequest) -> &Generate {
+        job.generate().expect("a job for text")
+    }
+
     fn chat(changes: Value) -> Result<Asked, Failure> {
         asked(Dialect::Chat, changes)
     }
@@ -507,13 +522,13 @@ mod tests {
         let [first, second] = &asked.jobs[..] else { panic!("two choices") };
         let Sampling {
             temperature, top_p, seed, stop, presence_penalty, frequency_penalty, logit_bias, ..
-        } = &first.generate.sampling;
+        } = &text(first).sampling;
         assert_eq!((*temperature, *top_p, *seed), (0.5, 0.001, u64::MAX));
         assert_eq!((*presence_penalty, *frequency_penalty), (1.0, -2.0));
         assert_eq!((logit_bias.as_slice(), stop.len()), ([(7, 1.5), (50, -100.0)].as_slice(), 2));
-        assert_eq!((first.generate.max_tokens, first.generate.logprobs), (7, Some(3)));
+        assert_eq!((text(first).max_tokens, text(first).logprobs), (7, Some(3)));
         assert_eq!((first.sort, first.max_price_nano, first.only.len()), (Sort::Price, Some(250_000_000), 1));
-        assert_eq!(second.generate.sampling.seed, 0, "another seed for another answer");
+        assert_eq!(text(second).sampling.seed, 0, "another seed for another answer");
         assert!(asked.stream && asked.include_usage);
         assert_eq!(asked.ignored, ["user", "strange"]);
     }
@@ -587,7 +602,7 @@ mod tests {
     #[test]
     fn a_chat_has_tools_where_they_may_be_called_or_were() {
         let tools = json!([{"type": "function", "function": {"name": "f"}}]);
-        let prompt = |changes: Value| chat(changes).expect("sound").jobs.remove(0).generate.prompt;
+        let prompt = |changes: Value| text(&chat(changes).expect("sound").jobs[0]).prompt.clone();
         assert!(matches!(prompt(json!({"tools": tools})), Prompt::Tools(chat) if chat.parallel));
         assert!(matches!(prompt(json!({"tools": tools, "tool_choice": "none"})), Prompt::Chat(_)));
         let call = json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
@@ -629,9 +644,7 @@ mod tests {
         };
         let sound = asked(json!({"type": "object", "properties": {"a": {"type": "integer"}}}));
         let checked = sound.checked().await.expect("sound");
-        let Some(Form::Json { schema }) = &checked.jobs[1].generate.form else {
-            panic!("every choice has it")
-        };
+        let Some(Form::Json { schema }) = &text(&checked.jobs[1]).form else { panic!("every choice has it") };
         assert!(schema.contains("integer"));
 
         for schema in [json!({"type": "king"}), json!({"$ref": "#/x"}), json!({"enum": ["x".repeat(70_000)]})]
@@ -711,7 +724,7 @@ mod tests {
             match asked(dialect, json!({ parameter: value })) {
                 Ok(asked) => {
                     for job in &asked.jobs {
-                        prop_assert_eq!(job.generate.validate(), Ok(()));
+                        prop_assert_eq!(text(job).validate(), Ok(()));
                     }
                     prop_assert!(!asked.jobs.is_empty());
                 }
@@ -730,8 +743,8 @@ mod tests {
 
         assert_eq!(asked.jobs.len(), 4);
         assert_eq!(asked.echoed, ["a", "a", "b", "b"]);
-        assert_eq!(asked.jobs[2].generate.prompt, Prompt::Text("b".to_owned()));
-        assert_eq!(asked.jobs[0].generate.max_tokens, COMPLETION_TOKENS_DEFAULT);
+        assert_eq!(text(&asked.jobs[2]).prompt, Prompt::Text("b".to_owned()));
+        assert_eq!(text(&asked.jobs[0]).max_tokens, COMPLETION_TOKENS_DEFAULT);
     }
 
     #[test]

@@ -365,3 +365,93 @@ pub(in crate::api) struct OllamaError {
     /// What happened and what to do.
     error: String,
 }
+
+/// Texts to be made vectors of.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct EmbeddingsRequest {
+    /// The model's name or id, as `GET /v1/models` lists them.
+    #[schema(min_length = 1, max_length = 256)]
+    model: String,
+    input: Inputs,
+    encoding_format: Option<Encoding>,
+    provider: Option<Provider>,
+    /// Taken, and changes nothing.
+    user: Option<String>,
+}
+
+/// A text, texts, the model's own tokens of one, or of several.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+enum Inputs {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    Lists(Vec<Vec<u32>>),
+}
+
+/// How numbers are written.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    Float,
+    Base64,
+}
+
+/// A conversation to be gone on with; nothing of it is kept.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct ResponsesRequest {
+    /// The model's name or id, as `GET /v1/models` lists them.
+    #[schema(min_length = 1, max_length = 256)]
+    model: String,
+    input: ResponsesInput,
+    /// Said before the conversation.
+    instructions: Option<String>,
+    #[schema(minimum = 1, maximum = 65_536)]
+    max_output_tokens: Option<u32>,
+    /// Whether to answer with server-sent events.
+    #[schema(default = false)]
+    stream: Option<bool>,
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
+    top_p: Option<f32>,
+    /// `format`: what the answer must look like.
+    #[schema(value_type = Option<Object>)]
+    text: Option<Value>,
+    /// Functions that the model may call.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 128)]
+    tools: Option<Vec<Value>>,
+    /// Whether there may be several calls in one answer.
+    parallel_tool_calls: Option<bool>,
+    provider: Option<Provider>,
+    /// Repeated in the answer.
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// A text of the user, or the items of the conversation.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+enum ResponsesInput {
+    Text(String),
+    #[schema(value_type = Vec<Object>)]
+    Items(Vec<Value>),
+}
+
+/// Texts to be made vectors of, in Ollama's words.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct OllamaEmbedRequest {
+    model: String,
+    input: Option<Texts>,
+    /// Whether a text that is too long is cut.
+    #[schema(default = true)]
+    truncate: Option<bool>,
+    provider: Option<Provider>,
+}
+
+/// A text to be made a vector of, in Ollama's older words.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct OllamaEmbeddingsRequest {
+    model: String,
+    prompt: Option<String>,
+    provider: Option<Provider>,
+}

@@ -80,6 +80,11 @@ impl Refusal {
         self
     }
 
+    /// Returns the code of what went wrong, if it has one.
+    pub(super) fn code(&self) -> Option<&'static str> {
+        code(self.failure.kind)
+    }
+
     /// Returns what went wrong, in words.
     pub(super) fn words(&self) -> &str {
         &self.failure.message

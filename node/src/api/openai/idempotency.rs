@@ -10,9 +10,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
-use super::asked::Asked;
 use super::error::Refusal;
-use super::run;
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::exit::{Failure, FailureKind};
@@ -89,18 +87,23 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
 }
 
-/// Runs a request unless it was run before under its key.
+/// Refuses a key for an answer that nobody keeps.
+pub(super) fn check_whole(stream: bool) -> Result<(), Failure> {
+    if stream {
+        let words = "`Idempotency-Key` is for whole answers: leave it out, or do not set `stream`";
+        return Err(Failure::usage(words).in_param("stream"));
+    }
+    Ok(())
+}
+
+/// Runs a request, as `run` does, unless it was run before under its key.
 pub(super) async fn run_once(
-    api: Api,
-    caller: Caller,
-    asked: Asked,
+    api: &Api,
+    caller: &Caller,
     key: &str,
     request: &[u8],
+    run: impl Future<Output = Result<Response, Refusal>> + Send + 'static,
 ) -> Result<Response, Refusal> {
-    if asked.stream {
-        let words = "`Idempotency-Key` is for whole answers: leave it out, or do not set `stream`";
-        return Err(Failure::usage(words).in_param("stream").into());
-    }
     let answers = api.answers.clone();
     // Nobody gets what somebody else asked for.
     let key = format!("{caller} {key}");
@@ -109,9 +112,9 @@ pub(super) async fn run_once(
         Begun::Now(running) => running,
     };
     // A task of its own, which goes on when the client does not.
+    let clock = api.clock;
     let task = tokio::spawn(async move {
-        let clock = api.clock;
-        let (response, keep) = match run::run(api, caller, asked).await {
+        let (response, keep) = match run.await {
             Ok(response) => (response, true),
             Err(refusal) => {
                 let paid = refusal.was_paid();

@@ -8,13 +8,12 @@ use axum::{Extension, Json as Answer};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::asked::Asked;
 use super::error::Refusal;
 use super::run::name;
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::views::{CandidateView, JobView, Money, format_credits};
-use crate::command::{Command, parse_job};
+use crate::command::{Command, JobRequest, parse_job};
 use crate::exit::{Failure, FailureKind};
 
 /// What a request would cost, and who would be considered for it.
@@ -30,13 +29,18 @@ pub(super) struct DryRun {
 }
 
 /// Says what a request would cost now; nothing is run and nothing reserved.
-pub(super) async fn quote(api: Api, asked: Asked) -> Result<Response, Refusal> {
-    let model = Some(asked.model.clone());
+pub(super) async fn quote(
+    api: &Api,
+    named: String,
+    jobs: Vec<JobRequest>,
+    ignored: &[String],
+) -> Result<Response, Refusal> {
+    let model = Some(named.clone());
     // Waits a moment for adverts of a model that nobody has been heard of.
     api.commands.ask(|reply| Command::Providers { model, reply }).await?;
     let (mut price_max, mut candidates) = (Some(0_u64), Vec::new());
-    let n = asked.jobs.len();
-    for job in asked.jobs {
+    let n = jobs.len();
+    for job in jobs {
         let quote = api.commands.ask(|reply| Command::Quote { request: Arc::new(job), reply }).await?;
         let price = quote.price_max.map(|price| price.nano);
         price_max = price_max.zip(price).map(|(sum, price)| sum.saturating_add(price));
@@ -46,10 +50,10 @@ pub(super) async fn quote(api: Api, asked: Asked) -> Result<Response, Refusal> {
     }
     let price_max = price_max.map(Money::from_nano);
     let price = price_max.as_ref().map(|price| format_credits(price.nano));
-    let view = DryRun { object: "sharemesh.dry_run", model: asked.model, n, price_max, candidates };
+    let view = DryRun { object: "sharemesh.dry_run", model: named, n, price_max, candidates };
     let mut response = Answer(view).into_response();
     name(response.headers_mut(), "x-sharemesh-price", &price.into_iter().collect::<Vec<_>>());
-    name(response.headers_mut(), "x-sharemesh-ignored", &asked.ignored);
+    name(response.headers_mut(), "x-sharemesh-ignored", ignored);
     Ok(response)
 }
 
@@ -68,7 +72,8 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Answer<JobView>, Refusal> {
-    let bare = id.strip_prefix("chatcmpl-").or(id.strip_prefix("cmpl-")).unwrap_or(&id);
+    let bare =
+        ["chatcmpl-", "cmpl-", "resp_"].iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(&id);
     let job = parse_job(bare).map_err(|failure: Failure| failure.in_param("id"))?;
     if let Caller::Key(key) = &caller
         && !api.keys.placed(key, &job)

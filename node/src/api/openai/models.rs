@@ -37,6 +37,8 @@ pub(super) struct Model {
 #[derive(Debug, Serialize, ToSchema)]
 struct Offers {
     model_id: String,
+    /// What it makes: `text` or `embedding`.
+    kind: String,
     providers: usize,
     free_slots: u32,
     /// Per million tokens of prompts.
@@ -108,6 +110,7 @@ fn model_of(id: String, model: &str, offers: &[&ProviderView]) -> Model {
         context_length: offers.iter().map(|offer| offer.context).max().unwrap_or(0),
         sharemesh: Offers {
             model_id: model.to_owned(),
+            kind: offers.first().map(|offer| offer.kind.clone()).unwrap_or_default(),
             providers: offers.len(),
             free_slots: offers.iter().map(|offer| offer.slots.saturating_sub(offer.busy)).sum(),
             input_price: range(|offer| &offer.price.input_per_million),

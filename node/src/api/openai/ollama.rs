@@ -1,10 +1,11 @@
 //! The endpoints that programs made for Ollama speak: what `/v1` does, in Ollama's words.
 //!
 //! In reading order: `asked` says a request in the words of `/v1`, which reads and bounds it; `answer` writes what comes of
-//! it, as one object or as a line for each part; `models` says what is offered.
+//! it, as one object or as a line for each part; `embed` does both for vectors; `models` says what is offered.
 
 mod answer;
 mod asked;
+mod embed;
 mod models;
 
 use axum::body::{Body, to_bytes};
@@ -35,6 +36,8 @@ pub(in crate::api) fn router() -> (Router<Api>, OpenApi) {
         .routes(routes!(models::show))
         .routes(routes!(chat))
         .routes(routes!(generate))
+        .routes(routes!(embed))
+        .routes(routes!(embeddings))
         .split_for_parts();
     (router.route("/{*other}", any(not_found)), document)
 }
@@ -85,6 +88,38 @@ async fn generate(
     body: Given,
 ) -> Result<Response, Refusal> {
     answer::respond(Endpoint::Generate, api, caller, &body?).await
+}
+
+/// Makes vectors of texts.
+#[utoipa::path(
+    post,
+    path = "/embed",
+    tag = "ollama",
+    request_body = described::OllamaEmbedRequest,
+    responses((status = 200, body = Object))
+)]
+async fn embed(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Given,
+) -> Result<Response, Refusal> {
+    embed::respond(embed::Endpoint::Embed, api, caller, &body?).await
+}
+
+/// Makes a vector of a text, as older programs ask for it.
+#[utoipa::path(
+    post,
+    path = "/embeddings",
+    tag = "ollama",
+    request_body = described::OllamaEmbeddingsRequest,
+    responses((status = 200, body = Object))
+)]
+async fn embeddings(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Given,
+) -> Result<Response, Refusal> {
+    embed::respond(embed::Endpoint::Embeddings, api, caller, &body?).await
 }
 
 async fn not_found(request: Request) -> Refusal {

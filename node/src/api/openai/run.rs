@@ -58,16 +58,22 @@ pub(super) struct Placed {
     pub(super) headers: HeaderMap,
 }
 
-/// Submits the job of a request that has one.
-pub(super) async fn place(api: &Api, caller: Caller, asked: Asked) -> Result<Placed, Refusal> {
+/// Submits the only job of a request; `ignored` are its parameters that change nothing.
+pub(super) async fn place(
+    api: &Api,
+    caller: Caller,
+    request: JobRequest,
+    ignored: &[String],
+) -> Result<Placed, Refusal> {
     let job = new_job();
+    let model = request.model.clone();
     let stake = Stake { alone: true, begun: Begun::default(), caller };
-    let mut watched = submit(api, vec![job], asked.jobs, &stake).await?;
+    let mut watched = submit(api, vec![job], vec![request], &stake).await?;
     let watched = watched.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
     let mut headers = HeaderMap::new();
     name(&mut headers, "x-sharemesh-job", &[format_job(&job)]);
-    name(&mut headers, "x-sharemesh-ignored", &asked.ignored);
-    Ok(Placed { model: asked.model, watched, stake, headers })
+    name(&mut headers, "x-sharemesh-ignored", ignored);
+    Ok(Placed { model, watched, stake, headers })
 }
 
 /// What is known of whether a request was paid for, in part or whole.
@@ -213,7 +219,7 @@ async fn collect(mut watched: Watched, echoed: Option<String>, stake: &Stake) ->
     let (mut text, mut logprobs) = (echoed.unwrap_or_default(), Vec::new());
     while let Some(event) = watched.next().await {
         match event {
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => {}
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => {}
             JobEvent::Text { text: part, logprobs: more, .. } => {
                 text += &part;
                 logprobs.extend(more);
@@ -252,7 +258,7 @@ pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, stake: &St
 }
 
 /// Says in headers who answered and what it cost.
-fn describe(headers: &mut HeaderMap, tally: &Tally) {
+pub(super) fn describe(headers: &mut HeaderMap, tally: &Tally) {
     let providers: Vec<String> = tally.charges.iter().map(|charge| charge.provider.clone()).collect();
     let receipts: Vec<String> = tally.charges.iter().filter_map(|charge| charge.receipt.clone()).collect();
     name(headers, "x-sharemesh-provider", &providers);

@@ -60,6 +60,7 @@ async fn accepted(
     loop {
         match watched.next().await {
             Some(JobEvent::Chosen { provider, .. }) => chosen = Some(provider),
+            Some(JobEvent::Vectors { .. }) => {}
             Some(JobEvent::Accepted { .. }) | None => return Ok((chosen, None)),
             Some(JobEvent::Failed { failure, account }) => {
                 return Err(refusal(failure, account.as_deref(), stake));
@@ -129,7 +130,7 @@ impl Talk {
 
     fn on(&mut self, index: usize, happened: JobEvent) -> Result<(), Over> {
         match happened {
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Ok(()),
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => Ok(()),
             JobEvent::Text { text, logprobs, .. } => match &mut self.calls[index] {
                 Some(calls) => match calls.take(&text) {
                     Ok(pieces) => {

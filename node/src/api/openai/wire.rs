@@ -318,6 +318,13 @@ pub(super) struct Usage {
     total_tokens: u64,
 }
 
+impl Usage {
+    /// Returns tokens of prompts, of answers, and of both.
+    pub(super) const fn counts(self) -> (u64, u64, u64) {
+        (self.prompt_tokens, self.completion_tokens, self.total_tokens)
+    }
+}
+
 /// What one choice cost, and who was paid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Charge {

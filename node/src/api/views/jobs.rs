@@ -105,6 +105,13 @@ pub enum JobEvent {
         #[schema(value_type = Vec<Object>)]
         logprobs: Vec<TokenLogprob>,
     },
+    /// The next vectors of a job that asks for them.
+    Vectors {
+        /// Index of the first vector of this part.
+        index: u32,
+        /// One for each text, in their order.
+        vectors: Vec<Vec<f32>>,
+    },
     /// The answer is complete; nothing follows.
     Done(Box<JobAccount>),
     /// The job ended without a complete answer; nothing follows.
@@ -125,6 +132,7 @@ impl JobEvent {
             Self::Chosen { .. } => "chosen",
             Self::Accepted { .. } => "accepted",
             Self::Text { .. } => "text",
+            Self::Vectors { .. } => "vectors",
             Self::Done(_) => "done",
             Self::Failed { .. } => "failed",
         }
@@ -134,7 +142,7 @@ impl JobEvent {
     #[must_use]
     pub fn is_last(&self) -> bool {
         match self {
-            Self::Chosen { .. } | Self::Accepted { .. } | Self::Text { .. } => false,
+            Self::Chosen { .. } | Self::Accepted { .. } | Self::Text { .. } | Self::Vectors { .. } => false,
             Self::Done(_) | Self::Failed { .. } => true,
         }
     }

@@ -63,7 +63,7 @@ pub struct StatusView {
 }
 
 /// Bytes on streams between nodes, since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TrafficView {
     /// `messages`, `jobs` (their tokens), `gossip`, `directory`, `upkeep` (identify and ping) or `other`.
     pub kind: String,
@@ -162,15 +162,18 @@ pub struct ProviderView {
     pub model: String,
     /// The model's id.
     pub model_id: String,
+    /// What it makes: `text` or `embedding`.
+    #[serde(default)]
+    pub kind: String,
     /// What it asks.
     pub price: PriceView,
     /// Jobs at once.
     pub slots: u32,
     /// Slots taken.
     pub busy: u32,
-    /// Measured speed of one answer in thousandths of tokens per second.
+    /// Measured speed of one answer in thousandths of tokens per second; of vectors, of so many of short texts.
     pub tokens_per_s_milli: u64,
-    /// Prompt and answer together.
+    /// Prompt and answer together, or one text that becomes a vector.
     pub context: u32,
     /// How weights are stored.
     pub quantisation: String,

@@ -120,6 +120,7 @@ impl Driver {
     pub(super) fn quote(&self, request: &Arc<JobRequest>) -> Result<QuoteView, Failure> {
         let model = one_model(&request.model, &self.resolve(&request.model))?;
         let mut request = Arc::clone(request);
+        self.check_kind(&request, model)?;
         self.fit(&mut request, model);
         self.narrow(&mut request, model)?;
         let (spec, _) = body::describe(&request, model)?;

@@ -6,6 +6,7 @@ use data_encoding::HEXLOWER;
 use protocol::advert::{Incentive, ProviderClass};
 use protocol::ids::{Digest, ModelId, NodeId};
 use protocol::manifest::Issuer;
+use protocol::model::Modality;
 use protocol::node::RecoveryView;
 use protocol::price::Price;
 
@@ -14,6 +15,7 @@ use crate::api::views::{
     TrafficView,
 };
 use crate::command::Reply;
+use crate::driver::jobs::modality_of;
 use crate::driver::mesh::{Nearby, name_key};
 use crate::driver::{Driver, Model};
 use crate::exit::{Failure, FailureKind};
@@ -231,6 +233,7 @@ impl Driver {
                     local: false,
                     model: offer.name.clone(),
                     model_id: offer.model.to_string(),
+                    kind: kind_name(offer.modality).to_owned(),
                     price: price_view(&offer.price),
                     slots: u32::from(offer.slots),
                     busy: u32::from(offer.busy),
@@ -278,6 +281,8 @@ impl Driver {
             local: true,
             model: view.name,
             model_id: view.model_id,
+            // Nothing is said of a model that is not loaded yet.
+            kind: model.info.as_ref().map(|info| kind_name(modality_of(info)).to_owned()).unwrap_or_default(),
             price: view.price,
             slots: view.slots,
             busy: view.busy,
@@ -336,6 +341,16 @@ impl Driver {
         model.state = "stopping";
         self.workers.stop(name);
         Ok(())
+    }
+}
+
+/// Returns what a model makes, as the API says it.
+const fn kind_name(modality: Modality) -> &'static str {
+    match modality {
+        Modality::Text => "text",
+        Modality::Embedding => "embedding",
+        Modality::Speech => "speech",
+        Modality::Image => "image",
     }
 }
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::ids::{ChannelId, Digest, JobId};
 use crate::job::{Failure, Finish, JobAccount, JobEvent, JobRecord};
 use crate::ledger::money::{shares, waiting};
+use crate::model::Modality;
 use crate::price::Usage;
 use crate::record::Record;
 use crate::router::Gate;
@@ -33,12 +34,27 @@ impl Node {
             );
             return;
         }
+        let is_short = job.spec.input.modality == Modality::Embedding
+            && finish != Finish::Lost
+            && !job.cancelled
+            && tokens < job.spec.max_tokens;
+        if is_short {
+            out.push(Effect::Penalise(provider, Offence::BadCount));
+            self.settle_by_own_count(
+                id,
+                Failure::Misbehaved("it ended before all vectors were there"),
+                now,
+                out,
+            );
+            return;
+        }
         if finish == Finish::Lost && tokens == 0 && !job.cancelled {
             self.try_next(id, Gate::Unhealthy, now, out);
             return;
         }
         let ms = placed.first_token.map_or(1, |first| now.since_ms(first));
-        self.router.succeeded(provider, u64::from(tokens), ms, now);
+        let makes_tokens = job.spec.input.modality != Modality::Embedding;
+        self.router.succeeded(provider, makes_tokens.then_some((u64::from(tokens), ms)), now);
         let event = match self.close_books(id, digest, finish, Some(jobs), now, out) {
             account if finish == Finish::Lost => {
                 JobEvent::Failed { failure: Failure::ProviderLost(provider), account }

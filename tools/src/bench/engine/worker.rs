@@ -54,6 +54,7 @@ impl Worker {
                 FromWorker::Loading { .. }
                 | FromWorker::Prepared { .. }
                 | FromWorker::Tokens { .. }
+                | FromWorker::Vectors { .. }
                 | FromWorker::Failed { .. }
                 | FromWorker::Pong { .. } => {}
             }
@@ -85,7 +86,10 @@ impl Worker {
                 }
                 FromWorker::Failed { error, .. } => bail!("a job failed: {error}"),
                 FromWorker::LoadFailed { error } => bail!("the worker failed: {error}"),
-                FromWorker::Loading { .. } | FromWorker::Ready(_) | FromWorker::Pong { .. } => {}
+                FromWorker::Loading { .. }
+                | FromWorker::Ready(_)
+                | FromWorker::Vectors { .. }
+                | FromWorker::Pong { .. } => {}
             }
         }
         Ok(answers)

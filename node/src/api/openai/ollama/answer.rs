@@ -11,6 +11,7 @@ use futures::Stream;
 use futures::stream::unfold;
 use serde_json::{Map, Value, json};
 
+use super::super::asked::Asked;
 use super::super::calls::{Calls, Malformed, Piece};
 use super::super::error::Refusal;
 use super::super::run::{self, Placed, Stake, astray, finish_of, refusal};
@@ -21,8 +22,9 @@ use crate::api::caller::Caller;
 use crate::api::sse::Watched;
 use crate::api::views::{JobAccount, JobEvent};
 use crate::clock::Clock;
+use crate::exit::Failure;
 
-const NANOS_PER_MS: u64 = 1_000_000;
+pub(super) const NANOS_PER_MS: u64 = 1_000_000;
 
 /// Answers a request, whole or line by line.
 pub(super) async fn respond(
@@ -35,7 +37,9 @@ pub(super) async fn respond(
     let asked = asked.checked().await?;
     let calls = asked.calls();
     let clock = api.clock;
-    let Placed { model, mut watched, stake, headers } = run::place(&api, caller, asked).await?;
+    let Asked { model, mut jobs, ignored, .. } = asked;
+    let request = jobs.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
+    let Placed { mut watched, stake, headers, .. } = run::place(&api, caller, request, &ignored).await?;
     let first = accepted(&mut watched, &stake).await?;
     let talk = Talk { endpoint, model, clock, calls, open: Vec::new() };
     let mut response = if stream {
@@ -59,7 +63,7 @@ pub(super) async fn respond(
 async fn accepted(watched: &mut Watched, stake: &Stake) -> Result<Option<JobEvent>, Refusal> {
     loop {
         match watched.next().await {
-            Some(JobEvent::Chosen { .. }) => {}
+            Some(JobEvent::Chosen { .. } | JobEvent::Vectors { .. }) => {}
             Some(JobEvent::Accepted { .. }) | None => return Ok(None),
             Some(JobEvent::Failed { failure, account }) => {
                 return Err(refusal(failure, account.as_deref(), stake));
@@ -97,8 +101,8 @@ async fn whole(
             Some(JobEvent::Failed { failure, account }) => {
                 return Err(refusal(failure, account.as_deref(), stake));
             }
-            Some(JobEvent::Chosen { .. } | JobEvent::Accepted { .. }) => {}
-            None => return Err(crate::exit::Failure::internal("the job has no last event").into()),
+            Some(JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. }) => {}
+            None => return Err(Failure::internal("the job has no last event").into()),
         }
     }
 }
@@ -132,7 +136,7 @@ fn lines(lines: Lines) -> impl Stream<Item = Result<Bytes, Infallible>> {
 impl Lines {
     fn on(&mut self, event: JobEvent) {
         match event {
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => {}
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => {}
             JobEvent::Text { text, .. } => match self.talk.part(&text) {
                 Ok(part) => self.say(part),
                 Err(Malformed) => self.fail(&astray()),
@@ -265,19 +269,24 @@ impl Talk {
             "prompt_eval_duration": account.ttft_ms * NANOS_PER_MS,
             "eval_count": account.tokens_out,
             "eval_duration": after_first * NANOS_PER_MS,
-            "sharemesh": {
-                "job": account.job,
-                "provider": account.provider,
-                "receipt": account.receipt,
-                "price_nano": account.price.nano,
-                "price_credits": account.price.credits,
-            },
+            "sharemesh": charge(account),
         });
         if let Value::Object(more) = more {
             line.extend(more);
         }
         line.into()
     }
+}
+
+/// Says who was paid, and what: an addition to the API.
+pub(super) fn charge(account: &JobAccount) -> Value {
+    json!({
+        "job": account.job,
+        "provider": account.provider,
+        "receipt": account.receipt,
+        "price_nano": account.price.nano,
+        "price_credits": account.price.credits,
+    })
 }
 
 /// Writes a time, in Unix milliseconds, as RFC 3339 has it.

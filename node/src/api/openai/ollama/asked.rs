@@ -168,11 +168,11 @@ mod tests {
         });
         let (asked, stream) = asked(Endpoint::Generate, &body).expect("sound");
 
-        let job = &asked.jobs[0];
-        assert_eq!((asked.model.as_str(), stream, job.generate.max_tokens), ("m", true, 7));
-        assert_eq!((job.generate.sampling.repetition_penalty, job.generate.sampling.temperature), (1.1, 0.0));
-        assert_eq!(job.generate.form, Some(Form::Json { schema: r#"{"type":"object"}"#.to_owned() }));
-        assert!(matches!(&job.generate.prompt, Prompt::Chat(messages) if messages.len() == 2));
+        let job = asked.jobs[0].generate().expect("text");
+        assert_eq!((asked.model.as_str(), stream, job.max_tokens), ("m", true, 7));
+        assert_eq!((job.sampling.repetition_penalty, job.sampling.temperature), (1.1, 0.0));
+        assert_eq!(job.form, Some(Form::Json { schema: r#"{"type":"object"}"#.to_owned() }));
+        assert!(matches!(&job.prompt, Prompt::Chat(messages) if messages.len() == 2));
     }
 
     #[test]
@@ -184,7 +184,9 @@ mod tests {
         ]});
         let (asked, stream) = asked(Endpoint::Chat, &body).expect("sound");
 
-        let Prompt::Tools(chat) = &asked.jobs[0].generate.prompt else { panic!("it has calls") };
+        let Prompt::Tools(chat) = &asked.jobs[0].generate().expect("text").prompt else {
+            panic!("it has calls")
+        };
         let (Turn::Called { calls, .. }, Turn::Returned { call, .. }) = (&chat.turns[1], &chat.turns[2])
         else {
             panic!("{chat:?}")
@@ -197,8 +199,8 @@ mod tests {
     fn raw_text_is_continued_and_what_cannot_be_done_is_refused_by_name() {
         let raw = json!({"model": "m", "prompt": "Once", "raw": true, "options": {"num_predict": -1}});
         let (raw, _) = asked(Endpoint::Generate, &raw).expect("sound");
-        assert_eq!(raw.jobs[0].generate.prompt, Prompt::Text("Once".to_owned()));
-        assert_eq!(raw.jobs[0].generate.max_tokens, 2_048);
+        assert_eq!(raw.jobs[0].generate().expect("text").prompt, Prompt::Text("Once".to_owned()));
+        assert_eq!(raw.jobs[0].generate().expect("text").max_tokens, 2_048);
 
         for (body, param) in [
             (json!({"model": "m", "prompt": "x", "suffix": "y"}), "suffix"),

@@ -72,7 +72,7 @@ pub(super) async fn show(State(api): State<Api>, body: Given) -> Result<Json<Val
         "license": offer.licence,
         "details": details(offer),
         "model_info": {"general.basename": name, "general.context_length": offer.context},
-        "capabilities": ["completion", "tools"],
+        "capabilities": if offer.kind == "embedding" { vec!["embedding"] } else { vec!["completion", "tools"] },
     })))
 }
 
