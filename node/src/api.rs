@@ -45,6 +45,7 @@ use crate::metrics::{self, Metrics};
 use crate::models::Models;
 use auth::Token;
 pub use doors::{Listening, listen, local_part};
+use openapi::Callers;
 use views::{ErrorBody, ErrorView};
 
 /// The port of the API unless another is chosen.
@@ -201,12 +202,13 @@ fn router(api: Api) -> Router {
     let (openai, openai_paths) = openai::router();
     let openai = openai.layer(middleware::from_fn_with_state(api.clone(), caller::require_caller));
     let (open, open_paths) = open();
+    let part = |path, callers, document| openapi::Part { path, callers, document };
     let document = openapi::document([
-        ("/v1", openai_paths),
-        ("/api", ollama_paths),
-        ("/sharemesh/v1", own_paths),
-        ("", open_paths),
-        ("", measured_paths),
+        part("/v1", Callers::Programs, openai_paths),
+        part("/api", Callers::OllamaPrograms, ollama_paths),
+        part("/sharemesh/v1", Callers::Owner, own_paths),
+        part("", Callers::Everybody, open_paths),
+        part("", Callers::Programs, measured_paths),
     ]);
     open.nest("/sharemesh/v1", own)
         .nest("/v1", openai)

@@ -86,7 +86,7 @@ mod tests {
     use crate::network::wire::Kind;
 
     #[test]
-    fn every_kind_of_traffic_is_counted_and_one_seed_gives_one_count() {
+    fn traffic_is_counted_by_kind_and_one_seed_gives_one_count() {
         let plan = Plan {
             providers: 2,
             consumers: 2,
@@ -101,7 +101,9 @@ mod tests {
         let counted = simulated(&plan, 1);
 
         assert_eq!(counted, simulated(&plan, 1));
-        for (kind, counted) in counted.iter().filter(|(kind, _)| *kind != Kind::Directory) {
+        // In so small a network everybody is connected: nobody looks anything up, and so nobody listens to gossip.
+        let always = |kind: &Kind| !matches!(kind, Kind::Directory | Kind::Gossip);
+        for (kind, counted) in counted.iter().filter(|(kind, _)| always(kind)) {
             assert!(counted.count > 0 && counted.bytes > counted.count, "{kind:?}: {counted:?}");
         }
     }

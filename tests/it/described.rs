@@ -1,5 +1,6 @@
 //! The description of the API at `/openapi.json`: every endpoint is in it, and answers as it says whatever it is sent.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -53,7 +54,11 @@ async fn the_description_names_every_endpoint_of_the_documents() {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let described: Value = http.get(url).send().await.unwrap().json().await.unwrap();
 
+    let schemas = &described["components"]["schemas"];
+    assert!(schemas["Function"]["properties"]["parameters"].is_object(), "requests have names of their own");
+    assert!(schemas["AnswerFunction"]["properties"]["arguments"].is_object(), "and so have answers");
     let paths = described["paths"].as_object().expect("paths");
+    let mut names = BTreeSet::new();
     for path in ["/v1/chat/completions", "/v1/models/{id}", "/api/chat", "/sharemesh/v1/keys", "/livez", "/"]
     {
         assert!(paths.contains_key(path), "{path}: {:?}", paths.keys());
@@ -61,6 +66,7 @@ async fn the_description_names_every_endpoint_of_the_documents() {
     for (path, item) in paths {
         for (method, operation) in item.as_object().expect("operations") {
             assert!(operation["summary"].is_string(), "{method} {path} says what it does");
+            assert!(names.insert(operation["operationId"].as_str()), "{method} {path} has a name of its own");
             assert!(operation["responses"]["500"].is_object(), "{method} {path} says how it fails");
         }
     }

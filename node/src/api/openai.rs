@@ -137,15 +137,22 @@ async fn answer(
     if options.dry_run {
         return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
-    match idempotency::key_of(headers)? {
-        Some(key) => {
-            idempotency::check_whole(asked.stream)?;
-            let request = [dialect.path().as_bytes(), &body].concat();
-            let run = run::run(api.clone(), caller.clone(), asked);
-            idempotency::run_once(&api, &caller, &key, &request, run).await
-        }
-        None => run::run(api, caller, asked).await,
-    }
+    let stream = asked.stream;
+    let run = run::run(api.clone(), caller.clone(), asked);
+    once((&api, &caller), headers, (dialect.path(), &body), stream, run).await
+}
+
+/// Runs a request, or has it answered as the same one was that had its `Idempotency-Key`.
+async fn once(
+    (api, caller): (&Api, &Caller),
+    headers: &HeaderMap,
+    (path, body): (&str, &[u8]),
+    stream: bool,
+    run: impl Future<Output = Result<Response, Refusal>> + Send + 'static,
+) -> Result<Response, Refusal> {
+    let Some(key) = idempotency::key_of(headers)? else { return run.await };
+    idempotency::check_whole(stream)?;
+    idempotency::run_once(api, caller, &key, &[path.as_bytes(), body].concat(), run).await
 }
 
 /// Makes vectors of texts.
@@ -172,13 +179,7 @@ async fn embed(
         return jobs::quote(&api, model, vec![wanted.request], &wanted.ignored).await;
     }
     let run = embeddings::run(api.clone(), caller.clone(), wanted);
-    match idempotency::key_of(&headers)? {
-        Some(key) => {
-            let request = [embeddings::PATH.as_bytes(), &body].concat();
-            idempotency::run_once(&api, &caller, &key, &request, run).await
-        }
-        None => run.await,
-    }
+    once((&api, &caller), &headers, (embeddings::PATH, &body), false, run).await
 }
 
 /// Goes on with a conversation, whole or as a stream of events.
@@ -208,14 +209,7 @@ async fn respond(
     }
     let stream = wanted.asked.stream;
     let run = responses::run(api.clone(), caller.clone(), wanted);
-    match idempotency::key_of(&headers)? {
-        Some(key) => {
-            idempotency::check_whole(stream)?;
-            let request = [responses::PATH.as_bytes(), &body].concat();
-            idempotency::run_once(&api, &caller, &key, &request, run).await
-        }
-        None => run.await,
-    }
+    once((&api, &caller), &headers, (responses::PATH, &body), stream, run).await
 }
 
 async fn not_found(request: Request) -> Refusal {

@@ -12,14 +12,13 @@ use super::openai::{ErrorBody as OpenAiError, OllamaError};
 use super::views::ErrorView;
 
 /// What any endpoint may answer instead of its own answer: its input is wrong, nobody may ask, or nobody can answer now.
-const ERRORS: [(u16, &str); 17] = [
+const ERRORS: [(u16, &str); 16] = [
     (400, "The request makes no sense: the message says what to change."),
     (401, "The key or token is missing or wrong."),
     (402, "The account or the key cannot pay."),
     (403, "It is not allowed: not this machine, not this web page, not this network."),
     (404, "It is not there."),
     (405, "The path takes another method."),
-    (408, "The body did not arrive in time."),
     (409, "It was cancelled, or the same request is being answered."),
     (413, "The body is too large."),
     (415, "The body is not declared as JSON."),
@@ -32,17 +31,63 @@ const ERRORS: [(u16, &str); 17] = [
     (504, "It took too long."),
 ];
 
+/// Endpoints with the same callers and the same form of errors.
+pub(super) struct Part {
+    /// Where they are.
+    pub(super) path: &'static str,
+    /// Who may ask.
+    pub(super) callers: Callers,
+    /// What they are.
+    pub(super) document: OpenApi,
+}
+
+/// Who may ask, and so in whose words errors are.
+#[derive(Clone, Copy)]
+pub(super) enum Callers {
+    /// Everybody on this machine.
+    Everybody,
+    /// Whoever holds the node's token.
+    Owner,
+    /// Programs of the owner on this machine, and holders of a key or of the token.
+    Programs,
+    /// The same, made for Ollama.
+    OllamaPrograms,
+}
+
+impl Callers {
+    /// Returns the name of the schema of errors.
+    const fn error(self) -> &'static str {
+        match self {
+            Self::Everybody | Self::Owner => "ErrorView",
+            Self::Programs => "OpenAiError",
+            Self::OllamaPrograms => "OllamaError",
+        }
+    }
+
+    /// Returns what a request must show; empty if nothing.
+    fn security(self) -> Vec<SecurityRequirement> {
+        let one = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
+        match self {
+            Self::Everybody => Vec::new(),
+            Self::Owner => vec![one("token")],
+            Self::Programs | Self::OllamaPrograms => {
+                vec![SecurityRequirement::default(), one("key"), one("token")]
+            }
+        }
+    }
+}
+
 /// Puts the parts of the API together, each under its path.
-pub(super) fn document<const N: usize>(parts: [(&str, OpenApi); N]) -> Bytes {
+pub(super) fn document<const N: usize>(parts: [Part; N]) -> Bytes {
     let mut whole = OpenApi::new(info(), utoipa::openapi::Paths::new());
-    for (path, part) in parts {
-        let error = error_of(path);
-        let mut part = if path.is_empty() { part } else { OpenApi::default().nest(path, part) };
+    for Part { path, callers, document } in parts {
+        let mut part = if path.is_empty() { document } else { OpenApi::default().nest(path, document) };
         part.paths.paths = part.paths.paths.into_iter().map(|(path, item)| (plain(&path), item)).collect();
-        for item in part.paths.paths.values_mut() {
-            let operations =
-                [&mut item.get, &mut item.post, &mut item.delete, &mut item.put, &mut item.patch];
-            operations.into_iter().flatten().for_each(|operation| complete(operation, path, error));
+        for (path, item) in &mut part.paths.paths {
+            let operations = [("get", &mut item.get), ("post", &mut item.post), ("delete", &mut item.delete)];
+            for (method, operation) in operations {
+                operation.iter_mut().for_each(|operation| complete(operation, method, path, callers));
+            }
         }
         whole.merge(part);
     }
@@ -50,8 +95,9 @@ pub(super) fn document<const N: usize>(parts: [(&str, OpenApi); N]) -> Bytes {
     for (name, schema) in errors() {
         components.schemas.insert(name, schema);
     }
-    components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-    components.add_security_scheme("key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    for name in ["token", "key"] {
+        components.add_security_scheme(name, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
     whole.to_json().expect("plain data").into()
 }
 
@@ -76,28 +122,17 @@ fn plain(path: &str) -> String {
     path.replace("{*", "{")
 }
 
-/// Adds to an endpoint what every one of its part has.
-fn complete(operation: &mut Operation, path: &str, error: &str) {
+/// Adds to an endpoint what every one has: a name of its own, how it fails, who may ask.
+fn complete(operation: &mut Operation, method: &str, path: &str, callers: Callers) {
+    let words = path.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    operation.operation_id = Some([method].into_iter().chain(words).collect::<Vec<_>>().join("_"));
     for (status, words) in ERRORS {
         let mut response = Response::new(words);
-        let content = Content::new(Some(Ref::from_schema_name(error)));
+        let content = Content::new(Some(Ref::from_schema_name(callers.error())));
         response.content.insert("application/json".to_owned(), content.into());
         operation.responses.responses.entry(status.to_string()).or_insert_with(|| response.into());
     }
-    let required = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
-    operation.security = match path {
-        "/sharemesh/v1" => Some(vec![required("token")]),
-        "/v1" | "/api" => Some(vec![SecurityRequirement::default(), required("key"), required("token")]),
-        _ => None,
-    };
-}
-
-fn error_of(path: &str) -> &'static str {
-    match path {
-        "/v1" => "OpenAiError",
-        "/api" => "OllamaError",
-        _ => "ErrorView",
-    }
+    operation.security = Some(callers.security());
 }
 
 /// Returns the schemas of errors, and of what they are made of.

@@ -95,7 +95,12 @@ impl Calls {
 
     /// Says whether there are calls, and all that were handed out have all their arguments.
     pub(super) fn are_whole(&self) -> bool {
-        self.begun > 0 && !matches!(self.place, Place::Arguments(_))
+        self.begun > 0 && !self.is_cut()
+    }
+
+    /// Says whether the arguments of a call broke off.
+    pub(super) fn is_cut(&self) -> bool {
+        matches!(self.place, Place::Arguments(_))
     }
 
     /// Reads on by one place; says whether more can be read.

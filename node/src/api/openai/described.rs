@@ -421,11 +421,30 @@ pub(super) struct ResponsesRequest {
     /// Functions that the model may call.
     #[schema(value_type = Option<Vec<Object>>, max_items = 128)]
     tools: Option<Vec<Value>>,
+    tool_choice: Option<ResponsesToolChoice>,
     /// Whether there may be several calls in one answer.
     parallel_tool_calls: Option<bool>,
+    /// Where the randomness comes from; random unless given.
+    seed: Option<i64>,
+    /// 0 keeps all.
+    top_k: Option<u32>,
+    /// 1 changes nothing.
+    #[schema(minimum = 0.01, maximum = 2)]
+    repetition_penalty: Option<f32>,
     provider: Option<Provider>,
     /// Repeated in the answer.
+    user: Option<String>,
+    /// Repeated in the answer.
     metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Whether the model is to call, and what.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+enum ResponsesToolChoice {
+    Mode(ToolMode),
+    #[schema(value_type = Object)]
+    Function(Value),
 }
 
 /// A text of the user, or the items of the conversation.

@@ -22,7 +22,7 @@ use super::asked::Asked;
 use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
 use super::run::{Placed, Stake, astray, describe, finish_of, name, place, refusal, with_calls};
-use super::wire::Tally;
+use super::wire::{Finish, Tally};
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::sse::{KEEP_ALIVE, Watched};
@@ -65,7 +65,10 @@ struct Talk {
 impl Talk {
     async fn whole(mut self) -> Result<Response, Refusal> {
         while let Some(event) = self.watched.next().await {
-            if let Some(tally) = self.take(event)? {
+            let tally = self.take(event)?;
+            // Nobody reads events of a whole answer.
+            self.writing.said();
+            if let Some(tally) = tally {
                 let mut response = Answer(self.writing.whole(&tally)).into_response();
                 describe(response.headers_mut(), &tally);
                 return Ok(response);
@@ -133,6 +136,10 @@ impl Talk {
                 let rest = self.calls.as_mut().and_then(Calls::rest);
                 rest.into_iter().for_each(|piece| self.writing.take(piece));
                 let are_whole = self.calls.as_ref().is_some_and(Calls::are_whole);
+                // There is no `stop` text here that could cut a call short.
+                if finish == Finish::Stop && self.calls.as_ref().is_some_and(Calls::is_cut) {
+                    return Err(astray());
+                }
                 self.writing.close(with_calls(finish, are_whole));
                 let mut tally = Tally::default();
                 tally.add(&account);

@@ -184,6 +184,7 @@ pub(super) enum Choice {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AnswerMessage)]
 pub(super) struct Message {
     role: &'static str,
     content: Option<String>,
@@ -195,6 +196,7 @@ pub(super) struct Message {
 
 /// A call of a tool, whole.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AnswerCall)]
 pub(super) struct Call {
     pub(super) id: String,
     #[serde(rename = "type")]
@@ -203,6 +205,7 @@ pub(super) struct Call {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AnswerFunction)]
 pub(super) struct Function {
     pub(super) name: String,
     /// JSON.
