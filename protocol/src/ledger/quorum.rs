@@ -483,14 +483,12 @@ impl Views {
         let mut slots: Vec<u64> = self.0.values().map(|view| view.next).collect();
         slots.sort_unstable_by_key(|next| core::cmp::Reverse(*next));
         let next = *slots.get(manifest.faults_max())?;
-        let names = |view: &View, head: RecordId| (view.next, view.head) == (next, head);
-        let named = |head: RecordId| self.0.values().filter(|view| names(view, head)).count();
-        let heads = self.0.values().filter(|view| view.next == next).map(|view| view.head);
-        let slot = heads.max_by_key(|head| named(*head)).and_then(|head| {
-            let is_agreed = manifest.agrees(|key| self.0.get(&key).is_some_and(|view| names(view, head)));
-            let is_vouched = named(head) > manifest.faults_max() || mutant::is_in("head-unvouched");
-            is_vouched.then_some(Slot { next, head, is_agreed })
-        });
+        let named =
+            |head: RecordId| self.0.values().filter(|view| (view.next, view.head) == (next, head)).count();
+        let is_vouched =
+            |head: &RecordId| named(*head) > manifest.faults_max() || mutant::is_in("head-unvouched");
+        let mut heads = self.0.values().filter(|view| view.next == next).map(|view| view.head);
+        let slot = heads.find(is_vouched).map(|head| (next, head));
         let mut balances: Vec<Balance> = self.0.values().map(|view| view.balance).collect();
         balances.sort_unstable_by_key(|balance| core::cmp::Reverse(balance.available()));
         let supported = balances.get(manifest.quorum().max(1).saturating_sub(1))?;
@@ -500,22 +498,11 @@ impl Views {
     }
 }
 
-/// Where an account stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
-    /// Position of its next step.
-    pub next: u64,
-    /// The step before it.
-    pub head: RecordId,
-    /// Whether a quorum names it: what only some honest issuers hold, a checkpoint may have dropped.
-    pub is_agreed: bool,
-}
-
 /// What a quorum of issuers supports of our account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Supported {
-    /// Where it stands; none while fewer issuers name one head in one slot than one more than may lie.
-    pub slot: Option<Slot>,
+    /// Position of its next step, and the step before it; none while no two words of honest issuers can agree on it.
+    pub slot: Option<(u64, RecordId)>,
     /// What it holds at least.
     pub balance: Balance,
 }

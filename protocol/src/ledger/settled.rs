@@ -296,12 +296,6 @@ impl Settled {
         self.names.contains_key(name)
     }
 
-    /// Says whether the slot of a step is one that the newest checkpoint states as taken.
-    #[must_use]
-    pub fn is_past(&self, op: &AccountOp) -> bool {
-        op.sequence < self.books.next_slot(op.account).0
-    }
-
     /// Returns the names of the facts of one of the last checkpoints.
     #[must_use]
     pub fn past(&self, digest: Digest) -> Option<&[RecordId]> {

@@ -11,9 +11,6 @@ use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::mutant;
 use crate::signed::{Role, Verified, sign};
 
-/// Epochs back in which a step's slot may have been freed by a checkpoint that is not known yet.
-pub(super) const FREED_EPOCHS: u32 = 64;
-
 /// Most keys held: the one in force, and the next one while a rotation is under way.
 const KEYS_MAX: usize = 2;
 
@@ -225,15 +222,12 @@ impl Wallet {
         freed
     }
 
-    /// Says whether a checkpoint of an epoch before `now` has freed the slot of the pending step, if this is its head.
-    #[must_use]
-    pub fn is_freed(&self, next: u64, head: RecordId, now: Epoch) -> bool {
-        self.pending().is_some_and(|op| op.sequence == next && is_freed(op, head, now))
-    }
-
     /// Learns that the pending step is certified; any other step changes nothing.
     pub fn recorded(&mut self, op: RecordId, balance: Balance) {
-        if let Some(pending) = self.pending().filter(|pending| pending.id() == op).cloned() {
+        if let State::Pending(pending) = &self.state
+            && pending.id() == op
+        {
+            let pending = pending.clone();
             let next = pending.sequence.saturating_add(1);
             self.raise(next, op);
             self.state = State::Idle { next, head: op };
@@ -277,11 +271,9 @@ impl Wallet {
 
 /// Says whether `head` is what a checkpoint leaves in the slot of a step that it has freed.
 fn is_freed(op: &AccountOp, head: RecordId, now: Epoch) -> bool {
-    // The checkpoint may be of an epoch before the one that the step names.
-    let oldest = op.epoch.0.saturating_sub(FREED_EPOCHS);
     op.previous != head
         && (mutant::is_in("any-head-frees")
-            || (oldest..now.0).any(|epoch| freed_head(op.previous, Epoch(epoch)) == head))
+            || (op.epoch.0..now.0).any(|epoch| freed_head(op.previous, Epoch(epoch)) == head))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::ids::{ChannelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::keys::PublicKey;
 use crate::ledger::issuer::{Balance, IssuerError};
-use crate::ledger::quorum::{Answers, Certificate, Fact, Slot, Supported, View};
+use crate::ledger::quorum::{Answers, Certificate, Fact, Supported, View};
 use crate::ledger::records::{Epoch, OpBody, Recorded, Vote};
 use crate::message::{Message, Opening};
 use crate::mutant;
@@ -266,14 +266,11 @@ impl Node {
     /// Learns what a quorum supports; returns our pending step if a checkpoint has freed its slot.
     pub(super) fn learn_supported(&mut self, supported: Supported, now: Epoch) -> Option<RecordId> {
         let Supported { slot, balance } = supported;
-        let is_certain = |slot: &Slot| slot.is_agreed || self.wallet.is_freed(slot.next, slot.head, now);
-        match slot.filter(is_certain) {
-            Some(Slot { next, head, .. }) => self.wallet.learn(next, head, balance, now),
-            None => {
-                self.wallet.take(balance);
-                None
-            }
-        }
+        let Some((next, head)) = slot else {
+            self.wallet.take(balance);
+            return None;
+        };
+        self.wallet.learn(next, head, balance, now)
     }
 
     /// Learns from an issuer what time it is there.
