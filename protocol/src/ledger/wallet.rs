@@ -11,6 +11,9 @@ use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::mutant;
 use crate::signed::{Role, Verified, sign};
 
+/// Epochs back in which a step's slot may have been freed by a checkpoint that is not known yet.
+pub(super) const FREED_EPOCHS: u32 = 64;
+
 /// Most keys held: the one in force, and the next one while a rotation is under way.
 const KEYS_MAX: usize = 2;
 
@@ -271,9 +274,11 @@ impl Wallet {
 
 /// Says whether `head` is what a checkpoint leaves in the slot of a step that it has freed.
 fn is_freed(op: &AccountOp, head: RecordId, now: Epoch) -> bool {
+    // The checkpoint may be of an epoch before the one that the step names.
+    let oldest = op.epoch.0.saturating_sub(FREED_EPOCHS);
     op.previous != head
         && (mutant::is_in("any-head-frees")
-            || (op.epoch.0..now.0).any(|epoch| freed_head(op.previous, Epoch(epoch)) == head))
+            || (oldest..now.0).any(|epoch| freed_head(op.previous, Epoch(epoch)) == head))
 }
 
 #[cfg(test)]

@@ -127,6 +127,13 @@ impl Kept<Wire> {
 }
 
 impl Kept<Checked> {
+    /// Says whether the receipt is one of the channel that the proof opens.
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        let channel = ChannelId::from(self.opening.op.id());
+        self.receipt.as_ref().is_none_or(|receipt| receipt.channel == channel)
+    }
+
     /// Returns it as it travels.
     #[must_use]
     pub fn signed(&self) -> Kept<Wire> {

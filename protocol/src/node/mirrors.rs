@@ -231,7 +231,7 @@ impl Node {
             return self.on_given_back(from, entries, last, now, out);
         }
         let mut over = Vec::new();
-        for entry in entries {
+        for entry in entries.into_iter().filter(Kept::is_of_one) {
             let channel = ChannelId::from(entry.opening.op.id());
             if self.missing.contains_key(&channel) {
                 self.restore(from, entry, now, out);

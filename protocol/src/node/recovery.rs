@@ -247,6 +247,9 @@ impl Node {
     /// Takes back one channel, if an issuer has it open and the proof holds.
     pub(super) fn restore(&mut self, by: NodeId, entry: Kept<Checked>, now: Time, out: &mut Vec<Effect>) {
         let channel = ChannelId::from(entry.opening.op.id());
+        if !entry.is_of_one() {
+            return;
+        }
         let faults = self.config.manifest.faults_max();
         let Some(open) = proven(&entry.opening, &self.config.manifest).cloned() else { return };
         // Its proof is with it, so that one issuer's word is enough that it is there.

@@ -8,12 +8,10 @@ use crate::ids::{AccountId, ChannelId};
 use crate::ledger::account::check_signer;
 use crate::ledger::quorum::{Certificate, Fact, freed_head};
 use crate::ledger::records::{AccountOp, Epoch};
+use crate::ledger::wallet::FREED_EPOCHS;
 use crate::message::Checked;
 use crate::mutant;
 use crate::signed::Verified;
-
-/// Epochs back in which a step's slot may have been freed by a checkpoint that we have not followed yet.
-const FREED_EPOCHS: u32 = 64;
 
 /// A slot that a checkpoint has freed, because its owner signed two steps for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
