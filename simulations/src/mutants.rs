@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 66] = [
+pub const MUTANTS: [Mutant; 69] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -293,6 +293,22 @@ pub const MUTANTS: [Mutant; 66] = [
         "any-head-frees",
         "ledger::wallet::tests::a_step_is_given_up_when_a_checkpoint_has_freed_its_slot_and_for_no_other_head",
         "an owner gives a step up for any other head in its slot",
+    ),
+    in_lib(
+        "vouched-head-stands",
+        "node::tests::committing::a_step_is_not_left_for_a_head_that_no_quorum_names",
+        "an owner leaves its step for one that an issuer behind a checkpoint and a liar say took its slot",
+    ),
+    among_issuers(
+        "recorded-unheld",
+        "settling::an_issuer_that_holds_a_dropped_step_does_not_say_that_it_has_recorded_the_one_that_has_its_slot",
+        "an issuer says that it has recorded a step while it holds another one in its slot",
+    ),
+    in_story(
+        "payouts",
+        "unsettled-paid",
+        "only_the_operator_whose_turn_it_is_marks_a_withdrawal_and_all_come_to_know",
+        "an operator pays a withdrawal that no checkpoint states",
     ),
     among_issuers(
         "freed-head-kept",

@@ -201,7 +201,7 @@ async fn a_ledger_moves_to_an_empty_folder_whole_or_not_at_all() {
 #[tokio::test]
 async fn three_of_four_operators_book_a_deposit_one_pays_a_withdrawal_and_statements_show_both() {
     let ground = Ground::new(SHAREMESH);
-    let council = ground.council(4, &[]).await;
+    let council = ground.council_with(4, &["--epoch", "10s"], &[]).await;
     let [first, second, third, _] = council.issuers.as_slice() else { unreachable!("four issuers") };
     let (consumer, provider) =
         (council.consumer.status().await.account, council.provider.status().await.account);
@@ -237,7 +237,9 @@ async fn three_of_four_operators_book_a_deposit_one_pays_a_withdrawal_and_statem
 async fn is_paid_by_one(council: &Council) {
     let mut payers = Vec::new();
     for issuer in &council.issuers {
-        let listed = until_withdrawal(issuer, |one| one.to.as_deref() == Some("a bank")).await;
+        let is_to_be_paid = |one: &WithdrawalView| one.to.is_some() && one.state == "requested";
+        let listed = until_withdrawal(issuer, is_to_be_paid).await;
+        assert_eq!(listed.to.as_deref(), Some("a bank"));
         payers.push((issuer, issuer.status().await.node, listed));
     }
     payers.sort_by_key(|(_, node, listed)| listed.payer.as_ref() == Some(node));

@@ -365,18 +365,21 @@ impl Answers {
         self.has_void = true;
     }
 
-    /// Says whether the vote of an issuer would help where some do not count.
+    /// Says whether some votes do not count, so that issuers must be asked again for theirs.
     #[must_use]
-    pub fn wants(&self, key: PublicKey) -> bool {
-        self.has_void && !self.votes.contains_key(&key)
+    pub const fn has_void(&self) -> bool {
+        self.has_void
     }
 
-    /// Takes an issuer's vote; says whether the votes are a quorum now and were not before.
-    pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>, manifest: &Manifest) -> bool {
-        let before = self.is_certified(manifest);
+    /// Takes an issuer's vote, in place of one that it gave when it had followed fewer checkpoints; says whether that
+    /// changed anything.
+    pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>) -> bool {
         self.refused.remove(&key);
-        self.votes.insert(key, vote);
-        !before && self.is_certified(manifest)
+        let is_news = self.votes.get(&key).is_none_or(|known| known.settled < vote.settled);
+        if is_news {
+            self.votes.insert(key, vote);
+        }
+        is_news
     }
 
     /// Takes an issuer's recording.
@@ -483,12 +486,14 @@ impl Views {
         let mut slots: Vec<u64> = self.0.values().map(|view| view.next).collect();
         slots.sort_unstable_by_key(|next| core::cmp::Reverse(*next));
         let next = *slots.get(manifest.faults_max())?;
-        let named =
-            |head: RecordId| self.0.values().filter(|view| (view.next, view.head) == (next, head)).count();
-        let is_vouched =
-            |head: &RecordId| named(*head) > manifest.faults_max() || mutant::is_in("head-unvouched");
-        let mut heads = self.0.values().filter(|view| view.next == next).map(|view| view.head);
-        let slot = heads.find(is_vouched).map(|head| (next, head));
+        let names = |view: &View, head: RecordId| (view.next, view.head) == (next, head);
+        let named = |head: RecordId| self.0.values().filter(|view| names(view, head)).count();
+        let heads = self.0.values().filter(|view| view.next == next).map(|view| view.head);
+        let slot = heads.max_by_key(|head| named(*head)).and_then(|head| {
+            let is_agreed = manifest.agrees(|key| self.0.get(&key).is_some_and(|view| names(view, head)));
+            let is_vouched = named(head) > manifest.faults_max() || mutant::is_in("head-unvouched");
+            is_vouched.then_some(Slot { next, head, is_agreed })
+        });
         let mut balances: Vec<Balance> = self.0.values().map(|view| view.balance).collect();
         balances.sort_unstable_by_key(|balance| core::cmp::Reverse(balance.available()));
         let supported = balances.get(manifest.quorum().max(1).saturating_sub(1))?;
@@ -498,11 +503,22 @@ impl Views {
     }
 }
 
+/// Where an account stands, as more issuers say than may lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Position of its next step.
+    pub next: u64,
+    /// The step before it, or what a checkpoint that has freed the position left there.
+    pub head: RecordId,
+    /// Whether a quorum says so. What only some honest issuers have recorded, a checkpoint may drop.
+    pub is_agreed: bool,
+}
+
 /// What a quorum of issuers supports of our account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Supported {
-    /// Position of its next step, and the step before it; none while no two words of honest issuers can agree on it.
-    pub slot: Option<(u64, RecordId)>,
+    /// Where it stands; none while no more issuers name one head in the highest position than may lie.
+    pub slot: Option<Slot>,
     /// What it holds at least.
     pub balance: Balance,
 }

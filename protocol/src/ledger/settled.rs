@@ -296,6 +296,12 @@ impl Settled {
         self.names.contains_key(name)
     }
 
+    /// Says whether the last checkpoint states which step took the slot of this one.
+    #[must_use]
+    pub fn is_past(&self, op: &AccountOp) -> bool {
+        op.sequence < self.books.next_slot(op.account).0
+    }
+
     /// Returns the names of the facts of one of the last checkpoints.
     #[must_use]
     pub fn past(&self, digest: Digest) -> Option<&[RecordId]> {
@@ -410,6 +416,7 @@ impl Settled {
             self.past.pop_front();
         }
         books.end_epoch(checkpoint.epoch);
+        books.settle_withdrawals();
         let mut now = books.clone();
         books.forget_withdrawals();
 

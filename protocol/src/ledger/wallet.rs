@@ -209,14 +209,9 @@ impl Wallet {
         }
         self.balance = balance;
         let (next, head) = if next < self.floor.0 { self.floor } else { (next, head) };
-        let pending = match &self.state {
-            State::Unsynchronised { pending } => pending.clone(),
-            State::Pending(op) => Some(op.clone()),
-            State::Idle { .. } => None,
-        };
+        let pending = self.pending().cloned();
         let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
-        let is_freed = |op: &&Verified<AccountOp>| op.sequence == next && is_freed(op, head, now);
-        let freed = pending.as_ref().filter(is_freed).map(Verified::id);
+        let freed = pending.as_ref().map(Verified::id).filter(|_| self.is_freed(next, head, now));
         let waits = |op: &Verified<AccountOp>| open(op) || (op.sequence == next && freed.is_none());
         self.state = match pending.filter(waits) {
             Some(op) => State::Pending(op),
@@ -225,12 +220,16 @@ impl Wallet {
         freed
     }
 
+    /// Says whether a checkpoint of an epoch before `now` has freed the slot of the pending step, if this is the slot and
+    /// its head.
+    #[must_use]
+    pub fn is_freed(&self, next: u64, head: RecordId, now: Epoch) -> bool {
+        self.pending().is_some_and(|op| op.sequence == next && is_freed(op, head, now))
+    }
+
     /// Learns that the pending step is certified; any other step changes nothing.
     pub fn recorded(&mut self, op: RecordId, balance: Balance) {
-        if let State::Pending(pending) = &self.state
-            && pending.id() == op
-        {
-            let pending = pending.clone();
+        if let Some(pending) = self.pending().filter(|pending| pending.id() == op).cloned() {
             let next = pending.sequence.saturating_add(1);
             self.raise(next, op);
             self.state = State::Idle { next, head: op };
@@ -261,9 +260,7 @@ impl Wallet {
     /// Learns that the issuer refused the pending step, and that its slot is still free; `freed` says that it follows
     /// another head now, which is not known yet.
     pub fn refused(&mut self, op: RecordId, balance: Balance, freed: bool) {
-        if let State::Pending(pending) = &self.state
-            && pending.id() == op
-        {
+        if let Some(pending) = self.pending().filter(|pending| pending.id() == op) {
             let (next, head) = (pending.sequence, pending.previous);
             self.state =
                 if freed { State::Unsynchronised { pending: None } } else { State::Idle { next, head } };

@@ -154,6 +154,9 @@ impl Witness {
             return Err(IssuerError::Behind);
         }
         let is_new = self.books.certify(certificate, epoch)?;
+        if !is_new && !self.holds(&certificate.op) && !mutant::is_in("recorded-unheld") {
+            return Err(IssuerError::Behind);
+        }
         self.took(Fact::Step(certificate.clone()), is_new);
         self.locks.retain(|account, lock| {
             *account != certificate.op.account || lock.op.sequence > certificate.op.sequence
@@ -162,6 +165,12 @@ impl Witness {
         let record = Record::Certified { certificate: certificate.signed(), epoch };
         let is_written = !is_new || mutant::is_in("recorded-before-disk");
         Ok((recorded, (!is_written).then_some(record)))
+    }
+
+    /// Says whether a step whose slot is taken is the one that took it. Until we have followed a checkpoint that stands, it
+    /// may be another one, which that checkpoint drops.
+    fn holds(&self, op: &Verified<AccountOp>) -> bool {
+        self.settled.is_past(op) || self.settled.has_taken(&op.id()) || !self.books.is_one_of_many()
     }
 
     /// Promises to let a channel end as both sides signed.

@@ -89,6 +89,11 @@ impl Convention {
         *self = Self::default();
     }
 
+    /// Says whether a checkpoint stands that we have not followed yet.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.standing.is_some()
+    }
+
     /// Returns the content of a checkpoint that was proposed or signed.
     fn content(&self, id: RecordId) -> Option<&Checkpoint> {
         let proposed = self.proposals.values().find(|proposal| proposal.id == id);

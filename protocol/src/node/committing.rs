@@ -6,7 +6,7 @@ use crate::ids::{ChannelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::keys::PublicKey;
 use crate::ledger::issuer::{Balance, IssuerError};
-use crate::ledger::quorum::{Answers, Certificate, Fact, Supported, View};
+use crate::ledger::quorum::{Answers, Certificate, Fact, Slot, Supported, View};
 use crate::ledger::records::{Epoch, OpBody, Recorded, Vote};
 use crate::message::{Message, Opening};
 use crate::mutant;
@@ -31,12 +31,17 @@ impl Node {
     /// Sends a step that was just signed to every issuer that can be spoken to.
     pub(super) fn send_step(&mut self, out: &mut Vec<Effect>) {
         self.answers = Answers::default();
+        self.resend_to_all(out);
+    }
+
+    fn resend_to_all(&mut self, out: &mut Vec<Effect>) {
         for issuer in self.issuers() {
             self.resend_step(issuer, out);
         }
     }
 
-    /// Sends an issuer what it has not answered of the pending step: its certificate if there is one, else itself.
+    /// Sends an issuer what it has not answered of the pending step: its certificate if there is one, and the step itself
+    /// while too few have voted, or some votes do not count.
     pub(super) fn resend_step(&mut self, issuer: NodeId, out: &mut Vec<Effect>) {
         let Some(op) = self.wallet.pending().cloned() else { return };
         let manifest = &self.config.manifest;
@@ -44,12 +49,14 @@ impl Node {
             return;
         }
         let terms = self.opening_terms.clone();
-        let message = if self.has_many_issuers() && self.answers.is_certified(manifest) {
-            Message::Fact(Fact::Step(Certificate { op, terms, votes: self.answers.votes() }))
-        } else {
-            Message::Step { op, terms }
-        };
-        self.send(issuer, message, out);
+        let is_certified = self.has_many_issuers() && self.answers.is_certified(manifest);
+        if !is_certified || self.answers.has_void() {
+            self.send(issuer, Message::Step { op: op.clone(), terms: terms.clone() }, out);
+        }
+        if is_certified {
+            let certificate = Certificate { op, terms, votes: self.answers.votes() };
+            self.send(issuer, Message::Fact(Fact::Step(certificate)), out);
+        }
     }
 
     /// The only issuer votes and records at once.
@@ -71,7 +78,7 @@ impl Node {
             return;
         }
         if self.is_pending(vote.op) {
-            self.answers.voted(key, vote.clone(), &self.config.manifest);
+            self.answers.voted(key, vote.clone());
         }
         self.on_recorded(from, recorded, balance, now, out);
     }
@@ -81,24 +88,30 @@ impl Node {
         from: NodeId,
         vote: Verified<Vote>,
         balance: Balance,
+        now: Time,
         out: &mut Vec<Effect>,
     ) {
+        let epoch = self.epoch(now);
         let Some(key) = self.issuer_key(from).filter(|key| vote.is_signed_by(Role::Issuer, *key)) else {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         };
         self.views.learn_balance(key, balance);
         let Some(op) = self.wallet.pending().filter(|op| op.id() == vote.op) else { return };
-        if vote.account != op.account || vote.sequence != op.sequence {
+        // Each newer one is shown to all: no checkpoint states an epoch to come.
+        let is_ahead = vote.settled > Some(epoch.plus(1));
+        if is_ahead || vote.account != op.account || vote.sequence != op.sequence {
             out.push(Effect::Penalise(from, Offence::BadLedger));
             return;
         }
-        let was_certified = self.answers.is_certified(&self.config.manifest);
-        let is_wanted = self.answers.wants(key);
-        if self.answers.voted(key, vote, &self.config.manifest) || is_wanted {
-            for issuer in self.issuers() {
-                self.resend_step(issuer, out);
-            }
+        let manifest = &self.config.manifest;
+        let was_certified = self.answers.is_certified(manifest);
+        if !self.answers.voted(key, vote) {
+            return;
+        }
+        let is_certified = self.answers.is_certified(manifest);
+        if is_certified && (!was_certified || self.answers.has_void()) {
+            self.resend_to_all(out);
         } else if was_certified {
             // It was slower than the quorum, and may have been away when the certificate was sent.
             self.resend_step(from, out);
@@ -177,7 +190,10 @@ impl Node {
         let manifest = &self.config.manifest;
         let is_void = error == IssuerError::WrongEpoch && self.answers.is_certified(manifest);
         if is_void && !mutant::is_in("void-vote-refuses") {
-            self.answers.some_are_void();
+            if !self.answers.has_void() {
+                self.answers.some_are_void();
+                self.resend_to_all(out);
+            }
         } else if self.answers.refused(key, error, manifest) {
             self.abandon(op, error, now, out);
         }
@@ -263,10 +279,15 @@ impl Node {
         self.resume_openings(now, out);
     }
 
-    /// Learns what a quorum supports; returns our pending step if a checkpoint has freed its slot.
+    /// Learns what a quorum supports; returns our pending step if a checkpoint has freed its slot. Where the account stands
+    /// a quorum must name: what one honest issuer has recorded, a checkpoint that it has not followed may have dropped.
     pub(super) fn learn_supported(&mut self, supported: Supported, now: Epoch) -> Option<RecordId> {
         let Supported { slot, balance } = supported;
-        let Some((next, head)) = slot else {
+        let is_certain = |slot: &Slot| {
+            let is_freed = || self.wallet.is_freed(slot.next, slot.head, now);
+            slot.is_agreed || is_freed() || mutant::is_in("vouched-head-stands")
+        };
+        let Some(Slot { next, head, .. }) = slot.filter(is_certain) else {
             self.wallet.take(balance);
             return None;
         };

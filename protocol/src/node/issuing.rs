@@ -90,6 +90,15 @@ impl Issuing {
         self.sign(Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch, settled: None })
     }
 
+    /// Returns what is wrong with a step for which we do not vote. One that cannot be placed may fit once we have followed
+    /// the others: that we are behind refuses nothing.
+    pub(super) fn judge(&self, error: IssuerError, op: &AccountOp) -> IssuerError {
+        let is_behind = self.agreeing.is_behind() && !self.settled.is_past(op);
+        let may_fit = is_behind || self.books.may_come_to(op);
+        let is_misplaced = matches!(error, IssuerError::WrongSequence { .. });
+        if is_misplaced && may_fit { IssuerError::Behind } else { error }
+    }
+
     /// As the only issuer: returns the proof that a step was taken, for those whom it concerns.
     pub(super) fn certificate(&self, op: &Verified<AccountOp>, epoch: Epoch) -> Certificate<Checked> {
         Certificate { op: op.clone(), terms: None, votes: Vec::from([self.vote_for(op, epoch)]) }

@@ -12,6 +12,7 @@ use crate::ledger::records::{
 };
 use crate::manifest::Manifest;
 use crate::message::Message;
+use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -224,10 +225,14 @@ impl Node {
         self.send(from, Message::Withdrawal { step, paid }, out);
     }
 
-    /// As issuer: the operator, whose turn it is, has paid a withdrawal out.
+    /// As issuer: the operator, whose turn it is, has paid a withdrawal out that a checkpoint states.
     pub(super) fn mark_paid(&mut self, step: RecordId, reference: String, now: Time, out: &mut Vec<Effect>) {
         let epoch = self.epoch(now);
         let Some(issuing) = &self.issuing else { return };
+        let is_settled = issuing.books.withdrawal(step).is_some_and(|request| request.is_settled);
+        if !is_settled && !mutant::is_in("unsettled-paid") {
+            return;
+        }
         let paid = issuing.sign(WithdrawalPaid { step, reference, epoch });
         if self.take_payout(&paid, epoch) == Ok(true) {
             out.push(Effect::Record(Record::WithdrawalPaid(paid.signed())));

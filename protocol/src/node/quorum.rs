@@ -63,7 +63,7 @@ impl Node {
         let Some(issuing) = &mut self.issuing else { return };
         let said = match refused {
             Some(error) => Err(error),
-            None => issuing.vote(op, terms, epoch),
+            None => issuing.vote(op, terms, epoch).map_err(|error| issuing.judge(error, op)),
         };
         let balance = issuing.books.balance(op.account);
         match said {
@@ -73,9 +73,6 @@ impl Node {
             }
             Err(error) => {
                 issuing.compare_lock(op);
-                let is_behind =
-                    matches!(error, IssuerError::WrongSequence { .. }) && issuing.books.may_come_to(op);
-                let error = if is_behind { IssuerError::Behind } else { error };
                 self.refuse(from, op.id(), error, now, out);
                 self.send(from, Message::StepRefused { op: op.id(), error, balance }, out);
             }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod books;
+mod committing;
 mod issuers;
 mod orders;
 
@@ -657,8 +658,12 @@ fn manifest() -> Manifest {
 }
 
 fn node(seeds: Somebody, issuer: Option<Signer>) -> Told {
+    node_of(manifest(), seeds, issuer)
+}
+
+fn node_of(manifest: Manifest, seeds: Somebody, issuer: Option<Signer>) -> Told {
     let config = Config {
-        manifest: manifest(),
+        manifest,
         node: seeds.node(),
         owner: signer(seeds.1).into(),
         issuer,

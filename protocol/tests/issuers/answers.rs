@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use protocol::ids::{ChannelId, RecordId};
 use protocol::keys::PublicKey;
 use protocol::ledger::issuer::{Balance, IssuerError};
-use protocol::ledger::quorum::{Acks, Answers, View, Views};
+use protocol::ledger::quorum::{Acks, Answers, Slot, View, Views};
 use protocol::ledger::records::{Epoch, Recorded, RedeemAck, Vote};
 use protocol::signed::{Role, sign};
 
@@ -15,10 +15,13 @@ fn key(place: usize) -> PublicKey {
 }
 
 fn votes(answers: &mut Answers, place: usize) -> bool {
+    votes_after(answers, place, None)
+}
+
+fn votes_after(answers: &mut Answers, place: usize, settled: Option<Epoch>) -> bool {
     let op = opening(DEPOSIT / 2);
-    let vote =
-        Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled: None };
-    answers.voted(key(place), sign(vote, domain(), Role::Issuer, &issuer_signer(place)), &manifest())
+    let vote = Vote { op: op.id(), account: op.account, sequence: op.sequence, epoch: Epoch(0), settled };
+    answers.voted(key(place), sign(vote, domain(), Role::Issuer, &issuer_signer(place)))
 }
 
 fn records(answers: &mut Answers, place: usize) {
@@ -29,7 +32,9 @@ fn records(answers: &mut Answers, place: usize) {
 #[test]
 fn votes_alone_commit_nothing_and_three_recordings_do() {
     let mut answers = Answers::default();
-    assert_eq!([0, 0, 1, 2, 3].map(|place| votes(&mut answers, place)), [false, false, false, true, false]);
+    assert_eq!([0, 0, 1].map(|place| votes(&mut answers, place)), [true, false, true]);
+    assert!(!answers.is_certified(&manifest()));
+    assert_eq!([2, 3, 0].map(|place| votes(&mut answers, place)), [true, true, false]);
     assert!(answers.is_certified(&manifest()) && !answers.is_committed(&manifest()));
 
     for place in [0, 1, 1] {
@@ -39,6 +44,15 @@ fn votes_alone_commit_nothing_and_three_recordings_do() {
     records(&mut answers, 3);
     assert!(answers.is_committed(&manifest()));
     assert_eq!((answers.votes().len(), answers.recordings().len()), (4, 3));
+}
+
+#[test]
+fn a_vote_of_an_issuer_that_has_followed_more_checkpoints_replaces_its_former_one() {
+    let mut answers = Answers::default();
+    let said = [Some(Epoch(3)), None, Some(Epoch(3)), Some(Epoch(2)), Some(Epoch(4))];
+    let news = said.map(|settled| votes_after(&mut answers, 1, settled));
+    assert_eq!(news, [true, false, false, false, true]);
+    assert_eq!(answers.votes().iter().map(|vote| vote.settled).collect::<Vec<_>>(), [Some(Epoch(4))]);
 }
 
 #[test]
@@ -67,7 +81,8 @@ fn what_an_issuer_says_late_does_not_replace_what_it_said_since() {
         views.learn(key(place), view(9, 1));
     }
     let supported = views.supported(&manifest()).expect("a quorum has answered");
-    assert_eq!((supported.slot, supported.balance.cash), (Some((2, RecordId::NONE)), 5));
+    let slot = Slot { next: 2, head: RecordId::NONE, is_agreed: true };
+    assert_eq!((supported.slot, supported.balance.cash), (Some(slot), 5));
 }
 
 #[test]
@@ -81,11 +96,13 @@ fn a_head_counts_when_more_issuers_name_it_in_its_slot_than_may_lie() {
         views.supported(&manifest()).expect("all have answered").slot
     };
 
+    let slot = |next, head, is_agreed| Some(Slot { next, head, is_agreed });
     // One has recorded the step, two will, and one lies about the slot before, or about the one after.
-    assert_eq!(supported([(2, step), (1, before), (1, before), (1, lie)]), Some((1, before)));
+    assert_eq!(supported([(2, step), (1, before), (1, before), (1, lie)]), slot(1, before, false));
     assert_eq!(supported([(2, step), (1, before), (1, before), (2, lie)]), None);
     assert_eq!(supported([(2, step), (1, before), (1, before), (9, lie)]), None);
-    assert_eq!(supported([(2, step), (2, step), (1, before), (9, lie)]), Some((2, step)));
+    assert_eq!(supported([(2, step), (2, step), (1, before), (9, lie)]), slot(2, step, false));
+    assert_eq!(supported([(1, lie), (1, before), (1, before), (1, before)]), slot(1, before, true));
 }
 
 /// What an issuer says: its next slot, and what can be spent.
@@ -118,8 +135,10 @@ proptest! {
         let supported = views.supported(&manifest()).expect("all have answered");
         let mut slots = honest.map(|(next, _)| next);
         slots.sort_unstable();
-        if let Some((next, _)) = supported.slot {
-            prop_assert!((slots[1]..=slots[2]).contains(&next));
+        if let Some(slot) = supported.slot {
+            prop_assert!((slots[1]..=slots[2]).contains(&slot.next));
+            let named = honest.iter().filter(|(next, _)| *next == slot.next).count();
+            prop_assert!(!slot.is_agreed || named >= 2, "more honest issuers name it than may be behind");
         }
         let mut amounts = honest.map(|(_, cash)| cash);
         amounts.sort_unstable();

@@ -243,6 +243,44 @@ fn a_checkpoint_gives_the_slot_back_of_a_step_that_too_few_voted_for_while_its_e
 }
 
 #[test]
+fn an_issuer_that_holds_a_dropped_step_does_not_say_that_it_has_recorded_the_one_that_has_its_slot() {
+    let [one, other] = two_steps();
+    let deposits = facts(&[]);
+    let [mut behind, mut proposer] = [0, 1].map(|place| witness(place, &deposits));
+    behind.certify(&certified(&one, None), Epoch(0)).expect("a quorum voted");
+    proposer.double(&one, &other).expect("two steps for one slot");
+    let (names, _) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let known = proposer.clone();
+    follow(&mut proposer, &known, &names, Epoch(0));
+    let next = certified(&after_freeing(&proposer, 3_000), Some(Epoch(0)));
+    proposer.certify(&next, Epoch(1)).expect("later votes");
+
+    assert_eq!(behind.certify(&next, Epoch(1)), Err(IssuerError::Behind));
+    assert_eq!(behind.certify(&certified(&one, None), Epoch(1)).map(|(_, record)| record), Ok(None));
+    follow(&mut behind, &known, &names, Epoch(0));
+    let (recorded, record) = behind.certify(&next, Epoch(1)).expect("it has followed");
+    assert_eq!((recorded.op, record.is_some()), (next.op.id(), true));
+    assert_eq!(behind.certify(&next, Epoch(1)).map(|(_, record)| record), Ok(None), "taken before");
+}
+
+#[test]
+fn a_withdrawal_is_to_be_paid_when_a_checkpoint_states_it() {
+    let credits = agreed(Deposit { amount: 10 * CREDITS, ..Deposit::clone(&deposit(0)) });
+    let mut issuer = witness(0, &[Fact::Deposit(credits)]);
+    let body = OpBody::Withdraw { amount: 5_000, payout: Digest([1; 32]) };
+    let op = step(0, 0, RecordId::NONE, body);
+    issuer.certify(&certified(&op, None), Epoch(0)).expect("a quorum voted");
+    let is_settled = |issuer: &Witness| issuer.books.withdrawal(op.id()).map(|request| request.is_settled);
+    assert_eq!(is_settled(&issuer), Some(false));
+    for epoch in [0, 1] {
+        let (names, _) = issuer.settled.propose(Epoch(epoch)).expect("sums that can be stated");
+        let known = issuer.clone();
+        follow(&mut issuer, &known, &names, Epoch(epoch));
+        assert_eq!(is_settled(&issuer), Some(true), "after the checkpoint of epoch {epoch}");
+    }
+}
+
+#[test]
 fn a_step_that_was_recorded_is_not_given_up_however_old_it_is() {
     let [one, _] = two_steps();
     let deposits = facts(&[]);

@@ -103,7 +103,7 @@ pub struct WithdrawalView {
     pub amount: Money,
     /// Where to; none while the issuer has not been told.
     pub to: Option<String>,
-    /// `requested` or `paid`.
+    /// `settling` at an issuer until a checkpoint states it, then `requested`, and `paid` in the end.
     pub state: String,
     /// The operator's reference, once it is paid.
     pub reference: Option<String>,

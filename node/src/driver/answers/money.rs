@@ -112,7 +112,7 @@ impl Driver {
             account: self.node.account().to_string(),
             amount: own.amount.into(),
             to: own.to.clone(),
-            state: state(own.paid.is_some()),
+            state: state(own.paid.is_some(), true),
             reference: own.paid.as_ref().map(|paid| paid.reference.clone()),
             payer: own.paid.as_ref().and_then(|paid| self.issuer_of(paid)),
         }
@@ -128,7 +128,7 @@ impl Driver {
             account: request.account.to_string(),
             amount: request.amount.into(),
             to: self.node.payout_text(request.payout).map(str::to_owned),
-            state: state(request.paid.is_some()),
+            state: state(request.paid.is_some(), request.is_settled),
             reference: self.node.payout(id).map(|paid| paid.reference.clone()),
             payer: self.node.payout(id).map_or_else(
                 || self.payer_of(id).map(|(payer, _)| payer.to_string()),
@@ -191,6 +191,13 @@ impl Driver {
                     format!("withdrawal {step} was marked as paid before, with the reference `{before}`");
                 return Err(Failure::new(FailureKind::Refused, words));
             }
+            None if !books.withdrawal(step).is_some_and(|request| request.is_settled) => {
+                let words = format!(
+                    "no checkpoint states withdrawal {step} yet, so the other issuers may not know of it: do not pay it \
+                     before `withdraw ls` shows it as requested, at the latest when two epochs are over"
+                );
+                return Err(Failure::new(FailureKind::Refused, words));
+            }
             None => {}
         }
         if let Some((payer, next)) = self.payer_of(step).filter(|(payer, _)| *payer != self.node.id()) {
@@ -201,7 +208,7 @@ impl Driver {
             return Err(Failure::new(FailureKind::Refused, words));
         }
         self.inputs.push_back(Input::Owner(OwnerCommand::MarkPaid { step, reference: reference.clone() }));
-        Ok((step, WithdrawalView { state: state(true), reference: Some(reference), ..view }, false))
+        Ok((step, WithdrawalView { state: state(true, true), reference: Some(reference), ..view }, false))
     }
 }
 
@@ -214,6 +221,11 @@ fn reference_taken(how: &str, (account, amount): (AccountId, u64), reference: &s
     Failure::new(FailureKind::Refused, words)
 }
 
-fn state(is_paid: bool) -> String {
-    if is_paid { "paid" } else { "requested" }.to_owned()
+fn state(is_paid: bool, is_settled: bool) -> String {
+    let state = match (is_paid, is_settled) {
+        (true, _) => "paid",
+        (false, true) => "requested",
+        (false, false) => "settling",
+    };
+    state.to_owned()
 }

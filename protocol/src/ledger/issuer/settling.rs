@@ -202,6 +202,11 @@ impl Issuer {
         }
     }
 
+    /// Notes that a checkpoint states every withdrawal in these books.
+    pub fn settle_withdrawals(&mut self) {
+        self.withdrawals.settle();
+    }
+
     /// Forgets what only an operator needs to know of withdrawals.
     pub fn forget_withdrawals(&mut self) {
         self.withdrawals.forget();

@@ -25,6 +25,9 @@ pub struct Withdrawal {
     pub epoch: Epoch,
     /// Digest of the operator's reference, once it was paid.
     pub paid: Option<Digest>,
+    /// Whether a checkpoint states it. One that this issuer alone has recorded may be dropped by a checkpoint that it has
+    /// not followed yet: it must not be paid. The only issuer's own word settles it.
+    pub is_settled: bool,
 }
 
 /// The withdrawals of a network.
@@ -115,7 +118,8 @@ impl Issuer {
 
         part.adopt(self, account);
         self.withdrawals.sum = sum;
-        let request = Withdrawal { account, amount, payout, epoch, paid: None };
+        let is_settled = !self.is_one_of_many();
+        let request = Withdrawal { account, amount, payout, epoch, paid: None, is_settled };
         self.withdrawals.requests.insert(step, request);
         Ok(())
     }
@@ -145,10 +149,17 @@ impl Withdrawals {
         self.requests.remove(&step);
     }
 
+    /// A checkpoint states all that are here.
+    pub(super) fn settle(&mut self) {
+        self.requests.values_mut().for_each(|request| request.is_settled = true);
+    }
+
     /// Takes over the requests of the books before, with what was done about them.
     pub(super) fn carry_over(&mut self, before: &Self) {
         for (step, request) in &before.requests {
-            self.requests.insert(*step, *request);
+            let is_settled = self.requests.get(step).is_some_and(|stated| stated.is_settled);
+            let is_settled = request.is_settled || is_settled;
+            self.requests.insert(*step, Withdrawal { is_settled, ..*request });
         }
     }
 

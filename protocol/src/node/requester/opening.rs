@@ -16,8 +16,8 @@ use crate::node::{Effect, Node, Timer};
 impl Node {
     /// Gets the chosen provider a channel: none if it asks nothing, one that has room, or a new one.
     pub(super) fn open(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let Phase::Opening { terms, op: None, queried } = &mut job.phase else { return };
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Phase::Opening { terms, op: None, .. } = &job.phase else { return };
         let (provider, model, worst) = (terms.payee, job.spec.model, job.spec.worst_usage());
         if terms.price.is_free() {
             let price = terms.price;
@@ -30,19 +30,20 @@ impl Node {
         let available = self.wallet.balance().available();
         let needed = |cap: u64| with_markup(cap, markup_bps).ok()?.checked_add(fee);
         let least = terms.price.cost(&worst).and_then(|worst| Some((worst, needed(worst)?)));
-        if self.wallet.is_idle() && least.is_none_or(|(_, needed)| needed > available) && !*queried {
-            // Somebody may just have paid us.
-            *queried = true;
-            self.query_account(out);
-            return;
-        }
         let most = terms.price.cost(&worst);
         if let Some(channel) = self.open_channel_with(provider, model, &worst, most, now) {
             self.place(id, channel, now, out);
             return;
         }
-        if !self.wallet.is_idle() {
-            self.query_account_if_unknown(out);
+        let is_idle = self.wallet.is_idle();
+        // Somebody may just have paid us.
+        let is_poor = is_idle && least.is_none_or(|(_, needed)| needed > available);
+        let is_unknown = !is_idle && self.wallet.pending().is_none();
+        if (is_poor || is_unknown) && self.is_first_query(id) {
+            self.query_account(out);
+            return;
+        }
+        if !is_idle {
             return;
         }
         if let Some(failure) = self.cannot_spend() {
@@ -64,6 +65,14 @@ impl Node {
         {
             *signed = Some(op);
         }
+    }
+
+    /// Notes that issuers are asked for a job what our account holds; says whether that is the first time. What they answer
+    /// comes back to the job, and need not say where the account stands.
+    fn is_first_query(&mut self, id: JobId) -> bool {
+        let phase = self.jobs.get_mut(&id).map(|job| &mut job.phase);
+        let Some(Phase::Opening { queried, .. }) = phase else { return false };
+        !core::mem::replace(queried, true)
     }
 
     /// The wallet is free again, or a channel was opened: jobs that wait for one may go on.

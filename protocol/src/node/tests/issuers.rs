@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::agreeing::{AgreedRecord, Agreeing};
+use crate::books::BooksMessage;
 use crate::ledger::facts::{NAMES_MAX, WANTED_MAX};
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::quorum::{Certificate, Fact};
@@ -15,15 +16,15 @@ const OVER: Time = START.plus_ms(24 * 60 * 60 * 1000 + 1);
 /// The issuer under test; those before it propose first.
 const OURS: u8 = 2;
 
-fn on(place: u8) -> Somebody {
+pub(super) fn on(place: u8) -> Somebody {
     Somebody(120 + place, 130 + place)
 }
 
-fn key(place: u8) -> Signer {
+pub(super) fn key(place: u8) -> Signer {
     signer(140 + place)
 }
 
-fn four() -> Manifest {
+pub(super) fn four() -> Manifest {
     let issuer = |place: u8| Issuer { key: key(place).public(), node: on(place).id() };
     Manifest { issuers: (0..4).map(issuer).collect(), quorum: 3, ..manifest() }
 }
@@ -37,16 +38,19 @@ fn by<T: Signable>(places: [u8; 3], record: &T) -> [Verified<T>; 3] {
     places.map(|place| sign(record.clone(), four().domain(), Role::Issuer, &key(place)))
 }
 
+/// Returns a record that a quorum has signed.
+fn agreed<T: Signable>(record: &T) -> Verified<T> {
+    let [first, second, third] = by([0, 1, 3], record);
+    [second, third].iter().fold(first, |all, one| all.with_signatures_of(one, |_, _| true))
+}
+
 /// Returns a deposit of an account on which a quorum has agreed.
 fn deposit(number: u16, tag: u8) -> Fact<Checked> {
     let mut reference = [0; 32];
     reference[..2].copy_from_slice(&number.to_be_bytes());
     let (reference, source) = (Digest(reference), Source::Outside);
     let account = owner(tag).public().into();
-    let deposit = Deposit { reference, account, amount: 1_000_000, epoch: Epoch(0), source };
-    let [first, second, third] = by([0, 1, 3], &deposit);
-    let all = [second, third].iter().fold(first, |all, one| all.with_signatures_of(one, |_, _| true));
-    Fact::Deposit(all)
+    Fact::Deposit(agreed(&Deposit { reference, account, amount: 1_000_000, epoch: Epoch(0), source }))
 }
 
 /// Returns the first step of an account.
@@ -67,28 +71,25 @@ fn certified(op: &Verified<AccountOp>, places: [u8; 3]) -> Certificate<Checked> 
 impl Told {
     /// Returns an issuer that is connected to the other three.
     fn one_of_four() -> Self {
-        let config = Config {
-            manifest: four(),
-            node: on(OURS).node(),
-            owner: signer(on(OURS).1).into(),
-            issuer: Some(key(OURS)),
-            name: String::new(),
-            incentive: Incentive::Exchange,
-            class: ProviderClass::Community,
-            region: String::new(),
-            version: String::new(),
-        };
-        let mut told = Self { node: Node::new(config, 1, &[], START).expect("an empty journal") };
-        for place in (0..4).filter(|place| *place != OURS) {
-            told.told(START, Input::PeerUp(on(place).id()));
-            let rights = Rights { serve: true, spend: true };
-            let (account, node) = (on(place).account(), on(place).id());
-            let device = records::Device { account, node, rights, version: 1, expires: Epoch(7) };
-            let device = sign(device, four().domain(), Role::Owner, &signer(on(place).1));
-            let hello = Message::Hello { device, lineage: None, membership: None, advert: None, asks: false };
-            told.hears(START, &on(place), hello);
-        }
+        let mut told = node_of(four(), on(OURS), Some(key(OURS)));
+        (0..4).filter(|place| *place != OURS).for_each(|place| told.meets(place));
         told
+    }
+
+    /// One of the four issuers connects and greets.
+    pub(super) fn meets(&mut self, place: u8) {
+        self.greeted_at_four(&on(place), None);
+    }
+
+    /// Somebody of the network with four issuers connects and greets.
+    pub(super) fn greeted_at_four(&mut self, peer: &Somebody, advert: Option<Verified<Advert>>) {
+        self.told(START, Input::PeerUp(peer.id()));
+        let rights = Rights { serve: true, spend: true };
+        let (account, node) = (peer.account(), peer.id());
+        let device = records::Device { account, node, rights, version: 1, expires: Epoch(7) };
+        let device = sign(device, four().domain(), Role::Owner, &signer(peer.1));
+        let hello = Message::Hello { device, lineage: None, membership: None, advert, asks: false };
+        self.hears(START, peer, hello);
     }
 
     fn hears_fact(&mut self, now: Time, place: u8, fact: &Fact<Checked>) -> Vec<Effect> {
@@ -178,6 +179,37 @@ fn one_issuers_word_makes_no_slot_stuck() {
         node.told(START.plus_ms(seconds * 6_000), Input::Wake);
     }
     assert_eq!(node.witness().settled.stuck(one.account), Some(0));
+}
+
+#[test]
+fn an_issuer_that_has_not_followed_a_checkpoint_does_not_refuse_a_step_that_it_cannot_place() {
+    let owners_node = Somebody(119, 160);
+    let mut node = Told::one_of_four();
+    node.hears_fact(START, 0, &deposit(1, 0));
+    node.greeted_at_four(&owners_node, None);
+    let after = |previous: u8| {
+        let op = AccountOp { previous: RecordId([previous; 32]), ..AccountOp::clone(&step(0, 5_000)) };
+        sign(op, four().domain(), Role::Owner, &owner(0))
+    };
+    let answer = |node: &mut Told, op: &Verified<AccountOp>| {
+        let out = node.hears(OVER, &owners_node, Message::Step { op: op.clone(), terms: None });
+        let error = out.into_iter().find_map(|effect| match effect {
+            Effect::Send(_, Message::StepRefused { error, .. }) => Some(error),
+            _ => None,
+        });
+        error.expect("no vote")
+    };
+    assert_eq!(answer(&mut node, &after(1)), IssuerError::WrongSequence { next: 0 });
+
+    let mut other = Witness::new(four(), key(0));
+    let Fact::Deposit(credits) = deposit(1, 0) else { unreachable!("it is one") };
+    other.enter(&credits).expect("agreed");
+    other.certify(&certified(&step(0, 5_000), [0, 1, 3]), Epoch(0)).expect("voted for");
+    let (_, outcome) = other.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let checkpoint = BooksMessage::Checkpoint(agreed(&outcome.checkpoint));
+    node.told(OVER, Input::Spread(checkpoint));
+    assert_eq!(answer(&mut node, &after(2)), IssuerError::Behind);
+    assert_eq!(answer(&mut node, &after(1)), IssuerError::WrongSequence { next: 0 }, "it was refused before");
 }
 
 #[test]
