@@ -721,7 +721,7 @@ impl Node {
             | Message::Recover(_) => self.on_mirror_message(from, message, now, out),
             Message::ChannelsQuery(after) => self.on_channels_query(from, after, now, out),
             Message::Channels { channels, last } => self.on_channels(from, &channels, last, now, out),
-            Message::Voted { vote, balance } => self.on_voted(from, vote, balance, now, out),
+            Message::Voted { vote, balance } => self.on_voted(from, vote, balance, out),
             Message::Recorded { recorded, balance } => self.on_recorded(from, recorded, balance, now, out),
             Message::Fact(fact) => self.on_fact(from, &fact, now, out),
             Message::Deposit(deposit) => self.on_deposit(from, &deposit, now, out),

@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 69] = [
+pub const MUTANTS: [Mutant; 70] = [
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",
@@ -298,6 +298,11 @@ pub const MUTANTS: [Mutant; 69] = [
         "vouched-head-stands",
         "node::tests::committing::a_step_is_not_left_for_a_head_that_no_quorum_names",
         "an owner leaves its step for one that an issuer behind a checkpoint and a liar say took its slot",
+    ),
+    in_lib(
+        "freed-forgotten",
+        "node::tests::committing::a_step_whose_slot_a_checkpoint_has_freed_is_left_when_more_issuers_say_so_than_may_lie",
+        "an owner goes back behind a head that a checkpoint has left, because issuers that are behind say so",
     ),
     among_issuers(
         "recorded-unheld",

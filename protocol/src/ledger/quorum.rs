@@ -371,15 +371,15 @@ impl Answers {
         self.has_void
     }
 
-    /// Takes an issuer's vote, in place of one that it gave when it had followed fewer checkpoints; says whether that
-    /// changed anything.
+    /// Takes an issuer's vote, in place of one that it gave when it had followed fewer checkpoints; says whether it had
+    /// not voted before.
     pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>) -> bool {
         self.refused.remove(&key);
-        let is_news = self.votes.get(&key).is_none_or(|known| known.settled < vote.settled);
-        if is_news {
+        let known = self.votes.get(&key).map(|known| known.settled);
+        if known.is_none_or(|known| known < vote.settled) {
             self.votes.insert(key, vote);
         }
-        is_news
+        known.is_none()
     }
 
     /// Takes an issuer's recording.
@@ -475,50 +475,42 @@ impl Views {
         }
     }
 
-    /// Returns what a quorum supports: the balance of which a quorum says that at least as much can be spent, and the
-    /// highest next slot that at least one honest issuer names, if one of them names its head too. `None` until a quorum
-    /// has answered.
+    /// Returns what a quorum supports: the balance of which a quorum says that at least as much can be spent, and where the
+    /// account stands as far as they agree. `None` until a quorum has answered.
     #[must_use]
     pub fn supported(&self, manifest: &Manifest) -> Option<Supported> {
         if !manifest.agrees(|key| self.0.contains_key(&key)) {
             return None;
         }
-        let mut slots: Vec<u64> = self.0.values().map(|view| view.next).collect();
-        slots.sort_unstable_by_key(|next| core::cmp::Reverse(*next));
-        let next = *slots.get(manifest.faults_max())?;
-        let names = |view: &View, head: RecordId| (view.next, view.head) == (next, head);
-        let named = |head: RecordId| self.0.values().filter(|view| names(view, head)).count();
-        let heads = self.0.values().filter(|view| view.next == next).map(|view| view.head);
-        let slot = heads.max_by_key(|head| named(*head)).and_then(|head| {
-            let is_agreed = manifest.agrees(|key| self.0.get(&key).is_some_and(|view| names(view, head)));
-            let is_vouched = named(head) > manifest.faults_max() || mutant::is_in("head-unvouched");
-            is_vouched.then_some(Slot { next, head, is_agreed })
-        });
+        let mut named: BTreeMap<(u64, RecordId), usize> = BTreeMap::new();
+        for view in self.0.values() {
+            let count = named.entry((view.next, view.head)).or_default();
+            *count = count.saturating_add(1);
+        }
+        let said_by = |least: usize| {
+            let enough = named.iter().filter(move |(_, count)| **count >= least);
+            enough.map(|(slot, _)| *slot)
+        };
+        let liars = if mutant::is_in("head-unvouched") { 0 } else { manifest.faults_max() };
+        let vouched = said_by(liars.saturating_add(1)).collect();
+        let agreed = said_by(manifest.quorum().max(1)).next();
         let mut balances: Vec<Balance> = self.0.values().map(|view| view.balance).collect();
         balances.sort_unstable_by_key(|balance| core::cmp::Reverse(balance.available()));
         let supported = balances.get(manifest.quorum().max(1).saturating_sub(1))?;
         // Each part only grows, and so does the sum: it orders what we know by age.
         let as_of = self.0.values().fold(0, |sum: u64, view| sum.saturating_add(view.balance.as_of));
-        Some(Supported { slot, balance: Balance { as_of, ..*supported } })
+        Some(Supported { agreed, vouched, balance: Balance { as_of, ..*supported } })
     }
 }
 
-/// Where an account stands, as more issuers say than may lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
-    /// Position of its next step.
-    pub next: u64,
-    /// The step before it, or what a checkpoint that has freed the position left there.
-    pub head: RecordId,
-    /// Whether a quorum says so. What only some honest issuers have recorded, a checkpoint may drop.
-    pub is_agreed: bool,
-}
-
-/// What a quorum of issuers supports of our account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a quorum of issuers supports of our account. A slot is the position of its next step, and the step before it, or what
+/// a checkpoint that has freed the position left there.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Supported {
-    /// Where it stands; none while no more issuers name one head in the highest position than may lie.
-    pub slot: Option<Slot>,
+    /// Where a quorum says that it stands; at most one slot.
+    pub agreed: Option<(u64, RecordId)>,
+    /// Where more issuers say so than may lie. What only some honest ones have recorded, a checkpoint may have dropped.
+    pub vouched: Vec<(u64, RecordId)>,
     /// What it holds at least.
     pub balance: Balance,
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::ids::{AccountId, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::account::{Inception, KeyError, Lineage};
-use crate::ledger::issuer::Balance;
+use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::quorum::freed_head;
 use crate::ledger::records::{AccountOp, Epoch, OpBody};
 use crate::mutant;
@@ -198,32 +198,51 @@ impl Wallet {
         }
     }
 
-    /// Learns the issuer's view of our account: its next slot and what it holds. A pending step stays pending while it
-    /// fits the slot, and also when it is the head: the issuer has taken it, and its certificate is still to come.
-    /// What is older than what is known changes nothing: a slot would be signed twice. Returns the pending step if a
-    /// checkpoint of an epoch before `now` has freed its slot: it fits no slot any more, and can never be made. Any other
-    /// head in its slot says nothing of it.
-    pub fn learn(&mut self, next: u64, head: RecordId, balance: Balance, now: Epoch) -> Option<RecordId> {
+    /// Learns the issuers' view of our account: its next slot and what it holds. A pending step stays pending while it
+    /// fits the slot, and also when it is the head: the issuers have taken it, and its certificate is still to come.
+    /// What is older than what is known changes nothing: a slot would be signed twice. Any other head in its slot says
+    /// nothing of the pending step, unless a checkpoint of an epoch before `now` left it there: then the step fits no slot any
+    /// more. Returns the step that is given up, and why.
+    pub fn learn(
+        &mut self,
+        next: u64,
+        head: RecordId,
+        balance: Balance,
+        now: Epoch,
+    ) -> Option<(RecordId, IssuerError)> {
         if balance.as_of < self.balance.as_of && !mutant::is_in("older-balance-counts") {
             return None;
         }
         self.balance = balance;
-        let (next, head) = if next < self.floor.0 { self.floor } else { (next, head) };
+        let is_older = next < self.floor.0 || (next == self.floor.0 && self.is_before_floor(head, now));
+        let (next, head) = if is_older { self.floor } else { (next, head) };
         let pending = self.pending().cloned();
-        let open = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && op.previous == head);
-        let freed = pending.as_ref().map(Verified::id).filter(|_| self.is_freed(next, head, now));
-        let waits = |op: &Verified<AccountOp>| open(op) || (op.sequence == next && freed.is_none());
-        self.state = match pending.filter(waits) {
+        let is_freed = self.is_freed((next, head), now);
+        if is_freed {
+            self.raise(next, head);
+        }
+        let fits = |op: &Verified<AccountOp>| op.id() == head || (op.sequence == next && !is_freed);
+        let error = if is_freed { IssuerError::Lapsed } else { IssuerError::WrongSequence { next } };
+        let over = pending.as_ref().filter(|op| !fits(op)).map(|op| (op.id(), error));
+        self.state = match pending.filter(fits) {
             Some(op) => State::Pending(op),
             None => State::Idle { next, head },
         };
-        freed
+        over
+    }
+
+    /// Says whether a checkpoint has freed our next slot since this was the head: issuers that have not followed it name the
+    /// former one.
+    fn is_before_floor(&self, head: RecordId, now: Epoch) -> bool {
+        let oldest = now.0.saturating_sub(FREED_EPOCHS);
+        (oldest..now.0).any(|epoch| freed_head(head, Epoch(epoch)) == self.floor.1)
+            && !mutant::is_in("freed-forgotten")
     }
 
     /// Says whether a checkpoint of an epoch before `now` has freed the slot of the pending step, if this is the slot and
     /// its head.
     #[must_use]
-    pub fn is_freed(&self, next: u64, head: RecordId, now: Epoch) -> bool {
+    pub fn is_freed(&self, (next, head): (u64, RecordId), now: Epoch) -> bool {
         self.pending().is_some_and(|op| op.sequence == next && is_freed(op, head, now))
     }
 
@@ -257,13 +276,13 @@ impl Wallet {
         }
     }
 
-    /// Learns that the issuer refused the pending step, and that its slot is still free; `freed` says that it follows
-    /// another head now, which is not known yet.
-    pub fn refused(&mut self, op: RecordId, balance: Balance, freed: bool) {
+    /// Learns that the issuers refused the pending step; `moved` says that the account stands somewhere else, which is not
+    /// known yet. Else its slot is still free.
+    pub fn refused(&mut self, op: RecordId, balance: Balance, moved: bool) {
         if let Some(pending) = self.pending().filter(|pending| pending.id() == op) {
             let (next, head) = (pending.sequence, pending.previous);
             self.state =
-                if freed { State::Unsynchronised { pending: None } } else { State::Idle { next, head } };
+                if moved { State::Unsynchronised { pending: None } } else { State::Idle { next, head } };
             self.take(balance);
         }
     }
@@ -308,7 +327,9 @@ mod tests {
             (freed_head(step.previous, Epoch(4)), Balance { as_of: 4, ..Balance::default() });
         assert_eq!(wallet.learn(1, head, balance, Epoch(4)), None, "that checkpoint cannot stand yet");
         let freed = wallet.learn(1, head, balance, Epoch(9));
-        assert_eq!((freed, wallet.pending()), (Some(step.id()), None));
+        assert_eq!((freed, wallet.pending()), (Some((step.id(), IssuerError::Lapsed)), None));
+        let before = Balance { as_of: 5, ..Balance::default() };
+        assert_eq!(wallet.learn(1, step.previous, before, Epoch(9)), None, "who says so has not followed it");
         assert!(wallet.sign(body(1), Epoch(0)).is_some_and(|step| step.previous == head));
     }
 

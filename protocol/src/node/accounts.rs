@@ -42,6 +42,8 @@ pub(super) enum Rotation {
     None,
     /// Wanted: signed as soon as nothing else is under way.
     Wanted(Inception),
+    /// Refused for now: signed again after a while.
+    Later(Inception),
     /// The issuers refused it.
     Refused(IssuerError),
 }
@@ -120,7 +122,7 @@ impl Rotation {
     pub(super) const fn view(&self) -> RotationView {
         match self {
             Self::None => RotationView::None,
-            Self::Wanted(_) => RotationView::Pending,
+            Self::Wanted(_) | Self::Later(_) => RotationView::Pending,
             Self::Refused(error) => RotationView::Refused(*error),
         }
     }
@@ -364,10 +366,18 @@ impl Node {
         }
     }
 
-    pub(super) fn on_rotation_refused(&mut self, error: IssuerError) {
+    /// A step of ours was refused: a rotation that is wanted waits a while, or for ever.
+    pub(super) fn on_refused_rotation(&mut self, error: IssuerError) {
+        let Rotation::Wanted(to) = self.rotation else { return };
         let final_word = matches!(error, IssuerError::CannotRotate | IssuerError::UnknownAccount);
-        if final_word && matches!(self.rotation, Rotation::Wanted(_)) {
-            self.rotation = Rotation::Refused(error);
+        self.rotation = if final_word { Rotation::Refused(error) } else { Rotation::Later(to) };
+    }
+
+    /// Signs a rotation again that was refused a while ago.
+    pub(super) fn rotate_again(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if let Rotation::Later(to) = self.rotation {
+            self.rotation = Rotation::Wanted(to);
+            self.rotate_if_wanted(now, out);
         }
     }
 

@@ -352,6 +352,7 @@ impl Node {
         self.forget_expired(now);
         self.renew_delegations(now, out);
         self.renew_devices(now, out);
+        self.rotate_again(now, out);
         self.ask_wallet_again(now, out);
         self.greet_silent(now, out);
         self.join_again(out);

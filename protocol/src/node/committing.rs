@@ -6,7 +6,7 @@ use crate::ids::{ChannelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::keys::PublicKey;
 use crate::ledger::issuer::{Balance, IssuerError};
-use crate::ledger::quorum::{Answers, Certificate, Fact, Slot, Supported, View};
+use crate::ledger::quorum::{Answers, Certificate, Fact, Supported, View};
 use crate::ledger::records::{Epoch, OpBody, Recorded, Vote};
 use crate::message::{Message, Opening};
 use crate::mutant;
@@ -88,19 +88,15 @@ impl Node {
         from: NodeId,
         vote: Verified<Vote>,
         balance: Balance,
-        now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let epoch = self.epoch(now);
         let Some(key) = self.issuer_key(from).filter(|key| vote.is_signed_by(Role::Issuer, *key)) else {
             out.push(Effect::Penalise(from, Offence::WrongSigner));
             return;
         };
         self.views.learn_balance(key, balance);
         let Some(op) = self.wallet.pending().filter(|op| op.id() == vote.op) else { return };
-        // Each newer one is shown to all: no checkpoint states an epoch to come.
-        let is_ahead = vote.settled > Some(epoch.plus(1));
-        if is_ahead || vote.account != op.account || vote.sequence != op.sequence {
+        if vote.account != op.account || vote.sequence != op.sequence {
             out.push(Effect::Penalise(from, Offence::BadLedger));
             return;
         }
@@ -206,16 +202,17 @@ impl Node {
             out.push(Effect::Record(Record::GivenUp(op)));
         }
         let balance = self.supported_balance();
-        // The same place behind another head: a checkpoint has freed it, and where the account stands must be learnt.
+        // The same place behind another head: a checkpoint has freed it.
         let freed = self.wallet.pending().filter(|_| self.has_many_issuers());
         let freed = freed.map(|op| IssuerError::WrongSequence { next: op.sequence });
         let error = if Some(error) == freed { IssuerError::Lapsed } else { error };
-        self.wallet.refused(op, balance, error == IssuerError::Lapsed);
+        let is_misplaced = self.has_many_issuers() && matches!(error, IssuerError::WrongSequence { .. });
+        self.wallet.refused(op, balance, is_misplaced || error == IssuerError::Lapsed);
         self.opening_terms = None;
         // One issuer alone could say so, and what waits would fail for its word.
         let full = self.answers.lacks_room(&self.config.manifest);
         self.answers = Answers::default();
-        self.on_rotation_refused(error);
+        self.on_refused_rotation(error);
         self.refuse_lending(op, error, out);
         let failure = failure_of(full.unwrap_or(error));
         self.on_opening_refused(op, failure.clone(), out);
@@ -268,8 +265,8 @@ impl Node {
         let epoch = self.epoch(now);
         if let Some(supported) = self.views.supported(&self.config.manifest) {
             self.balance_is_old = false;
-            if let Some(op) = self.learn_supported(supported, epoch) {
-                self.abandon(op, IssuerError::Lapsed, now, out);
+            if let Some((op, error)) = self.learn_supported(supported, epoch) {
+                self.abandon(op, error, now, out);
             }
         }
         if !self.has_many_issuers() {
@@ -279,15 +276,18 @@ impl Node {
         self.resume_openings(now, out);
     }
 
-    /// Learns what a quorum supports; returns our pending step if a checkpoint has freed its slot. Where the account stands
-    /// a quorum must name: what one honest issuer has recorded, a checkpoint that it has not followed may have dropped.
-    pub(super) fn learn_supported(&mut self, supported: Supported, now: Epoch) -> Option<RecordId> {
-        let Supported { slot, balance } = supported;
-        let is_certain = |slot: &Slot| {
-            let is_freed = || self.wallet.is_freed(slot.next, slot.head, now);
-            slot.is_agreed || is_freed() || mutant::is_in("vouched-head-stands")
-        };
-        let Some(Slot { next, head, .. }) = slot.filter(is_certain) else {
+    /// Learns what a quorum supports; returns our pending step if it can never be made, and why. Where the account stands
+    /// a quorum must name, because a checkpoint may have dropped what only some honest issuers have recorded; that a
+    /// checkpoint has freed the slot of our step one honest issuer knows.
+    pub(super) fn learn_supported(
+        &mut self,
+        supported: Supported,
+        now: Epoch,
+    ) -> Option<(RecordId, IssuerError)> {
+        let Supported { agreed, vouched, balance } = supported;
+        let freed = vouched.iter().find(|slot| self.wallet.is_freed(**slot, now));
+        let rash = vouched.last().filter(|_| mutant::is_in("vouched-head-stands"));
+        let Some((next, head)) = freed.or(rash).copied().or(agreed) else {
             self.wallet.take(balance);
             return None;
         };

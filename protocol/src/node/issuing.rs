@@ -91,12 +91,12 @@ impl Issuing {
     }
 
     /// Returns what is wrong with a step for which we do not vote. One that cannot be placed may fit once we have followed
-    /// the others: that we are behind refuses nothing.
+    /// the others, if a checkpoint has dropped what we hold in its slot or before it: that we are behind refuses nothing.
     pub(super) fn judge(&self, error: IssuerError, op: &AccountOp) -> IssuerError {
+        let IssuerError::WrongSequence { next } = error else { return error };
+        let is_taken = op.sequence < next && !self.settled.is_past(op);
         let is_behind = self.agreeing.is_behind() && !self.settled.is_past(op);
-        let may_fit = is_behind || self.books.may_come_to(op);
-        let is_misplaced = matches!(error, IssuerError::WrongSequence { .. });
-        if is_misplaced && may_fit { IssuerError::Behind } else { error }
+        if is_taken || is_behind || self.books.may_come_to(op) { IssuerError::Behind } else { error }
     }
 
     /// As the only issuer: returns the proof that a step was taken, for those whom it concerns.

@@ -83,6 +83,8 @@ pub(super) const fn lets_through(message: &Message<Checked>) -> bool {
             | Message::Devices { .. }
             | Message::AccountState { .. }
             | Message::Stepped { .. }
+            | Message::Voted { .. }
+            | Message::Recorded { .. }
             | Message::StepRefused { .. }
             | Message::Channels { .. }
             | Message::Kept { .. }

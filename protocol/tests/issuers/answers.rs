@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use protocol::ids::{ChannelId, RecordId};
 use protocol::keys::PublicKey;
 use protocol::ledger::issuer::{Balance, IssuerError};
-use protocol::ledger::quorum::{Acks, Answers, Slot, View, Views};
+use protocol::ledger::quorum::{Acks, Answers, View, Views};
 use protocol::ledger::records::{Epoch, Recorded, RedeemAck, Vote};
 use protocol::signed::{Role, sign};
 
@@ -50,8 +50,8 @@ fn votes_alone_commit_nothing_and_three_recordings_do() {
 fn a_vote_of_an_issuer_that_has_followed_more_checkpoints_replaces_its_former_one() {
     let mut answers = Answers::default();
     let said = [Some(Epoch(3)), None, Some(Epoch(3)), Some(Epoch(2)), Some(Epoch(4))];
-    let news = said.map(|settled| votes_after(&mut answers, 1, settled));
-    assert_eq!(news, [true, false, false, false, true]);
+    let first = said.map(|settled| votes_after(&mut answers, 1, settled));
+    assert_eq!(first, [true, false, false, false, false]);
     assert_eq!(answers.votes().iter().map(|vote| vote.settled).collect::<Vec<_>>(), [Some(Epoch(4))]);
 }
 
@@ -81,8 +81,7 @@ fn what_an_issuer_says_late_does_not_replace_what_it_said_since() {
         views.learn(key(place), view(9, 1));
     }
     let supported = views.supported(&manifest()).expect("a quorum has answered");
-    let slot = Slot { next: 2, head: RecordId::NONE, is_agreed: true };
-    assert_eq!((supported.slot, supported.balance.cash), (Some(slot), 5));
+    assert_eq!((supported.agreed, supported.balance.cash), (Some((2, RecordId::NONE)), 5));
 }
 
 #[test]
@@ -93,16 +92,19 @@ fn a_head_counts_when_more_issuers_name_it_in_its_slot_than_may_lie() {
         for (place, (next, head)) in said.into_iter().enumerate() {
             views.learn(key(place), View { next, head, balance: Balance::default() });
         }
-        views.supported(&manifest()).expect("all have answered").slot
+        let supported = views.supported(&manifest()).expect("all have answered");
+        (supported.agreed, supported.vouched)
     };
 
-    let slot = |next, head, is_agreed| Some(Slot { next, head, is_agreed });
     // One has recorded the step, two will, and one lies about the slot before, or about the one after.
-    assert_eq!(supported([(2, step), (1, before), (1, before), (1, lie)]), slot(1, before, false));
-    assert_eq!(supported([(2, step), (1, before), (1, before), (2, lie)]), None);
-    assert_eq!(supported([(2, step), (1, before), (1, before), (9, lie)]), None);
-    assert_eq!(supported([(2, step), (2, step), (1, before), (9, lie)]), slot(2, step, false));
-    assert_eq!(supported([(1, lie), (1, before), (1, before), (1, before)]), slot(1, before, true));
+    assert_eq!(supported([(2, step), (1, before), (1, before), (1, lie)]), (None, vec![(1, before)]));
+    assert_eq!(supported([(2, step), (1, before), (1, before), (2, lie)]), (None, vec![(1, before)]));
+    assert_eq!(supported([(2, step), (2, step), (1, before), (9, lie)]), (None, vec![(2, step)]));
+    let both = vec![(1, before), (2, step)];
+    assert_eq!(supported([(2, step), (1, before), (2, step), (1, before)]), (None, both));
+    let agreed = (Some((1, before)), vec![(1, before)]);
+    assert_eq!(supported([(1, lie), (1, before), (1, before), (1, before)]), agreed);
+    assert_eq!(supported([(2, step), (1, before), (3, lie), (4, lie)]), (None, vec![]));
 }
 
 /// What an issuer says: its next slot, and what can be spent.
@@ -133,13 +135,9 @@ proptest! {
         }
 
         let supported = views.supported(&manifest()).expect("all have answered");
-        let mut slots = honest.map(|(next, _)| next);
-        slots.sort_unstable();
-        if let Some(slot) = supported.slot {
-            prop_assert!((slots[1]..=slots[2]).contains(&slot.next));
-            let named = honest.iter().filter(|(next, _)| *next == slot.next).count();
-            prop_assert!(!slot.is_agreed || named >= 2, "more honest issuers name it than may be behind");
-        }
+        let named = |slot: (u64, RecordId)| honest.iter().filter(|(next, _)| (*next, RecordId::NONE) == slot).count();
+        prop_assert!(supported.vouched.iter().all(|slot| named(*slot) >= 1));
+        prop_assert!(supported.agreed.is_none_or(|slot| named(slot) >= 2));
         let mut amounts = honest.map(|(_, cash)| cash);
         amounts.sort_unstable();
         prop_assert!((amounts[0]..=amounts[1]).contains(&supported.balance.available()));

@@ -266,13 +266,19 @@ fn an_issuer_that_holds_a_dropped_step_does_not_say_that_it_has_recorded_the_one
 #[test]
 fn a_withdrawal_is_to_be_paid_when_a_checkpoint_states_it() {
     let credits = agreed(Deposit { amount: 10 * CREDITS, ..Deposit::clone(&deposit(0)) });
-    let mut issuer = witness(0, &[Fact::Deposit(credits)]);
+    let credits = Fact::Deposit(credits);
+    let mut issuer = witness(0, core::slice::from_ref(&credits));
     let body = OpBody::Withdraw { amount: 5_000, payout: Digest([1; 32]) };
     let op = step(0, 0, RecordId::NONE, body);
     issuer.certify(&certified(&op, None), Epoch(0)).expect("a quorum voted");
     let is_settled = |issuer: &Witness| issuer.books.withdrawal(op.id()).map(|request| request.is_settled);
     assert_eq!(is_settled(&issuer), Some(false));
-    for epoch in [0, 1] {
+    // The one whose turn it is to propose has not heard of it.
+    let proposer = witness(1, &[credits]);
+    let (names, _) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    assert_eq!(is_settled(&issuer), Some(false), "it waits for a checkpoint that states it");
+    for epoch in [1, 2] {
         let (names, _) = issuer.settled.propose(Epoch(epoch)).expect("sums that can be stated");
         let known = issuer.clone();
         follow(&mut issuer, &known, &names, Epoch(epoch));

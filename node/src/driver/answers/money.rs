@@ -194,7 +194,7 @@ impl Driver {
             None if !books.withdrawal(step).is_some_and(|request| request.is_settled) => {
                 let words = format!(
                     "no checkpoint states withdrawal {step} yet, so the other issuers may not know of it: do not pay it \
-                     before `withdraw ls` shows it as requested, at the latest when two epochs are over"
+                     before `withdraw ls` shows it as requested, which takes up to two epochs as a rule"
                 );
                 return Err(Failure::new(FailureKind::Refused, words));
             }

@@ -29,7 +29,10 @@ impl Issuer {
         match self.locked(op.account) {
             Some(locked) if locked == op.id() => return Ok(()),
             Some(_) if mutant::is_in("vote-twice") => {}
-            Some(_) if op.sequence == self.next_slot(op.account).0 => return Err(IssuerError::SlotLocked),
+            // What does not fit there is judged as such: it may fit once we have followed the others.
+            Some(_) if (op.sequence, op.previous) == self.next_slot(op.account) => {
+                return Err(IssuerError::SlotLocked);
+            }
             Some(_) | None => {}
         }
         self.take(op, terms, now, Taking::Judge)?;

@@ -5,6 +5,9 @@ use super::*;
 use crate::ledger::quorum::{Fact, freed_head};
 use crate::ledger::records::Vote;
 
+/// Two epochs are over.
+const LATER: Time = START.plus_ms(2 * 24 * 60 * 60 * 1000);
+
 /// The last step that all issuers know in the beginning.
 const HEAD: RecordId = RecordId([1; 32]);
 
@@ -23,7 +26,7 @@ impl Told {
     fn is_told(&mut self, place: u8, next: u64, head: RecordId, as_of: u64) -> Vec<Effect> {
         let balance = Balance { cash: 1_000_000_000_000, earned: 0, held: 0, as_of };
         let account = self.node.account();
-        self.hears(START, &on(place), Message::AccountState { account, next, head, balance })
+        self.hears(LATER, &on(place), Message::AccountState { account, next, head, balance })
     }
 
     fn orders(&mut self, now: Time, tag: u8) -> Vec<Effect> {
@@ -38,7 +41,7 @@ impl Told {
     fn with_a_step() -> (Self, Verified<AccountOp>) {
         let mut owner = Self::owner_at_four();
         (0..4).for_each(|place| drop(owner.is_told(place, 1, HEAD, 1)));
-        owner.orders(START, 1);
+        owner.orders(LATER, 1);
         let step = owner.node.wallet.pending().cloned().expect("it was signed");
         (owner, step)
     }
@@ -48,7 +51,7 @@ impl Told {
         let vote = Vote { op, account, sequence, epoch: Epoch(0), settled };
         let vote = sign(vote, four().domain(), Role::Issuer, &key(place));
         let balance = Balance { as_of: 1, ..Balance::default() };
-        self.hears(START.plus_ms(2 * 24 * 60 * 60 * 1000), &on(place), Message::Voted { vote, balance })
+        self.hears(START, &on(place), Message::Voted { vote, balance })
     }
 
     fn records(&mut self, place: u8, step: &Verified<AccountOp>) -> Vec<Effect> {
@@ -83,7 +86,7 @@ fn a_step_is_not_left_for_a_head_that_no_quorum_names() {
     owner.is_told(0, 2, DROPPED, 2);
     owner.is_told(3, 2, DROPPED, 2);
     assert_eq!(owner.pending(), Some(step.id()), "one of them may lie, and the other one be behind");
-    assert_eq!(shown(&owner.orders(START, 2)), (0, 0, 0), "one step at a time");
+    assert_eq!(shown(&owner.orders(LATER, 2)), (0, 0, 0), "one step at a time");
 
     (0..3).for_each(|place| drop(owner.records(place, &step)));
     let next = owner.node.wallet.pending().expect("the next one");
@@ -95,7 +98,7 @@ fn an_owner_that_starts_waits_until_a_quorum_names_its_head() {
     let mut owner = Told::owner_at_four();
     for (place, next, head) in [(0, 2, DROPPED), (3, 2, DROPPED), (1, 1, HEAD), (2, 1, HEAD)] {
         owner.is_told(place, next, head, 1);
-        assert_eq!(shown(&owner.orders(START, place)), (0, 0, 0));
+        assert_eq!(shown(&owner.orders(LATER, place)), (0, 0, 0));
     }
     assert_eq!(owner.node.balance().cash, 1_000_000_000_000, "what it holds is known");
 
@@ -107,17 +110,50 @@ fn an_owner_that_starts_waits_until_a_quorum_names_its_head() {
 
 #[test]
 fn a_step_whose_slot_a_checkpoint_has_freed_is_left_when_more_issuers_say_so_than_may_lie() {
+    for (one, other) in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)] {
+        let (mut owner, step) = Told::with_a_step();
+        let head = freed_head(HEAD, Epoch(0));
+        owner.is_told(one, 1, head, 2);
+        assert_eq!(owner.pending(), Some(step.id()));
+        // A third one holds what the checkpoint has dropped.
+        owner.is_told((0..4).find(|place| ![one, other].contains(place)).expect("a third"), 2, DROPPED, 2);
+        let out = owner.is_told(other, 1, head, 2);
+        assert_eq!(owner.pending(), None, "{one} and {other}");
+        assert!(out.contains(&Effect::Record(Record::GivenUp(step.id()))));
+
+        // Those that have not followed say what was before, and are enough with one that lies.
+        (0..4).for_each(|place| drop(owner.is_told(place, 1, HEAD, 3)));
+        owner.orders(LATER, 2);
+        let next = owner.node.wallet.pending().expect("signed");
+        assert_eq!((next.sequence, next.previous), (1, head));
+    }
+}
+
+#[test]
+fn an_owner_whose_step_is_for_a_slot_long_taken_signs_no_other_one_for_it() {
+    let (_, old) = Told::with_a_step();
+    let mut owner = Told::owner_at_four();
+    owner.node.wallet.replay(old.clone());
+    for (place, next) in [(0, 9), (1, 9), (2, 8)] {
+        owner.is_told(place, next, RecordId([9; 32]), 5);
+        let (op, error) = (old.id(), IssuerError::WrongSequence { next });
+        let balance = Balance { as_of: 5, ..Balance::default() };
+        let out = owner.hears(START, &on(place), Message::StepRefused { op, error, balance });
+        assert_eq!(shown(&out), (0, 0, 0));
+    }
+    assert_eq!((owner.pending(), shown(&owner.orders(LATER, 2))), (None, (0, 0, 0)));
+    owner.is_told(2, 9, RecordId([9; 32]), 6);
+    let next = owner.node.wallet.pending().expect("what was ordered");
+    assert_eq!((next.sequence, next.previous), (9, RecordId([9; 32])));
+}
+
+#[test]
+fn whoever_ordered_a_step_that_another_one_has_overtaken_is_told() {
     let (mut owner, step) = Told::with_a_step();
-    let head = freed_head(HEAD, Epoch(0));
-    let later = START.plus_ms(2 * 24 * 60 * 60 * 1000);
-    let mut says = |place| {
-        let balance = Balance { cash: 1, earned: 0, held: 0, as_of: 2 };
-        let account = owner.node.account();
-        owner.hears(later, &on(place), Message::AccountState { account, next: 1, head, balance });
-        owner.pending()
-    };
-    assert_eq!(says(3), Some(step.id()));
-    assert_eq!(says(0), None);
+    let out: Vec<Effect> = (0..3).flat_map(|place| owner.is_told(place, 2, DROPPED, 2)).collect();
+    let error = OrderError::Refused(IssuerError::WrongSequence { next: 2 });
+    assert!(out.contains(&Effect::Ordered(Digest([1; 32]), Err(error))), "{out:?}");
+    assert!(owner.pending() != Some(step.id()));
 }
 
 #[test]
@@ -147,7 +183,7 @@ fn an_owner_whose_issuers_do_not_agree_asks_them_once_for_a_job_that_waits() {
 }
 
 #[test]
-fn where_some_votes_do_not_count_all_issuers_are_asked_again_and_each_newer_vote_is_shown_once() {
+fn where_some_votes_do_not_count_all_issuers_are_asked_again_and_newer_ones_are_shown() {
     let (mut owner, step) = Told::with_a_step();
     assert_eq!(shown(&owner.votes(0, &step, None)), (0, 0, 0));
     owner.votes(1, &step, None);
@@ -160,10 +196,14 @@ fn where_some_votes_do_not_count_all_issuers_are_asked_again_and_each_newer_vote
 
     assert_eq!(shown(&refused(&mut owner)), (4, 4, 0));
     assert_eq!(shown(&refused(&mut owner)), (0, 0, 0), "that is known");
-    assert_eq!(shown(&owner.votes(0, &step, Some(Epoch(0)))), (4, 4, 4));
-    assert_eq!(shown(&owner.votes(0, &step, Some(Epoch(0)))), (0, 0, 0), "it has said so before");
-    let early = owner.votes(1, &step, Some(Epoch(9)));
-    assert_eq!((shown(&early), penalties(&early)), ((0, 0, 0), vec![Offence::BadLedger]));
+    // A liar could name one checkpoint after the other.
+    assert_eq!(
+        shown(&owner.votes(0, &step, Some(Epoch(0)))),
+        (0, 0, 0),
+        "it is shown with the next question"
+    );
+    assert_eq!(shown(&owner.is_told(2, 1, HEAD, 2)), (1, 1, 1));
+    assert_eq!(shown(&owner.votes(2, &step, Some(Epoch(0)))), (4, 4, 8), "a vote that was missing");
     assert_eq!(owner.pending(), Some(step.id()));
 }
 
@@ -172,9 +212,12 @@ fn a_step_that_was_signed_before_a_start_is_done_when_a_quorum_has_recorded_it()
     let (_, step) = Told::with_a_step();
     let mut owner = Told::owner_at_four();
     owner.node.wallet.replay(step.clone());
+    // Also while it recovers what else it had.
+    owner.node.recover(&mut Vec::new());
     (0..3).for_each(|place| drop(owner.records(place, &step)));
     assert_eq!(owner.pending(), None);
-    owner.orders(START, 2);
+    owner.node.recovery = None;
+    owner.orders(LATER, 2);
     let next = owner.node.wallet.pending().expect("signed");
     assert_eq!((next.sequence, next.previous), (2, step.id()));
 }
