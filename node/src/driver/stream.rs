@@ -31,6 +31,9 @@ const REPORT_TOKENS: u32 = 16;
 /// tokens) can be under way.
 pub(super) const FRAMES_MAX: usize = 4096 + 64;
 
+/// Bytes that are sent at once where more waits: some packets, so that heartbeats are not kept long.
+const SENT_MAX: usize = 16 * 1024;
+
 /// Bytes that each token may have brought, on average over the answer: the longest tokens of vocabularies are runs of
 /// 128 spaces.
 const TOKEN_BYTES_MAX: usize = 512;
@@ -179,7 +182,8 @@ impl Delivery {
         self.complete = ids.is_empty();
         hash_ids(&mut self.ids, &ids);
         self.text.update(&bytes);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         // The queue has room for every token that was asked for and for the last part; one that is closed is noticed by `is_wanted`.
         let _ = self.events.try_send(JobEvent::Text { text, index, tokens: count, ids, logprobs });
         Ok(())
@@ -309,35 +313,27 @@ pub(super) async fn receive(
                     break None;
                 }
             }
-            frame = receiver.recv() => {
+            first = receiver.recv() => {
                 silent_at = Instant::now() + SILENCE_MAX;
-                let frame = match frame {
-                    Ok(Some(frame)) => decode(&frame),
-                    Err(error) if is_oversized(&error) => break Some(OffenceKind::Oversized),
-                    Ok(None) | Err(_) => break None,
+                let more = match take_arrived(first, &mut receiver, &mut delivery) {
+                    Ok(more) => more,
+                    Err(offence) => break offence,
                 };
-                match frame {
-                    Some(frame @ (JobFrame::Tokens(_) | JobFrame::Vector { .. })) => {
-                        if delivery.take_frame(frame).is_err() {
-                            break Some(OffenceKind::Malformed);
-                        }
-                        if wanted && !delivery.is_wanted() {
-                            wanted = false;
-                            let _ = events.send(StreamEvent::Unwanted { job }).await;
-                        }
-                        let tokens = delivery.tokens();
-                        if tokens > reported && (reported == 0 || tokens - reported >= REPORT_TOKENS) {
-                            reported = tokens;
-                            let _ = events.send(StreamEvent::Progress { job, tokens, at_ms: clock.now_ms() }).await;
-                        }
-                    }
-                    Some(JobFrame::Heartbeat) => {}
-                    Some(JobFrame::End) => {
-                        let _ = events.send(StreamEvent::Ended { job, delivered: delivery.delivered() }).await;
-                        return;
-                    }
-                    Some(JobFrame::Hello { .. }) | None => break Some(OffenceKind::Malformed),
+                if !more {
+                    let _ = events.send(StreamEvent::Ended { job, delivered: delivery.delivered() }).await;
+                    return;
                 }
+                if wanted && !delivery.is_wanted() {
+                    wanted = false;
+                    let _ = events.send(StreamEvent::Unwanted { job }).await;
+                }
+                let tokens = delivery.tokens();
+                if tokens > reported && (reported == 0 || tokens - reported >= REPORT_TOKENS) {
+                    reported = tokens;
+                    let _ = events.send(StreamEvent::Progress { job, tokens, at_ms: clock.now_ms() }).await;
+                }
+                // A stream that always has more must not keep the others from theirs.
+                tokio::task::consume_budget().await;
             }
             () = sleep_until(silent_at) => break None,
         }
@@ -346,6 +342,35 @@ pub(super) async fn receive(
         let _ = events.send(StreamEvent::Broke { from, offence }).await;
     }
     let _ = events.send(StreamEvent::Lost { job, delivered: delivery.delivered() }).await;
+}
+
+/// Takes a frame and those that were read with it; says whether more are to come. An error is the end of the stream before
+/// its time, and the offence if it is one.
+fn take_arrived(
+    first: std::io::Result<Option<Bytes>>,
+    receiver: &mut JobReceiver,
+    delivery: &mut Delivery,
+) -> Result<bool, Option<OffenceKind>> {
+    let mut next = first;
+    loop {
+        let frame = match next {
+            Ok(Some(frame)) => decode(&frame),
+            Err(error) if is_oversized(&error) => return Err(Some(OffenceKind::Oversized)),
+            Ok(None) | Err(_) => return Err(None),
+        };
+        match frame {
+            Some(frame @ (JobFrame::Tokens(_) | JobFrame::Vector { .. })) => {
+                delivery.take_frame(frame).map_err(|_| Some(OffenceKind::Malformed))?;
+            }
+            Some(JobFrame::Heartbeat) => {}
+            Some(JobFrame::End) => return Ok(false),
+            Some(JobFrame::Hello { .. }) | None => return Err(Some(OffenceKind::Malformed)),
+        }
+        next = receiver.arrived();
+        if matches!(next, Ok(None)) {
+            return Ok(true);
+        }
+    }
 }
 
 /// The provider's end: sends what the engine makes until it ends or the requester falls silent.
@@ -388,10 +413,7 @@ async fn run_serving(
     loop {
         tokio::select! {
             frame = frames.recv(), if !ended => match frame {
-                Some(frame) => {
-                    ended = frame == JobFrame::End;
-                    send(&mut sender, &frame).await?;
-                }
+                Some(frame) => ended = send_ready(&mut sender, frame, frames).await?,
                 // The job failed: the requester learns why by a message, and here that no more follows.
                 None => {
                     ended = true;
@@ -413,13 +435,35 @@ async fn run_serving(
     }
 }
 
+/// Sends a frame and those that wait behind it, in one go; says whether the last one of the answer was among them.
+async fn send_ready(
+    sender: &mut JobSender,
+    first: JobFrame,
+    frames: &mut mpsc::Receiver<JobFrame>,
+) -> std::io::Result<bool> {
+    let mut next = Some(first);
+    while let Some(frame) = next {
+        sender.feed(&encode(&frame))?;
+        if frame == JobFrame::End {
+            return flush(sender).await.map(|()| true);
+        }
+        next = if sender.unsent() < SENT_MAX { frames.try_recv().ok() } else { None };
+    }
+    flush(sender).await.map(|()| false)
+}
+
 async fn beat(sender: &mut JobSender) -> std::io::Result<()> {
     send(sender, &JobFrame::Heartbeat).await
 }
 
-/// Sends a frame; an end that does not read is as good as silent.
 async fn send(sender: &mut JobSender, frame: &JobFrame) -> std::io::Result<()> {
-    timeout(SILENCE_MAX, sender.send(encode(frame))).await.map_err(std::io::Error::from)?
+    sender.feed(&encode(frame))?;
+    flush(sender).await
+}
+
+/// Sends what waits; an end that does not read is as good as silent.
+async fn flush(sender: &mut JobSender) -> std::io::Result<()> {
+    timeout(SILENCE_MAX, sender.flush()).await.map_err(std::io::Error::from)?
 }
 
 fn encode(frame: &JobFrame) -> Bytes {

@@ -26,6 +26,8 @@ use super::{
 const ATTEMPTS_MAX: usize = 3;
 /// A length before each frame, little endian.
 const HEAD: usize = 4;
+/// Room for what is read at once: some packets. Without it a read takes 64 bytes, which is a token.
+const READ: usize = 8 * 1024;
 
 /// Why a stream cannot be read on: the other end announced a frame larger than any.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -82,9 +84,10 @@ impl JobReceiver {
     /// Returns the next frame, or nothing when the other end is done. Cancel safe.
     pub async fn recv(&mut self) -> io::Result<Option<Bytes>> {
         loop {
-            if let Some(frame) = take_frame(&mut self.buffer)? {
+            if let Some(frame) = self.arrived()? {
                 return Ok(Some(frame));
             }
+            self.buffer.reserve(READ);
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
@@ -94,11 +97,22 @@ impl JobReceiver {
             }
         }
     }
+
+    /// Returns the next frame if all of it was read with those before it.
+    pub fn arrived(&mut self) -> io::Result<Option<Bytes>> {
+        take_frame(&mut self.buffer)
+    }
 }
 
 impl JobSender {
     /// Sends one frame of at most `FRAME_MAX` bytes. What a cancelled call left is sent by the next one.
     pub async fn send(&mut self, frame: Bytes) -> io::Result<()> {
+        self.feed(&frame)?;
+        self.flush().await
+    }
+
+    /// Puts one frame of at most `FRAME_MAX` bytes behind those that the next [`JobSender::flush`] sends.
+    pub fn feed(&mut self, frame: &[u8]) -> io::Result<()> {
         if frame.len() > FRAME_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -106,7 +120,17 @@ impl JobSender {
             ));
         }
         self.unsent.put_u32_le(u32::try_from(frame.len()).expect("FRAME_MAX fits"));
-        self.unsent.put(frame);
+        self.unsent.put_slice(frame);
+        Ok(())
+    }
+
+    /// Returns how many bytes wait to be sent.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Sends what waits. What a cancelled call left is sent by the next one.
+    pub async fn flush(&mut self) -> io::Result<()> {
         while self.unsent.has_remaining() {
             if self.io.write_buf(&mut self.unsent).await? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
