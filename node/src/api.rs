@@ -1,13 +1,14 @@
 //! The HTTP API: what the command line and other programs speak with, on this machine or with a key.
 //!
-//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams, and
-//! `fallback` has somebody else go on with an answer that broke off.
+//! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams,
+//! `coalesced` writes at once what is ready of a stream, and `fallback` has somebody else go on with an answer that broke off.
 //! `openai` is the same for programs made for OpenAI's API; `caller` says which of them may spend, `spending` how much, and
 //! `doors` has the ports.
 
 mod account;
 pub mod auth;
 mod caller;
+mod coalesced;
 mod doors;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -222,6 +223,7 @@ fn router(api: Api) -> Router {
         .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(auth::require_local_host))
         .layer(middleware::from_fn(openai::name_request))
+        .layer(middleware::map_response(coalesced::coalesce))
         .with_state(api)
 }
 
