@@ -286,7 +286,8 @@ impl Net {
         PeerKey::of(self.swarm.local_peer_id()).expect("our own key is Ed25519")
     }
 
-    /// Sends a message with its body, dialing the peer if needed. Silence means that it was acknowledged.
+    /// Sends a message with its body, dialing the peer if needed; it waits while many others are under way to the peer.
+    /// Silence means that it was acknowledged.
     pub fn send(&mut self, to: PeerKey, tag: u64, message: impl Into<Bytes>, body: Bytes, repeat: Repeat) {
         let message = message.into();
         let bytes = message.len() + body.len();
@@ -298,7 +299,15 @@ impl Net {
         }
         self.counters.messages_sent += 1;
         self.counters.bytes_sent += bytes as u64;
-        self.hand_over(Sent { to, tag, message, body, repeat, at: Instant::now(), lost: 0 });
+        self.outbox.wait(Sent { to, tag, message, body, repeat, at: Instant::now(), lost: 0 });
+        self.send_waiting(to);
+    }
+
+    /// Sends what waits for this peer, as far as it may be under way.
+    fn send_waiting(&mut self, to: PeerKey) {
+        while let Some(sent) = self.outbox.next(to) {
+            self.hand_over(sent);
+        }
     }
 
     fn hand_over(&mut self, sent: Sent) {

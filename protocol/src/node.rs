@@ -65,7 +65,7 @@ pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use recovery::RecoveryView;
 pub use replay::{ReplayError, Starting};
-pub use requester::JobView;
+pub use requester::{JOBS_MAX as OWN_JOBS_MAX, JobView};
 
 /// Everything that a node is told once.
 #[derive(Debug, Clone)]

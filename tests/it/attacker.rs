@@ -18,7 +18,7 @@ use crate::SHAREMESH;
 const OFFENCES_MAX: usize = 5;
 
 /// Job streams that one peer may have open.
-const JOB_STREAMS_MAX: usize = 32;
+const JOB_STREAMS_MAX: usize = protocol::node::OWN_JOBS_MAX;
 
 /// More than gossip may carry at once.
 const MEGABYTE: usize = 1 << 20;

@@ -178,15 +178,20 @@ impl Net {
             request_response::Event::Message {
                 message: request_response::Message::Response { request_id, response },
                 ..
-            } => match (self.outbox.remove(request_id), response) {
-                (Some(_), Ack::Taken) => self.counters.messages_acknowledged += 1,
-                (Some(sent), Ack::Refused) => self.fail_send(sent.to, sent.tag, SendFailure::Refused),
-                (None, _) => {}
-            },
+            } => {
+                let Some(sent) = self.outbox.remove(request_id) else { return };
+                match response {
+                    Ack::Taken => self.counters.messages_acknowledged += 1,
+                    Ack::Refused => self.fail_send(sent.to, sent.tag, SendFailure::Refused),
+                }
+                self.send_waiting(sent.to);
+            }
             request_response::Event::OutboundFailure { request_id, error, .. } => {
                 if let Some(sent) = self.outbox.remove(request_id) {
                     tracing::debug!(to = ?sent.to, %error, "Message failed");
-                    self.on_unacknowledged(sent, failure_of(&error));
+                    let (to, reason) = (sent.to, failure_of(&error));
+                    self.on_unacknowledged(sent, reason);
+                    self.after_failure(to, reason);
                 }
             }
             request_response::Event::InboundFailure { .. } | request_response::Event::ResponseSent { .. } => {
@@ -204,6 +209,16 @@ impl Net {
             return self.hand_over(Sent { lost: sent.lost + 1, ..sent });
         }
         self.fail_send(sent.to, sent.tag, reason);
+    }
+
+    /// What waits goes on, unless its peer is gone: then it was for the run that ended.
+    fn after_failure(&mut self, to: PeerKey, reason: SendFailure) {
+        if self.peers.is_connected(to) {
+            return self.send_waiting(to);
+        }
+        for waiting in self.outbox.give_up(to) {
+            self.fail_send(waiting.to, waiting.tag, reason);
+        }
     }
 
     fn on_request(&mut self, from: PeerKey, request: Request) -> Ack {

@@ -17,12 +17,16 @@ pub const FRAME_MAX: usize = 64 * 1024;
 pub(super) const UNREAD_MAX: usize = 256 << 20;
 /// Messages to one peer that are not yet acknowledged; a healthy peer acknowledges within a round trip.
 pub(super) const QUEUE_MAX: usize = 64;
-/// Bytes to one peer that are not yet acknowledged: four of the largest prompts.
+/// Messages that wait behind those: all jobs that one node may have with a provider begin with a few each, and a burst of
+/// them is no fault of the provider's.
+pub(super) const WAITING_MAX: usize = 4 * protocol::node::OWN_JOBS_MAX;
+/// Bytes to one peer that are not yet acknowledged, waiting or not: four of the largest prompts.
 pub(super) const QUEUE_BYTES_MAX: usize = 4 * BODY_MAX;
 /// Both directions of one connection: our own queue and as many from the peer.
 pub(super) const REQUEST_STREAMS_MAX: usize = 2 * QUEUE_MAX;
-/// Streams of all protocols on one connection; QUIC refuses more before they cost us anything.
-pub(super) const CONNECTION_STREAMS_MAX: u32 = 256;
+/// Streams of all protocols on one connection: all jobs and messages, both ways. QUIC refuses more before they cost us
+/// anything.
+pub(super) const CONNECTION_STREAMS_MAX: u32 = 384;
 /// Streams of one connection that may negotiate their protocol at once.
 pub(super) const NEGOTIATING_STREAMS_MAX: usize = 64;
 /// Requests for job streams that wait for a connection; more than a node has jobs.
@@ -75,7 +79,7 @@ pub struct Limits {
     pub bytes: Rate,
     /// Gossip one peer may pass on, per second and at once.
     pub gossip: Rate,
-    /// Job streams one peer may hold open to us.
+    /// Job streams one peer may hold open to us: as many as it may have jobs of ours.
     pub job_streams_per_peer: usize,
     /// Share of the machine's memory at which new connections are refused.
     pub memory_share: f64,
@@ -90,7 +94,8 @@ impl Limits {
         messages: Rate { per_second: 2_000, burst: 4_000 },
         bytes: Rate { per_second: 16 << 20, burst: 64 << 20 },
         gossip: Rate { per_second: 100, burst: 1000 },
-        job_streams_per_peer: 32,
+        // A provider opens one for each job that we gave it, and all our jobs may be with one.
+        job_streams_per_peer: protocol::node::OWN_JOBS_MAX,
         memory_share: 0.5,
     };
 }

@@ -30,7 +30,7 @@ use super::provider::Serving;
 use super::{Effect, Node, Timer};
 
 /// Most jobs of the owner in flight.
-const JOBS_MAX: usize = 256;
+pub const JOBS_MAX: usize = 256;
 
 /// Providers asked at once.
 const ASKED_MAX: usize = 4;

@@ -277,16 +277,37 @@ async fn a_full_queue_refuses_more_until_it_drains() {
     let mut nets: [Net; 2] = start_many(HOME, QUIC).await;
     connect(&mut nets, 0, 1).await;
     let b = nets[1].me();
-    for tag in 0..=limits::QUEUE_MAX as u64 {
+    let most = (limits::QUEUE_MAX + limits::WAITING_MAX) as u64;
+    for tag in 0..=most {
         nets[0].send(b, tag, vec![1], Bytes::new(), Repeat::Yes);
     }
 
     let refused = wait(&mut nets, failed).await;
-    until(&mut nets, |nets| nets[0].counters().messages_acknowledged == limits::QUEUE_MAX as u64).await;
-    nets[0].send(b, 1000, &b"again"[..], Bytes::new(), Repeat::Yes);
-    until(&mut nets, |nets| nets[0].counters().messages_acknowledged > limits::QUEUE_MAX as u64).await;
+    until(&mut nets, |nets| nets[0].counters().messages_acknowledged == most).await;
+    nets[0].send(b, most + 1, &b"again"[..], Bytes::new(), Repeat::Yes);
+    until(&mut nets, |nets| nets[0].counters().messages_acknowledged > most).await;
 
-    assert_eq!(refused, (limits::QUEUE_MAX as u64, SendFailure::QueueFull));
+    assert_eq!(refused, (most, SendFailure::QueueFull));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_peer_that_goes_away_fails_with_what_was_under_way() {
+    let [mut near, far]: [Net; 2] = start_many(HOME, QUIC).await;
+    let b = far.me();
+    // Nobody answers at this address any more.
+    drop(far);
+    let count = limits::QUEUE_MAX as u64 + 10;
+    for tag in 0..count {
+        near.send(b, tag, vec![1], Bytes::new(), Repeat::Yes);
+    }
+
+    let mut lost = BTreeSet::new();
+    let mut nets = [near];
+    while lost.len() < count as usize {
+        lost.insert(wait(&mut nets, failed).await.0);
+    }
+
+    assert_eq!(lost, (0..count).collect());
 }
 
 #[tokio::test]
