@@ -3,6 +3,7 @@
 //! Each provider has a job of its own and is paid for what it delivered, once. To the client it is one answer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub(super) struct Fallback {
     vectors: usize,
     /// Of the text so far.
     text: blake3::Hasher,
+    /// Whether somebody took it, by which a stream has begun: from then on a refusal is no answer to the client.
+    taken: bool,
     /// What those did who failed.
     earlier: Vec<JobAccount>,
     /// Why the first one did.
@@ -58,38 +61,46 @@ pub(super) struct Relays(Arc<Mutex<BTreeMap<JobId, Relay>>>);
 
 struct Relay {
     now: JobId,
-    /// Whether somebody cancelled the answer, so that nobody is to go on with it.
-    cancelled: bool,
+    cancelled: Cancelled,
+}
+
+/// Whether somebody cancelled an answer, so that nobody is to go on with it. Asked at each token, so no lock is taken for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cancelled(Arc<AtomicBool>);
+
+impl Cancelled {
+    pub(super) fn is(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Relays {
-    /// Begins an answer; returns whether it is the only one of this id. Whoever sends an id twice is refused elsewhere, and
-    /// takes nothing from the answer that has it.
-    pub(super) fn begin(&self, first: JobId) -> bool {
+    /// Begins an answer; returns nothing if another has this id. Whoever sends an id twice is refused elsewhere, and takes
+    /// nothing from the answer that has it.
+    pub(super) fn begin(&self, first: JobId) -> Option<Cancelled> {
         let mut relays = self.lock();
-        let is_new = !relays.contains_key(&first);
-        relays.entry(first).or_insert(Relay { now: first, cancelled: false });
-        is_new
+        if relays.contains_key(&first) {
+            return None;
+        }
+        let cancelled = Cancelled::default();
+        relays.insert(first, Relay { now: first, cancelled: cancelled.clone() });
+        Some(cancelled)
     }
 
     /// Notes that another job goes on with an answer; returns whether it was cancelled.
     pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
         self.lock().get_mut(&first).is_some_and(|relay| {
             relay.now = now;
-            relay.cancelled
+            relay.cancelled.is()
         })
     }
 
     /// Notes that somebody cancels an answer; returns the job to cancel.
     pub(super) fn cancel(&self, job: JobId) -> JobId {
-        self.lock().get_mut(&job).map_or(job, |relay| {
-            relay.cancelled = true;
+        self.lock().get(&job).map_or(job, |relay| {
+            relay.cancelled.0.store(true, Ordering::Release);
             relay.now
         })
-    }
-
-    pub(super) fn is_cancelled(&self, first: JobId) -> bool {
-        self.lock().get(&first).is_some_and(|relay| relay.cancelled)
     }
 
     /// Forgets an answer that is over.
@@ -126,6 +137,7 @@ impl Fallback {
             ids,
             vectors: 0,
             text: blake3::Hasher::new(),
+            taken: false,
             earlier,
             failure: None,
             attempts: 0,
@@ -165,6 +177,7 @@ impl Fallback {
                 self.go_on().await
             }
             JobEvent::Failed { failure, account: None } if self.may_look_again(failure.kind) => {
+                self.failure.get_or_insert(failure);
                 tokio::time::sleep(LOOK).await;
                 self.go_on().await
             }
@@ -173,7 +186,11 @@ impl Fallback {
                 Next::Event(self.failed(account))
             }
             JobEvent::Done(account) => Next::Event(JobEvent::Done(Box::new(self.whole(*account)))),
-            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => Next::Event(event),
+            JobEvent::Accepted { .. } => {
+                self.taken = true;
+                Next::Event(event)
+            }
+            JobEvent::Chosen { .. } => Next::Event(event),
         }
     }
 
@@ -193,10 +210,11 @@ impl Fallback {
         is_lost && has_begun && may_others && self.attempts < ATTEMPTS_MAX
     }
 
-    /// Says whether an attempt to go on came to nothing, and somebody else may still be found.
+    /// Says whether an attempt to go on came to nothing, and somebody else may still be found. The first is made by the job
+    /// itself, where whoever took it failed before the first token.
     fn may_look_again(&self, kind: FailureKind) -> bool {
         let was_refused = matches!(kind, FailureKind::NoProvider | FailureKind::Refused | FailureKind::Busy);
-        was_refused && !self.earlier.is_empty() && self.attempts < ATTEMPTS_MAX
+        was_refused && (self.taken || !self.earlier.is_empty()) && self.attempts < ATTEMPTS_MAX
     }
 
     /// Has somebody go on, or says that nobody does.
@@ -313,11 +331,13 @@ mod tests {
         let relays = Relays::default();
         let (first, second, other) = ([1; 16], [2; 16], [3; 16]);
 
-        assert!(relays.begin(first) && !relays.pass(first, second));
-        assert!(!relays.begin(first), "the same id again");
+        let cancelled = relays.begin(first).expect("it is new");
+        assert!(!relays.pass(first, second) && !cancelled.is());
+        assert!(relays.begin(first).is_none(), "the same id again");
         assert_eq!(relays.cancel(first), second);
-        assert!(relays.is_cancelled(first) && relays.pass(first, other));
+        assert!(cancelled.is() && relays.pass(first, other));
         relays.end(first);
-        assert_eq!((relays.cancel(first), relays.is_cancelled(first)), (first, false));
+        assert_eq!(relays.cancel(first), first);
+        assert!(relays.begin(first).is_some_and(|cancelled| !cancelled.is()));
     }
 }

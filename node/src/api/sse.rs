@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Api;
 use super::caller::Caller;
-use super::fallback::{Fallback, Next};
+use super::fallback::{Cancelled, Fallback, Next};
 use super::spending::{self, Spending};
 use super::views::JobEvent;
 use crate::api_keys::Reserved;
@@ -39,8 +39,8 @@ pub(super) struct Watched {
     spending: Option<Spending>,
     /// Who goes on if the provider does not.
     fallback: Option<Box<Fallback>>,
-    /// Whether the answer is the one that its id stands for when it is cancelled.
-    relays: bool,
+    /// Whether it was cancelled, if the answer is the one that its id stands for then.
+    relays: Option<Cancelled>,
     begun: Begun,
 }
 
@@ -71,7 +71,7 @@ impl Watched {
             place,
             spending: None,
             fallback: None,
-            relays: false,
+            relays: None,
             begun,
         }
     }
@@ -91,7 +91,7 @@ impl Watched {
     ) -> Self {
         let fallback = || Box::new(Fallback::new(&self.api, caller, request.clone(), max_price_nano));
         self.fallback = request.fallbacks.then(fallback);
-        self.relays = self.fallback.is_some() && self.api.relays.begin(self.first);
+        self.relays = self.fallback.as_ref().and_then(|_| self.api.relays.begin(self.first));
         self
     }
 
@@ -117,7 +117,7 @@ impl Watched {
                 self.over = event.is_last();
                 return Some(event);
             };
-            if self.relays && self.api.relays.is_cancelled(self.first) {
+            if self.relays.as_ref().is_some_and(Cancelled::is) {
                 fallback.give_up();
             }
             match fallback.after(event).await {
@@ -128,7 +128,7 @@ impl Watched {
                 Next::Job { job, events, reserved } => {
                     (self.job, self.events) = (job, events);
                     self.spending = reserved.map(Spending::new);
-                    if self.relays && self.api.relays.pass(self.first, job) {
+                    if self.relays.is_some() && self.api.relays.pass(self.first, job) {
                         // It was cancelled while somebody was looked for.
                         self.api.commands.cancel(job);
                     }
@@ -165,7 +165,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.relays {
+        if self.relays.is_some() {
             self.api.relays.end(self.first);
         }
         if !self.over {
