@@ -30,6 +30,9 @@ use super::{Driver, Model, body};
 /// How long a provider that took a job may take to open its stream.
 const ATTACH_MS: u64 = 25_000;
 
+/// Wait suggested to whoever asks for what nobody can do now: half of what a provider that failed is left alone for.
+const NOBODY_RETRY_MS: u64 = protocol::router::COOL_DOWN_MS / 2;
+
 /// Most jobs that ended whose choice of provider can still be explained.
 const REASONS_MAX: usize = 256;
 
@@ -667,11 +670,13 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
                     format!(
                         "nobody serves `{model}` now: serve it on a node with `sharemesh up --serve {model}`"
                     ),
-                ),
+                )
+                .retry_after(NOBODY_RETRY_MS),
                 None => Failure::new(
                     FailureKind::NoProvider,
                     format!("no provider of `{model}` can be used: {}", reasons(considered)),
-                ),
+                )
+                .retry_after(NOBODY_RETRY_MS),
             }
         }
         JobFailure::NotEnoughCredits { needed, available } => Failure::new(
