@@ -1,5 +1,8 @@
 //! Providers that vanish in the middle of an answer: another one goes on, and nobody notices but the ledger.
 
+#[cfg(unix)]
+mod crowd;
+
 use std::collections::BTreeSet;
 
 use protocol::prng::Prng;
@@ -23,12 +26,14 @@ struct Mesh {
 }
 
 impl Mesh {
-    async fn start(ground: &Ground) -> Self {
+    /// Starts all, the providers with these further flags.
+    async fn start(ground: &Ground, flags: &[&str]) -> Self {
         let issuer = ground.start("issuer", &["--dev"]).await;
         let mut providers = Vec::new();
         for name in ["one", "two", "three"] {
             let ticket = issuer.ticket(0).await;
-            providers.push(Some(ground.start(name, &["--join", &ticket, "--serve", "fake", PACE]).await));
+            let serving = [&["--join", &ticket, "--serve", "fake"], flags].concat();
+            providers.push(Some(ground.start(name, &serving).await));
         }
         let ticket = issuer.ticket(OPENING_NANO).await;
         let consumer = ground.start("consumer", &["--join", &ticket]).await;
@@ -37,9 +42,7 @@ impl Mesh {
     }
 
     async fn chat(&self, body: Value) -> Response {
-        let url = format!("http://{}/v1/chat/completions", self.consumer.client().address());
-        let http = reqwest::Client::builder().no_proxy().build().expect("plain");
-        http.post(url).json(&body).send().await.expect("answered")
+        chat(&self.consumer, body).await
     }
 
     /// Returns the provider with this node id.
@@ -62,16 +65,27 @@ impl Mesh {
     async fn check_books(&self) {
         let providers = self.providers.iter().map(|provider| provider.as_ref().expect("it runs"));
         let all: Vec<&Peer> = [&self.issuer, &self.consumer].into_iter().chain(providers).collect();
-        until("all channels are closed and redeemed", async || {
-            for peer in &all[1..] {
-                peer.client().post::<Value>("ledger/settle", &()).await.map_err(|f| f.message)?;
-            }
-            let books = self.issuer.balance().await.books.ok_or("the issuer has no books")?;
-            if books.held.nano == 0 { Ok(()) } else { Err(format!("{:?} are held", books.held)) }
-        })
-        .await;
+        settle(&self.issuer, &all[1..]).await;
         check_sums(&all).await;
     }
+}
+
+async fn chat(consumer: &Peer, body: Value) -> Response {
+    let url = format!("http://{}/v1/chat/completions", consumer.client().address());
+    let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+    http.post(url).json(&body).send().await.expect("answered")
+}
+
+/// Has everybody close and redeem until the issuer holds nothing.
+async fn settle(issuer: &Peer, members: &[&Peer]) {
+    until("all channels are closed and redeemed", async || {
+        for peer in members {
+            peer.client().post::<Value>("ledger/settle", &()).await.map_err(|f| f.message)?;
+        }
+        let books = issuer.balance().await.books.ok_or("the issuer has no books")?;
+        if books.held.nano == 0 { Ok(()) } else { Err(format!("{:?} are held", books.held)) }
+    })
+    .await;
 }
 
 fn body(seed: u64, stream: bool) -> Value {
@@ -128,7 +142,7 @@ async fn an_answer_whose_provider_is_killed_at_any_token_is_whole_and_each_token
     let seed = std::env::var("SHAREMESH_SEED").map_or(31, |seed| seed.parse().unwrap());
     let count: u64 = std::env::var("SHAREMESH_FALLBACKS").map_or(4, |count| count.parse().unwrap());
     let ground = Ground::new(SHAREMESH);
-    let mut mesh = Mesh::start(&ground).await;
+    let mut mesh = Mesh::start(&ground, &[PACE]).await;
     let mut random = Prng::new(seed);
     let (mut whole, mut jobs) = (0, BTreeSet::new());
 
@@ -177,7 +191,7 @@ async fn an_answer_whose_provider_is_killed_at_any_token_is_whole_and_each_token
 #[tokio::test]
 async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
     let ground = Ground::new(SHAREMESH);
-    let mut mesh = Mesh::start(&ground).await;
+    let mut mesh = Mesh::start(&ground, &[PACE]).await;
     let mut alone = body(1, true);
     alone["provider"] = json!({"allow_fallbacks": false});
     let mut stream = mesh.chat(alone).await;
@@ -197,7 +211,7 @@ async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
 #[tokio::test]
 async fn a_client_names_whom_it_wants_first_and_what_they_must_say_of_themselves() {
     let ground = Ground::new(SHAREMESH);
-    let mesh = Mesh::start(&ground).await;
+    let mesh = Mesh::start(&ground, &[PACE]).await;
     let ask = async |provider: Value| {
         let mut asked = body(1, false);
         (asked["provider"], asked["max_tokens"]) = (provider, json!(2));

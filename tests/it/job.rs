@@ -141,7 +141,7 @@ async fn check_paid(consumer: &Peer, price: u64) {
 }
 
 /// Asks an engine in this process.
-fn directly(model: ModelSource, body: &JobBody) -> String {
+pub(crate) fn directly(model: ModelSource, body: &JobBody) -> String {
     let options =
         WorkerOptions { model, device: DeviceChoice::Auto, slots: 1, context_max: None, threads: Some(2) };
     let message = ChatMessage { role: "user".to_owned(), content: body.prompt.clone().unwrap() };
