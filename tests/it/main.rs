@@ -29,6 +29,8 @@ mod liar;
 #[cfg(test)]
 mod openai;
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod pruning;
