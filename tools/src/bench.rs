@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: what the network adds to the engine, how fast it gets over faults, and what its ledger costs, each
 //! number beside its floor.
 //!
-//! In reading order: [`mesh`], [`faults`], [`ledger`], [`engine`] and [`calibrate`] are the benchmarks; [`latency`], [`decode`], [`idle`] and [`floors`] are
-//! what the first measures; [`cluster`] is the network of separate processes that both run on, [`release`] the program
+//! In reading order: [`mesh`], [`faults`], [`ledger`], [`engine`], [`api`] and [`calibrate`] are the benchmarks; [`latency`], [`decode`], [`idle`] and
+//! [`floors`] are what the first measures; [`cluster`] is the network of separate processes that both run on, [`release`] the program
 //! that is measured, [`samples`] how runs become numbers, and [`table`] how those are printed.
 
 mod mesh;
@@ -12,6 +12,8 @@ mod faults;
 mod ledger;
 
 mod engine;
+
+mod api;
 
 mod calibrate;
 
@@ -52,8 +54,13 @@ enum What {
     Ledger(ledger::Arguments),
     /// The engine by itself, one answer and several at once, on the CPU and on a GPU beside it
     Engine(engine::Arguments),
+    /// The HTTP API of a node before a provider: latency, tokens a CPU-second, memory, overload; beside a bare server
+    Api(api::Arguments),
     /// The traffic of a small network of real nodes beside that of the simulator
     Calibrate(calibrate::Arguments),
+    /// Answers with events at once, and does nothing else
+    #[command(hide = true)]
+    Bare,
     /// Runs the engine in this process for jobs on standard input
     #[command(hide = true)]
     Direct(decode::Arguments),
@@ -70,10 +77,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let What::Replay(arguments) = &arguments.what {
         return ledger::replay(arguments).map(|()| ExitCode::SUCCESS);
     }
+    if let What::Bare = &arguments.what {
+        return block_on(api::bare::serve());
+    }
     if let What::Calibrate(arguments) = &arguments.what
         && let Some(program) = arguments.program()
     {
         return block_on(calibrate::run(program, arguments));
+    }
+    if let What::Api(arguments) = &arguments.what
+        && let Some(program) = arguments.program()
+    {
+        return block_on(api::run(program, arguments));
     }
     let features = if let What::Engine(arguments) = &arguments.what { arguments.features() } else { &[] };
     if cfg!(debug_assertions) {
@@ -91,7 +106,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             What::Faults(arguments) => faults::run(&program, arguments).await,
             What::Ledger(arguments) => ledger::run(&program, arguments).await,
             What::Calibrate(arguments) => calibrate::run(&program, arguments).await,
-            What::Engine(_) | What::Direct(_) | What::Replay(_) => Ok(()),
+            What::Api(arguments) => api::run(&program, arguments).await,
+            What::Engine(_) | What::Direct(_) | What::Replay(_) | What::Bare => Ok(()),
         }
     })
 }

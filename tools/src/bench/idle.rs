@@ -70,7 +70,7 @@ pub(super) fn memory_mb(pid: u32, field: &str) -> Result<f64> {
 }
 
 /// Returns the processor time of a process, in user and in kernel mode, without that of its children.
-fn cpu_s(pid: u32) -> Result<f64> {
+pub(super) fn cpu_s(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .context("processor time can be measured on Linux only")?;
     // The program's name may contain anything but ends with the last parenthesis.
