@@ -47,13 +47,15 @@ impl Pruner for Lines {
         match plan.verdict(position.0, &record) {
             Fate::Keep => Verdict::Keep,
             Fate::Drop => Verdict::Drop,
-            Fate::Fold(line) => Verdict::Replace(Record::Moved(line).to_bytes()),
+            Fate::Replace(line) => Verdict::Replace(line.to_bytes()),
         }
     }
 
     fn next_segment(&mut self) {
-        if let Self::Planned(plan) = self {
-            plan.next_part();
+        match self {
+            Self::Surveyed(survey) => survey.next_part(),
+            Self::Planned(plan) => plan.next_part(),
+            Self::Done => {}
         }
     }
 }

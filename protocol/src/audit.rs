@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::forward::Gathering;
 use crate::ids::{ChannelId, DomainId};
 use crate::keys::Scheme;
 use crate::ledger::account::SignedLineage;
@@ -49,6 +50,8 @@ pub struct Audit {
     books: Issuer,
     agreed: agreed::Agreed,
     is_issuer: bool,
+    /// Books that are being brought forward.
+    forward: Gathering,
     checkpoints: u64,
     findings_seen: u64,
     equivocations: u64,
@@ -85,6 +88,7 @@ impl Audit {
             agreed: agreed::Agreed::new(manifest_of_books),
             books,
             is_issuer: false,
+            forward: Gathering::default(),
             checkpoints: 0,
             findings_seen: 0,
             equivocations: 0,
@@ -181,6 +185,7 @@ impl Audit {
             Record::WithdrawalPaid(paid) => self.withdrawal_paid(paid),
             Record::Text(_) => {}
             Record::Books(record) => self.of_books(record),
+            Record::Forward(line) => self.forward(line),
             Record::Agreed(record) => self.of_agreement(record),
             Record::Lineage(lineage) => self.lineage(lineage),
             Record::Authorised { device, .. } => drop(self.verified(device)),

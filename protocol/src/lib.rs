@@ -44,6 +44,8 @@ pub mod ledger;
 
 pub mod books;
 
+pub mod forward;
+
 pub mod agreeing;
 
 pub mod message;

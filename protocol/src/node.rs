@@ -12,6 +12,7 @@ mod auditing;
 mod channels;
 mod checkpoints;
 mod committing;
+mod forward;
 mod issuing;
 mod mirrors;
 mod notices;
@@ -47,7 +48,6 @@ use crate::ledger::paid::{Agreement, Paid};
 use crate::ledger::quorum::{Acks, Answers, View, Views};
 use crate::ledger::records::{self, Epoch, Membership, Rights};
 use crate::ledger::wallet::Wallet;
-use crate::ledger::witness::Witness;
 use crate::manifest::Manifest;
 use crate::message::{Checked, JoinError, Message, Wire};
 use crate::prng::Prng;
@@ -61,6 +61,7 @@ pub use accounts::RotationView;
 pub use adverts::Heard;
 pub use auditing::{AuditState, AuditView, Distrusted};
 pub use checkpoints::{BooksView, KEPT_MAX as CHECKPOINTS_KEPT_MAX, OwnLeaf};
+pub use forward::{Bookkeeper, are_stated, is_issuers};
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use recovery::RecoveryView;
@@ -504,6 +505,8 @@ pub struct Node {
     recovery: Option<recovery::Recovery>,
     /// Before which epoch the issuers have named all channels of ours, in the last recovery.
     recovered: Option<Epoch>,
+    /// Books that are being taken out of the journal, at the start.
+    forwarding: forward::Forwarding,
     /// Channels of ours that are open at the issuer and that nobody has given back yet, since the last recovery.
     missing: BTreeMap<ChannelId, Booked>,
     /// Up to which channel peers have given back what they hold of those, if that was not all.
@@ -536,17 +539,8 @@ impl Node {
         let me = NodeId::from(config.node.public());
         let wallet = accounts::wallet(domain, &config.owner);
         let device = accounts::delegation(&wallet, &config.owner, me, domain, Epoch::default());
-        let issuing = config.issuer.clone().map(|signer| issuing::Issuing {
-            witness: Witness::new(config.manifest.clone(), signer),
-            tickets: BTreeMap::new(),
-            cursors: BTreeMap::new(),
-            judged: BTreeSet::new(),
-            hurried: Time::default(),
-            inboxes: notices::Inboxes::default(),
-            payouts: BTreeMap::new(),
-            ends: checkpoints::EpochEnds::new(),
-            agreeing: agreeing::Convention::default(),
-        });
+        let issuing =
+            config.issuer.clone().map(|signer| issuing::Issuing::new(config.manifest.clone(), signer));
         let clocks = Clocks::new(config.issuer.as_ref().map(Signer::public));
         Self {
             me,
@@ -588,6 +582,7 @@ impl Node {
             mirrors: mirrors::Mirrors::default(),
             recovery: None,
             recovered: None,
+            forwarding: forward::Forwarding::default(),
             missing: BTreeMap::new(),
             missing_after: BTreeMap::new(),
             advert_sequence: 0,

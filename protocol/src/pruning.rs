@@ -2,23 +2,30 @@
 //!
 //! All lines are surveyed first, oldest first; then those that may be replaced are read again, a part of the journal at a
 //! time. A node that starts from the lines left knows what it would know from all of them, and its account's statement
-//! has the same sums. What issuers write as issuers stays whole: it is how they compute their books.
+//! has the same sums. Of an issuer that is alone, the books at a checkpoint that nobody audits any more take the place of the
+//! lines that led to them. What one of several issuers writes as such stays whole: it is how they compute their books.
 
+mod forward;
+
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::books::BooksRecord;
 use crate::ids::{AccountId, ChannelId, DomainId, NodeId, RecordId};
 use crate::job::JobRecord;
+use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::issuer::Booked;
 use crate::ledger::records::{AccountOp, Epoch, OpBody, VALIDITY_EPOCHS_MAX};
 use crate::manifest::Manifest;
 use crate::message::{Opening, Wire};
 use crate::mutant;
-use crate::node::{CHECKPOINTS_KEPT_MAX, Node};
+use crate::node::{CHECKPOINTS_KEPT_MAX, Node, is_issuers};
 use crate::record::Record;
-use crate::signed::Signed;
+use crate::signed::{Signed, Verified};
 use crate::statement::{Kind, Line, Statement};
 use crate::time::Time;
+
+use forward::{Brought, Ledger};
 
 /// Whose journal is pruned, and how far.
 #[derive(Debug, Clone)]
@@ -38,6 +45,8 @@ pub struct Policy {
     pub keep_epochs: u32,
     /// Channels that the node knows now, whose lines all stay.
     pub open: BTreeSet<ChannelId>,
+    /// The oldest checkpoint that the node keeps, once it keeps as many as it ever will: nobody is served what is before.
+    pub oldest: Option<Epoch>,
 }
 
 impl Policy {
@@ -55,6 +64,7 @@ impl Policy {
             manifest,
             keep_epochs,
             open: node.channels().into_iter().map(|view| view.channel).collect(),
+            oldest: oldest_of(node.checkpoints()),
         }
     }
 
@@ -62,6 +72,12 @@ impl Policy {
     #[must_use]
     pub fn over_before(&self) -> Epoch {
         Epoch(self.epoch.0.saturating_sub(self.keep_epochs.max(1)))
+    }
+
+    /// Says whether nobody asks any more for what led to the books at the end of an epoch.
+    fn is_past(&self, epoch: Epoch) -> bool {
+        let oldest = if mutant::is_in("forward-what-is-audited") { Some(self.epoch) } else { self.oldest };
+        oldest.is_some_and(|oldest| epoch < oldest) && epoch < self.over_before()
     }
 
     /// Returns the last epoch in which something can happen on a channel with this last epoch for jobs.
@@ -81,15 +97,21 @@ impl Policy {
     }
 }
 
+/// Returns the epoch of the oldest checkpoint, if they are as many as are ever kept.
+fn oldest_of(kept: &[Verified<Checkpoint>]) -> Option<Epoch> {
+    let oldest = kept.iter().map(|checkpoint| checkpoint.epoch).min();
+    oldest.filter(|_| kept.len() >= CHECKPOINTS_KEPT_MAX)
+}
+
 /// What becomes of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// It stays as it is.
     Keep,
     /// It goes.
     Drop,
-    /// [`Record::Moved`] takes its place.
-    Fold(Line),
+    /// Another line takes its place, which holds what several said.
+    Replace(Box<Record>),
 }
 
 /// A channel in the journal.
@@ -122,6 +144,8 @@ pub struct Survey {
     job: (Time, u64),
     /// The newest epochs of which there are checkpoints.
     checkpoints: BTreeSet<Epoch>,
+    /// The books of an issuer that is alone.
+    ledger: Option<Ledger>,
 }
 
 impl Survey {
@@ -130,6 +154,7 @@ impl Survey {
     pub fn new(policy: Policy) -> Self {
         Self {
             domain: policy.manifest.domain(),
+            ledger: Ledger::of(&policy),
             policy,
             channels: BTreeMap::new(),
             mirrored: BTreeMap::new(),
@@ -142,6 +167,9 @@ impl Survey {
     /// Takes the line at `position`, which rises.
     pub fn take(&mut self, position: u64, record: &Record) {
         let domain = self.domain;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.take(position, record, &self.policy);
+        }
         if let Record::Step { op, .. } = record {
             self.step = self.own_step(op).map(|(_, id)| (position, id)).or(self.step);
         } else if let Record::Kept { .. } | Record::Over(_) = record {
@@ -161,6 +189,13 @@ impl Survey {
         }
         if let Record::Job(job) = record {
             self.job = self.job.max((job.end, position));
+        }
+    }
+
+    /// Goes on with the next part of those that may be replaced; what is surveyed after the last of them stays.
+    pub fn next_part(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.next_part();
         }
     }
 
@@ -184,10 +219,11 @@ impl Survey {
 
     /// Returns the plan for the lines up to and with `until`: of what has a line behind it, nothing goes.
     #[must_use]
-    pub fn plan(self, until: u64) -> Plan {
+    pub fn plan(mut self, until: u64) -> Plan {
         let Policy { manifest, node, account, .. } = &self.policy;
+        let forward = self.ledger.take().map(Ledger::finish).unwrap_or_default();
         let statement = Statement::new(manifest, *node, *account);
-        Plan { survey: self, until, statement, folds: BTreeMap::new(), moved: BTreeMap::new() }
+        Plan { survey: self, until, statement, forward, folds: BTreeMap::new(), moved: BTreeMap::new() }
     }
 }
 
@@ -201,6 +237,8 @@ pub struct Plan {
     survey: Survey,
     until: u64,
     statement: Statement,
+    /// What is brought forward of an issuer's books.
+    forward: Brought,
     /// Where in this part a sum is to stand.
     folds: BTreeMap<u64, Line>,
     /// Where the sum of a channel, an epoch and a kind stands so far.
@@ -226,7 +264,10 @@ impl Plan {
     #[must_use]
     pub fn verdict(&self, position: u64, record: &Record) -> Verdict {
         if let Some(line) = self.folds.get(&position) {
-            return Verdict::Fold(*line);
+            return Verdict::Replace(Box::new(Record::Moved(*line)));
+        }
+        if let Some(line) = self.forward.lines.get(&position) {
+            return Verdict::Replace(Box::new(Record::Forward(line.clone())));
         }
         if self.keeps(position, record) { Verdict::Keep } else { Verdict::Drop }
     }
@@ -251,7 +292,11 @@ impl Plan {
             !policy.is_over(expires.plus(VALIDITY_EPOCHS_MAX))
         } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
             let epoch = checkpoint.peek_in(*domain).map(|(checkpoint, ..)| checkpoint.epoch);
-            policy.is_issuer || epoch.is_none_or(|epoch| self.survey.checkpoints.contains(&epoch))
+            // An issuer's are what its lines are compared with.
+            (policy.is_issuer && position >= self.forward.before)
+                || epoch.is_none_or(|epoch| self.survey.checkpoints.contains(&epoch))
+        } else if is_issuers(record) {
+            position >= self.forward.before
         } else if let Record::Over(channel) = record {
             // It goes when what it puts an end to has gone: that may stand in a part that is replaced after this one.
             self.survey.mirrored.contains_key(channel)

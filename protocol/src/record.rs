@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::agreeing::AgreedRecord;
 use crate::books::BooksRecord;
 use crate::encoding::{DecodeError, decode, decode_own, encode};
+use crate::forward::Forward;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::job::JobRecord;
 use crate::keys::PublicKey;
@@ -190,6 +191,8 @@ pub enum Record {
     Moved(Line),
     /// A channel that was open at the issuers when this node had recovered, and that nobody had given back until then.
     Missing(Booked),
+    /// As the only issuer: the books at the checkpoint that follows, in place of all lines of theirs before.
+    Forward(Forward),
 }
 
 impl Record {
@@ -248,7 +251,8 @@ impl Record {
             | Self::Concluded(_)
             | Self::Vouched(_)
             | Self::Agreed(_)
-            | Self::GivenUp(_) => None,
+            | Self::GivenUp(_)
+            | Self::Forward(_) => None,
         }
     }
 

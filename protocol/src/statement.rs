@@ -182,7 +182,8 @@ impl Statement {
             | Record::Recovering
             | Record::Ended { .. }
             | Record::Recovered(_)
-            | Record::Missing(_) => {}
+            | Record::Missing(_)
+            | Record::Forward(_) => {}
         }
     }
 

@@ -112,6 +112,19 @@ pub const MUTANTS: [Mutant; 70] = [
     ),
     in_pruned_network("prune-in-grace", "the lines of a channel go while its grace lasts"),
     in_pruned_network("prune-last-step", "the line of the step signed last goes"),
+    in_pruned_network(
+        "forward-what-is-audited",
+        "an issuer drops lines that led to checkpoints which it still serves",
+    ),
+    in_pruned_network(
+        "forward-without-used-tickets",
+        "an issuer that prunes forgets which tickets were used",
+    ),
+    mutant(
+        "forward-without-references",
+        "issuer::books_brought_forward_take_and_refuse_what_the_books_did",
+        "an issuer that prunes forgets under which references deposits were booked",
+    ),
     in_lib(
         "refusal-not-kept",
         "node::tests::orders::an_owner_is_told_of_a_refusal_only_when_a_restart_makes_nothing_of_the_step",

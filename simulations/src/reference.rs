@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::forward::{Entry, Gathering};
 use protocol::ids::{AccountId, ChannelId, Digest};
+use protocol::ledger::issuer::Balance;
 use protocol::ledger::records::{AccountOp, Deposit, Epoch, OpBody, SplitLine, Terms};
 use protocol::manifest::Manifest;
 use protocol::record::Record;
@@ -31,6 +33,7 @@ pub struct Reference {
     /// What accounts were given, less what they gave, without channels.
     own: BTreeMap<AccountId, i128>,
     channels: BTreeMap<ChannelId, Channel>,
+    forward: Gathering,
 }
 
 #[derive(Debug, Clone)]
@@ -47,8 +50,14 @@ struct Channel {
 impl Reference {
     /// Returns the account of nothing written yet.
     #[must_use]
-    pub const fn new(manifest: Manifest) -> Self {
-        Self { manifest, deposits: BTreeSet::new(), own: BTreeMap::new(), channels: BTreeMap::new() }
+    pub fn new(manifest: Manifest) -> Self {
+        Self {
+            manifest,
+            deposits: BTreeSet::new(),
+            own: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            forward: Gathering::default(),
+        }
     }
 
     /// Takes a line of the issuer's journal; says whether it is about credits.
@@ -74,10 +83,40 @@ impl Reference {
             for channel in self.channels.values_mut() {
                 channel.open &= channel.expires.plus(grace) >= *epoch;
             }
+        } else if let Record::Forward(line) = line {
+            if let Some(entries) = self.forward.take(line.clone()).expect("in order") {
+                self.begin_with(&entries);
+            }
         } else {
             return false;
         }
         true
+    }
+
+    /// Begins with books that are in the place of the lines that led to them.
+    fn begin_with(&mut self, entries: &[Entry]) {
+        *self = Self::new(self.manifest.clone());
+        let mut has = BTreeMap::new();
+        for entry in entries {
+            if let Entry::Channel(entry) = entry {
+                let channel = Channel {
+                    paid: entry.redeemed,
+                    open: !entry.closed,
+                    ..channel(&entry.terms, entry.payer, entry.cap, entry.expires)
+                };
+                self.channels.insert(entry.channel, channel);
+            } else if let Entry::Booked { reference, .. } = entry {
+                self.deposits.insert(*reference);
+            } else if let Entry::Account(entry) = entry {
+                let Balance { cash, earned, .. } = entry.balance;
+                has.insert(entry.account, i128::from(cash) + i128::from(earned));
+            }
+        }
+        let on_channels = self.holdings();
+        for (account, has) in has {
+            let on_channels = on_channels.get(&account).map_or(0, |holding| holding.available);
+            self.own.insert(account, has - on_channels);
+        }
     }
 
     fn deposit(&mut self, deposit: &Signed<Deposit>) {
@@ -93,18 +132,7 @@ impl Reference {
             OpBody::OpenChannel(open) => {
                 let terms = terms.and_then(|terms| terms.peek_in(self.manifest.domain()));
                 let Some((terms, ..)) = terms else { return };
-                let markup = terms.markup.as_ref().map(|markup| markup.line());
-                let rate = markup.as_ref().map_or(0, |line| u64::from(line.bps));
-                let channel = Channel {
-                    payer: op.account,
-                    payee: terms.payee_account,
-                    lines: terms.split.iter().copied().chain(markup).collect(),
-                    holds: open.cap + open.cap / QUANTUM * rate,
-                    paid: 0,
-                    expires: open.expires,
-                    open: true,
-                };
-                self.channels.insert(id.into(), channel);
+                self.channels.insert(id.into(), channel(&terms, op.account, open.cap, open.expires));
                 self.fee(op.account, self.manifest.open_fee);
             }
             OpBody::Expire(channel) => {
@@ -160,5 +188,20 @@ impl Reference {
             }
         }
         holdings
+    }
+}
+
+/// Returns a channel on which nothing was paid.
+fn channel(terms: &Terms, payer: AccountId, cap: u64, expires: Epoch) -> Channel {
+    let markup = terms.markup.as_ref().map(|markup| markup.line());
+    let rate = markup.as_ref().map_or(0, |line| u64::from(line.bps));
+    Channel {
+        payer,
+        payee: terms.payee_account,
+        lines: terms.split.iter().copied().chain(markup).collect(),
+        holds: cap + cap / QUANTUM * rate,
+        paid: 0,
+        expires,
+        open: true,
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use protocol::audit::Audit;
+use protocol::forward::Entry;
 use protocol::ids::ChannelId;
 use protocol::keys::Scheme;
+use protocol::ledger::finding::Finding;
 use protocol::ledger::records::Epoch;
 use protocol::node::Node;
 use protocol::prng::Prng;
@@ -94,7 +96,7 @@ fn compare(home: &mut Home, host: usize, prng: &mut Prng) -> usize {
 
 #[test]
 fn a_node_knows_the_same_from_a_pruned_journal() {
-    let mut gone = 0;
+    let (mut gone, mut brought) = (0, 0);
     for seed in 0..6 {
         let mut prng = Prng::new(seed);
         let mut home = home(seed, if seed % 3 == 2 { 4 } else { 1 });
@@ -107,8 +109,71 @@ fn a_node_knows_the_same_from_a_pruned_journal() {
                 }
             }
         }
+        brought += lines_of(&home, 0, |line| matches!(line, Record::Forward(_)));
     }
     assert!(gone > 2_000, "only {gone} lines were pruned");
+    assert!(brought >= 4, "an issuer that is alone brought its books forward in {brought} of 4 networks");
+}
+
+fn lines_of(home: &Home, host: usize, is_one: impl Fn(&Record) -> bool) -> usize {
+    home.world.records(host).filter(|line| is_one(line)).count()
+}
+
+/// Returns how many epochs it is since the oldest line by which an issuer computes its books.
+fn epochs_kept(home: &Home, host: usize) -> u32 {
+    let taken = |line: Record| if let Record::Stepped { epoch, .. } = line { Some(epoch) } else { None };
+    let oldest = home.world.records(host).filter_map(taken).min().expect("some");
+    home.world.node(host).expect("runs").manifest().epoch(home.world.now).0 - oldest.0
+}
+
+#[test]
+fn an_issuers_journal_grows_with_its_books_and_not_with_its_history() {
+    let mut prng = Prng::new(21);
+    let mut home = home(21, 1);
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        lives(&mut home, &mut prng, 30, false);
+        assert!(epochs_kept(&home, 0) > 25);
+        home.world.prune(0, 0, 20, usize::MAX);
+        // Sixteen checkpoints are kept with what led to them, and what is in the part with the one before.
+        assert!(epochs_kept(&home, 0) <= 20, "{} epochs are left", epochs_kept(&home, 0));
+        left.push(lines_of(&home, 0, protocol::node::is_issuers));
+        home.world.fault_in(0, 0, Fault::Crash);
+        home.world.fault_in(2_000, 0, Fault::Restart);
+        home.world.run_for(10_000);
+        let findings = home.world.node(0).expect("runs").books_view().findings.to_vec();
+        assert_eq!(findings, vec![], "its books are those of its checkpoints");
+    }
+    assert!(left[2] < left[0] * 3 / 2, "{left:?} lines after 30, 60 and 90 epochs");
+    home.heal(60_000);
+    home.settles();
+    let findings = simulations::checks::findings(simulations::checks::WHEN_SETTLED, &home.world);
+    assert_eq!((findings, home.world.findings.clone()), (vec![], vec![]));
+}
+
+#[test]
+fn books_brought_forward_wrongly_are_found_by_the_checkpoint_behind_them() {
+    let mut prng = Prng::new(22);
+    let mut home = home(22, 1);
+    lives(&mut home, &mut prng, 30, false);
+    home.world.prune(0, 0, 20, usize::MAX);
+    let mut records: Vec<Record> = home.world.records(0).collect();
+    let account = records.iter_mut().find_map(|line| {
+        let Record::Forward(line) = line else { return None };
+        line.entries.iter_mut().find_map(|entry| {
+            if let Entry::Account(account) = entry { Some(&mut account.balance.cash) } else { None }
+        })
+    });
+    *account.expect("brought forward") += 1;
+
+    let config = home.world.hosts[0].config.clone();
+    let node = Node::new(config, 7, &records, home.world.now).expect("it can be followed");
+    assert!(matches!(node.books_view().findings[..], [Finding::Books { .. }, ..]));
+    let mut audit = Audit::by(node.manifest().clone(), Scheme::Simulated);
+    records.into_iter().for_each(|record| audit.check(record));
+    let found = audit.finish();
+    assert!(found.problems.iter().any(|problem| problem.contains("do not add up")), "{:?}", found.problems);
+    assert!(found.problems.iter().any(|problem| problem.contains("the checkpoint of epoch")));
 }
 
 #[test]

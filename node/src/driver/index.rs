@@ -334,6 +334,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Ended { .. }
         | Record::Recovered(_)
         | Record::Missing(_)
+        | Record::Forward(_)
         | Record::GivenUp(_)
         | Record::Moved(_)
         | Record::Voted { .. }

@@ -32,7 +32,8 @@ pub enum Verdict {
 
 /// Says of each record whether it is needed.
 pub trait Pruner {
-    /// Sees every record, in order, before anything is decided.
+    /// Sees every record, in order, before anything is decided; [`Pruner::next_segment`] follows each segment that may be
+    /// pruned, and not the newest.
     fn survey(&mut self, position: Position, record: &[u8]);
 
     /// All up to and with `until` may go.
@@ -88,6 +89,7 @@ impl History {
         let mut end = Position::default();
         for header in &sealed {
             end = self.each(header, &mut |position, record| pruner.survey(position, record))?.position;
+            pruner.next_segment();
         }
         if let Some(open) = open {
             self.each(&open, &mut |position, record| {

@@ -4,10 +4,11 @@ use alloc::format;
 use alloc::string::ToString;
 
 use crate::books::BooksRecord;
+use crate::forward::{Entry, Forward, Happened};
 use crate::ledger::checkpoint::{Checkpoint, is_signed_by_quorum};
 use crate::ledger::equivocation::Equivocation;
-use crate::ledger::merkle::Tree;
 use crate::message::Wire;
+use crate::node::are_stated;
 use crate::signed::{Signed, Verified};
 
 use super::Audit;
@@ -41,15 +42,52 @@ impl Audit {
 
     /// As issuer: compares our checkpoint with the books that the journal leads to.
     fn compare(&mut self, checkpoint: &Verified<Checkpoint>) {
-        let snapshot = self.books.snapshot();
-        let accounts = Tree::new(snapshot.accounts).map(|tree| tree.root());
-        let channels = Tree::new(snapshot.channels).map(|tree| tree.root());
+        let is_stated = are_stated(&self.books, checkpoint);
         self.books.end_epoch(checkpoint.epoch);
-        if accounts != Ok(checkpoint.accounts) || channels != Ok(checkpoint.channels) {
+        if !is_stated {
             let epoch = checkpoint.epoch.0;
             self.problem(format!(
                 "the books of the journal are not those of the checkpoint of epoch {epoch}"
             ));
+        }
+    }
+
+    /// As issuer: takes books that were brought forward; the checkpoint behind them tells whether they are right.
+    pub(super) fn forward(&mut self, line: Forward) {
+        self.is_issuer = true;
+        for entry in &line.entries {
+            match entry.clone() {
+                Entry::Payout(paid) => self.by_issuer(paid),
+                Entry::Admitted { membership, deposit, .. } => {
+                    self.by_issuer(membership);
+                    self.by_issuer_maybe(deposit);
+                }
+                Entry::News { what: Happened::Deposit(deposit), .. } => self.by_issuer(deposit),
+                Entry::News { what: Happened::Step { op, .. }, .. } => drop(self.verified(op)),
+                Entry::Totals(_)
+                | Entry::Account(_)
+                | Entry::Channel(_)
+                | Entry::Due(..)
+                | Entry::Booked { .. }
+                | Entry::Withdrawal(..)
+                | Entry::Ticket { .. }
+                | Entry::Told(_) => {}
+            }
+        }
+        match self.forward.take(line) {
+            Ok(None) => {}
+            Ok(Some(entries)) => {
+                self.books = self.books.emptied();
+                if entries.iter().any(|entry| self.books.restore(entry).is_err()) {
+                    self.problem(
+                        "the keys of an account in the books brought forward cannot be read".to_string(),
+                    );
+                }
+                if !self.books.is_conserved() {
+                    self.problem("the books brought forward do not add up".to_string());
+                }
+            }
+            Err(error) => self.problem(error.to_string()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
 mod closing;
+mod forward;
 mod settling;
 mod slots;
 mod snapshot;
@@ -302,6 +303,12 @@ impl Issuer {
             given: 0,
             withdrawals: transfers::Withdrawals::default(),
         }
+    }
+
+    /// Returns the network's manifest.
+    #[must_use]
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Returns what `account` holds; an unknown account holds nothing.

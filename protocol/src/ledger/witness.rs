@@ -681,6 +681,7 @@ impl Witness {
             | Record::Ended { .. }
             | Record::Recovered(_)
             | Record::Missing(_)
+            | Record::Forward(_)
             | Record::GivenUp(_)
             | Record::Moved(_)
             | Record::Agreed(_) => {}

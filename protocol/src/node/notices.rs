@@ -6,6 +6,7 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use crate::forward::{Entry, Happened};
 use crate::ids::{AccountId, ChannelId, NodeId, RecordId};
 use crate::ledger::issuer::Issuer;
 use crate::ledger::quorum::Certificate;
@@ -69,6 +70,44 @@ impl Inboxes {
             | OpBody::Inception(_)
             | OpBody::Rotate(_) => None,
         }
+    }
+
+    /// Returns what is not confirmed yet, as an issuer that is alone brings it forward.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        let news = self.news.iter().filter_map(|((receiver, number), news)| {
+            let node = if let Receiver::Node(node) = receiver { Some(*node) } else { None };
+            let what = match news {
+                News::Deposit(deposit) => Happened::Deposit(deposit.signed()),
+                News::Step(certificate) => {
+                    let epoch = certificate.votes.first()?.epoch;
+                    Happened::Step { op: certificate.op.signed(), epoch }
+                }
+            };
+            Some(Entry::News { number: *number, node, what })
+        });
+        news.chain([Entry::Told(self.told)])
+    }
+
+    /// Takes back news for a node, or for the account that it concerns.
+    pub(super) fn restore(&mut self, number: u64, node: Option<NodeId>, news: News<Checked>) {
+        let receiver = match (node, &news) {
+            (Some(node), _) => Receiver::Node(node),
+            (None, News::Deposit(deposit)) => Receiver::Account(deposit.account),
+            (None, News::Step(certificate)) => match certificate.op.body {
+                OpBody::Pay { to, .. } => Receiver::Account(to),
+                OpBody::OpenChannel(_)
+                | OpBody::Withdraw { .. }
+                | OpBody::Expire(_)
+                | OpBody::Noop
+                | OpBody::Inception(_)
+                | OpBody::Rotate(_) => return,
+            },
+        };
+        self.news.insert((receiver, number), news);
+    }
+
+    pub(super) const fn restore_told(&mut self, told: u64) {
+        self.told = told;
     }
 
     fn file(&mut self, receiver: Receiver, news: News<Checked>) {

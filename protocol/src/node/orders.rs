@@ -17,6 +17,7 @@ use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
 
+use super::issuing::Issuing;
 use super::{Effect, Node, Offence};
 
 /// Most orders that wait for the wallet.
@@ -249,24 +250,8 @@ impl Node {
         paid: &Verified<WithdrawalPaid>,
         now: Epoch,
     ) -> Result<bool, IssuerError> {
-        let manifest = &self.config.manifest;
         let issuing = self.issuing.as_mut().ok_or(IssuerError::UnknownWithdrawal)?;
-        let request = *issuing.books.withdrawal(paid.step).ok_or(IssuerError::UnknownWithdrawal)?;
-        if !is_by_its_payer(paid, request.epoch, manifest) {
-            return Err(IssuerError::WrongKey);
-        }
-        if paid.epoch > now.plus(1) {
-            return Err(IssuerError::WrongEpoch);
-        }
-        if issuing.books.is_one_of_many() {
-            issuing.facts.push(Fact::Paid(paid.clone()));
-        }
-        if issuing.payouts.contains_key(&paid.step) {
-            return Ok(false);
-        }
-        issuing.books.mark_paid(paid.step, text_digest(&paid.reference))?;
-        issuing.payouts.insert(paid.step, paid.clone());
-        Ok(true)
+        note_payout(issuing, paid, now)
     }
 
     /// As issuer: tells the owner that its withdrawal is paid.
@@ -328,6 +313,30 @@ impl Node {
     pub fn payout(&self, step: RecordId) -> Option<&Verified<WithdrawalPaid>> {
         self.issuing.as_ref()?.payouts.get(&step)
     }
+}
+
+/// Takes note that a withdrawal was paid out; says whether that is new.
+pub(super) fn note_payout(
+    issuing: &mut Issuing,
+    paid: &Verified<WithdrawalPaid>,
+    now: Epoch,
+) -> Result<bool, IssuerError> {
+    let request = *issuing.books.withdrawal(paid.step).ok_or(IssuerError::UnknownWithdrawal)?;
+    if !is_by_its_payer(paid, request.epoch, issuing.books.manifest()) {
+        return Err(IssuerError::WrongKey);
+    }
+    if paid.epoch > now.plus(1) {
+        return Err(IssuerError::WrongEpoch);
+    }
+    if issuing.books.is_one_of_many() {
+        issuing.facts.push(Fact::Paid(paid.clone()));
+    }
+    if issuing.payouts.contains_key(&paid.step) {
+        return Ok(false);
+    }
+    issuing.books.mark_paid(paid.step, text_digest(&paid.reference))?;
+    issuing.payouts.insert(paid.step, paid.clone());
+    Ok(true)
 }
 
 /// Says whether the issuer signed it whose turn it was when it says so.

@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 
 use thiserror::Error;
 
-use crate::ids::ChannelId;
+use crate::forward::OutOfOrder;
+use crate::ids::{ChannelId, DomainId};
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::quorum::View;
 use crate::ledger::records::{Epoch, OpBody, text_digest};
@@ -13,7 +14,7 @@ use crate::record::Record;
 use crate::signed::{Role, SignedError, Verified};
 use crate::time::Time;
 
-use super::issuing::{Admitted, TicketState};
+use super::issuing::{Admitted, Issuing, TicketState};
 use super::recovery::Recovery;
 use super::{Config, Node};
 
@@ -26,6 +27,9 @@ pub enum ReplayError {
     /// A line contradicts those before it.
     #[error("a record in the journal contradicts those before it: {0}")]
     Issuer(#[from] IssuerError),
+    /// A part of the books that were brought forward is missing.
+    #[error("a record in the journal is out of place: {0}")]
+    Forward(#[from] OutOfOrder),
     /// A line is about a channel that was never opened.
     #[error("the journal speaks of channel {0}, which it never opened")]
     UnknownChannel(ChannelId),
@@ -169,8 +173,16 @@ impl Node {
             | Record::Endorsed { .. }
             | Record::Promised { .. }
             | Record::Vouched(_)
-            | Record::Concluded(_)) => self.replay_issuing(record)?,
-            Record::Books(books) => self.replay_books(books)?,
+            | Record::Concluded(_)) => {
+                if let Some(issuing) = &mut self.issuing {
+                    replay_issuing(issuing, record, domain)?;
+                }
+            }
+            Record::Books(books) => {
+                self.prove_forward(&books);
+                self.replay_books(books)?;
+            }
+            Record::Forward(line) => self.replay_forward(line)?,
             Record::Agreed(agreed) => self.replay_agreed(agreed)?,
         }
         Ok(())
@@ -190,84 +202,6 @@ impl Node {
         };
         let recorded = recorded.into_iter().map(|recorded| recorded.read_back(domain));
         Ok(Opening { op, terms, recorded: recorded.collect::<Result<_, _>>()? })
-    }
-
-    fn replay_issuing(&mut self, record: Record) -> Result<(), ReplayError> {
-        let domain = self.domain;
-        let Some(issuing) = &mut self.issuing else { return Ok(()) };
-        match record {
-            Record::Ticket { fingerprint, amount } => {
-                issuing.tickets.insert(fingerprint, TicketState::Unused(amount));
-            }
-            Record::Admitted { ticket, membership, deposit } => {
-                let membership = membership.read_back(domain)?;
-                let deposit = deposit.map(|deposit| deposit.read_back(domain)).transpose()?;
-                // Among several issuers it counts when a quorum has signed it.
-                if let Some(deposit) = deposit.as_ref().filter(|_| !issuing.books.is_one_of_many()) {
-                    issuing.books.deposit(deposit)?;
-                }
-                issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
-            }
-            Record::Deposited(deposit) => {
-                issuing.witness.replay(Record::Deposited(deposit.clone()))?;
-                issuing.inboxes.file_deposit(deposit.read_back(domain)?);
-            }
-            Record::Certified { certificate, epoch } => {
-                issuing.witness.replay(Record::Certified { certificate: certificate.clone(), epoch })?;
-                issuing.inboxes.file_step(&certificate.read_back(domain)?, &issuing.witness.books);
-            }
-            Record::Voted { .. }
-            | Record::Endorsed { .. }
-            | Record::Promised { .. }
-            | Record::Vouched(_)
-            | Record::Concluded(_) => issuing.witness.replay(record)?,
-            Record::Stepped { op, terms, epoch } => {
-                let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
-                let op = op.read_back(domain)?;
-                issuing.books.apply(&op, terms.as_ref(), epoch)?;
-                if matches!(op.body, OpBody::Pay { .. } | OpBody::Expire(_)) {
-                    let certificate = issuing.certificate(&op, epoch);
-                    issuing.inboxes.file_step(&certificate, &issuing.witness.books);
-                }
-                issuing.ends.took(&op);
-            }
-            Record::PaidOut { receipt, amount } => {
-                issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
-            }
-            Record::Closed(closing) => {
-                issuing.books.close(&closing.read_back(domain)?)?;
-            }
-            Record::Expired(epoch) => {
-                issuing.books.expire(epoch);
-            }
-            Record::Joined { .. }
-            | Record::Step { .. }
-            | Record::Paying(_)
-            | Record::Paid(_)
-            | Record::Receipt(_)
-            | Record::Job(_)
-            | Record::Final(_)
-            | Record::Redeemed(_)
-            | Record::Books(_)
-            | Record::Agreed(_)
-            | Record::Taken(_)
-            | Record::GivenUp(_)
-            | Record::Moved(_)
-            | Record::Text(_)
-            | Record::WithdrawalPaid(_)
-            | Record::Noticed(_)
-            | Record::Lineage(_)
-            | Record::Authorised { .. }
-            | Record::Delegated { .. }
-            | Record::Lent { .. }
-            | Record::Kept { .. }
-            | Record::Over(_)
-            | Record::Recovering
-            | Record::Ended { .. }
-            | Record::Recovered(_)
-            | Record::Missing(_) => {}
-        }
-        Ok(())
     }
 
     fn replay_account(&mut self, record: Record) -> Result<(), ReplayError> {
@@ -299,4 +233,86 @@ impl Node {
             self.learn_supported(supported, Epoch(0));
         }
     }
+}
+
+/// Takes back a line by which an issuer computes its books; lines of other kinds change nothing.
+pub(super) fn replay_issuing(
+    issuing: &mut Issuing,
+    record: Record,
+    domain: DomainId,
+) -> Result<(), ReplayError> {
+    match record {
+        Record::Ticket { fingerprint, amount } => {
+            issuing.tickets.insert(fingerprint, TicketState::Unused(amount));
+        }
+        Record::Admitted { ticket, membership, deposit } => {
+            let membership = membership.read_back(domain)?;
+            let deposit = deposit.map(|deposit| deposit.read_back(domain)).transpose()?;
+            // Among several issuers it counts when a quorum has signed it.
+            if let Some(deposit) = deposit.as_ref().filter(|_| !issuing.books.is_one_of_many()) {
+                issuing.books.deposit(deposit)?;
+            }
+            issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
+        }
+        Record::Deposited(deposit) => {
+            issuing.witness.replay(Record::Deposited(deposit.clone()))?;
+            issuing.inboxes.file_deposit(deposit.read_back(domain)?);
+        }
+        Record::Certified { certificate, epoch } => {
+            issuing.witness.replay(Record::Certified { certificate: certificate.clone(), epoch })?;
+            issuing.inboxes.file_step(&certificate.read_back(domain)?, &issuing.witness.books);
+        }
+        Record::Voted { .. }
+        | Record::Endorsed { .. }
+        | Record::Promised { .. }
+        | Record::Vouched(_)
+        | Record::Concluded(_) => issuing.witness.replay(record)?,
+        Record::Stepped { op, terms, epoch } => {
+            let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
+            let op = op.read_back(domain)?;
+            issuing.books.apply(&op, terms.as_ref(), epoch)?;
+            if matches!(op.body, OpBody::Pay { .. } | OpBody::Expire(_)) {
+                let certificate = issuing.certificate(&op, epoch);
+                issuing.inboxes.file_step(&certificate, &issuing.witness.books);
+            }
+            issuing.ends.took(&op);
+        }
+        Record::PaidOut { receipt, amount } => {
+            issuing.books.redeem(&receipt.read_back(domain)?, amount)?;
+        }
+        Record::Closed(closing) => {
+            issuing.books.close(&closing.read_back(domain)?)?;
+        }
+        Record::Expired(epoch) => {
+            issuing.books.expire(epoch);
+        }
+        Record::Joined { .. }
+        | Record::Step { .. }
+        | Record::Paying(_)
+        | Record::Paid(_)
+        | Record::Receipt(_)
+        | Record::Job(_)
+        | Record::Final(_)
+        | Record::Redeemed(_)
+        | Record::Books(_)
+        | Record::Agreed(_)
+        | Record::Taken(_)
+        | Record::GivenUp(_)
+        | Record::Moved(_)
+        | Record::Text(_)
+        | Record::WithdrawalPaid(_)
+        | Record::Noticed(_)
+        | Record::Lineage(_)
+        | Record::Authorised { .. }
+        | Record::Delegated { .. }
+        | Record::Lent { .. }
+        | Record::Kept { .. }
+        | Record::Over(_)
+        | Record::Recovering
+        | Record::Ended { .. }
+        | Record::Recovered(_)
+        | Record::Missing(_)
+        | Record::Forward(_) => {}
+    }
+    Ok(())
 }

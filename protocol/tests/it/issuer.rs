@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use protocol::advert::Incentive;
+use protocol::forward::{Forward, Gathering};
 use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
 use protocol::ledger::issuer::{Issuer, IssuerError};
 use protocol::ledger::records::{
     AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
 };
 use protocol::price::Usage;
+use protocol::record::{RECORD_BYTES_MAX, Record};
 use protocol::signed::{Role, Verified, sign};
 
 use crate::common::{
@@ -442,6 +444,53 @@ impl History {
     }
 }
 
+/// Returns the books as they are after the lines that led to them are gone.
+fn brought_forward(books: &Issuer) -> Issuer {
+    let mut gathering = Gathering::default();
+    let mut entries = None;
+    for line in Forward::lines(books.entries()) {
+        let bytes = Record::Forward(line).to_bytes();
+        let Ok(Record::Forward(line)) = Record::from_bytes(&bytes) else { panic!("one line") };
+        entries = gathering.take(line).expect("in order");
+    }
+    let mut again = books.emptied();
+    for entry in entries.expect("all parts") {
+        again.restore(&entry).expect("its own");
+    }
+    again
+}
+
+#[test]
+fn parts_of_books_brought_forward_count_together_or_not_at_all() {
+    let mut history = History::new();
+    for tag in 0..200 {
+        let deposit = Deposit {
+            reference: Digest::of(&[tag]),
+            account: AccountId([tag; 32]),
+            amount: 5,
+            epoch: Epoch(0),
+            source: Source::Outside,
+        };
+        history.books.deposit(&deposit).expect("room");
+    }
+    let entries = history.books.entries();
+    let lines = Forward::lines(entries.iter().cycle().take(entries.len() * 3).cloned().collect());
+    assert!(lines.len() > 2, "{}", lines.len());
+    assert!(lines.iter().all(|line| Record::Forward(line.clone()).to_bytes().len() <= RECORD_BYTES_MAX));
+
+    let mut gathering = Gathering::default();
+    assert!(gathering.take(lines[1].clone()).is_err(), "it does not begin so");
+    assert_eq!(gathering.take(lines[0].clone()), Ok(None));
+    assert!(gathering.take(lines[2].clone()).is_err(), "one between is missing");
+    // Whoever begins anew has lost nothing.
+    let mut whole = None;
+    for line in &lines {
+        assert_eq!(whole, None, "not before the last one");
+        whole = gathering.take(line.clone()).expect("in order");
+    }
+    assert_eq!(whole.map(|whole| whole.len()), Some(entries.len() * 3));
+}
+
 #[test]
 fn what_was_earned_is_neither_paid_nor_withdrawn() {
     let mut history = History::new();
@@ -517,6 +566,34 @@ proptest! {
             prop_assert_eq!(pruned.balances(), whole.balances());
         }
         pruned.check()?;
+    }
+
+    #[test]
+    fn books_brought_forward_take_and_refuse_what_the_books_did(
+        events in prop::collection::vec(event(), 1..40), every in 1..8_usize,
+    ) {
+        let mut history = History { prunes: true, ..History::new() };
+        for (position, event) in events.iter().enumerate() {
+            history.happen(event, &events[..position]);
+            if position % every == 0 {
+                let whole = format!("{:?}", history.books);
+                history.books = brought_forward(&history.books);
+                prop_assert_eq!(format!("{:?}", history.books), whole);
+            }
+            history.check()?;
+        }
+        // Every old step and fact once more: what was counted is not counted again, and what was refused is not taken.
+        history.books = brought_forward(&history.books);
+        for step in 0..history.steps.len() {
+            history.happen(&Event::StepAgain(step), &[]);
+        }
+        let facts = |event: &&Event| {
+            matches!(event, Event::Deposit { .. } | Event::Redeem { .. } | Event::Close { .. } | Event::MarkPaid { .. })
+        };
+        for event in events.iter().filter(facts) {
+            history.happen(event, &[]);
+            history.check()?;
+        }
     }
 
     #[test]

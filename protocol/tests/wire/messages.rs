@@ -3,15 +3,16 @@
 use protocol::agreeing::{AgreedRecord, Agreeing};
 use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves, PageName};
 use protocol::encoding::{decode, encode};
+use protocol::forward::{AccountEntry, ChannelEntry, Entry, Forward, Happened, HeldEntry, Totals};
 use protocol::ids::{Digest, JobId};
 use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
 use protocol::keys::Scheme;
 use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::equivocation::Equivocation;
-use protocol::ledger::issuer::{Balance, Booked, IssuerError};
+use protocol::ledger::issuer::{Balance, Booked, IssuerError, Withdrawal};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
-use protocol::ledger::records::TermsError;
+use protocol::ledger::records::{Terms, TermsError};
 use protocol::message::{Head, Heads, JoinError, Kept, Message, News, Opening, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
@@ -277,6 +278,69 @@ fn everything_that_is_said_of_books_is_listed_and_read_back() {
     }
 }
 
+/// Returns every kind of entry by which books are brought forward, in the order of their numbers.
+pub(crate) fn entries() -> Vec<Entry> {
+    let terms = samples::terms();
+    let held = HeldEntry { earned: 600_000, cash: 400_000 };
+    let account = AccountEntry {
+        account: booked().payer,
+        balance: Balance { cash: 5_000_000, earned: 7, held: 586_000, as_of: 12 },
+        next: 3,
+        head: Some(samples::withdrawal().id()),
+        channels: 1,
+        lineage: Some(samples::lineage().signed()),
+    };
+    let channel = ChannelEntry {
+        channel: CHANNEL,
+        payer: booked().payer,
+        payer_node: booked().payee,
+        payer_key: terms.payee_key,
+        terms: Terms::clone(&terms),
+        cap: 1_000_000,
+        held: HeldEntry { earned: 186_000, ..held },
+        opened: held,
+        redeemed: 414_000,
+        expires: EPOCH.plus(3),
+        closed: false,
+        ended: false,
+        kept_to: None,
+    };
+    let withdrawal = Withdrawal {
+        account: booked().payer,
+        amount: 2_000_000,
+        payout: Digest::of(b"bank account 1"),
+        epoch: EPOCH,
+        paid: None,
+    };
+    vec![
+        Entry::Totals(Totals { deposited: 12_000_000, given: 10_000_000, withdrawn: 2_000_000 }),
+        Entry::Account(Box::new(account)),
+        Entry::Channel(Box::new(channel)),
+        Entry::Due(EPOCH.plus(6), CHANNEL),
+        Entry::Booked { reference: Digest::of(b"secret"), account: booked().payer, amount: 10_000_000 },
+        Entry::Withdrawal(samples::withdrawal().id(), withdrawal),
+        Entry::Payout(samples::withdrawal_paid().signed()),
+        Entry::Ticket { fingerprint: Digest::of(b"unused"), amount: 5 },
+        Entry::Admitted {
+            fingerprint: Digest::of(b"secret"),
+            membership: samples::membership().signed(),
+            deposit: Some(samples::deposit().signed()),
+        },
+        Entry::News {
+            number: 1,
+            node: None,
+            what: Happened::Step { op: samples::withdrawal().signed(), epoch: EPOCH },
+        },
+        Entry::Told(1),
+    ]
+}
+
+#[test]
+fn every_entry_of_books_is_listed() {
+    let listed: Vec<_> = entries().iter().map(first_word).collect();
+    assert_eq!(listed, variants::<Entry>());
+}
+
 /// Returns a journal line of every kind, in the order of their numbers.
 pub(crate) fn lines() -> Vec<Record> {
     let step = || (samples::open_channel().signed(), Some(samples::terms().signed()));
@@ -340,6 +404,7 @@ pub(crate) fn lines() -> Vec<Record> {
             channel: Some(CHANNEL),
         }),
         Record::Missing(booked()),
+        Record::Forward(Forward { part: 0, parts: 1, entries: entries() }),
     ]
 }
 

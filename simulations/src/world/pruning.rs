@@ -17,8 +17,11 @@ impl World {
         let journal = &self.hosts[host].journal;
         let read = |line: &[u8]| Record::from_bytes(line).expect("written by this code");
         let mut survey = Survey::new(policy);
-        for (position, (_, line)) in journal.iter().enumerate() {
-            survey.take(position as u64 + 1, &read(line));
+        for (position, (_, line)) in (1..).zip(journal.iter()) {
+            survey.take(position, &read(line));
+            if position % part as u64 == 0 {
+                survey.next_part();
+            }
         }
         let sealed = journal.len() / part * part;
         let mut plan = survey.plan(sealed as u64);
@@ -30,9 +33,9 @@ impl World {
             let replace = number >= (sealed / part).saturating_sub(replaced);
             for (at, line, record) in lines {
                 match plan.verdict(at, &record) {
-                    Verdict::Fold(sum) if replace => pruned.push((line.0, Record::Moved(sum).to_bytes())),
+                    Verdict::Replace(other) if replace => pruned.push((line.0, other.to_bytes())),
                     Verdict::Drop if replace => {}
-                    Verdict::Keep | Verdict::Drop | Verdict::Fold(_) => pruned.push(line.clone()),
+                    Verdict::Keep | Verdict::Drop | Verdict::Replace(_) => pruned.push(line.clone()),
                 }
             }
             plan.next_part();

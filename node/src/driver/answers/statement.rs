@@ -307,6 +307,7 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Ended { .. }
         | Record::Recovered(_)
         | Record::Missing(_)
+        | Record::Forward(_)
         | Record::GivenUp(_)
         | Record::Moved(_)
         | Record::Voted { .. }

@@ -4,6 +4,8 @@
 
 use alloc::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{AccountId, Digest, RecordId};
 use crate::ledger::records::Epoch;
 
@@ -13,7 +15,7 @@ use super::{Balance, Issuer, IssuerError, Taking};
 pub const WITHDRAWALS_MAX: usize = 100_000;
 
 /// Cash that left the network on its owner's word, to be paid out by an issuer's operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Withdrawal {
     /// Whose it was.
     pub account: AccountId,
@@ -161,6 +163,14 @@ impl Withdrawals {
             let is_settled = request.is_settled || is_settled;
             self.requests.insert(*step, Withdrawal { is_settled, ..*request });
         }
+    }
+
+    pub(super) const fn restore_sum(&mut self, sum: u128) {
+        self.sum = sum;
+    }
+
+    pub(super) fn restore(&mut self, step: RecordId, request: Withdrawal) {
+        self.requests.insert(step, request);
     }
 
     fn make_room(&mut self) -> Result<(), IssuerError> {
