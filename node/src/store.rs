@@ -119,15 +119,11 @@ pub struct Store {
 impl Store {
     /// Opens the index in the folder `path`, if it is whole and at a place that the journal knows; blocks.
     ///
-    /// `head_at` returns the journal's chain head at a position, or nothing beyond its end. It is asked once all of the
-    /// index has been read and before anything is changed; its error ends the opening. An index in doubt is put aside and
-    /// an empty one takes its place; the caller replays the journal from [`Opened::position`].
-    pub fn open(
-        path: &Path,
-        head_at: impl FnOnce(Position) -> io::Result<Option<Head>>,
-    ) -> io::Result<(Self, Opened)> {
+    /// `head_at` returns the journal's chain head at a position, or nothing beyond its end. An index in doubt is put aside
+    /// and an empty one takes its place; the caller replays the journal from [`Opened::position`].
+    pub fn open(path: &Path, head_at: impl FnOnce(Position) -> Option<Head>) -> io::Result<(Self, Opened)> {
         let read = read_whole(path);
-        let head = head_at(read.as_ref().map_or(Position(0), |(_, books)| books.position))?;
+        let head = head_at(read.as_ref().map_or(Position(0), |(_, books)| books.position));
         let (db, books, rebuild) = match read.and_then(|(db, books)| compare(db, books, head)) {
             Ok((db, books)) => (db, books, None),
             Err(why) => {

@@ -73,15 +73,14 @@ impl Durable {
         take: impl FnMut(Record) -> Result<()>,
     ) -> Result<Self> {
         let begun = Instant::now();
-        let (mut index, index_end) = Indexer::open(folder.index(), domain)?;
         let (journal, recovered) = follow(&folder.journal(), take)?;
         if recovered.torn_bytes > 0 {
             tracing::warn!(bytes = recovered.torn_bytes, "Cut off an unfinished write at the journal's end");
         }
         let (history, committed) = (journal.history(), recovered.position);
         let end = JournalEnd { history: history.clone(), position: committed, head: recovered.head };
-        // A thread that has ended says so to whoever waits for it.
-        let _ = index_end.send(end);
+        // Not before: of a large journal it takes the processor that the node needs to start.
+        let mut index = Indexer::open(folder.index(), domain, end)?;
         let stale = StaleMark(folder.path().join("index.stale"));
         let is_stale = stale.path().exists();
         if is_stale {

@@ -86,14 +86,11 @@ pub(super) const WAITING_MAX: usize = 100_000;
 const MEND_AGAIN: Duration = Duration::from_secs(60);
 
 impl Indexer {
-    /// Begins to open the index in the folder `path` on a thread of its own; it waits there to be told where the journal
-    /// ends, and changes nothing if it never is.
-    pub(super) fn open(path: PathBuf, domain: DomainId) -> io::Result<(Self, mpsc::Sender<JournalEnd>)> {
-        let (sender, end) = mpsc::channel();
+    /// Begins to open the index in the folder `path`, for a journal that was read, on a thread of its own.
+    pub(super) fn open(path: PathBuf, domain: DomainId, end: JournalEnd) -> io::Result<Self> {
         let mending = on_thread(move || open_index(&path, domain, &end))?;
         let (waiting, mending) = (VecDeque::new(), Some(mending));
-        let index = Self { store: None, domain, waiting, incomplete: false, mending, mend_at: None };
-        Ok((index, sender))
+        Ok(Self { store: None, domain, waiting, incomplete: false, mending, mend_at: None })
     }
 
     /// Waits for the index to be opened, but no longer than `patience`: a large one is opened beside the running node.
@@ -216,29 +213,23 @@ fn on_thread(run: impl FnOnce() -> Mended + Send + 'static) -> io::Result<mpsc::
     Ok(receiver)
 }
 
-fn open_index(path: &Path, domain: DomainId, end: &mpsc::Receiver<JournalEnd>) -> Mended {
-    let mut known = None;
-    let head_at = |position: Position| {
-        let end = end.recv().map_err(|_| io::Error::other("the journal was not opened"))?;
-        let head = match position {
-            Position(0) => None,
-            position if position == end.position => Some(end.head),
-            // What cannot be read is not what the index was made from.
-            position => end.history.head_at(position).ok().flatten(),
-        };
-        known = Some(end);
-        Ok(head)
+fn open_index(path: &Path, domain: DomainId, end: &JournalEnd) -> Mended {
+    let JournalEnd { history, position, head } = end;
+    let head_at = |at: Position| match at {
+        Position(0) => None,
+        at if at == *position => Some(*head),
+        // What cannot be read is not what the index was made from.
+        at => history.head_at(at).ok().flatten(),
     };
     let (store, opened) = Store::open(path, head_at)?;
     if let Some(why) = &opened.rebuild {
         tracing::info!(%why, "Rebuilding the index from the journal");
     }
-    let JournalEnd { history, position, .. } = known.expect("it is asked for before the index is opened");
-    let whole = catch_up(&store, &history, opened.position, position, domain);
+    let whole = catch_up(&store, history, opened.position, *position, domain);
     if let Err(error) = &whole {
         tracing::error!(%error, "The index does not follow the journal");
     }
-    Ok((store, whole.is_ok().then_some(position)))
+    Ok((store, whole.is_ok().then_some(*position)))
 }
 
 /// Gives an index what the journal has behind `after`, up to and with `until`; all of it can be read then.
