@@ -29,9 +29,19 @@ impl Samples {
         self.0.push(time.as_secs_f64() * 1000.0);
     }
 
-    pub(super) fn spread(&self) -> Spread {
+    /// Returns the value that `part` percent of all do not exceed.
+    pub(super) fn quantile(&self, part: usize) -> f64 {
+        nearest_rank(&self.sorted(), part)
+    }
+
+    fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+
+    pub(super) fn spread(&self) -> Spread {
+        let sorted = self.sorted();
         let at = |part: usize| nearest_rank(&sorted, part);
         Spread { runs: sorted.len(), min: at(0), p50: at(50), p90: at(90), p99: at(99), max: at(100) }
     }

@@ -1,4 +1,8 @@
 //! Batches of receipts on this disk: through the journal, and as plain appends of the same bytes.
+//!
+//! A disk that others use is at times ten times slower than at others, for milliseconds or for minutes. So the ways take turns
+//! every few batches, in all orders, in files of one folder that grow alike, and only times of one turn are compared. Plain
+//! appends are measured twice in each turn, in two files: what these differ by is what the measure itself cannot tell.
 
 use std::fs::File;
 use std::io;
@@ -22,8 +26,12 @@ use super::records::{Payer, receipt};
 /// Receipts that go to the disk together: as many as a busy provider gathers in the time of one `fdatasync`.
 const BATCH: usize = 64;
 
-/// Batches in a row, before the other way of storing them has its turn.
-const ROUND: usize = 20;
+/// Batches of one way in a turn. One more goes before, whose time does not count: it waits for what the way before has
+/// left to the disk.
+const TURN: usize = 4;
+
+/// By how much the two floors may differ for anything to be said about the journal.
+const DOUBT: f64 = 0.03;
 
 /// Batches of receipts, times in milliseconds: medians count, because a disk that others use stalls at times.
 #[derive(Debug, Serialize)]
@@ -33,13 +41,56 @@ pub(super) struct Journal {
     pub(super) raw_ms: Spread,
     pub(super) stored_ms: Spread,
     pub(super) stored_per_s: f64,
-    /// Of plain appends to the journal, of the medians of two rounds that followed each other.
-    pub(super) ratios: Spread,
+    /// Plain appends by the journal, each the median of the same turn.
+    pub(super) ratios: Ratios,
     pub(super) ratio: f64,
+    /// The same of plain appends in one file by those in another: 1 on a disk that treats both alike.
+    pub(super) control: Ratios,
+    /// Bytes that the journal writes, with lengths, checksums and marks, by those of plain appends.
+    pub(super) bytes_ratio: f64,
 }
 
-/// Measures batches of receipts through the journal and, alternating with them, as plain appends of the same bytes.
-pub(super) fn measure(batches: usize) -> Result<Journal> {
+/// What turns say.
+#[derive(Debug, Serialize)]
+pub(super) struct Ratios {
+    pub(super) turns: usize,
+    pub(super) p10: f64,
+    pub(super) p25: f64,
+    pub(super) p50: f64,
+    pub(super) p75: f64,
+    pub(super) p90: f64,
+}
+
+impl Ratios {
+    fn of(samples: &Samples) -> Self {
+        let [p10, p25, p50, p75, p90] = [10, 25, 50, 75, 90].map(|part| samples.quantile(part));
+        Self { turns: samples.spread().runs, p10, p25, p50, p75, p90 }
+    }
+}
+
+impl Journal {
+    /// Says whether the disk treated equals alike, so that the ratio says something about the journal.
+    pub(super) fn is_told(&self) -> bool {
+        (self.control.p50 - 1.0).abs() <= DOUBT
+    }
+}
+
+/// Ways to store a batch, in the order in which a turn tells of them.
+#[derive(Clone, Copy)]
+enum Way {
+    Plain,
+    Journal,
+    PlainAgain,
+}
+
+/// All orders, so that what comes after what does not matter.
+const ORDERS: [[Way; 3]; 6] = {
+    use Way::{Journal as J, Plain as P, PlainAgain as A};
+    [[P, J, A], [A, P, J], [J, A, P], [J, P, A], [P, A, J], [A, J, P]]
+};
+
+/// Measures batches of receipts through the journal and, in turn with them, as plain appends of the same bytes.
+pub(super) fn measure(turns: usize) -> Result<Journal> {
     let (manifest, _) = home();
     let payer = Payer::new(1);
     let numbers = 1..=BATCH as u64;
@@ -48,41 +99,55 @@ pub(super) fn measure(batches: usize) -> Result<Journal> {
     let records: Vec<Vec<u8>> =
         receipts.map(|receipt| Record::Receipt(receipt.signed()).to_bytes()).collect();
     let bytes = records.concat();
-    let (raw_folder, folder) = (folder()?, folder()?);
-    let mut raw = File::create(raw_folder.path().join("raw"))?;
-    let (disk, events) = Watched::open(&folder.path().join("journal"), bytes.len())?;
+    let folder = folder()?;
+    let path = folder.path().join("journal");
+    let (disk, events) = Watched::open(&path, bytes.len())?;
     let (mut journal, _) = journal::Journal::open_on(Arc::new(disk), Options::default(), |_, _, _| {})?;
-    let (mut raw_all, mut stored_all, mut ratios) =
-        (Samples::default(), Samples::default(), Samples::default());
-    for _ in 0..batches.div_ceil(ROUND) {
-        let plain = append(&mut raw, &bytes)?;
-        let stored = store(&mut journal, &records, &events)?;
-        let median = |times: &[Duration]| {
-            let mut samples = Samples::default();
-            times.iter().for_each(|time| samples.push_time(*time));
-            samples.spread().p50
-        };
-        ratios.push(median(&plain) / median(&stored));
-        plain.into_iter().for_each(|time| raw_all.push_time(time));
-        stored.into_iter().for_each(|time| stored_all.push_time(time));
+    // Beside the journal's own file, so that they are treated alike.
+    let mut plain = [File::create(path.join("plain"))?, File::create(path.join("plain-again"))?];
+    let (mut raw, mut stored) = (Samples::default(), Samples::default());
+    let (mut ratios, mut control) = (Samples::default(), Samples::default());
+    for turn in 0..turns {
+        let mut medians = [0.0; 3];
+        for way in ORDERS[turn % ORDERS.len()] {
+            let (times, all) = match way {
+                Way::Plain => (append(&mut plain[0], &bytes)?, &mut raw),
+                Way::PlainAgain => (append(&mut plain[1], &bytes)?, &mut raw),
+                Way::Journal => (store(&mut journal, &records, &events)?, &mut stored),
+            };
+            let mut own = Samples::default();
+            times.iter().for_each(|time| own.push_time(*time));
+            times.iter().for_each(|time| all.push_time(*time));
+            medians[way as usize] = own.spread().p50;
+        }
+        let [plain, journal, again] = medians;
+        // Against both floors, each of which stands before the journal and behind it as often as the other.
+        ratios.push(f64::midpoint(plain, again) / journal);
+        control.push(plain / again);
     }
     journal.close()?;
-    let (stored_ms, ratios) = (stored_all.spread(), ratios.spread());
+    let (stored_ms, ratios) = (stored.spread(), Ratios::of(&ratios));
+    let length = |name: &str| -> Result<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        Ok(std::fs::metadata(path.join(name))?.len() as f64)
+    };
     Ok(Journal {
         batch: BATCH,
         bytes_per_receipt: bytes.len() / BATCH,
-        raw_ms: raw_all.spread(),
+        raw_ms: raw.spread(),
         stored_ms,
         stored_per_s: per_s(BATCH, Duration::from_secs_f64(stored_ms.p50 / 1000.0)),
         ratio: ratios.p50,
         ratios,
+        control: Ratios::of(&control),
+        bytes_ratio: length("00000001.seg")? / length("plain")?,
     })
 }
 
 /// Appends batches to a file, each from when the one before it was durable.
 fn append(file: &mut File, batch: &[u8]) -> io::Result<Vec<Duration>> {
-    let mut ends = vec![Instant::now()];
-    for _ in 0..ROUND {
+    let mut ends = Vec::new();
+    for _ in 0..=TURN {
         io::Write::write_all(file, batch)?;
         file.sync_data()?;
         ends.push(Instant::now());
@@ -99,13 +164,13 @@ fn store(
 ) -> Result<Vec<Duration>> {
     while events.try_recv().is_ok() {}
     let mut ends = Vec::new();
-    for _ in 0..=ROUND {
+    for _ in 0..=TURN {
         journal.append(records, Urgency::Now)?;
         while let Event::Durable(end) = events.recv()? {
             ends.push(end);
         }
     }
-    while ends.len() <= ROUND {
+    while ends.len() <= TURN {
         if let Event::Durable(end) = events.recv()? {
             ends.push(end);
         }
@@ -140,8 +205,8 @@ struct WatchedFile {
 
 impl Watched {
     fn open(path: &Path, batch_bytes: usize) -> Result<(Self, Receiver<Event>)> {
-        // More than one round makes: the disk waits for nobody.
-        let (events, receiver) = sync_channel(8 * ROUND);
+        // More than one turn makes: the disk waits for nobody.
+        let (events, receiver) = sync_channel(8 * TURN);
         Ok((Self { disk: Directory::open(path)?, batch_bytes, events }, receiver))
     }
 
@@ -153,7 +218,7 @@ impl Watched {
 impl SegmentFile for WatchedFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() >= self.batch_bytes {
-            // Nobody listens after the last round.
+            // Nobody listens after the last turn.
             let _ = self.events.try_send(Event::Begun);
         }
         self.file.write_all(bytes)
