@@ -311,6 +311,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         payout: Digest::of(b"bank account 1"),
         epoch: EPOCH,
         paid: None,
+        is_settled: true,
     };
     vec![
         Entry::Totals(Totals { deposited: 12_000_000, given: 10_000_000, withdrawn: 2_000_000 }),
