@@ -102,6 +102,7 @@ fn prune_all(data: &Path) -> Result<()> {
         epoch: LATER,
         keep_epochs: 0,
         open: BTreeSet::<ChannelId>::new(),
+        oldest: None,
     };
     let (journal, _) = Journal::open(&folder.journal(), Options::default(), |_, _, _| {})?;
     journal.seal().recv().context("the journal has ended")?;
