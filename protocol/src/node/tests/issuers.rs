@@ -7,6 +7,7 @@ use crate::ledger::facts::{NAMES_MAX, WANTED_MAX};
 use crate::ledger::issuer::IssuerError;
 use crate::ledger::quorum::{Certificate, Fact, freed_head};
 use crate::ledger::records::{Deposit, Source, Vote};
+use crate::ledger::witness::Witness;
 use crate::manifest::Issuer;
 use crate::node::peers::Peer;
 
