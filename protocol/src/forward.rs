@@ -196,14 +196,23 @@ pub struct Gathering {
     entries: Vec<Entry>,
 }
 
-/// A line that does not follow the one before.
+/// A part that does not follow the one before, is missing, or is in the journal of one of several issuers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("part {part} of the books brought forward does not follow the one before")]
+#[error("part {part} of the books brought forward is not where it should be")]
 pub struct OutOfOrder {
-    part: u32,
+    /// Which part.
+    pub part: u32,
 }
 
 impl Gathering {
+    /// Checks that none is begun and not whole.
+    ///
+    /// # Errors
+    /// When a part is missing.
+    pub const fn rest(&self) -> Result<(), OutOfOrder> {
+        if self.next == 0 { Ok(()) } else { Err(OutOfOrder { part: self.next }) }
+    }
+
     /// Takes the next line; returns all entries with the last one.
     ///
     /// # Errors

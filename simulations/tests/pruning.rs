@@ -10,6 +10,7 @@ use protocol::ledger::finding::Finding;
 use protocol::ledger::records::Epoch;
 use protocol::node::Node;
 use protocol::prng::Prng;
+use protocol::pruning::{Policy, Survey, Verdict};
 use protocol::record::Record;
 use protocol::statement::{Kind, Line, Statement};
 use simulations::home::{Home, MODEL, Setting, spec};
@@ -119,6 +120,16 @@ fn lines_of(home: &Home, host: usize, is_one: impl Fn(&Record) -> bool) -> usize
     home.world.records(host).filter(|line| is_one(line)).count()
 }
 
+/// Returns the bytes of all lines by which an issuer computes its books, and how many channels were brought forward.
+fn books_of(home: &Home, host: usize) -> (usize, usize) {
+    let lines = home.world.records(host).filter(protocol::node::is_issuers);
+    lines.fold((0, 0), |(bytes, channels), line| {
+        let entries = if let Record::Forward(line) = &line { line.entries.as_slice() } else { &[] };
+        let more = entries.iter().filter(|entry| matches!(entry, Entry::Channel(_))).count();
+        (bytes + line.to_bytes().len(), channels + more)
+    })
+}
+
 /// Returns how many epochs it is since the oldest line by which an issuer computes its books.
 fn epochs_kept(home: &Home, host: usize) -> u32 {
     let taken = |line: Record| if let Record::Stepped { epoch, .. } = line { Some(epoch) } else { None };
@@ -137,18 +148,47 @@ fn an_issuers_journal_grows_with_its_books_and_not_with_its_history() {
         home.world.prune(0, 0, 20, usize::MAX);
         // Sixteen checkpoints are kept with what led to them, and what is in the part with the one before.
         assert!(epochs_kept(&home, 0) <= 20, "{} epochs are left", epochs_kept(&home, 0));
-        left.push(lines_of(&home, 0, protocol::node::is_issuers));
+        left.push(books_of(&home, 0));
         home.world.fault_in(0, 0, Fault::Crash);
         home.world.fault_in(2_000, 0, Fault::Restart);
         home.world.run_for(10_000);
         let findings = home.world.node(0).expect("runs").books_view().findings.to_vec();
         assert_eq!(findings, vec![], "its books are those of its checkpoints");
     }
-    assert!(left[2] < left[0] * 3 / 2, "{left:?} lines after 30, 60 and 90 epochs");
+    let ((bytes, channels), (later_bytes, later_channels)) = (left[0], left[2]);
+    assert!(later_bytes < bytes * 3 / 2, "{left:?} bytes and channels after 30, 60 and 90 epochs");
+    assert!(channels > 0 && later_channels < channels * 2, "{left:?}");
     home.heal(60_000);
     home.settles();
     let findings = simulations::checks::findings(simulations::checks::WHEN_SETTLED, &home.world);
     assert_eq!((findings, home.world.findings.clone()), (vec![], vec![]));
+}
+
+#[test]
+fn lines_that_do_not_lead_to_their_checkpoints_stay() {
+    let mut prng = Prng::new(23);
+    let mut home = home(23, 1);
+    lives(&mut home, &mut prng, 30, false);
+    let whole: Vec<Record> = home.world.records(0).collect();
+    let brought = |lines: &[Record]| {
+        let node = home.world.node(0).expect("runs");
+        let mut survey = Survey::new(Policy::of(node, 0, home.world.now));
+        for (position, line) in (1..).zip(lines) {
+            survey.take(position, line);
+            if position % 20 == 0 {
+                survey.next_part();
+            }
+        }
+        let plan = survey.plan(lines.len() as u64);
+        let verdicts = (1..).zip(lines).map(|(position, line)| plan.verdict(position, line));
+        verdicts.filter(|verdict| matches!(verdict, Verdict::Replace(_))).count()
+    };
+    assert!(brought(&whole) > 0);
+
+    // Without the end of a channel nothing behind it is what was signed.
+    let closed = whole.iter().position(|line| matches!(line, Record::Closed(_))).expect("some");
+    let lacking = [&whole[..closed], &whole[closed + 1..]].concat();
+    assert_eq!(brought(&lacking), 0);
 }
 
 #[test]

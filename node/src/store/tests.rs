@@ -14,7 +14,6 @@ use super::*;
 const COUNT: u64 = 400;
 
 /// The head that the tests' journal has at a position; it ends at `COUNT`.
-#[expect(clippy::unnecessary_wraps, reason = "an index is opened with a function that may fail")]
 fn head_at(position: Position) -> Option<Head> {
     (position.0 <= COUNT).then(|| head_of(position.0))
 }

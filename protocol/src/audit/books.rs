@@ -42,6 +42,10 @@ impl Audit {
 
     /// As issuer: compares our checkpoint with the books that the journal leads to.
     fn compare(&mut self, checkpoint: &Verified<Checkpoint>) {
+        if let Err(error) = self.forward.rest() {
+            self.problem(error.to_string());
+        }
+        self.books.forget(checkpoint.epoch.plus(1));
         let is_stated = are_stated(&self.books, checkpoint);
         self.books.end_epoch(checkpoint.epoch);
         if !is_stated {
@@ -55,6 +59,10 @@ impl Audit {
     /// As issuer: takes books that were brought forward; the checkpoint behind them tells whether they are right.
     pub(super) fn forward(&mut self, line: Forward) {
         self.is_issuer = true;
+        if self.books.is_one_of_many() {
+            return self
+                .problem("books brought forward are in the journal of one of several issuers".to_string());
+        }
         for entry in &line.entries {
             match entry.clone() {
                 Entry::Payout(paid) => self.by_issuer(paid),

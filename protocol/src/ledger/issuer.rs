@@ -725,6 +725,22 @@ impl Issuer {
         over.into_iter().filter_map(|(_, id)| self.end_or_forget(id, now)).collect()
     }
 
+    /// Forgets those that were closed long ago, and ends none. An issuer does so with every epoch, and writes nothing about
+    /// it if it ends nothing.
+    pub fn forget(&mut self, now: Epoch) {
+        if self.is_one_of_many() {
+            return;
+        }
+        let later = self.due.split_off(&(now, ChannelId([0; 32])));
+        for (epoch, id) in core::mem::replace(&mut self.due, later) {
+            if self.channels.get(&id).is_some_and(|channel| !channel.closed) {
+                self.due.insert((epoch, id));
+            } else {
+                self.end_or_forget(id, now);
+            }
+        }
+    }
+
     fn end_or_forget(&mut self, id: ChannelId, now: Epoch) -> Option<(ChannelId, NodeId, u64)> {
         let channel = self.channels.get(&id)?;
         let (payee, amount, was_closed) = (channel.terms.payee, channel.redeemed, channel.closed);

@@ -5,10 +5,11 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::books::BooksRecord;
-use crate::forward::{Entry, Forward, Gathering, Happened};
+use crate::forward::{Entry, Forward, Gathering, Happened, OutOfOrder};
 use crate::ids::DomainId;
 use crate::keys::Signer;
 use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::finding::Finding;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::merkle::Tree;
 use crate::ledger::witness::Witness;
@@ -30,6 +31,13 @@ pub(super) struct Forwarding {
     gathering: Gathering,
     /// The books were brought forward, and no checkpoint has said yet whether they are right.
     is_unproved: bool,
+}
+
+impl Forwarding {
+    /// Nothing else may be computed from while parts of the books are missing.
+    pub(super) fn check_whole(&self) -> Result<(), OutOfOrder> {
+        self.gathering.rest()
+    }
 }
 
 /// Follows the lines of an issuer that is alone, and says what they come to. It has no key and answers nobody.
@@ -64,12 +72,21 @@ impl Bookkeeper {
             // The line of an owner, about a request that is not in these books.
             let _ = note_payout(&mut self.issuing, &paid, paid.epoch);
         } else if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
+            self.gathering.rest()?;
             let checkpoint = checkpoint.clone().read_back(self.domain)?;
+            self.issuing.books.forget(checkpoint.epoch.plus(1));
             self.issuing.books.end_epoch(checkpoint.epoch);
         } else if is_issuers(record) {
+            self.gathering.rest()?;
             replay_issuing(&mut self.issuing, record.clone(), self.domain)?;
         }
         Ok(())
+    }
+
+    /// Says whether the books, with what this checkpoint lets them forget, are those that it states.
+    #[must_use]
+    pub fn is_stated(&self, checkpoint: &Checkpoint) -> bool {
+        are_stated(&self.issuing.books, checkpoint)
     }
 
     /// Returns lines that can take the place of all those that were taken.
@@ -190,6 +207,9 @@ impl super::Node {
     /// Takes a line of books that were brought forward out of the journal.
     pub(super) fn replay_forward(&mut self, line: Forward) -> Result<(), ReplayError> {
         let Some(issuing) = &mut self.issuing else { return Ok(()) };
+        if issuing.books.is_one_of_many() {
+            return Err(OutOfOrder { part: line.part }.into());
+        }
         if let Some(entries) = self.forwarding.gathering.take(line)? {
             issuing.restore(&entries, self.domain)?;
             self.forwarding.is_unproved = true;
@@ -197,14 +217,18 @@ impl super::Node {
         Ok(())
     }
 
-    /// Looks whether books that were brought forward are those of the checkpoint that follows them.
-    pub(super) fn prove_forward(&mut self, record: &BooksRecord) {
-        let BooksRecord::Checkpoint(checkpoint) = record else { return };
-        let (Some(issuing), true) = (&self.issuing, self.forwarding.is_unproved) else { return };
-        let Some((checkpoint, ..)) = checkpoint.peek_in(self.domain) else { return };
-        self.forwarding.is_unproved = false;
-        if !are_stated(&issuing.books, &checkpoint) {
-            self.remember_finding(crate::ledger::finding::Finding::Books { epoch: checkpoint.epoch });
+    /// As the only issuer: forgets before a checkpoint what was forgotten when it was made, and looks whether books that
+    /// were brought forward are those that it states.
+    pub(super) fn replay_end_of_epoch(&mut self, record: &BooksRecord) -> Result<(), ReplayError> {
+        let BooksRecord::Checkpoint(checkpoint) = record else { return Ok(()) };
+        let Some(issuing) = &mut self.issuing else { return Ok(()) };
+        let Some((checkpoint, ..)) = checkpoint.peek_in(self.domain) else { return Ok(()) };
+        self.forwarding.gathering.rest()?;
+        issuing.witness.books.forget(checkpoint.epoch.plus(1));
+        let is_unproved = core::mem::take(&mut self.forwarding.is_unproved);
+        if is_unproved && !are_stated(&issuing.books, &checkpoint) {
+            self.remember_finding(Finding::Books { epoch: checkpoint.epoch });
         }
+        Ok(())
     }
 }

@@ -175,11 +175,12 @@ impl Node {
             | Record::Vouched(_)
             | Record::Concluded(_)) => {
                 if let Some(issuing) = &mut self.issuing {
+                    self.forwarding.check_whole()?;
                     replay_issuing(issuing, record, domain)?;
                 }
             }
             Record::Books(books) => {
-                self.prove_forward(&books);
+                self.replay_end_of_epoch(&books)?;
                 self.replay_books(books)?;
             }
             Record::Forward(line) => self.replay_forward(line)?,

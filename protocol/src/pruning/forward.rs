@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 
 use crate::books::BooksRecord;
 use crate::forward::Forward;
+use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::records::Epoch;
 use crate::node::{Bookkeeper, is_issuers};
 use crate::record::Record;
 
@@ -32,6 +34,8 @@ pub(super) struct Ledger {
     /// The newest checkpoint of this part at which that can be, and of all parts before.
     here: Option<Brought>,
     found: Brought,
+    /// The newest epoch of which there was a checkpoint.
+    newest: Option<Epoch>,
 }
 
 impl Ledger {
@@ -42,15 +46,19 @@ impl Ledger {
             places: Vec::new(),
             here: None,
             found: Brought::default(),
+            newest: None,
         })
     }
 
     pub(super) fn take(&mut self, position: u64, record: &Record, policy: &Policy) {
-        if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record {
-            let epoch = checkpoint.peek_in(policy.manifest.domain()).map(|(checkpoint, ..)| checkpoint.epoch);
-            if epoch.is_some_and(|epoch| policy.is_past(epoch)) {
-                self.here = self.bring(position).or(self.here.take());
+        if let Record::Books(BooksRecord::Checkpoint(checkpoint)) = record
+            && let Some((checkpoint, ..)) = checkpoint.peek_in(policy.manifest.domain())
+        {
+            let follows = self.newest.is_none_or(|newest| newest < checkpoint.epoch);
+            if follows && policy.is_past(checkpoint.epoch) {
+                self.here = self.bring(position, &checkpoint).or(self.here.take());
             }
+            self.newest = self.newest.max(Some(checkpoint.epoch));
         }
         if is_issuers(record) {
             self.places.push(position);
@@ -71,8 +79,10 @@ impl Ledger {
     }
 
     /// Returns what would take the place of all lines before the checkpoint at `position`, if this part has room for it.
-    fn bring(&self, position: u64) -> Option<Brought> {
-        let lines = self.keeper.as_ref()?.forward();
+    /// Nothing that the checkpoint does not say takes the place of anything.
+    fn bring(&self, position: u64, checkpoint: &Checkpoint) -> Option<Brought> {
+        let keeper = self.keeper.as_ref().filter(|keeper| keeper.is_stated(checkpoint))?;
+        let lines = keeper.forward();
         let first = self.places.len().checked_sub(lines.len())?;
         let places = self.places.get(first..)?.iter().copied();
         Some(Brought { before: position, lines: places.zip(lines).collect() })
