@@ -8,6 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+/// So much is kept of what came last.
+const TAIL: usize = 400;
+
 /// The end of every stream that came to its end.
 const LAST: &[u8] = b"data: [DONE]\n\n";
 
@@ -33,6 +36,8 @@ pub(super) struct Asked {
     pub(super) whole: Duration,
     /// Whether all events came.
     pub(super) is_whole: bool,
+    /// The last that came, to be shown where it is not the end.
+    pub(super) last: String,
 }
 
 /// Counts the events of a stream as they come.
@@ -49,15 +54,15 @@ impl Events {
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
         let before = self.count / 2;
         self.count += lines;
-        let kept = bytes.len().min(LAST.len());
+        let kept = bytes.len().min(TAIL);
         self.tail.extend_from_slice(&bytes[bytes.len() - kept..]);
-        let surplus = self.tail.len().saturating_sub(LAST.len());
+        let surplus = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..surplus);
         self.count / 2 - before
     }
 
     fn is_whole(&self) -> bool {
-        self.tail == LAST
+        self.tail.ends_with(LAST)
     }
 }
 
@@ -101,6 +106,7 @@ impl Client {
             first: first.unwrap_or(whole),
             whole,
             is_whole: events.is_whole(),
+            last: String::from_utf8_lossy(&events.tail).into_owned(),
         })
     }
 
@@ -116,7 +122,8 @@ impl Client {
         while let Some(bytes) = response.chunk().await.context("an answer broke off")? {
             seen.fetch_add(events.take(&bytes), Ordering::Relaxed);
         }
-        ensure!(events.is_whole(), "an answer ended without its end");
+        let last = String::from_utf8_lossy(&events.tail);
+        ensure!(events.is_whole(), "an answer ended with {last}");
         Ok(events.count / 2)
     }
 }

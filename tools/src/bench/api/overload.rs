@@ -70,7 +70,7 @@ pub(super) async fn measure(cluster: &Cluster, seconds: u64) -> Result<Overload>
     for (_, asked) in &stormy {
         match asked.status {
             StatusCode::OK => {
-                ensure!(asked.is_whole, "an admitted answer was not whole");
+                ensure!(asked.is_whole, "an admitted answer ended with {}", asked.last);
                 admitted.push_time(asked.whole);
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {

@@ -99,9 +99,9 @@ async fn run(client: &Client, at_once: usize, requests: usize, side: &mut Side) 
         });
     }
     while let Some(answers) = askers.join_next().await {
-        for Asked { status, first, whole, is_whole, .. } in answers?? {
+        for Asked { status, first, whole, is_whole, last, .. } in answers?? {
             ensure!(status == StatusCode::OK, "a request was refused with {status}");
-            ensure!(is_whole, "an answer was not whole");
+            ensure!(is_whole, "an answer ended with {last}");
             side.first.push_time(first);
             side.whole.push_time(whole);
         }
