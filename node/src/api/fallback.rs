@@ -203,7 +203,7 @@ impl Fallback {
         // A form that broke one engine would break the next, and each would count as failed.
         let is_formed = self.request.generate().is_some_and(engine::grammar::is_needed);
         let is_lost = kind == FailureKind::ProviderLost || kind == FailureKind::WorkerLost && !is_formed;
-        let has_begun = !self.ids.is_empty() || self.vectors > 0;
+        let has_begun = self.taken || !self.ids.is_empty() || self.vectors > 0;
         // Each who begins with vectors is paid for reading all texts that are left.
         let is_vectors = matches!(self.request.work, Work::Embed(_));
         let may_others = !is_vectors || self.earlier.len() + 1 < VECTOR_PROVIDERS_MAX;
