@@ -229,8 +229,12 @@ impl Driver {
             _ = self.tick.tick() => self.on_tick(),
             () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
             (model, event) = self.workers.next(), if is_local => self.on_worker(&model, event),
-            Some(command) = self.commands.recv(), if is_local => self.on_command(command),
-            Some(event) = self.stream_events.recv(), if is_local => self.on_stream(event),
+            asked = next_local(&mut self.commands, &mut self.stream_events, self.local % 2 == 0), if is_local => {
+                match asked {
+                    Local::Command(command) => self.on_command(command),
+                    Local::Stream(event) => self.on_stream(event),
+                }
+            }
             event = self.net.next() => {
                 self.local = 0;
                 self.on_net(event);
@@ -413,6 +417,30 @@ impl Driver {
 
     fn now(&self) -> Time {
         Time(self.clock.now_ms())
+    }
+}
+
+/// What comes from the API or from the streams of jobs.
+enum Local {
+    Command(Command),
+    Stream(StreamEvent),
+}
+
+/// Waits for a command or a stream's event, in turn where both are there: requests that flood the node must not keep those
+/// that were taken from their ends, nor fast streams the owner from being answered. Cancel safe.
+async fn next_local(
+    commands: &mut mpsc::Receiver<Command>,
+    streams: &mut mpsc::Receiver<StreamEvent>,
+    is_for_streams: bool,
+) -> Local {
+    if is_for_streams && let Ok(event) = streams.try_recv() {
+        return Local::Stream(event);
+    }
+    tokio::select! {
+        biased;
+        Some(command) = commands.recv() => Local::Command(command),
+        Some(event) = streams.recv() => Local::Stream(event),
+        else => std::future::pending().await,
     }
 }
 
