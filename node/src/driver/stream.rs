@@ -31,8 +31,8 @@ const REPORT_TOKENS: u32 = 16;
 /// tokens) can be under way.
 pub(super) const FRAMES_MAX: usize = 4096 + 64;
 
-/// Bytes that are sent at once where more waits: some packets, so that heartbeats are not kept long.
-const SENT_MAX: usize = 16 * 1024;
+/// Bytes that are sent at once where more waits: a few packets, which a slow line takes within [`SILENCE_MAX`].
+const SENT_MAX: usize = 4 * 1024;
 
 /// Bytes that each token may have brought, on average over the answer: the longest tokens of vocabularies are runs of
 /// 128 spaces.
@@ -266,7 +266,7 @@ pub(super) fn hash_ids(hasher: &mut blake3::Hasher, ids: &[u32]) {
 
 /// Waits for a stream to say for which job it is.
 pub(super) async fn greet(from: NodeId, mut stream: JobStream, events: mpsc::Sender<StreamEvent>) {
-    let event = match timeout(HELLO_MAX, stream.recv()).await {
+    let event = match timeout(HELLO_MAX, stream.greeting()).await {
         Ok(Ok(Some(frame))) => match decode(&frame) {
             Some(JobFrame::Hello { job }) => StreamEvent::Greeted { from, job, stream },
             Some(_) | None => StreamEvent::Broke { from, offence: OffenceKind::Malformed },
@@ -319,11 +319,7 @@ pub(super) async fn receive(
                     Ok(more) => more,
                     Err(offence) => break offence,
                 };
-                if !more {
-                    let _ = events.send(StreamEvent::Ended { job, delivered: delivery.delivered() }).await;
-                    return;
-                }
-                if wanted && !delivery.is_wanted() {
+                if wanted && more && !delivery.is_wanted() {
                     wanted = false;
                     let _ = events.send(StreamEvent::Unwanted { job }).await;
                 }
@@ -331,6 +327,10 @@ pub(super) async fn receive(
                 if tokens > reported && (reported == 0 || tokens - reported >= REPORT_TOKENS) {
                     reported = tokens;
                     let _ = events.send(StreamEvent::Progress { job, tokens, at_ms: clock.now_ms() }).await;
+                }
+                if !more {
+                    let _ = events.send(StreamEvent::Ended { job, delivered: delivery.delivered() }).await;
+                    return;
                 }
                 // A stream that always has more must not keep the others from theirs.
                 tokio::task::consume_budget().await;
@@ -412,6 +412,18 @@ async fn run_serving(
     let mut ended = false;
     loop {
         tokio::select! {
+            // What has arrived counts before the silence after it.
+            biased;
+            frame = receiver.recv() => match frame {
+                Ok(Some(_)) => silent_at = Instant::now() + SILENCE_MAX,
+                // Having the end, the requester closes.
+                Ok(None) | Err(_) if ended => return Ok(()),
+                Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Err(error),
+            },
+            () = sleep_until(silent_at) => {
+                return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
+            }
             frame = frames.recv(), if !ended => match frame {
                 Some(frame) => ended = send_ready(&mut sender, frame, frames).await?,
                 // The job failed: the requester learns why by a message, and here that no more follows.
@@ -421,16 +433,6 @@ async fn run_serving(
                 }
             },
             _ = heartbeat.tick() => beat(&mut sender).await?,
-            () = sleep_until(silent_at) => {
-                return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
-            }
-            frame = receiver.recv() => match frame {
-                Ok(Some(_)) => silent_at = Instant::now() + SILENCE_MAX,
-                // Having the end, the requester closes.
-                Ok(None) | Err(_) if ended => return Ok(()),
-                Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Err(error) => return Err(error),
-            },
         }
     }
 }

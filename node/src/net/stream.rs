@@ -28,6 +28,8 @@ const ATTEMPTS_MAX: usize = 3;
 const HEAD: usize = 4;
 /// Room for what is read at once: some packets. Without it a read takes 64 bytes, which is a token.
 const READ: usize = 8 * 1024;
+/// Bounds the first frame, which names a job.
+const GREETING_MAX: usize = 64;
 
 /// Why a stream cannot be read on: the other end announced a frame larger than any.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -70,6 +72,11 @@ impl JobStream {
         self.receiver.recv().await
     }
 
+    /// Returns the first frame of a stream that anybody may have opened: it is short, and room is made for no more.
+    pub async fn greeting(&mut self) -> io::Result<Option<Bytes>> {
+        self.receiver.recv_within(GREETING_MAX).await
+    }
+
     /// Sends one frame of at most `FRAME_MAX` bytes. What a cancelled call left is sent by the next one.
     pub async fn send(&mut self, frame: Bytes) -> io::Result<()> {
         self.sender.send(frame).await
@@ -83,11 +90,15 @@ impl JobStream {
 impl JobReceiver {
     /// Returns the next frame, or nothing when the other end is done. Cancel safe.
     pub async fn recv(&mut self) -> io::Result<Option<Bytes>> {
+        self.recv_within(FRAME_MAX).await
+    }
+
+    async fn recv_within(&mut self, most: usize) -> io::Result<Option<Bytes>> {
         loop {
-            if let Some(frame) = self.arrived()? {
+            if let Some(frame) = take_frame(&mut self.buffer, most)? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ);
+            self.buffer.reserve(READ.min(most));
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
@@ -100,7 +111,7 @@ impl JobReceiver {
 
     /// Returns the next frame if all of it was read with those before it.
     pub fn arrived(&mut self) -> io::Result<Option<Bytes>> {
-        take_frame(&mut self.buffer)
+        take_frame(&mut self.buffer, FRAME_MAX)
     }
 }
 
@@ -146,12 +157,12 @@ impl JobSender {
     }
 }
 
-fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Bytes>> {
+fn take_frame(buffer: &mut BytesMut, most: usize) -> io::Result<Option<Bytes>> {
     let Some(head) = buffer.first_chunk::<HEAD>() else {
         return Ok(None);
     };
     let length = u32::from_le_bytes(*head) as usize;
-    if length > FRAME_MAX {
+    if length > most {
         return Err(io::Error::new(io::ErrorKind::InvalidData, Oversized(length)));
     }
     if buffer.len() < HEAD + length {
@@ -235,7 +246,7 @@ mod tests {
 
         for byte in sent {
             buffer.put_u8(byte);
-            while let Some(frame) = take_frame(&mut buffer).unwrap() {
+            while let Some(frame) = take_frame(&mut buffer, FRAME_MAX).unwrap() {
                 received.push(frame);
             }
         }
@@ -249,7 +260,10 @@ mod tests {
         let mut buffer = BytesMut::new();
         buffer.put_u32_le(FRAME_MAX as u32 + 1);
 
-        assert_eq!(take_frame(&mut buffer).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(take_frame(&mut buffer, FRAME_MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut greeting = framed(&[&[0; GREETING_MAX + 1]]);
+        assert!(take_frame(&mut greeting.clone(), FRAME_MAX).unwrap().is_some());
+        assert_eq!(take_frame(&mut greeting, GREETING_MAX).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
