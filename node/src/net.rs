@@ -306,7 +306,11 @@ impl Net {
     /// Sends what waits for this peer, as far as it may be under way.
     fn send_waiting(&mut self, to: PeerKey) {
         while let Some(sent) = self.outbox.next(to) {
-            self.hand_over(sent);
+            if sent.at.elapsed() > limits::REQUEST_TIMEOUT {
+                self.fail_send(to, sent.tag, SendFailure::Timeout);
+            } else {
+                self.hand_over(sent);
+            }
         }
     }
 

@@ -213,12 +213,16 @@ impl Net {
 
     /// What waits goes on, unless its peer is gone: then it was for the run that ended.
     fn after_failure(&mut self, to: PeerKey, reason: SendFailure) {
-        if self.peers.is_connected(to) {
-            return self.send_waiting(to);
-        }
+        let went_down = matches!(reason, SendFailure::Closed | SendFailure::Broken);
+        let is_connected = self.peers.is_connected(to);
         for waiting in self.outbox.give_up(to) {
-            self.fail_send(waiting.to, waiting.tag, reason);
+            if is_connected && (!went_down || self.peers.had_link(to, waiting.at)) {
+                self.outbox.wait(waiting);
+            } else {
+                self.fail_send(waiting.to, waiting.tag, reason);
+            }
         }
+        self.send_waiting(to);
     }
 
     fn on_request(&mut self, from: PeerKey, request: Request) -> Ack {
