@@ -188,6 +188,7 @@ impl Fallback {
             JobEvent::Done(account) => Next::Event(JobEvent::Done(Box::new(self.whole(*account)))),
             JobEvent::Accepted { .. } => {
                 self.taken = true;
+                self.until = None;
                 Next::Event(event)
             }
             JobEvent::Chosen { .. } => Next::Event(event),

@@ -10,7 +10,7 @@ use protocol::ledger::money::QUANTUM;
 use protocol::prng::Prng;
 use reqwest::StatusCode;
 use serde_json::Value;
-use tests::{Ground, OPENING_NANO, Peer, check_sums, job, until};
+use tests::{Ground, OPENING_NANO, PATIENCE, Peer, check_sums, job, until};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{Mesh, Read, TOKENS, body, settle};
@@ -95,7 +95,9 @@ impl Crowd {
 
     /// Asks as clients do: again, if there was nobody just then.
     async fn ask(&self, number: u64) -> reqwest::Response {
+        let begun = std::time::Instant::now();
         loop {
+            assert!(begun.elapsed() < PATIENCE, "nobody takes answer {number}");
             let response = super::chat(&self.consumer, body(number, true)).await;
             if response.status() == StatusCode::OK {
                 return response;
@@ -145,7 +147,10 @@ impl Crowd {
             }
             Fault::EngineKilled => {
                 let peer = held.as_ref().expect("it runs");
-                let pid = engine_of(peer).await.expect("it computes");
+                let pid = until("there is an engine", async || {
+                    engine_of(peer).await.ok_or_else(|| "there is none".to_owned())
+                })
+                .await;
                 signal("-9", pid);
                 let again = until("the engine is there again", async || {
                     let other = engine_of(peer).await.filter(|other| *other != pid);
@@ -203,6 +208,7 @@ impl Crowd {
             told.len(),
             channels.len()
         );
+        assert!(broken > 0, "no answer broke off");
         if told.iter().all(|told| told.is_whole) {
             // What was paid ahead to whoever broke off is lost, and never more than the rest of its answer.
             assert!((price + fees..=price + fees + broken as u64 * dearest).contains(&spent), "{spent}");
