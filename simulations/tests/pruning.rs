@@ -156,8 +156,8 @@ fn an_issuers_journal_grows_with_its_books_and_not_with_its_history() {
         assert_eq!(findings, vec![], "its books are those of its checkpoints");
     }
     let ((bytes, channels), (later_bytes, later_channels)) = (left[0], left[2]);
-    assert!(later_bytes < bytes * 3 / 2, "{left:?} bytes and channels after 30, 60 and 90 epochs");
-    assert!(channels > 0 && later_channels < channels * 2, "{left:?}");
+    assert!(later_bytes < bytes * 2, "{left:?} bytes and channels after 30, 60 and 90 epochs");
+    assert!(channels > 0 && later_channels < channels * 2 + 10, "{left:?}");
     home.heal(60_000);
     home.settles();
     let findings = simulations::checks::findings(simulations::checks::WHEN_SETTLED, &home.world);
@@ -173,9 +173,9 @@ fn lines_that_do_not_lead_to_their_checkpoints_stay() {
     let brought = |lines: &[Record]| {
         let node = home.world.node(0).expect("runs");
         let mut survey = Survey::new(Policy::of(node, 0, home.world.now));
-        for (position, line) in (1..).zip(lines) {
+        for (position, line) in (1_u64..).zip(lines) {
             survey.take(position, line);
-            if position % 20 == 0 {
+            if position.is_multiple_of(20) {
                 survey.next_part();
             }
         }

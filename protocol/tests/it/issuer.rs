@@ -575,7 +575,7 @@ proptest! {
         let mut history = History { prunes: true, ..History::new() };
         for (position, event) in events.iter().enumerate() {
             history.happen(event, &events[..position]);
-            if position % every == 0 {
+            if position.is_multiple_of(every) {
                 let whole = format!("{:?}", history.books);
                 history.books = brought_forward(&history.books);
                 prop_assert_eq!(format!("{:?}", history.books), whole);

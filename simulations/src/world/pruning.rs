@@ -17,9 +17,9 @@ impl World {
         let journal = &self.hosts[host].journal;
         let read = |line: &[u8]| Record::from_bytes(line).expect("written by this code");
         let mut survey = Survey::new(policy);
-        for (position, (_, line)) in (1..).zip(journal.iter()) {
+        for (position, (_, line)) in (1_u64..).zip(journal.iter()) {
             survey.take(position, &read(line));
-            if position % part as u64 == 0 {
+            if position.is_multiple_of(part as u64) {
                 survey.next_part();
             }
         }

@@ -127,10 +127,8 @@ pub(super) fn measure(turns: usize) -> Result<Journal> {
     }
     journal.close()?;
     let (stored_ms, ratios) = (stored.spread(), Ratios::of(&ratios));
-    let length = |name: &str| -> Result<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        Ok(std::fs::metadata(path.join(name))?.len() as f64)
-    };
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let length = |name: &str| -> Result<f64> { Ok(std::fs::metadata(path.join(name))?.len() as f64) };
     Ok(Journal {
         batch: BATCH,
         bytes_per_receipt: bytes.len() / BATCH,
