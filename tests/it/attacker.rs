@@ -104,7 +104,7 @@ async fn check_silent(protocol: &str) {
         let mut open = Vec::new();
         for _ in 0..OFFENCES_MAX {
             let mut stream = attacker.open(protocol).await.unwrap();
-            stream.write_all(&[&length(100)[..], &[1; 10]].concat()).await.unwrap();
+            stream.write_all(&[&length(40)[..], &[1; 10]].concat()).await.unwrap();
             stream.flush().await.unwrap();
             open.push(stream);
         }
