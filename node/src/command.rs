@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use engine::frame::Generate;
 use protocol::ids::Digest;
-use protocol::job::Sort;
+use protocol::job::{Sort, Trace};
+use protocol::ledger::records::Markup;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::views::{
@@ -15,6 +16,7 @@ use crate::api::views::{
 };
 use crate::exit::{Failure, FailureKind};
 use crate::models::ServedModel;
+use crate::trace;
 
 pub use engine::frame::Request as Work;
 
@@ -255,6 +257,10 @@ pub struct JobRequest {
     pub wants: Wants,
     /// Whether another provider may go on with an answer that its provider did not bring to its end.
     pub fallbacks: bool,
+    /// Who routed the request, and what they get on top of its price.
+    pub markup: Option<Markup>,
+    /// Names the request in the logs of both sides.
+    pub trace: Trace,
 }
 
 /// What adverts must say of those that may serve a job; an empty list is content with anything.
@@ -285,6 +291,8 @@ impl JobRequest {
             order: Vec::new(),
             wants: Wants::default(),
             fallbacks: true,
+            markup: None,
+            trace: trace::current(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a node is told: a file, then the environment, then flags, checked before any socket opens.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use engine::FakeOptions;
 use engine::options::SLOTS_MAX;
+use protocol::ids::AccountId;
+use protocol::ledger::money::BPS;
 use serde::Deserialize;
 
 use crate::api;
@@ -39,6 +42,9 @@ const BOOTSTRAP_MAX: usize = 32;
 
 /// Bounds an address: a name has at most 253 bytes, and a node id 52.
 const CONTACT_BYTES_MAX: usize = 512;
+
+/// Bounds the builders that may be paid.
+const BUILDERS_MAX: usize = 1_024;
 
 /// Bounds a node's name: it is in every advert.
 const NAME_BYTES_MAX: usize = 64;
@@ -89,6 +95,8 @@ pub struct Config {
     pub issuer_key: Option<IssuerKey>,
     /// More addresses of issuers, as multiaddresses; the data folder remembers.
     pub bootstrap: Vec<String>,
+    /// Builders to whom requests may have a markup paid, each with the most, in basis points.
+    pub builders: BTreeMap<AccountId, u16>,
 }
 
 /// What a node may be told, each thing or not, as a file or flags have it.
@@ -145,6 +153,9 @@ pub struct Settings {
     /// See [`Config::bootstrap`]; also as `HOST:PORT`.
     #[serde(default)]
     pub bootstrap: Vec<String>,
+    /// Accounts of builders, each alone or as `ACCOUNT=BPS`; see [`Config::builders`].
+    #[serde(default)]
+    pub builders: Vec<String>,
     /// How the fake model behaves.
     #[serde(skip)]
     pub fake: Option<FakeOptions>,
@@ -187,6 +198,7 @@ impl Settings {
             network: self.network.or(base.network),
             issuer_key: self.issuer_key.or(base.issuer_key),
             bootstrap: list(self.bootstrap, base.bootstrap),
+            builders: list(self.builders, base.builders),
             fake: self.fake.or(base.fake),
         }
     }
@@ -236,6 +248,7 @@ impl Settings {
             network: self.network.as_deref().map(NetworkFile::read).transpose()?,
             issuer_key: self.issuer_key.as_deref().map(IssuerKey::read).transpose()?,
             bootstrap: contacts(&self.bootstrap)?,
+            builders: builders(&self.builders)?,
         };
         for name in &self.serve {
             let model = served(name, &config, self.fake.clone(), models, progress)?;
@@ -289,6 +302,28 @@ fn default_data_folder(variable: impl Fn(&str) -> Option<std::ffi::OsString>) ->
         .or_else(|| set("LOCALAPPDATA"))
         .map(|folder| folder.join("sharemesh"))
         .ok_or_else(|| Failure::usage("no data folder: give one with --data DIR"))
+}
+
+/// Reads which builders may be paid, and how much; unless that is said, as much as the network allows.
+fn builders(given: &[String]) -> Result<BTreeMap<AccountId, u16>, Failure> {
+    if given.len() > BUILDERS_MAX {
+        return Err(Failure::usage(format!("at most {BUILDERS_MAX} builders can be allowed")));
+    }
+    let most = u16::try_from(BPS).unwrap_or(u16::MAX);
+    let one = |text: &String| {
+        let (account, bps) = match text.split_once('=') {
+            Some((account, bps)) => (account, bps.trim().parse()),
+            None => (text.as_str(), Ok(most)),
+        };
+        let account = account.trim().parse();
+        account.ok().zip(bps.ok().filter(|bps| *bps <= most)).ok_or_else(|| {
+            Failure::usage(format!(
+                "`{text}` allows no builder: write ACCOUNT or ACCOUNT=BPS, with the account's id and at most {most} \
+                 hundredths of a percent, as in `--builder 4f…=500` for 5 %"
+            ))
+        })
+    };
+    given.iter().map(one).collect()
 }
 
 fn name_of(given: Option<String>) -> Result<String, Failure> {

@@ -16,6 +16,7 @@ mod promises;
 mod prompts;
 mod pruning;
 mod settle;
+mod steps;
 mod stream;
 mod verify;
 mod wants;
@@ -229,7 +230,7 @@ impl Driver {
             _ = self.tick.tick() => self.on_tick(),
             () = sleep_until(Instant::now() + wake) => self.inputs.push_back(Input::Wake),
             (model, event) = self.workers.next(), if is_local => self.on_worker(&model, event),
-            asked = next_local(&mut self.commands, &mut self.stream_events, self.local % 2 == 0), if is_local => {
+            asked = next_local(&mut self.commands, &mut self.stream_events, self.local.is_multiple_of(2)), if is_local => {
                 match asked {
                     Local::Command(command) => self.on_command(command),
                     Local::Stream(event) => self.on_stream(event),
@@ -501,6 +502,7 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
         class: ProviderClass::Community,
         region: String::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        builders: config.builders.clone(),
     }
 }
 
@@ -561,6 +563,7 @@ mod tests {
             network: None,
             issuer_key: None,
             bootstrap: Vec::new(),
+            builders: BTreeMap::new(),
         };
         let (_, commands) = mpsc::channel(1);
         Driver::open(config, commands, CancellationToken::new()).unwrap()
@@ -607,7 +610,7 @@ mod tests {
         let account = protocol::ids::AccountId([0; 32]);
 
         assert_eq!(repeat_of(&Message::Submit { job, spec, channel: None, opening: None }), Repeat::No);
-        assert_eq!(repeat_of(&Message::Ask { job, model, account }), Repeat::Yes);
+        assert_eq!(repeat_of(&Message::Ask { job, model, account, markup: None }), Repeat::Yes);
         assert_eq!(repeat_of(&Message::AdvertQuery), Repeat::Yes);
     }
 

@@ -17,6 +17,7 @@ pub mod api;
 pub mod api_keys;
 pub mod command;
 pub mod metrics;
+pub mod trace;
 
 pub mod driver;
 pub mod identity;

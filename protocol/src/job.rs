@@ -3,14 +3,17 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId, RecordId};
 use crate::ledger::issuer::IssuerError;
-use crate::ledger::records::SplitRole;
+use crate::ledger::money::most_with_markup;
+use crate::ledger::records::{Markup, SplitRole};
 use crate::model::Modality;
-use crate::price::{Price, Usage};
+use crate::mutant;
+use crate::price::{Price, Reading, Usage, Worst};
 use crate::router::Considered;
 use crate::time::Time;
 
@@ -42,6 +45,26 @@ pub struct JobSpec {
     pub max_tokens: u32,
     /// What the requester insists on.
     pub constraints: Constraints,
+    /// Who routed the job, and what they get on top of its price.
+    pub markup: Option<Markup>,
+    /// Names the request that the job is a part of in the logs of both sides.
+    pub trace: Trace,
+}
+
+/// The name of a request in logs: the trace id of W3C's `traceparent`. It says nothing of the request.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace(pub [u8; 16]);
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A prompt by size and digest; its bytes stay with the shell.
@@ -122,6 +145,30 @@ impl JobSpec {
         }
     }
 
+    /// Returns the same with how its prompt is counted.
+    #[must_use]
+    pub fn worst(&self) -> Worst {
+        let reading = match self.input.modality {
+            Modality::Embedding => Reading::ByPart,
+            Modality::Text | Modality::Speech | Modality::Image => Reading::Whole,
+        };
+        Worst { usage: self.worst_usage(), reading }
+    }
+
+    /// Returns the most that this job can take off its payer at a price, markup included; `None` when it does not fit 64
+    /// bits.
+    #[must_use]
+    pub fn worst_price(&self, price: &Price) -> Option<u64> {
+        let bps = if mutant::is_in("price-max-without-markup") { 0 } else { self.markup_bps() };
+        most_with_markup(price.cost(&self.worst_usage())?, bps).ok()
+    }
+
+    /// Returns the markup in basis points of the base; 0 without one.
+    #[must_use]
+    pub fn markup_bps(&self) -> u16 {
+        self.markup.map_or(0, |markup| markup.bps)
+    }
+
     /// Returns the most prompt tokens that the requester believes.
     #[must_use]
     pub fn tokens_in_max(&self) -> u64 {
@@ -189,6 +236,8 @@ pub enum JobEvent {
         provider: NodeId,
         /// Everybody who was considered.
         considered: Vec<Considered>,
+        /// For how many milliseconds the job waited for a channel.
+        opening_ms: u64,
     },
     /// The provider took the job.
     Accepted {
@@ -226,6 +275,14 @@ pub struct JobAccount {
     pub receipt: Option<RecordId>,
 }
 
+/// Names what is too long: the prompt, or one of several texts.
+pub(crate) fn too_long(text: Option<u32>) -> String {
+    text.map_or_else(
+        || String::from("the prompt"),
+        |text| alloc::format!("text {text} of the input, counted from 0,"),
+    )
+}
+
 /// Why a job failed, in words a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -247,12 +304,14 @@ pub enum Failure {
     #[error("the network's issuer refused to open a payment channel: {0}")]
     IssuerRefused(String),
     /// The prompt and the answer do not fit the model.
-    #[error("the prompt has {tokens} tokens, which leaves no room in the model's context of {context}")]
+    #[error("{} has {tokens} tokens, which leaves no room in the model's context of {context}", too_long(*text))]
     PromptTooLong {
         /// Tokens counted.
         tokens: u32,
         /// Tokens that fit.
         context: u32,
+        /// Which of several texts it is, the first being 0.
+        text: Option<u32>,
     },
     /// The provider was lost in the middle.
     #[error("lost the provider {0} in mid-stream")]

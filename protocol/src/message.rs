@@ -22,12 +22,12 @@ use crate::keys::{PublicKey, Scheme};
 use crate::ledger::account::{Lineage, SignedLineage};
 use crate::ledger::agreement::Ballot;
 use crate::ledger::checkpoint::Checkpoint;
-use crate::ledger::issuer::{Balance, Booked, IssuerError};
+use crate::ledger::issuer::{Balance, Booked, IssuerError, Routed};
 use crate::ledger::paying::Allowances;
 use crate::ledger::quorum::Fact;
 use crate::ledger::records::{
-    Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Final, Membership, Receipt, Recorded, RedeemAck,
-    Terms, Vote, WithdrawalPaid,
+    Accepted, AccountOp, Claim, CloseVote, Deposit, Device, Final, Markup, Membership, Receipt, Recorded,
+    RedeemAck, Terms, Vote, WithdrawalPaid,
 };
 use crate::scheduler::Refusal;
 use crate::signed::{Signable, Signed, SignedError, Verified};
@@ -48,6 +48,9 @@ pub const DEVICES_MAX: usize = 16;
 
 /// Most channels in one message of an issuer.
 pub const BOOKED_MAX: usize = 256;
+
+/// Most channels in what a builder is told at once.
+pub const ROUTED_MAX: usize = 256;
 
 /// Whether the signed parts of a message were checked.
 pub trait Stage: Clone + Debug + PartialEq {
@@ -131,6 +134,8 @@ pub enum Message<S: Stage> {
         model: ModelId,
         /// Account that would pay.
         account: AccountId,
+        /// Markup that the terms shall have.
+        markup: Option<Markup>,
     },
     /// Answers an ask: a slot is held for a moment.
     Offer {
@@ -362,6 +367,11 @@ pub enum Message<S: Stage> {
     Agreeing(Agreeing<S>),
     /// What time it is at an issuer.
     Clock(Time),
+    /// From an issuer to a builder: what channels have paid out, of which it gets a markup; at most [`ROUTED_MAX`]. Told
+    /// again until it is noted.
+    Markups(Vec<Routed>),
+    /// From a builder to an issuer: that is written down.
+    MarkupsNoted(Vec<Routed>),
 }
 
 /// Why a message was dropped before any rule saw it.

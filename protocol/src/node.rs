@@ -14,6 +14,7 @@ mod checkpoints;
 mod committing;
 mod forward;
 mod issuing;
+mod markups;
 mod mirrors;
 mod notices;
 mod orders;
@@ -40,7 +41,7 @@ use crate::books::{BooksMessage, BooksRecord};
 use crate::clocks::Clocks;
 use crate::deadlines::Deadlines;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId, RecordId};
-use crate::job::{Finish, JobEvent, JobSpec};
+use crate::job::{Finish, JobEvent, JobSpec, too_long};
 use crate::keys::Signer;
 use crate::ledger::account::{Inception, Lineage};
 use crate::ledger::issuer::Booked;
@@ -62,6 +63,7 @@ pub use adverts::Heard;
 pub use auditing::{AuditState, AuditView, Distrusted};
 pub use checkpoints::{BooksView, KEPT_MAX as CHECKPOINTS_KEPT_MAX, OwnLeaf};
 pub use forward::{Bookkeeper, are_stated, is_issuers};
+pub use markups::MarkupError;
 pub use orders::{Order, OrderError, OwnWithdrawal};
 pub use queries::{AccountView, ChannelView, DeviceView, PeerView};
 pub use recovery::RecoveryView;
@@ -89,6 +91,8 @@ pub struct Config {
     pub region: String,
     /// Software version, for the advert.
     pub version: String,
+    /// Builders to whom jobs of this account may pay a markup, each with the most, in basis points.
+    pub builders: BTreeMap<AccountId, u16>,
 }
 
 /// For whom a node acts, and by which right.
@@ -141,6 +145,7 @@ impl From<Signer> for Owner {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one is taken at a time")]
 pub enum Input {
     /// A peer said something.
     Received(NodeId, Message<Checked>),
@@ -247,12 +252,14 @@ pub enum EngineEvent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineFault {
     /// Prompt and answer do not fit the context.
-    #[error("the prompt has {tokens} tokens, and the model's context is {context}")]
+    #[error("{} has {tokens} tokens, and the model's context is {context}", too_long(*text))]
     PromptTooLong {
         /// Tokens counted.
         tokens: u32,
         /// Tokens that fit.
         context: u32,
+        /// Which of several texts it is, the first being 0.
+        text: Option<u32>,
     },
     /// The request makes no sense to the model.
     #[error("{0}")]
@@ -484,6 +491,7 @@ pub struct Node {
     orders: orders::Orders,
     /// News of our account that is in the journal.
     noted: notices::Noted,
+    markups: markups::Markups,
     scheduler: Scheduler,
     served: BTreeMap<ModelId, (ModelOffer, Device)>,
     serving: BTreeMap<JobId, provider::Serving>,
@@ -569,6 +577,7 @@ impl Node {
             burst: requester::Burst::default(),
             orders: orders::Orders::default(),
             noted: notices::Noted::default(),
+            markups: markups::Markups::default(),
             scheduler: Scheduler::default(),
             served: BTreeMap::new(),
             serving: BTreeMap::new(),
@@ -597,6 +606,9 @@ impl Node {
     fn start(&mut self, now: Time) {
         self.advert_sequence = now.0;
         self.learn_own_account();
+        if let Some(issuing) = &mut self.issuing {
+            issuing.untold.extend(issuing.witness.books.all_routed());
+        }
         self.sign_own_device(now);
         self.paying.values_mut().for_each(|channel| channel.side.restarted());
         self.paid.values_mut().for_each(|paid| paid.restarted());
@@ -671,7 +683,9 @@ impl Node {
             Message::JoinRefused(error) => self.on_join_refused(from, error, out),
             Message::AdvertQuery => self.on_advert_query(from, now, out),
             Message::Advert(advert) => self.on_advert_said(from, advert, now, out),
-            Message::Ask { job, model, account } => self.on_ask(from, job, model, account, now, out),
+            Message::Ask { job, model, account, markup } => {
+                self.on_ask(from, job, (model, account, markup), now, out);
+            }
             Message::Offer { job, terms } => self.on_offer(from, job, terms, now, out),
             Message::Refused { job, refusal } => self.on_refused(from, job, refusal, now, out),
             Message::AccountQuery => self.on_account_query(from, now, out),
@@ -725,6 +739,8 @@ impl Node {
             Message::Facts { first, names } => self.on_facts(from, first, &names, out),
             Message::FactQuery(names) => self.on_fact_query(from, &names, out),
             Message::Agreeing(message) => self.on_agreeing(from, message, now, out),
+            Message::Markups(routed) => self.on_markups(from, routed, out),
+            Message::MarkupsNoted(routed) => self.on_markups_noted(from, &routed, now, out),
             Message::Notice(news) => self.on_notice(from, &news, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),

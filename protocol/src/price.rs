@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant;
+
 /// Nano-credits in one credit; all money in this crate is in nano-credits.
 pub const NANO_PER_CREDIT: u64 = 1_000_000_000;
 
@@ -30,6 +32,60 @@ pub struct Usage {
     pub tokens_out: u64,
     /// Compute units: tokens weighed by the model's size; no price depends on them.
     pub compute: u64,
+}
+
+/// The most that a job can be counted as, and how reading its prompt is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worst {
+    /// All of it.
+    pub usage: Usage,
+    /// How its prompt is counted.
+    pub reading: Reading,
+}
+
+/// How reading a prompt is counted of a job that ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Whole, from the first token on: nothing can be answered before all is read.
+    Whole,
+    /// By as much as there is of what was to be made: each vector is made of a text of its own.
+    ByPart,
+}
+
+impl From<Usage> for Worst {
+    fn from(usage: Usage) -> Self {
+        Self { usage, reading: Reading::Whole }
+    }
+}
+
+impl Worst {
+    /// Returns what is due for so many tokens, or vectors, of a job whose prompt has `tokens_in` tokens; a part of a token
+    /// read counts as one.
+    #[must_use]
+    pub fn usage_of(&self, tokens_in: u64, tokens_out: u64) -> Usage {
+        let read = match self.reading {
+            Reading::ByPart if tokens_out < self.usage.tokens_out && !mutant::is_in("vectors-read-whole") => {
+                let read = u128::from(tokens_in).saturating_mul(u128::from(tokens_out));
+                let read = read.div_ceil(u128::from(self.usage.tokens_out));
+                u64::try_from(read).unwrap_or(u64::MAX)
+            }
+            Reading::Whole | Reading::ByPart => tokens_in,
+        };
+        Usage::of_job(read, tokens_out)
+    }
+
+    /// Returns a number of prompt tokens of which [`Worst::usage_of`] makes this usage.
+    #[must_use]
+    pub fn tokens_in_of(&self, usage: &Usage) -> u64 {
+        let (read, made, all) = (usage.tokens_in, usage.tokens_out, self.usage.tokens_out);
+        match self.reading {
+            Reading::ByPart if (1..all).contains(&made) && read > 0 => {
+                let before = u128::from(read - 1).saturating_mul(u128::from(all)) / u128::from(made);
+                u64::try_from(before.saturating_add(1)).unwrap_or(u64::MAX)
+            }
+            Reading::Whole | Reading::ByPart => read,
+        }
+    }
 }
 
 impl Price {
@@ -97,7 +153,7 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
-    use super::{Price, Usage};
+    use super::{Price, Reading, Usage, Worst};
 
     const PRICE: Price = Price { call: 5, input: 1_000_001, output: 4_000_000 };
 
@@ -109,6 +165,22 @@ mod tests {
     fn a_cost_is_rounded_up_once() {
         assert_eq!(PRICE.cost(&usage(1, 1)), Some(5 + 6));
         assert_eq!(PRICE.cost(&usage(1_000_000, 0)), Some(5 + 1_000_001));
+    }
+
+    #[test]
+    fn texts_of_which_no_vectors_were_made_are_not_read() {
+        let worst = |texts, reading| Worst { usage: usage(9_000, texts), reading };
+        let read = |texts, tokens_in, made| worst(texts, Reading::ByPart).usage_of(tokens_in, made).tokens_in;
+
+        assert_eq!((read(100, 5_000, 1), read(100, 5_000, 99), read(100, 5_000, 100)), (50, 4_950, 5_000));
+        assert_eq!((read(3, 10, 1), read(3, 10, 2), read(3, 10, 0)), (4, 7, 0));
+        assert_eq!(worst(100, Reading::Whole).usage_of(5_000, 1).tokens_in, 5_000);
+        for (texts, tokens_in, made) in [(3, 10, 1), (7, 23, 5), (2_048, 8_000, 2_047), (5, 4, 3), (4, 9, 4)]
+        {
+            let worst = worst(texts, Reading::ByPart);
+            let counted = worst.usage_of(tokens_in, made);
+            assert_eq!(worst.usage_of(worst.tokens_in_of(&counted), made), counted);
+        }
     }
 
     #[test]

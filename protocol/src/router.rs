@@ -70,7 +70,7 @@ pub struct Considered {
     pub gate: Option<Gate>,
     /// Estimated total time in milliseconds.
     pub estimate_ms: u64,
-    /// Worst case price in nano-credits.
+    /// Worst case price in nano-credits, markup included.
     pub price: u64,
     /// 0 for whoever did a job for us, 1 for others; above that, where promises have led nowhere, a number drawn for it.
     pub rank: u64,
@@ -222,7 +222,7 @@ impl Router {
         let outcome = self.outcomes.get(&advert.node).copied().unwrap_or_default();
         let offer = advert.offer(spec.model);
         let price = offer.map_or(Price::default(), |offer| offer.price);
-        let worst = price.cost(&spec.worst_usage()).unwrap_or(u64::MAX);
+        let worst = spec.worst_price(&price).unwrap_or(u64::MAX);
         let decode = outcome.decode_milli.or(offer.map(|offer| offer.decode_milli)).unwrap_or(0).max(1);
         let prefill = offer.map_or(0, |offer| offer.prefill_milli).max(1);
         let tokens_in = spec.input.bytes / BYTES_PER_TOKEN;
@@ -241,8 +241,9 @@ impl Router {
             Some(_) if is_over(advert, now) => Some(Gate::Stale),
             Some(offer) if offer.licence != open_licence(spec.model, domain) => Some(Gate::Licence),
             Some(_) if excluded => Some(Gate::Excluded),
-            Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
+            // Before the price: whoever asks for more tokens than there is room for shall hear that, and not what they cost.
             Some(offer) if generated >= u64::from(offer.context_tokens) => Some(Gate::Context),
+            Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
             Some(_) if outcome.failed_at.is_some_and(|at| is_cooling_down(at, now)) => Some(Gate::Unhealthy),
             Some(_) if !connected => Some(Gate::Unreachable),
             Some(_) => None,

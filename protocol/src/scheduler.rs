@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{JobId, ModelId, NodeId};
+use crate::job::too_long;
 use crate::mutant;
 use crate::time::Time;
 
@@ -38,12 +39,14 @@ pub enum Refusal {
         retry_ms: u64,
     },
     /// The prompt leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens, and the model's context is {context}")]
+    #[error("{} has {tokens} tokens, and the model's context is {context}", too_long(*text))]
     PromptTooLong {
         /// Tokens counted.
         tokens: u32,
         /// Tokens that fit.
         context: u32,
+        /// Which of several texts it is, the first being 0.
+        text: Option<u32>,
     },
     /// The channel is not one that pays here for this model.
     #[error("the payment channel is not valid here")]

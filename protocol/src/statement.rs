@@ -55,6 +55,8 @@ pub enum Kind {
     Bought,
     /// Work that we sold on a channel.
     Sold,
+    /// Markup on the work of others that we routed.
+    Markup,
 }
 
 impl Kind {
@@ -69,6 +71,7 @@ impl Kind {
             Self::Fee => "fee",
             Self::Bought => "bought",
             Self::Sold => "sold",
+            Self::Markup => "markup",
         }
     }
 }

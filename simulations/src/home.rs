@@ -1,8 +1,10 @@
 //! A network in which everybody has joined: as a scenario founds it, or as a story told by hand needs it.
 
+use std::collections::BTreeMap;
+
 use protocol::advert::{Incentive, ModelOffer, ProviderClass};
 use protocol::ids::{Digest, DomainId, JobId, ModelId, NodeId};
-use protocol::job::{Constraints, Input, JobSpec, Sampling};
+use protocol::job::{Constraints, Input, JobSpec, Sampling, Trace};
 use protocol::keys::Signer;
 use protocol::licence::open_licence;
 use protocol::manifest::{Issuer, Manifest};
@@ -378,6 +380,7 @@ fn config(manifest: &Manifest, node: Signer, account: Signer, issuer: Option<Sig
         class: ProviderClass::Community,
         region: String::new(),
         version: "simulated".to_owned(),
+        builders: BTreeMap::new(),
     }
 }
 
@@ -421,5 +424,7 @@ pub(crate) fn spec_ending(model: ModelId, bytes: u64, max_tokens: u32, natural: 
         sampling,
         max_tokens,
         constraints: Constraints::default(),
+        markup: None,
+        trace: Trace::default(),
     }
 }

@@ -59,7 +59,27 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 73] = [
+pub const MUTANTS: [Mutant; 77] = [
+    in_lib(
+        "channel-of-another-builder",
+        "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
+        "a job is paid on a channel that pays another builder, or none",
+    ),
+    in_lib(
+        "price-max-without-markup",
+        "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
+        "what a job may cost does not count the builder's markup",
+    ),
+    in_lib(
+        "markup-of-the-provider",
+        "node::tests::an_offer_with_another_markup_than_the_job_has_is_turned_down",
+        "a payer takes terms with a markup that it did not ask for",
+    ),
+    in_lib(
+        "vectors-read-whole",
+        "price::tests::texts_of_which_no_vectors_were_made_are_not_read",
+        "who breaks off after one vector is paid for reading all texts",
+    ),
     in_lib(
         "merkle-sums-only-total",
         "ledger::merkle::tests::sums_cannot_be_moved_between_the_children_of_a_node",

@@ -11,9 +11,12 @@ use simulations::home::{Home, Setting};
 use simulations::network::Conditions;
 use simulations::world::{Fault, World};
 
+/// Long enough for a withdrawal to be recorded long before a checkpoint states it.
+const EPOCH_MS: u64 = 60_000;
+
 /// Returns a network in which the consumer has withdrawn, and the step. A checkpoint states it: before, nobody pays.
-fn withdrawn(epoch_ms: u64) -> (Home, RecordId) {
-    let setting = Setting { issuers: 4, epoch_ms, ..Setting::small(42, 1) };
+fn withdrawn() -> (Home, RecordId) {
+    let setting = Setting { issuers: 4, epoch_ms: EPOCH_MS, ..Setting::small(42, 1) };
     let mut home = Home::joined(&setting, Conditions::CALM);
     let order = Order::Withdraw { amount: 5_000_000, to: "a bank".to_owned() };
     home.world.command_in(0, home.consumers[0], OwnerCommand::Order(Digest([1; 32]), order));
@@ -26,7 +29,7 @@ fn withdrawn(epoch_ms: u64) -> (Home, RecordId) {
     mark(&mut home, payer, step);
     home.world.run_for(5_000);
     assert_eq!(references(&home, step), vec![None; 5]);
-    home.world.run_for(2 * epoch_ms);
+    home.world.run_for(2 * EPOCH_MS);
     (home, step)
 }
 
@@ -57,7 +60,7 @@ fn references(home: &Home, step: RecordId) -> Vec<Option<String>> {
 
 #[test]
 fn only_the_operator_whose_turn_it_is_marks_a_withdrawal_and_all_come_to_know() {
-    let (mut home, step) = withdrawn(60_000);
+    let (mut home, step) = withdrawn();
     let payer = turn(&home.world, step);
     let away = (payer + 1) % 4;
     for issuer in (0..4).filter(|issuer| *issuer != payer) {
@@ -81,7 +84,7 @@ fn only_the_operator_whose_turn_it_is_marks_a_withdrawal_and_all_come_to_know() 
 
 #[test]
 fn an_issuer_that_says_out_of_turn_that_it_has_paid_is_believed_by_nobody() {
-    let (mut home, step) = withdrawn(60_000);
+    let (mut home, step) = withdrawn();
     let payer = turn(&home.world, step);
     let (liar, honest, owner) = ((payer + 1) % 4, (payer + 2) % 4, home.consumers[0]);
     home.world.hosts[liar].adversary = true;
@@ -105,10 +108,10 @@ fn an_issuer_that_says_out_of_turn_that_it_has_paid_is_believed_by_nobody() {
 
 #[test]
 fn when_an_operator_has_not_paid_for_seven_epochs_it_is_the_next_ones_turn() {
-    let (mut home, step) = withdrawn(20_000);
+    let (mut home, step) = withdrawn();
     let first = turn(&home.world, step);
     home.world.fault_in(0, first, Fault::Crash);
-    home.world.run_for(8 * 20_000);
+    home.world.run_for(8 * EPOCH_MS);
     let next = turn(&home.world, step);
     assert_eq!(next, (first + 1) % 4);
 

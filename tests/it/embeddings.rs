@@ -59,6 +59,21 @@ async fn a_nodes_own_encoder_makes_vectors_for_nothing() {
     assert_eq!(answer["sharemesh"][0]["price_nano"], 0);
 }
 
+#[tokio::test]
+async fn whoever_makes_vectors_for_nothing_is_warned() {
+    let Some(encoder) = real_encoder() else { return };
+    let ground = Ground::new(SHAREMESH);
+    let flags =
+        ["--serve", encoder.to_str().unwrap(), "--threads", "2", "--price-in", "0", "--price-out", "1"];
+    let node = ground.start("issuer", &flags).await;
+
+    tests::until("the log says so", async || {
+        let log = node.log();
+        if log.contains("it works for nothing") { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
 /// Asks an engine in this process.
 fn directly(path: &Path, cache: &Path, texts: &[&str]) -> Vec<Vec<f32>> {
     let source = ModelSource::Gguf { path: path.to_owned(), cache_dir: cache.to_owned() };

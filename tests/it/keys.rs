@@ -58,6 +58,20 @@ async fn a_key_spends_what_its_jobs_cost_and_never_more_than_its_budget() {
 }
 
 #[tokio::test]
+async fn what_fits_no_context_is_too_long_for_a_key_too_and_not_too_dear() {
+    let ground = Ground::new(SHAREMESH);
+    let trio = ground.trio(&[r#"--fake={"context_length":128}"#]).await;
+    let secret = create(&trio.consumer, "phone", &["--budget", "1"]).await;
+
+    let refused = chat(&trio.consumer, &secret, 500, false).await;
+
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await.expect("JSON");
+    assert_eq!(refused["error"]["code"], "context_length_exceeded", "{refused}");
+    assert_eq!(chat(&trio.consumer, &secret, 5, false).await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_power_cut_in_mid_stream_gives_no_budget_back() {
     let ground = Ground::new(SHAREMESH);
     let mut trio = ground.trio(&[PACED]).await;

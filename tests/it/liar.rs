@@ -1,6 +1,6 @@
 //! An issuer that speaks the protocol well and lies about everything, over real connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -103,6 +103,7 @@ fn config(keys: &IssuerKey, manifest: protocol::manifest::Manifest) -> Config {
         class: ProviderClass::Community,
         region: String::new(),
         version: "0".to_owned(),
+        builders: BTreeMap::new(),
     }
 }
 

@@ -6,6 +6,8 @@ mod account;
 #[cfg(test)]
 mod attacker;
 #[cfg(test)]
+mod builder;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
@@ -41,6 +43,8 @@ mod quorum;
 mod recovery;
 #[cfg(test)]
 mod restart;
+#[cfg(test)]
+mod trace;
 
 /// The program under test.
 #[cfg(test)]

@@ -8,7 +8,7 @@ use node::exit::FailureKind;
 use node::net::{Limits, MESSAGE_MAX, Mdns, Multiaddr, Net, NetConfig, NetEvent, PeerKey, Repeat};
 use protocol::advert::{Advert, Incentive, ProviderClass};
 use protocol::ids::{AccountId, ChannelId, Digest, DomainId, JobId, ModelId, NodeId};
-use protocol::job::{Constraints, Input, JobSpec, Sampling};
+use protocol::job::{Constraints, Input, JobSpec, Sampling, Trace};
 use protocol::keys::Signer;
 use protocol::ledger::records::{Device, Epoch, Final, Membership, Receipt, RedeemAck, Rights};
 use protocol::message::{Message, Wire};
@@ -127,6 +127,8 @@ async fn a_peer_whose_prompt_is_not_the_announced_one_is_counted_and_shut_out() 
         },
         max_tokens: 10,
         constraints: Constraints::default(),
+        markup: None,
+        trace: Trace::default(),
     };
     for number in 0..OFFENCES_MAX {
         let job = JobId([u8::try_from(number).unwrap(); 16]);

@@ -438,6 +438,8 @@ pub enum JobError {
         tokens: u32,
         /// Tokens of the context.
         context: u32,
+        /// Which of several texts it is, the first being 0.
+        text: Option<u32>,
     },
     /// All slots are taken.
     #[error("all slots of this worker are taken: try again when a job has ended")]

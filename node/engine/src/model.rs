@@ -85,7 +85,7 @@ impl PreparedJob {
             return Err(JobError::BadRequest("the prompt is empty: send some text".to_owned()));
         }
         if tokens >= context {
-            return Err(JobError::PromptTooLong { tokens, context });
+            return Err(JobError::PromptTooLong { tokens, context, text: None });
         }
         if let Some(id) = generate.resume.iter().find(|id| **id as usize >= vocabulary_size) {
             return Err(JobError::BadRequest(format!(

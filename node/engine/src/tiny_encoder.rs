@@ -158,8 +158,11 @@ fn tokens_are_taken_as_they_are_and_a_long_text_is_refused_or_cut() {
     assert!(close(&said[0], &counted[0]) && tokens == 5);
 
     let long = "blue ".repeat(CONTEXT);
-    let too_long = JobError::PromptTooLong { tokens: CONTEXT as u32 + 2, context: CONTEXT as u32 };
-    assert_eq!(error(one(text(&long), false)), too_long);
+    let too_long =
+        |text| JobError::PromptTooLong { tokens: CONTEXT as u32 + 2, context: CONTEXT as u32, text };
+    assert_eq!(error(one(text(&long), false)), too_long(None));
+    let several = Embed { inputs: vec![text("the skys"), text(&long)], truncate: false };
+    assert_eq!(error(engine.embed(&several)), too_long(Some(1)));
     let (cut, tokens) = one(text(&long), true).expect("it is cut");
     let (fits, _) = one(text(&"blue ".repeat(CONTEXT - 2)), false).expect("it fits");
     assert!(close(&cut[0], &fits[0]) && tokens == CONTEXT);

@@ -80,7 +80,16 @@ impl WordPieces {
 
     /// Returns the tokens of each input of a valid request, within the context.
     pub(crate) fn prepare(&self, embed: &Embed) -> Result<Vec<Vec<u32>>, JobError> {
-        embed.inputs.iter().map(|input| self.tokens(input, embed.truncate)).collect()
+        let of_several = |number: usize| u32::try_from(number).ok().filter(|_| embed.inputs.len() > 1);
+        let tokens = |(number, input)| {
+            self.tokens(input, embed.truncate).map_err(|mut error| {
+                if let JobError::PromptTooLong { text, .. } = &mut error {
+                    *text = of_several(number);
+                }
+                error
+            })
+        };
+        embed.inputs.iter().enumerate().map(tokens).collect()
     }
 
     fn tokens(&self, input: &EmbedInput, truncate: bool) -> Result<Vec<u32>, JobError> {
@@ -94,7 +103,7 @@ impl WordPieces {
         if !truncate {
             let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
             let (tokens, context) = (number(ids.len()), number(self.context_length));
-            return Err(JobError::PromptTooLong { tokens, context });
+            return Err(JobError::PromptTooLong { tokens, context, text: None });
         }
         ids.truncate(self.context_length);
         if let Some(last) = ids.last_mut() {
@@ -112,7 +121,7 @@ impl WordPieces {
         if !truncate {
             let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
             let tokens = number(text.len().div_ceil(TOKEN_BYTES_MAX));
-            return Err(JobError::PromptTooLong { tokens, context: number(self.context_length) });
+            return Err(JobError::PromptTooLong { tokens, context: number(self.context_length), text: None });
         }
         Ok(&text[..text.floor_char_boundary(most)])
     }

@@ -825,7 +825,7 @@ mod tests {
         worker.send(&start(5, generate("fine", 500), 500));
         let answers = worker.answers(&[1, 2, 3, 4, 5].map(job));
         assert!(matches!(answers[&job(1)].end, Some(Err(JobError::BadRequest(_)))));
-        let too_long = JobError::PromptTooLong { tokens: 100, context: 100 };
+        let too_long = JobError::PromptTooLong { tokens: 100, context: 100, text: None };
         assert_eq!(answers[&job(2)].end, Some(Err(too_long)));
         assert!(matches!(answers[&job(3)].end, Some(Err(JobError::BadRequest(_)))));
         assert!(matches!(answers[&job(4)].end, Some(Err(JobError::BadRequest(_)))));

@@ -14,7 +14,6 @@ use hyper::body::{Frame, SizeHint};
 const WRITTEN_MAX: usize = 16 * 1024;
 
 /// Has the parts of a stream that are ready together written together. An answer whose length is known is in one part.
-#[expect(clippy::unused_async, reason = "layers are made of async functions")]
 pub(super) async fn coalesce(response: Response) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
@@ -95,6 +94,7 @@ mod tests {
         coalesce(Body::from_stream(parts).into_response()).await.into_body().into_data_stream()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a body is made of results")]
     fn part(text: &'static str) -> Result<Bytes, std::io::Error> {
         Ok(Bytes::from_static(text.as_bytes()))
     }

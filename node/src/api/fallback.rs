@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Api;
 use super::caller::Caller;
 use super::spending::{quoted, set_aside};
-use super::views::{JobAccount, JobEvent, Money};
+use super::views::{BuilderView, JobAccount, JobEvent, Money};
 use crate::api_keys::Reserved;
 use crate::command::{Command, JobId, JobRequest, Work, events_of, new_job};
 use crate::driver::hash_vectors;
@@ -22,8 +22,8 @@ use crate::exit::{Failure, FailureKind};
 /// Bounds the attempts to go on.
 const ATTEMPTS_MAX: u32 = 16;
 
-/// Bounds the providers that may read the texts of one request for vectors.
-const VECTOR_PROVIDERS_MAX: usize = 3;
+/// Bounds the providers that may be paid for reading one request of which nothing comes, or only vectors.
+const READERS_MAX: usize = 3;
 
 /// How long somebody is waited for who failed lately, and so is left alone for 10 seconds, or is busy.
 const WAIT_MAX: Duration = Duration::from_secs(15);
@@ -75,16 +75,17 @@ impl Cancelled {
 }
 
 impl Relays {
-    /// Begins an answer; returns nothing if another has this id. Whoever sends an id twice is refused elsewhere, and takes
-    /// nothing from the answer that has it.
-    pub(super) fn begin(&self, first: JobId) -> Option<Cancelled> {
+    /// Begins an answer, before its job is submitted. Whoever sends an id twice is refused here: what had the same id would
+    /// cancel the other's job when its own client goes.
+    pub(super) fn begin(&self, first: JobId) -> Result<Relaying, Failure> {
         let mut relays = self.lock();
         if relays.contains_key(&first) {
-            return None;
+            let words = "this job is being answered already: draw a new id for another one";
+            return Err(Failure::new(FailureKind::Busy, words).in_param("job"));
         }
         let cancelled = Cancelled::default();
         relays.insert(first, Relay { now: first, cancelled: cancelled.clone() });
-        Some(cancelled)
+        Ok(Relaying { relays: self.clone(), first, cancelled })
     }
 
     /// Notes that another job goes on with an answer; returns whether it was cancelled.
@@ -103,13 +104,33 @@ impl Relays {
         })
     }
 
-    /// Forgets an answer that is over.
-    pub(super) fn end(&self, first: JobId) {
-        self.lock().remove(&first);
-    }
-
     fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Relay>> {
         self.0.lock().expect("nothing panics while it holds the answers")
+    }
+}
+
+/// An answer that has an id for itself until it is over.
+pub(super) struct Relaying {
+    relays: Relays,
+    first: JobId,
+    cancelled: Cancelled,
+}
+
+impl Relaying {
+    /// Returns the id that clients know.
+    pub(super) const fn first(&self) -> JobId {
+        self.first
+    }
+
+    /// Says whether somebody cancelled it.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.is()
+    }
+}
+
+impl Drop for Relaying {
+    fn drop(&mut self) {
+        self.relays.lock().remove(&self.first);
     }
 }
 
@@ -171,7 +192,9 @@ impl Fallback {
                 let account = JobAccount { finish: "stop".to_owned(), ..*account };
                 Next::Event(JobEvent::Done(Box::new(self.whole(account))))
             }
-            JobEvent::Failed { failure, account: Some(account) } if self.may_go_on(failure.kind) => {
+            JobEvent::Failed { failure, account: Some(account) }
+                if self.may_go_on(failure.kind, &account) =>
+            {
                 self.failure.get_or_insert(failure);
                 self.earlier.push(*account);
                 self.go_on().await
@@ -200,14 +223,18 @@ impl Fallback {
         matches!(&self.request.work, Work::Embed(embed) if self.vectors >= embed.inputs.len())
     }
 
-    fn may_go_on(&self, kind: FailureKind) -> bool {
+    fn may_go_on(&self, kind: FailureKind, last: &JobAccount) -> bool {
         // A form that broke one engine would break the next, and each would count as failed.
         let is_formed = self.request.generate().is_some_and(engine::grammar::is_needed);
         let is_lost = kind == FailureKind::ProviderLost || kind == FailureKind::WorkerLost && !is_formed;
-        let has_begun = self.taken || !self.ids.is_empty() || self.vectors > 0;
-        // Each who begins with vectors is paid for reading all texts that are left.
+        let has_part = !self.ids.is_empty() || self.vectors > 0;
+        // Text whose tokens are not known cannot be gone on with.
+        let gave_nothing = self.taken && !has_part && last.tokens_out == 0;
+        let has_begun = has_part || gave_nothing;
+        // What is left is read anew by each, and who reads may be paid for it.
         let is_vectors = matches!(self.request.work, Work::Embed(_));
-        let may_others = !is_vectors || self.earlier.len() + 1 < VECTOR_PROVIDERS_MAX;
+        let is_dear = is_vectors || (gave_nothing && last.price.nano > 0);
+        let may_others = !is_dear || self.earlier.len() + 1 < READERS_MAX;
         is_lost && has_begun && may_others && self.attempts < ATTEMPTS_MAX
     }
 
@@ -279,16 +306,27 @@ impl Fallback {
         let failure = self.failure.clone().unwrap_or_else(|| Failure::internal("the job failed"));
         let account = match account {
             Some(account) => Some(Box::new(self.whole(*account))),
-            None => self
-                .earlier
-                .split_last()
-                .map(|(last, before)| Box::new(sum(last.clone(), before, &self.text))),
+            None => self.earlier.split_last().map(|(last, before)| Box::new(self.sum(last.clone(), before))),
         };
         JobEvent::Failed { failure, account }
     }
 
     fn whole(&self, account: JobAccount) -> JobAccount {
-        sum(account, &self.earlier, &self.text)
+        self.sum(account, &self.earlier)
+    }
+
+    fn sum(&self, last: JobAccount, earlier: &[JobAccount]) -> JobAccount {
+        let read = last.tokens_in;
+        let whole = sum(last, earlier, &self.text);
+        match &self.request.work {
+            Work::Generate(_) => whole,
+            // Of texts each has read those of which it made vectors.
+            Work::Embed(_) => {
+                let tokens_in =
+                    earlier.iter().fold(read, |sum, account| sum.saturating_add(account.tokens_in));
+                JobAccount { tokens_in, ..whole }
+            }
+        }
     }
 
     /// Returns what may have been paid so far.
@@ -306,6 +344,11 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
     let tokens_out = all().fold(0, |sum: u32, account| sum.saturating_add(account.tokens_out));
     let total_ms = all().fold(0, |sum: u64, account| sum.saturating_add(account.total_ms));
     let price = all().fold(0, |sum: u64, account| sum.saturating_add(account.price.nano));
+    let builders = || all().filter_map(|account| account.builder.as_ref());
+    let markup = builders().fold(0, |sum: u64, builder| sum.saturating_add(builder.amount.nano));
+    // Whoever answered the rest may have asked for nothing.
+    let builder =
+        builders().next().cloned().map(|one| BuilderView { amount: Money::from_nano(markup), ..one });
     let seconds =
         f64::from(u32::try_from(total_ms.saturating_sub(ttft_ms).max(1)).unwrap_or(u32::MAX)) / 1_000.0;
     JobAccount {
@@ -315,6 +358,7 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
         total_ms,
         tokens_per_s: f64::from(tokens_out.saturating_sub(1)) / seconds,
         price: Money::from_nano(price),
+        builder,
         split: all().flat_map(|account| account.split.clone()).collect(),
         text_digest: text.finalize().to_hex().to_string(),
         attempts: all().map(|account| account.attempts).sum(),
@@ -332,13 +376,14 @@ mod tests {
         let relays = Relays::default();
         let (first, second, other) = ([1; 16], [2; 16], [3; 16]);
 
-        let cancelled = relays.begin(first).expect("it is new");
-        assert!(!relays.pass(first, second) && !cancelled.is());
-        assert!(relays.begin(first).is_none(), "the same id again");
+        let answer = relays.begin(first).expect("new");
+        assert_eq!(answer.first(), first);
+        assert!(!relays.pass(first, second) && !answer.is_cancelled());
+        assert!(relays.begin(first).is_err(), "the same id again");
         assert_eq!(relays.cancel(first), second);
-        assert!(cancelled.is() && relays.pass(first, other));
-        relays.end(first);
+        assert!(answer.is_cancelled() && relays.pass(first, other));
+        drop(answer);
         assert_eq!(relays.cancel(first), first);
-        assert!(relays.begin(first).is_some_and(|cancelled| !cancelled.is()));
+        assert!(relays.begin(first).is_ok_and(|answer| !answer.is_cancelled()), "the id is free again");
     }
 }

@@ -30,10 +30,12 @@ pub(super) async fn submit(State(api): State<Api>, Json(body): Json<JobBody>) ->
     let request = Arc::new(request_of(body)?);
     let permit =
         api.jobs.clone().try_acquire_owned().map_err(|_| busy("this node streams as many jobs as it may"))?;
+    let relaying = api.relays.begin(job)?;
     let (sender, events) = events_of(&request);
     api.commands.tell(Command::Submit { job, request: request.clone(), events: sender })?;
     let own = request.max_price_nano;
-    let watched = Watched::new(job, events, (permit, None), &api).falling_back(Caller::Owner, request, own);
+    let watched =
+        Watched::new(relaying, events, (permit, None), &api).falling_back(Caller::Owner, request, own);
     // The answer's head waits for the first event, so that a job that fails at once has an honest status.
     sse::respond(watched, &format_job(&job)).await
 }

@@ -224,11 +224,13 @@ async fn wrong_method(request: Request) -> Refusal {
 
 /// Names each request, so that a client's report can be found again in the log.
 pub(super) async fn name_request(request: Request, next: Next) -> Response {
-    let id = crate::command::format_job(&crate::command::new_job());
-    tracing::debug!(request = %id, method = %request.method(), path = %request.uri().path(), "Request");
-    let mut response = next.run(request).await;
-    tracing::debug!(request = %id, status = response.status().as_u16(), "Answered");
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    let trace = crate::trace::of(request.headers());
+    let begun = tokio::time::Instant::now();
+    tracing::debug!(%trace, method = %request.method(), path = %request.uri().path(), "Request");
+    let mut response = crate::trace::within(trace, next.run(request)).await;
+    let ms = crate::trace::ms(begun.elapsed());
+    tracing::debug!(%trace, status = response.status().as_u16(), ms, "Answered");
+    if let Ok(id) = HeaderValue::from_str(&trace.to_string()) {
         response.headers_mut().insert("x-request-id", id);
     }
     response

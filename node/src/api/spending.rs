@@ -46,8 +46,14 @@ const LOOK: Duration = Duration::from_millis(250);
 async fn price_range(api: &Api, request: &JobRequest) -> Result<(u64, u64), Failure> {
     let request = Arc::new(request.clone());
     let until = Instant::now() + WAIT_MAX;
-    if let Some(range) = quoted(api, &request).await?.range {
+    let quote = quoted(api, &request).await?;
+    if let Some(range) = quote.range {
         return Ok(range);
+    }
+    // Waiting lengthens nobody's context: the job is told so at once.
+    if !quote.candidates.is_empty() && quote.candidates.iter().all(|candidate| candidate.reason == "context")
+    {
+        return Ok((0, 0));
     }
     // Looks for providers of a model that nobody has been heard of.
     let model = Some(request.model.clone());

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Api;
 use super::caller::Caller;
-use super::fallback::{Cancelled, Fallback, Next};
+use super::fallback::{Fallback, Next, Relaying};
 use super::spending::{self, Spending};
 use super::views::JobEvent;
 use crate::api_keys::Reserved;
@@ -28,8 +28,8 @@ pub(super) type JobPlace = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// A job's events, and its cancellation if they are dropped before the last.
 pub(super) struct Watched {
-    /// The one that clients know.
-    first: JobId,
+    /// The id that clients know, which is the answer's alone.
+    relaying: Relaying,
     job: JobId,
     events: mpsc::Receiver<JobEvent>,
     api: Api,
@@ -39,8 +39,6 @@ pub(super) struct Watched {
     spending: Option<Spending>,
     /// Who goes on if the provider does not.
     fallback: Option<Box<Fallback>>,
-    /// Whether it was cancelled, if the answer is the one that its id stands for then.
-    relays: Option<Cancelled>,
     begun: Begun,
 }
 
@@ -60,20 +58,15 @@ impl Begun {
 }
 
 impl Watched {
-    pub(super) fn new(job: JobId, events: mpsc::Receiver<JobEvent>, place: JobPlace, api: &Api) -> Self {
+    pub(super) fn new(
+        relaying: Relaying,
+        events: mpsc::Receiver<JobEvent>,
+        place: JobPlace,
+        api: &Api,
+    ) -> Self {
+        let job = relaying.first();
         let (api, begun, place) = (api.clone(), Begun::default(), Some(place));
-        Self {
-            first: job,
-            job,
-            events,
-            api,
-            over: false,
-            place,
-            spending: None,
-            fallback: None,
-            relays: None,
-            begun,
-        }
+        Self { relaying, job, events, api, over: false, place, spending: None, fallback: None, begun }
     }
 
     /// Counts what the job costs to the key for which it was set aside.
@@ -91,7 +84,6 @@ impl Watched {
     ) -> Self {
         let fallback = || Box::new(Fallback::new(&self.api, caller, request.clone(), max_price_nano));
         self.fallback = request.fallbacks.then(fallback);
-        self.relays = self.fallback.as_ref().and_then(|_| self.api.relays.begin(self.first));
         self
     }
 
@@ -117,7 +109,7 @@ impl Watched {
                 self.over = event.is_last();
                 return Some(event);
             };
-            if self.relays.as_ref().is_some_and(Cancelled::is) {
+            if self.relaying.is_cancelled() {
                 fallback.give_up();
             }
             match fallback.after(event).await {
@@ -128,7 +120,7 @@ impl Watched {
                 Next::Job { job, events, reserved } => {
                     (self.job, self.events) = (job, events);
                     self.spending = reserved.map(Spending::new);
-                    if self.relays.is_some() && self.api.relays.pass(self.first, job) {
+                    if self.api.relays.pass(self.relaying.first(), job) {
                         // It was cancelled while somebody was looked for.
                         self.api.commands.cancel(job);
                     }
@@ -165,9 +157,6 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.relays.is_some() {
-            self.api.relays.end(self.first);
-        }
         if !self.over {
             self.api.metrics.job_failed(FailureKind::Cancelled, None);
             self.api.commands.cancel(self.job);

@@ -46,7 +46,7 @@ Examples:
   sharemesh up --data ./second --listen 0.0.0.0:7442 --api 127.0.0.1:7443   a second node on this machine
 
 Settings may also stand in <data>/config.toml (name, listen, api, serve, mdns, dev, price_in, price_out,
-slots, threads, budget, keep_epochs, bootstrap); flags come before it.")]
+slots, threads, budget, keep_epochs, bootstrap, builders); flags come before it.")]
 pub(super) struct UpArgs {
     /// Where to listen: IP:PORT for QUIC and TCP, or a multiaddress; may be repeated [default: 0.0.0.0:7432]
     #[arg(long, value_name = "ADDR")]
@@ -68,6 +68,10 @@ pub(super) struct UpArgs {
     /// `sharemesh status`; may be repeated
     #[arg(long, value_name = "ADDR")]
     bootstrap: Vec<String>,
+    /// Let requests name this builder and have it paid a markup on top of a provider's price: its account, alone or with
+    /// the most in hundredths of a percent; may be repeated
+    #[arg(long, value_name = "ACCOUNT[=BPS]")]
+    builder: Vec<String>,
     /// Act for the account whose owner gave this delegation; needed once, the data folder remembers
     #[arg(long, value_name = "DELEGATION")]
     device: Option<String>,
@@ -110,6 +114,15 @@ pub(super) struct UpArgs {
         default_value = "warn,node=info,libp2p_kad=error"
     )]
     log: String,
+    /// How to log: words for people, or one JSON object a line
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "SHAREMESH_LOG_FORMAT",
+        hide_env_values = true,
+        default_value = "text"
+    )]
+    log_format: LogFormat,
     /// After a lost disk or an old backup: ask issuers, partners and mirrors for this node's channels and receipts, and
     /// neither sign nor serve before that is done; the folder needs `keys` and `network`, and `account.json` if there was
     /// one
@@ -121,6 +134,12 @@ pub(super) struct UpArgs {
     /// How the fake model behaves, as JSON
     #[arg(long, hide = true, value_name = "JSON")]
     fake: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -144,7 +163,7 @@ struct Announcement {
 }
 
 pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal) -> anyhow::Result<()> {
-    log_to_stderr(&arguments.log, terminal)?;
+    log_to_stderr(&arguments.log, arguments.log_format, terminal)?;
     let data = global.data()?;
     let passphrase = match vault::read(&data)? {
         Some(_) => Some(arguments.passphrase.for_existing()?),
@@ -244,13 +263,17 @@ fn joined(ended: Result<anyhow::Result<()>, JoinError>) -> anyhow::Result<()> {
     ended.unwrap_or_else(|error| Err(Failure::internal(format!("the node stopped working: {error}")).into()))
 }
 
-fn log_to_stderr(filter: &str, terminal: &Terminal) -> Result<(), Failure> {
+fn log_to_stderr(filter: &str, format: LogFormat, terminal: &Terminal) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::usage(format!("--log `{filter}` cannot be read ({error}): write for example `debug`"))
     })?;
     let subscriber = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(terminal.colours_messages());
+    let subscriber = subscriber.with_env_filter(filter);
     // Fails only if this process logs already.
-    let _ = subscriber.with_env_filter(filter).try_init();
+    let _ = match format {
+        LogFormat::Text => subscriber.try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
     Ok(())
 }
 
@@ -271,6 +294,7 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         keep_epochs: arguments.keep_epochs,
         join: arguments.join,
         recover: arguments.recover,
+        builders: arguments.builder,
         exit_with_parent: arguments.exit_with_parent,
         passphrase: None,
         device: arguments.device,
@@ -516,6 +540,9 @@ mod tests {
     fn a_log_filter_that_makes_no_sense_is_a_usage_error() {
         let (terminal, _, _) = Terminal::kept(false);
 
-        assert_eq!(log_to_stderr("a=b=c", &terminal).expect_err("nonsense").kind, FailureKind::Usage);
+        assert_eq!(
+            log_to_stderr("a=b=c", LogFormat::Text, &terminal).expect_err("nonsense").kind,
+            FailureKind::Usage
+        );
     }
 }

@@ -205,7 +205,8 @@ impl Driver {
             // The queue of inputs may have been drained before this request was looked at.
             Ok(model) => {
                 self.fit(&mut request, model);
-                match self.check_kind(&request, model).and_then(|()| self.narrow(&mut request, model)) {
+                let checked = self.check_builder(&request).and_then(|()| self.check_kind(&request, model));
+                match checked.and_then(|()| self.narrow(&mut request, model)) {
                     Ok(()) => self.submit(job, request, model, events),
                     Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
                 }

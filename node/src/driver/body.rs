@@ -78,7 +78,8 @@ pub(super) fn describe(request: &JobRequest, model: ModelId) -> Result<(JobSpec,
     let input = Input { digest: Digest::of(&body), bytes: body.len() as u64, modality };
     let (price_max, sort, order) = (request.max_price_nano, request.sort, nodes(&request.order)?);
     let constraints = Constraints { price_max, only, ignore, sort, order };
-    Ok((JobSpec { model, input, sampling, max_tokens, constraints }, body))
+    let JobRequest { markup, trace, .. } = *request;
+    Ok((JobSpec { model, input, sampling, max_tokens, constraints, markup, trace }, body))
 }
 
 /// What the core is told where no tokens are drawn.

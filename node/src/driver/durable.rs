@@ -301,7 +301,9 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::Fact(_)
         | Message::Deposit(_)
         | Message::CloseVoted(_)
-        | Message::Facts { .. } => true,
+        | Message::Facts { .. }
+        | Message::Markups(_)
+        | Message::MarkupsNoted(_) => true,
         Message::FactsQuery(_)
         | Message::FactQuery(_)
         | Message::Hello { .. }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use protocol::ids::{AccountId, ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::JobRecord;
-use protocol::ledger::records::{OpBody, SplitLine, Terms};
+use protocol::ledger::records::{Markup, OpBody, SplitLine, Terms};
 use protocol::message::{Opening, Wire};
 use protocol::price::{Price, Usage};
 use protocol::record::Record;
@@ -345,7 +345,8 @@ fn channel_puts(opening: &Opening<Wire>, paying: bool, domain: DomainId) -> Vec<
         return Vec::new();
     };
     let OpBody::OpenChannel(open) = op.body else { return Vec::new() };
-    let Terms { payee, payee_account, model, price, split, .. } = terms;
+    let Terms { payee, payee_account, model, price, mut split, markup, .. } = terms;
+    split.extend(markup.map(Markup::line));
     let entry = ChannelEntry {
         paying,
         payer: op.account,

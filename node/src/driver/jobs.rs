@@ -22,6 +22,7 @@ use crate::net::PeerKey;
 use crate::worker::{SendError, WorkerEvent};
 
 use super::offences::Offence;
+use super::steps::Steps;
 use super::stream::{
     Delivered, Delivery, FRAMES_MAX, JobFrame, Part, StreamEvent, hash_ids, hash_vectors, receive, serve,
 };
@@ -50,8 +51,19 @@ pub(super) struct OwnJob {
     pub(super) attempts: u32,
     pub(super) price_max: u64,
     pub(super) text: Digest,
+    pub(super) steps: Steps,
     attached: Option<Attached>,
     unwanted: bool,
+}
+
+impl OwnJob {
+    /// Notes that something has arrived.
+    fn began(&mut self, now_ms: u64) {
+        if self.first_token_ms.is_none() {
+            self.first_token_ms = Some(now_ms);
+            self.steps.done("prefill", 0, now_ms);
+        }
+    }
 }
 
 /// Why a job that ended went where it did.
@@ -84,6 +96,7 @@ pub(super) struct Serving {
     resumed: u32,
     ids: blake3::Hasher,
     sink: Sink,
+    steps: Steps,
 }
 
 /// Where the tokens go.
@@ -111,13 +124,15 @@ impl Driver {
                 return;
             }
         };
+        let now_ms = self.clock.now_ms();
         let own = OwnJob {
+            steps: Steps::begin("consumer", job, request.trace, now_ms),
             request,
             body,
             // Only a client that is gone has none.
             last: events.clone().try_reserve_owned().ok(),
             events,
-            submitted_ms: self.clock.now_ms(),
+            submitted_ms: now_ms,
             first_token_ms: None,
             why: Vec::new(),
             attempts: 0,
@@ -215,13 +230,17 @@ impl Driver {
             }
             StreamEvent::Progress { job, tokens, at_ms } => {
                 if let Some(own) = self.jobs.get_mut(&job) {
-                    own.first_token_ms.get_or_insert(at_ms);
+                    own.began(at_ms);
                 }
                 self.inputs.push_back(Input::Progress { job, tokens });
             }
             StreamEvent::Ended { job, delivered } => {
                 let Delivered { tokens, digest, text } = delivered;
                 self.note_text(job, text);
+                let now = self.clock.now_ms();
+                if let Some(own) = self.jobs.get_mut(&job) {
+                    own.steps.done("decode", tokens, now);
+                }
                 self.inputs.push_back(Input::StreamEnded { job, tokens, digest });
             }
             StreamEvent::Lost { job, delivered } => {
@@ -343,10 +362,10 @@ impl Driver {
         let bound = up_to.saturating_add(resumed);
         let start = ToWorker::Start { job: JobKey(job.0), request: work, up_to: bound };
         let sent = self.workers.send(&model, &start);
-        self.serving.insert(
-            job,
-            Serving { model, requester, tokens: 0, up_to, resumed, ids: blake3::Hasher::new(), sink },
-        );
+        let steps = Steps::begin("provider", job, spec.trace, self.clock.now_ms());
+        let ids = blake3::Hasher::new();
+        let serving = Serving { model, requester, tokens: 0, up_to, resumed, ids, sink, steps };
+        self.serving.insert(job, serving);
         match sent {
             Ok(()) => {}
             Err(error @ SendError::TooLarge) => {
@@ -431,6 +450,12 @@ impl Driver {
         if modality_of(&info) == Modality::Embedding {
             // Vectors are paid by what is read.
             model.served.price.output_nano_per_million = 0;
+            if model.served.price.input_nano_per_million == 0 {
+                tracing::warn!(
+                    model = name,
+                    "This model makes vectors, which are paid by what is read, and --price-in is 0: it works for nothing"
+                );
+            }
         }
         let manifest = ModelManifest {
             name: model.served.name.clone(),
@@ -491,8 +516,12 @@ impl Driver {
         match frame {
             FromWorker::Prepared { job, tokens_in } => {
                 // What another provider made is read as the prompt is, and counts as it.
-                let resumed = self.serving.get(&JobId(job.0)).map_or(0, |serving| serving.resumed);
-                let tokens_in = tokens_in.saturating_add(resumed);
+                let now = self.clock.now_ms();
+                let serving = self.serving.get_mut(&JobId(job.0));
+                let tokens_in = serving.map_or(tokens_in, |serving| {
+                    serving.steps.done("prepare", tokens_in, now);
+                    tokens_in.saturating_add(serving.resumed)
+                });
                 self.inputs.push_back(Input::Engine(EngineEvent::Prepared { job: JobId(job.0), tokens_in }));
             }
             FromWorker::Tokens { job, index, ids, bytes, logprobs, finish } => {
@@ -504,8 +533,8 @@ impl Driver {
             }
             FromWorker::Failed { job, error } => {
                 let fault = match error {
-                    JobError::PromptTooLong { tokens, context } => {
-                        EngineFault::PromptTooLong { tokens, context }
+                    JobError::PromptTooLong { tokens, context, text } => {
+                        EngineFault::PromptTooLong { tokens, context, text }
                     }
                     JobError::BadRequest(reason) => EngineFault::BadRequest(reason),
                     JobError::BadForm(reason) => {
@@ -535,12 +564,12 @@ impl Driver {
     fn on_tokens(&mut self, job: JobId, part: Part, finish: Option<Finish>) {
         let now = self.clock.now_ms();
         let Some(serving) = self.serving.get_mut(&job) else { return };
-        serving.tokens += u32::try_from(part.ids.len()).unwrap_or(u32::MAX);
+        serving.makes(u32::try_from(part.ids.len()).unwrap_or(u32::MAX), now);
         hash_ids(&mut serving.ids, &part.ids);
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
                 if let Some(own) = self.jobs.get_mut(&job).filter(|_| !part.ids.is_empty()) {
-                    own.first_token_ms.get_or_insert(now);
+                    own.began(now);
                 }
                 let taken = delivery.take(part);
                 if let Some(own) = self.jobs.get_mut(&job) {
@@ -560,14 +589,14 @@ impl Driver {
     fn on_vectors(&mut self, job: JobId, index: u32, vectors: Vec<Vec<f32>>, finish: Option<Finish>) {
         let now = self.clock.now_ms();
         let Some(serving) = self.serving.get_mut(&job) else { return };
-        serving.tokens += u32::try_from(vectors.len()).unwrap_or(u32::MAX);
+        serving.makes(u32::try_from(vectors.len()).unwrap_or(u32::MAX), now);
         hash_vectors(&mut serving.ids, &vectors);
         let is_empty = vectors.is_empty();
         let mut numbered = (index..).zip(vectors);
         let sent = match &mut serving.sink {
             Sink::Home(delivery) => {
                 if let Some(own) = self.jobs.get_mut(&job).filter(|_| !is_empty) {
-                    own.first_token_ms.get_or_insert(now);
+                    own.began(now);
                 }
                 let taken = numbered.try_for_each(|(index, vector)| delivery.take_vector(index, vector));
                 if let Some(own) = self.jobs.get_mut(&job) {
@@ -588,8 +617,10 @@ impl Driver {
     fn after_part(&mut self, job: JobId, sent: bool, finish: Option<Finish>) {
         let Some(serving) = self.serving.get(&job) else { return };
         if let Some(finish) = finish {
-            let Some(serving) = self.serving.remove(&job) else { return };
+            let now = self.clock.now_ms();
+            let Some(mut serving) = self.serving.remove(&job) else { return };
             let (tokens_out, digest) = serving.counted();
+            serving.steps.done("decode", tokens_out, now);
             self.inputs.push_back(Input::Engine(EngineEvent::Finished { job, tokens_out, digest, finish }));
         } else if !sent {
             self.abort(job);
@@ -601,6 +632,14 @@ impl Driver {
 }
 
 impl Serving {
+    /// Notes that the engine has made so many more tokens, or vectors.
+    fn makes(&mut self, count: u32, now_ms: u64) {
+        if self.tokens == 0 && count > 0 {
+            self.steps.done("prefill", 0, now_ms);
+        }
+        self.tokens = self.tokens.saturating_add(count);
+    }
+
     fn counted(&self) -> (u32, Digest) {
         (self.tokens, Digest(*self.ids.finalize().as_bytes()))
     }

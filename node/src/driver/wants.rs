@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::ids::ModelId;
+use protocol::node::MarkupError;
 
 use crate::api::views::ProviderView;
 use crate::command::{JobRequest, Wants};
@@ -31,6 +32,28 @@ impl Driver {
         }
         Arc::make_mut(request).only = nodes;
         Ok(())
+    }
+}
+
+impl Driver {
+    /// Refuses a markup that the network, or this node's owner, does not allow.
+    pub(super) fn check_builder(&self, request: &JobRequest) -> Result<(), Failure> {
+        let Some(markup) = request.markup else { return Ok(()) };
+        self.node.check_markup(&markup).map_err(|error| match error {
+            MarkupError::TooHigh { most } => {
+                let words = format!("`builder.markup_bps` is {}, and may be {most} at most", markup.bps);
+                Failure::usage(words).in_param("builder.markup_bps")
+            }
+            MarkupError::NotAllowed => Failure::usage(
+                "`builder.account` is not one that this node's owner lets its account pay: start the node with \
+                 `--builder ACCOUNT`, or leave `builder` out",
+            )
+            .in_param("builder.account"),
+            MarkupError::Own => {
+                Failure::usage("`builder.account` is the account that pays: leave `builder` out")
+                    .in_param("builder.account")
+            }
+        })
     }
 }
 

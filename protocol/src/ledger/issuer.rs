@@ -24,7 +24,7 @@ use crate::keys::PublicKey;
 use crate::ledger::account::{Inception, KeyError, Lineage, check_signer};
 use crate::ledger::money::{Overflow, shares, waiting, with_markup};
 use crate::ledger::records::{
-    AccountOp, Claim, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
+    AccountOp, Claim, Deposit, Epoch, Final, Markup, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
     TermsError, VALIDITY_EPOCHS_MAX,
 };
 use crate::licence::open_licence;
@@ -82,6 +82,23 @@ pub struct Booked {
     pub redeemed: u64,
     /// Says that it is closed.
     pub closed: bool,
+}
+
+/// What a channel has paid, as its builder is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routed {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Account that pays.
+    pub payer: AccountId,
+    /// The builder's markup, in basis points.
+    pub bps: u16,
+    /// Base paid out.
+    pub redeemed: u64,
+    /// Says that it is closed.
+    pub closed: bool,
+    /// Epoch in which this was so.
+    pub epoch: Epoch,
 }
 
 /// The issuer's books.
@@ -520,6 +537,7 @@ impl Issuer {
         }
         let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
         self.check_room_for(self.manifest.network)?;
+        terms.markup.map_or(Ok(()), |markup| self.check_room_for(markup.builder))?;
         let (left, fee) = take(account.balance, self.manifest.open_fee)?;
         let (left, held) = take(left, hold)?;
         let fee = fee.earned.checked_add(fee.cash).ok_or(IssuerError::Overflow)?;
@@ -768,6 +786,21 @@ impl Issuer {
     #[must_use]
     pub fn channel(&self, channel: ChannelId) -> Option<(u64, bool)> {
         self.channels.get(&channel).map(|channel| (channel.redeemed, channel.closed))
+    }
+
+    /// Returns the builder whom a channel pays, if it pays one, with what it has paid.
+    #[must_use]
+    pub fn routed(&self, id: ChannelId, epoch: Epoch) -> Option<(AccountId, Routed)> {
+        let channel = self.channels.get(&id)?;
+        let Markup { builder, bps } = channel.terms.markup?;
+        let Channel { payer, redeemed, closed, .. } = *channel;
+        Some((builder, Routed { channel: id, payer, bps, redeemed, closed, epoch }))
+    }
+
+    /// Returns the channels that have paid builders, each with its builder. Looks at every channel.
+    pub fn all_routed(&self) -> impl Iterator<Item = (AccountId, ChannelId)> + '_ {
+        let paid = self.channels.iter().filter(|(_, channel)| channel.redeemed > 0);
+        paid.filter_map(|(id, channel)| Some((channel.terms.markup?.builder, *id)))
     }
 
     /// Returns the channels after `after`, in their order, on which `node` pays for `account` or is paid. Looks at every

@@ -28,6 +28,23 @@ pub fn with_markup(base: u64, markup_bps: u16) -> Result<u64, Overflow> {
     base.checked_add(markup).ok_or(Overflow)
 }
 
+/// The most that a part of a channel's bill, of `base` nano-credits, takes off its payer with the markup on it: the part may
+/// fill a quantum that another one began.
+///
+/// # Errors
+/// When it exceeds 64 bits.
+pub fn most_with_markup(base: u64, markup_bps: u16) -> Result<u64, Overflow> {
+    let markup = base.div_ceil(QUANTUM).checked_mul(u64::from(markup_bps)).ok_or(Overflow)?;
+    base.checked_add(markup).ok_or(Overflow)
+}
+
+/// Returns how much of what [`most_with_markup`] says is the markup.
+#[must_use]
+pub const fn markup_within(most: u64, markup_bps: u16) -> u64 {
+    let quanta = most.div_ceil(QUANTUM.saturating_add(markup_bps as u64));
+    quanta.saturating_mul(markup_bps as u64)
+}
+
 /// Returns who gets what when the base of a channel rises from `before` to `after`: shares of the full quanta between.
 ///
 /// # Errors

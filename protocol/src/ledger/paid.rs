@@ -18,7 +18,7 @@ use crate::ledger::paying::{WINDOW_MIN, outranks, rank};
 use crate::ledger::records::{Claim, Epoch, Final, Receipt, Terms};
 use crate::message::{Checked, Opening};
 use crate::mutant;
-use crate::price::Usage;
+use crate::price::{Usage, Worst};
 use crate::signed::{Role, Signable, Verified, sign};
 
 use kept::{Evidence, Head};
@@ -291,14 +291,15 @@ impl Paid {
     /// Says whether a job of at most `worst` fits the cap beside those in flight.
     #[must_use]
     pub fn fits(&self, worst: &Usage) -> bool {
-        let all = self.flights().fold(self.owed().plus(worst), |sum, (_, flight)| sum.plus(&flight.worst));
+        let all =
+            self.flights().fold(self.owed().plus(worst), |sum, (_, flight)| sum.plus(&flight.worst.usage));
         self.closing.is_none() && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
     /// Returns the base that is committed to no job: the cap less what is owed and the worst case of every job in flight.
     #[must_use]
     pub fn room(&self) -> u64 {
-        let all = self.flights().fold(self.owed(), |sum, (_, flight)| sum.plus(&flight.worst));
+        let all = self.flights().fold(self.owed(), |sum, (_, flight)| sum.plus(&flight.worst.usage));
         self.cost(&all).map_or(0, |cost| self.cap.saturating_sub(cost.max(self.paid())))
     }
 
@@ -325,7 +326,8 @@ impl Paid {
     /// Opens a job; returns how many tokens may be generated at once.
     ///
     /// One first window at a time is delivered before it is paid; every other job waits for a receipt.
-    pub fn begin(&mut self, job: JobId, worst: Usage) -> u32 {
+    pub fn begin(&mut self, job: JobId, worst: impl Into<Worst>) -> u32 {
+        let worst = worst.into();
         let outstanding = !self.affords(&self.granted());
         let granted = if self.terms.price.is_free() {
             u32::MAX
@@ -413,7 +415,7 @@ impl Paid {
     /// Raises what a job may generate if the receipts cover it beside all that ended and all that they covered before.
     pub fn grant(&mut self, job: JobId, up_to: u32) -> Grant {
         let Some(flight) = self.flight(job).copied() else { return Grant::Unchanged };
-        let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
+        let most = u32::try_from(flight.worst.usage.tokens_out).unwrap_or(u32::MAX);
         let granted = up_to.min(most);
         if granted <= flight.granted || flight.tokens_in.is_none() {
             return Grant::Unchanged;

@@ -7,7 +7,7 @@ use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId
 use crate::keys::Signer;
 use crate::ledger::records::{Epoch, Final, Receipt, Terms};
 use crate::mutant;
-use crate::price::Usage;
+use crate::price::{Usage, Worst};
 use crate::signed::{Role, Verified, sign};
 
 /// Tokens that may be delivered unpaid, and by which payment runs ahead at first.
@@ -44,7 +44,7 @@ pub struct Paying {
 /// A job in flight on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Flight {
-    worst: Usage,
+    worst: Worst,
     /// Prompt tokens, once the provider has counted them.
     tokens_in: Option<u32>,
     delivered: u32,
@@ -181,7 +181,7 @@ impl Paying {
     /// job in flight.
     #[must_use]
     pub fn room(&self) -> u64 {
-        let worst = self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.worst));
+        let worst = self.flights.values().fold(self.settled, |sum, flight| sum.plus(&flight.worst.usage));
         let committed = self.cost(&worst).map(|cost| cost.max(self.paid()));
         committed.map_or(0, |committed| self.cap.saturating_sub(committed))
     }
@@ -189,15 +189,17 @@ impl Paying {
     /// Says whether a job of at most `worst` fits.
     #[must_use]
     pub fn fits(&self, worst: &Usage) -> bool {
-        let all = self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst));
+        let all =
+            self.flights.values().fold(self.settled.plus(worst), |sum, flight| sum.plus(&flight.worst.usage));
         let open = self.closing.is_none() && !self.doubtful && !self.retired;
         open && self.cost(&all).is_some_and(|cost| cost <= self.cap)
     }
 
     /// Reserves room for a job; `false` when it does not fit, and nothing changes.
     #[must_use]
-    pub fn reserve(&mut self, job: JobId, worst: Usage) -> bool {
-        let fits = self.fits(&worst);
+    pub fn reserve(&mut self, job: JobId, worst: impl Into<Worst>) -> bool {
+        let worst = worst.into();
+        let fits = self.fits(&worst.usage);
         if fits {
             self.flights.insert(job, Flight { worst, tokens_in: None, delivered: 0, allowance: 0 });
         }
@@ -238,7 +240,7 @@ impl Paying {
     pub fn ahead(&self, job: JobId, usage: &Usage) -> u64 {
         let Some(flight) = self.flights.get(&job) else { return 0 };
         let used = self.settled.plus(usage);
-        let allowed = Usage { tokens_out: usage.tokens_out.max(flight.allowance.into()), ..*usage };
+        let allowed = flight.usage(flight.allowance).or_more(usage);
         let costs = self.cost(&self.settled.plus(&allowed)).zip(self.cost(&used));
         costs.map_or(0, |(allowed, used)| allowed.saturating_sub(used))
     }
@@ -247,11 +249,20 @@ impl Paying {
     /// own count of this one stands between them and their next grant, so all that was signed for it is conceded.
     pub fn end_lost(&mut self, job: JobId, usage: Usage) -> Option<u64> {
         self.retire();
-        let allowance = self.flights.get(&job)?.allowance;
+        let flight = *self.flights.get(&job)?;
         let price = self.end(job, usage, None)?;
         if self.is_busy() {
-            let unseen = u64::from(allowance).saturating_sub(usage.tokens_out);
-            self.settled.tokens_out = self.settled.tokens_out.saturating_add(unseen);
+            let allowed = flight.usage(flight.allowance);
+            // Who never answered is not paid for reading.
+            let has_answered = usage.tokens_in > 0;
+            let tokens_in = if has_answered { allowed.tokens_in.saturating_sub(usage.tokens_in) } else { 0 };
+            let unseen = Usage {
+                calls: 0,
+                tokens_in,
+                tokens_out: allowed.tokens_out.saturating_sub(usage.tokens_out),
+                compute: 0,
+            };
+            self.settled = self.settled.plus(&unseen);
         }
         Some(price)
     }
@@ -353,7 +364,7 @@ impl Paying {
         let window = u32::try_from(delivered).unwrap_or(WINDOW_MAX).clamp(WINDOW_MIN, WINDOW_MAX);
         for flight in self.flights.values_mut().filter(|flight| flight.tokens_in.is_some()) {
             if flight.delivered.saturating_add(window / 2) >= flight.allowance {
-                let most = u32::try_from(flight.worst.tokens_out).unwrap_or(u32::MAX);
+                let most = u32::try_from(flight.worst.usage.tokens_out).unwrap_or(u32::MAX);
                 let raised = flight.delivered.saturating_add(window).min(most);
                 self.unannounced |= raised > flight.allowance;
                 flight.allowance = raised;
@@ -377,11 +388,7 @@ impl Flight {
 
     /// A prompt is due at the first token, so that whoever never answers is never paid for reading.
     fn usage(&self, tokens_out: u32) -> Usage {
-        if tokens_out == 0 {
-            return Usage::default();
-        }
-        let tokens_in = u64::from(self.tokens_in.unwrap_or(0));
-        Usage { calls: 1, tokens_in, tokens_out: u64::from(tokens_out), compute: 0 }
+        self.worst.usage_of(u64::from(self.tokens_in.unwrap_or(0)), u64::from(tokens_out))
     }
 }
 

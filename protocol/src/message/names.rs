@@ -43,6 +43,8 @@ impl<S: Stage> Message<S> {
             Self::FactQuery(_) => "fact_query",
             Self::Agreeing(message) => message.name(),
             Self::Clock(_) => "clock",
+            Self::Markups(_) => "markups",
+            Self::MarkupsNoted(_) => "markups_noted",
             Self::Notice(_) => "notice",
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
@@ -125,7 +127,9 @@ impl<S: Stage> Message<S> {
             | Self::ChannelsQuery(_)
             | Self::Channels { .. }
             | Self::Recover(_)
-            | Self::Clock(_) => None,
+            | Self::Clock(_)
+            | Self::Markups(_)
+            | Self::MarkupsNoted(_) => None,
         }
     }
 }

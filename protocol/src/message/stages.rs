@@ -34,7 +34,7 @@ impl Message<Wire> {
             Self::JoinRefused(error) => Message::JoinRefused(error),
             Self::Advert(advert) => Message::Advert(advert.verify(domain, scheme)?),
             Self::AdvertQuery => Message::AdvertQuery,
-            Self::Ask { job, model, account } => Message::Ask { job, model, account },
+            Self::Ask { job, model, account, markup } => Message::Ask { job, model, account, markup },
             Self::Offer { job, terms } => Message::Offer { job, terms: terms.verify(domain, scheme)? },
             Self::Refused { job, refusal } => Message::Refused { job, refusal },
             Self::AccountQuery => Message::AccountQuery,
@@ -115,6 +115,8 @@ impl Message<Wire> {
             Self::Channels { channels, last } => Message::Channels { channels, last },
             Self::Recover(after) => Message::Recover(after),
             Self::Clock(time) => Message::Clock(time),
+            Self::Markups(routed) => Message::Markups(routed),
+            Self::MarkupsNoted(routed) => Message::MarkupsNoted(routed),
         })
     }
 }
@@ -150,7 +152,9 @@ impl Message<Checked> {
             Self::JoinRefused(error) => Message::JoinRefused(*error),
             Self::Advert(advert) => Message::Advert(advert.signed()),
             Self::AdvertQuery => Message::AdvertQuery,
-            Self::Ask { job, model, account } => Message::Ask { job: *job, model: *model, account: *account },
+            Self::Ask { job, model, account, markup } => {
+                Message::Ask { job: *job, model: *model, account: *account, markup: *markup }
+            }
             Self::Offer { job, terms } => Message::Offer { job: *job, terms: terms.signed() },
             Self::Refused { job, refusal } => Message::Refused { job: *job, refusal: *refusal },
             Self::AccountQuery => Message::AccountQuery,
@@ -237,6 +241,8 @@ impl Message<Checked> {
             }
             Self::Recover(after) => Message::Recover(*after),
             Self::Clock(time) => Message::Clock(*time),
+            Self::Markups(routed) => Message::Markups(routed.clone()),
+            Self::MarkupsNoted(routed) => Message::MarkupsNoted(routed.clone()),
         }
     }
 }

@@ -4,7 +4,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::ids::{ChannelId, JobId, ModelId, NodeId, RecordId};
+use crate::ids::{ChannelId, JobId, NodeId, RecordId};
+use crate::job::JobSpec;
 use crate::keys::PublicKey;
 use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
@@ -14,7 +15,6 @@ use crate::ledger::records::{
 };
 use crate::message::{Checked, HEADS_MAX, Head, Heads, Message, Opening};
 use crate::mutant;
-use crate::price::Usage;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
@@ -164,59 +164,46 @@ impl Node {
         true
     }
 
-    /// A newer channel to the same payee for the same model takes the place of the older ones.
+    /// A newer channel to the same payee for the same model and builder takes the place of the older ones.
     fn supersede(&mut self, terms: &Terms) {
-        let older = self
-            .paying
-            .values_mut()
-            .map(|channel| (channel.side.terms.payee, channel.side.terms.model, channel));
-        for (_, _, channel) in
-            older.filter(|(payee, model, _)| *payee == terms.payee && *model == terms.model)
-        {
-            channel.to_close = true;
-        }
+        let key = |terms: &Terms| (terms.payee, terms.model, terms.markup);
+        let older = self.paying.values_mut().filter(|channel| key(&channel.side.terms) == key(terms));
+        older.for_each(|channel| channel.to_close = true);
     }
 
-    /// Returns a channel on which a job of at most `worst` can be paid now, for `price_max` at most: an older channel has
-    /// the price of its day.
+    /// Returns a channel on which a job can be paid now, for `price_max` with its markup at most: an older channel has the
+    /// price of its day. One with another markup would pay another builder.
     pub(super) fn open_channel_with(
         &self,
         provider: NodeId,
-        model: ModelId,
-        worst: &Usage,
+        spec: &JobSpec,
         price_max: Option<u64>,
         now: Time,
     ) -> Option<ChannelId> {
-        let epoch = self.epoch(now);
+        let (epoch, worst) = (self.epoch(now), spec.worst_usage());
         let fits = |channel: &&PayingChannel| {
             let terms = &channel.side.terms;
             let is_open = !channel.to_close && channel.expires >= epoch;
             let is_dear =
-                price_max.is_some_and(|most| terms.price.cost(worst).is_none_or(|cost| cost > most));
-            let matches = terms.payee == provider && terms.model == model;
-            is_open && matches && !is_dear && channel.side.fits(worst)
+                price_max.is_some_and(|most| spec.worst_price(&terms.price).is_none_or(|cost| cost > most));
+            let is_same = terms.markup == spec.markup || mutant::is_in("channel-of-another-builder");
+            let matches = terms.payee == provider && terms.model == spec.model && is_same;
+            is_open && matches && !is_dear && channel.side.fits(&worst)
         };
         self.paying.values().find(fits).map(|channel| channel.side.channel)
     }
 
     /// Opens the next channel while the last job that fits this one runs, so that the job after it need not wait.
-    pub(super) fn open_ahead(
-        &mut self,
-        channel: ChannelId,
-        job: JobId,
-        worst: &Usage,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(paying) = self.paying.get(&channel) else { return };
+    pub(super) fn open_ahead(&mut self, channel: ChannelId, job: JobId, now: Time, out: &mut Vec<Effect>) {
+        let (Some(paying), Some(spec)) = (self.paying.get(&channel), self.spec_of(job)) else { return };
         let terms = paying.side.terms.clone();
-        let (provider, model) = (terms.payee, terms.model);
         let may_sign = self.wallet.is_idle() && self.wallet.holds_key();
-        let is_covered = self.open_channel_with(provider, model, worst, None, now).is_some();
-        if !may_sign || is_covered || self.has_waiting(provider, model) {
+        let is_covered = self.open_channel_with(terms.payee, &spec, None, now).is_some();
+        if !may_sign || is_covered || self.has_waiting(&terms) {
             return;
         }
-        let Some(worst) = terms.price.cost(worst).filter(|_| terms.valid_to >= self.epoch(now)) else {
+        let worst = terms.price.cost(&spec.worst_usage());
+        let Some(worst) = worst.filter(|_| terms.valid_to >= self.epoch(now)) else {
             return;
         };
         let cap = self.cap_for(worst);
@@ -676,19 +663,19 @@ impl Node {
 mod tests {
     use super::*;
     use crate::advert::{Incentive, ProviderClass};
-    use crate::ids::AccountId;
+    use crate::ids::{AccountId, ModelId};
     use crate::keys::Signer;
     use crate::ledger::issuer::Balance;
-    use crate::ledger::records::AccountOp;
+    use crate::ledger::records::{AccountOp, Markup};
     use crate::manifest::{Admission, Manifest};
     use crate::model::Modality;
     use crate::node::Config;
+    use crate::node::tests::spec;
     use crate::price::Price;
     use crate::signed::sign;
 
     const NOW: Time = Time(1_800_000_000_000);
     const MODEL: ModelId = ModelId([7; 32]);
-    const WORST: Usage = Usage { calls: 1, tokens_in: 0, tokens_out: 64, compute: 0 };
 
     fn signer(seed: u8) -> Signer {
         Signer::from_seed([seed; 32])
@@ -706,11 +693,16 @@ mod tests {
             class: ProviderClass::Community,
             region: alloc::string::String::new(),
             version: alloc::string::String::new(),
+            builders: BTreeMap::new(),
         };
         Node::new(config, 1, &[], NOW).expect("an empty journal")
     }
 
     fn opening(node: &Node, price: Price, cap: u64) -> Opening<Checked> {
+        opening_for(node, None, price, cap)
+    }
+
+    fn opening_for(node: &Node, markup: Option<Markup>, price: Price, cap: u64) -> Opening<Checked> {
         let payee_account = AccountId::from(signer(50).public());
         let terms = Terms {
             payee: signer(5).public().into(),
@@ -721,7 +713,7 @@ mod tests {
             licence: crate::licence::open_licence(MODEL, node.domain()),
             incentive: Incentive::Exchange,
             price,
-            markup: None,
+            markup,
             split: Terms::standard_split(node.manifest(), Modality::Text, payee_account),
             valid_to: Epoch(7),
         };
@@ -747,9 +739,34 @@ mod tests {
         assert!(node.adopt_paying(dear, NOW));
         let provider = signer(5).public().into();
 
-        let found = |price_max| node.open_channel_with(provider, MODEL, &WORST, price_max, NOW).is_some();
+        let found = |price_max| node.open_channel_with(provider, &spec(), price_max, NOW).is_some();
         assert!(found(None) && found(Some(1000)));
         assert!(!found(Some(999)));
+    }
+
+    #[test]
+    fn a_job_uses_no_channel_that_pays_another_builder() {
+        let mut node = consumer();
+        let builder = |tag: u8, bps| Some(Markup { builder: signer(tag).public().into(), bps });
+        let provider = signer(5).public().into();
+        let all = [None, builder(80, 250), builder(80, 300), builder(81, 250)];
+        let found =
+            |node: &Node, markup| node.open_channel_with(provider, &JobSpec { markup, ..spec() }, None, NOW);
+
+        let mut opened = Vec::new();
+        for markup in all {
+            assert_eq!(found(&node, markup), None, "{markup:?}");
+            let price = Price { call: 1000, input: 0, output: 0 };
+            let channel = opening_for(&node, markup, price, 1_000_000);
+            opened.push(Some(ChannelId::from(channel.op.id())));
+            assert!(node.adopt_paying(channel, NOW));
+        }
+        // Nor does a channel for one builder take the place of another's.
+        assert_eq!(all.map(|markup| found(&node, markup)).as_slice(), opened);
+
+        let dear = JobSpec { markup: builder(80, 250), ..spec() };
+        let found = |most| node.open_channel_with(provider, &dear, Some(most), NOW).is_some();
+        assert!(found(1_250) && !found(1_249), "the markup counts");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::time::Time;
 use super::issuing::{Admitted, Issuing, TicketState};
 use super::orders::note_payout;
 use super::replay::{ReplayError, replay_issuing};
-use super::{agreeing, checkpoints, notices};
+use super::{agreeing, checkpoints, markups, notices};
 
 /// What is being brought forward while a journal is followed.
 #[derive(Debug, Default)]
@@ -126,6 +126,7 @@ impl Issuing {
     pub(super) fn new(manifest: Manifest, signer: Signer) -> Self {
         Self {
             witness: Witness::new(manifest, signer),
+            untold: markups::Untold::default(),
             tickets: BTreeMap::new(),
             cursors: BTreeMap::new(),
             judged: BTreeSet::new(),

@@ -24,6 +24,7 @@ use crate::time::Time;
 
 use super::agreeing::Convention;
 use super::checkpoints::EpochEnds;
+use super::markups::Untold;
 use super::notices::Inboxes;
 use super::{Effect, Node, Offence};
 
@@ -37,6 +38,7 @@ pub(super) struct Issuing {
     pub(super) tickets: BTreeMap<Digest, TicketState>,
     /// News for those whom a step concerns.
     pub(super) inboxes: Inboxes,
+    pub(super) untold: Untold,
     /// Whose operator has paid a withdrawal, with which reference.
     pub(super) payouts: BTreeMap<RecordId, Verified<WithdrawalPaid>>,
     pub(super) ends: EpochEnds,
@@ -239,6 +241,7 @@ impl Node {
             self.send(from, Message::Clock(now), out);
             self.tell_state(from, account, out);
             self.tell_news(from, out);
+            self.tell_markups(from, account, now, out);
         }
     }
 
@@ -429,6 +432,7 @@ impl Node {
         let Some(ack) = self.ack_of(channel, now) else { return };
         let Some(issuing) = &self.issuing else { return };
         let Some((payer, payee)) = issuing.books.parties(channel) else { return };
+        let builder = issuing.books.routed(channel, self.epoch(now)).map(|(builder, _)| builder);
         self.send(payee, Message::Redeemed(ack.clone()), out);
         for node in self.nodes_of(payer) {
             self.send(node, Message::Redeemed(ack.clone()), out);
@@ -436,6 +440,13 @@ impl Node {
         let payee_account = self.account_of(payee);
         for account in [Some(payer), payee_account].into_iter().flatten() {
             self.tell_account(account, out);
+        }
+        if let (Some(builder), Some(issuing)) = (builder, &mut self.issuing) {
+            issuing.untold.extend([(builder, channel)]);
+            self.tell_account(builder, out);
+            for node in self.nodes_of(builder) {
+                self.tell_markups(node, builder, now, out);
+            }
         }
     }
 

@@ -9,10 +9,10 @@ use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
 use crate::ledger::paid::{Agreement, Grant, Paid};
 use crate::ledger::paying::Allowances;
-use crate::ledger::records::{Accepted, OpBody, OpenChannel, Receipt, Terms, VALIDITY_EPOCHS_MAX};
+use crate::ledger::records::{Accepted, Markup, OpBody, OpenChannel, Receipt, Terms, VALIDITY_EPOCHS_MAX};
 use crate::message::{Checked, Kept, Message, Opening};
 use crate::mutant;
-use crate::price::{Price, Usage};
+use crate::price::Price;
 use crate::record::Record;
 use crate::scheduler::Refusal;
 use crate::signed::{Role, Verified};
@@ -81,22 +81,33 @@ impl Node {
         &mut self,
         from: NodeId,
         job: JobId,
-        model: ModelId,
-        account: AccountId,
+        (model, account, markup): (ModelId, AccountId, Option<Markup>),
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let held =
-            if self.stopping { Err(Refusal::Stopping) } else { self.scheduler.hold(from, job, model, now) };
-        let terms = held.and_then(|()| self.terms(model, account, now).ok_or(Refusal::NotServed));
+        let is_allowed = markup.is_none_or(|markup| markup.bps <= self.config.manifest.markup_max_bps);
+        let held = if self.stopping {
+            Err(Refusal::Stopping)
+        } else if is_allowed {
+            self.scheduler.hold(from, job, model, now)
+        } else {
+            Err(Refusal::BadRequest)
+        };
+        let terms = held.and_then(|()| self.terms(model, account, markup, now).ok_or(Refusal::NotServed));
         match terms {
             Ok(terms) => self.send(from, Message::Offer { job, terms }, out),
             Err(refusal) => self.send(from, Message::Refused { job, refusal }, out),
         }
     }
 
-    /// Returns our conditions for an account that wants a model.
-    fn terms(&self, model: ModelId, payer_account: AccountId, now: Time) -> Option<Verified<Terms>> {
+    /// Returns our conditions for an account that wants a model; a markup on top of them is nothing to us.
+    fn terms(
+        &self,
+        model: ModelId,
+        payer_account: AccountId,
+        markup: Option<Markup>,
+        now: Time,
+    ) -> Option<Verified<Terms>> {
         let (offer, _) = self.served.get(&model).filter(|_| self.device.rights.serve)?;
         let payee_account = self.wallet.account();
         let context = [b"payee".as_slice(), &payer_account.0, &model.0].concat();
@@ -109,7 +120,7 @@ impl Node {
             licence: offer.licence,
             incentive: self.config.incentive,
             price: offer.price,
-            markup: None,
+            markup,
             split: Terms::standard_split(&self.config.manifest, offer.modality, payee_account),
             valid_to: self.epoch(now).plus(VALIDITY_EPOCHS_MAX),
         }))
@@ -138,7 +149,7 @@ impl Node {
         }
         let paid = channel.and_then(|channel| self.paid.get_mut(&channel));
         let (up_to, price) = paid.map_or((spec.max_tokens, Price::default()), |paid| {
-            (paid.begin(job, spec.worst_usage()).min(spec.max_tokens), paid.terms.price)
+            (paid.begin(job, spec.worst()).min(spec.max_tokens), paid.terms.price)
         });
         let serving = Serving {
             requester: from,
@@ -394,7 +405,9 @@ impl Node {
         let Some(serving) = self.end_serving(job, now) else { return };
         if serving.requester == self.me {
             let failure = match fault {
-                EngineFault::PromptTooLong { tokens, context } => Failure::PromptTooLong { tokens, context },
+                EngineFault::PromptTooLong { tokens, context, text } => {
+                    Failure::PromptTooLong { tokens, context, text }
+                }
                 EngineFault::BadRequest(reason) => Failure::BadRequest(reason),
                 EngineFault::Broken(reason) => Failure::EngineFailed(reason),
             };
@@ -412,8 +425,8 @@ impl Node {
         }
         self.pass_first_window(serving.channel, out);
         let message = match fault {
-            EngineFault::PromptTooLong { tokens, context } => {
-                Message::Refused { job, refusal: Refusal::PromptTooLong { tokens, context } }
+            EngineFault::PromptTooLong { tokens, context, text } => {
+                Message::Refused { job, refusal: Refusal::PromptTooLong { tokens, context, text } }
             }
             EngineFault::BadRequest(_) => Message::Refused { job, refusal: Refusal::BadRequest },
             EngineFault::Broken(_) => Message::Failed { job, tokens_out, reason: fault.to_string() },
@@ -451,7 +464,7 @@ impl Node {
             provider: self.me,
             requester: serving.requester,
             model: serving.spec.model,
-            usage: Usage::of_job(u64::from(tokens_in), u64::from(tokens_out)),
+            usage: serving.spec.worst().usage_of(u64::from(tokens_in), u64::from(tokens_out)),
             price: serving.price,
             start: serving.start,
             end: now,

@@ -535,6 +535,7 @@ mod tests {
             class: ProviderClass::Community,
             region: alloc::string::String::new(),
             version: alloc::string::String::new(),
+            builders: BTreeMap::new(),
         };
         Node::new(config, 1, &[], NOW).expect("an empty journal")
     }

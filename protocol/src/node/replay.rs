@@ -132,7 +132,7 @@ impl Node {
                 self.wallet.replay_refused(op);
                 self.opening_terms = None;
             }
-            Record::Moved(_) => {}
+            Record::Moved(line) => self.markups.replay(&line),
             Record::Text(text) => {
                 self.orders.texts.insert(text_digest(&text), text);
             }

@@ -13,7 +13,7 @@ mod running;
 pub(super) use burst::Burst;
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, Digest, JobId, ModelId, NodeId, RecordId};
@@ -90,6 +90,8 @@ pub(super) struct Job {
     explores: bool,
     /// A provider took it and generated nothing.
     stalled: bool,
+    /// Since when it waits for a channel, or did.
+    opening: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -153,6 +155,10 @@ impl Node {
             out.push(Effect::Tell(job, failed(Failure::BadRequest(String::from(reason)))));
             return;
         }
+        if let Err(error) = spec.markup.map_or(Ok(()), |markup| self.check_markup(&markup)) {
+            out.push(Effect::Tell(job, failed(Failure::BadRequest(error.to_string()))));
+            return;
+        }
         if let Err(failure) = self.has_room_for(job) {
             out.push(Effect::Tell(job, failed(failure)));
             return;
@@ -169,13 +175,14 @@ impl Node {
             submitted: now,
             explores,
             stalled: false,
+            opening: None,
         };
         let is_of_kind =
             self.served.get(&spec.model).is_some_and(|(offer, _)| offer.modality == spec.input.modality);
         let may_stay = is_of_kind && spec.constraints.may_stay(self.me);
         if may_stay && self.scheduler.admit(self.me, job, spec.model, now).is_ok() {
             let considered = Vec::from([Considered::ourselves(self.me)]);
-            out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered }));
+            out.push(Effect::Tell(job, JobEvent::Chosen { provider: self.me, considered, opening_ms: 0 }));
             out.push(Effect::Attach { job, provider: self.me });
             let up_to = spec.max_tokens;
             self.jobs.insert(job, new(Phase::AtHome { tokens_in: 0, start: now }, spec.clone()));
@@ -189,6 +196,10 @@ impl Node {
         }
         self.jobs.insert(job, new(Phase::Finding, spec));
         self.seek(job, now, out);
+    }
+
+    pub(super) fn spec_of(&self, job: JobId) -> Option<JobSpec> {
+        self.jobs.get(&job).map(|job| job.spec.clone())
     }
 
     /// Says why a job of the owner cannot be taken now, whatever it is.

@@ -7,6 +7,7 @@ use crate::ids::{ChannelId, NodeId, RecordId};
 use crate::job::Failure;
 use crate::keys::PublicKey;
 use crate::ledger::issuer::IssuerError;
+use crate::ledger::money::with_markup;
 use crate::ledger::records::{Epoch, OpBody, OpenChannel, Terms, VALIDITY_EPOCHS_MAX};
 use crate::licence::open_licence;
 use crate::message::{Checked, Message, Opening, SpendRefusal};
@@ -57,7 +58,7 @@ struct Lent {
 impl Spending {
     pub(super) fn replay_lent(&mut self, request: u64, opening: Opening<Checked>) {
         let OpBody::OpenChannel(open) = &opening.op.body else { return };
-        let (node, cap, epoch) = (open.payer, open.cap, opening.op.epoch);
+        let (node, cap, epoch) = (open.payer, held(open.cap, &opening.terms), opening.op.epoch);
         self.lent.insert(opening.op.id().into(), Lent { node, request, epoch, cap, opening });
     }
 
@@ -71,9 +72,14 @@ impl Spending {
             self.lent.values().filter(|lent| lent.node == node && lent.epoch == epoch).map(|lent| lent.cap);
         let signed = self.signed.iter().map(|(_, request)| request);
         let waiting = self.requests.iter().chain(signed).filter(|request| request.node == node);
-        let waiting = waiting.map(|request| request.cap);
+        let waiting = waiting.map(|request| held(request.cap, &request.terms));
         lent.chain(waiting).fold(0, u64::saturating_add)
     }
+}
+
+/// Returns what a channel takes of the account: its cap with the markup on it.
+fn held(cap: u64, terms: &Terms) -> u64 {
+    with_markup(cap, terms.markup.map_or(0, |markup| markup.bps)).unwrap_or(u64::MAX)
 }
 
 // The wallet node.
@@ -120,17 +126,18 @@ impl Node {
         let authorised = authorised.filter(|authorised| authorised.device.rights.spend);
         let budget = authorised.ok_or(SpendRefusal::NotAuthorised)?.budget;
         let left = budget.saturating_sub(self.spending.escrowed(node, epoch));
-        if cap > left && !mutant::is_in("spend-beyond-budget") {
+        let hold = held(cap, terms);
+        if hold > left && !mutant::is_in("spend-beyond-budget") {
             return Err(SpendRefusal::Budget { left });
         }
         let available = self.wallet.balance().available();
-        if cap.saturating_add(self.config.manifest.open_fee) > available {
+        if hold.saturating_add(self.config.manifest.open_fee) > available {
             return Err(SpendRefusal::NotEnough { available });
         }
         let lent = self.spending.lent.values().filter(|lent| lent.node == node).count();
         let room = self.spending.requests.len() < REQUESTS_MAX && lent < LENT_MAX;
         let sound = terms.payer_account == self.wallet.account()
-            && terms.markup.is_none()
+            && terms.markup.is_none_or(|markup| self.check_markup(&markup).is_ok())
             && terms.check(&self.config.manifest, open_licence(terms.model, self.domain)).is_ok();
         if room && sound && self.wallet.holds_key() { Ok(()) } else { Err(SpendRefusal::Unavailable) }
     }

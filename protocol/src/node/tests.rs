@@ -10,7 +10,7 @@ use alloc::vec;
 
 use super::*;
 use crate::ids::RecordId;
-use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling};
+use crate::job::{Constraints, Failure, Input as Prompt, JobEvent, Sampling, Trace};
 use crate::keys::Scheme;
 use crate::ledger::issuer::{Balance, IssuerError};
 use crate::ledger::records::{AccountOp, OpBody, OpenChannel, Receipt, Recorded, Terms};
@@ -303,6 +303,42 @@ fn an_offer_above_the_advertised_price_is_turned_down() {
 }
 
 #[test]
+fn an_offer_with_another_markup_than_the_job_has_is_turned_down() {
+    let mut node = consumer();
+    node.has_credits();
+    let free = Price::default();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, free)));
+    node.told(START, Input::Submitted(job(1), spec()));
+    let markup = Some(records::Markup { builder: PROVIDER.account(), bps: 3_000 });
+    let offered = Terms { markup, ..Terms::clone(&terms(free)) };
+    let offered = sign(offered, manifest().domain(), Role::Node, &PROVIDER.node());
+
+    let out = node.hears(START, &PROVIDER, Message::Offer { job: job(1), terms: offered });
+
+    assert_eq!(penalties(&out), [Offence::WrongSigner]);
+    assert!(!sent(&out).contains(&"submit"), "{out:?}");
+}
+
+#[test]
+fn a_provider_offers_terms_with_the_markup_that_is_asked_for_and_the_network_allows() {
+    let mut node = provider(DEAR);
+    let account = CONSUMER.account();
+    let asked = |node: &mut Told, tag, bps| {
+        let markup = Some(records::Markup { builder: signer(80).public().into(), bps });
+        let ask = Message::Ask { job: job(tag), model: MODEL, account, markup };
+        let out = node.hears(START, &CONSUMER, ask);
+        out.iter().find_map(|effect| match effect {
+            Effect::Send(_, Message::Offer { terms, .. }) => {
+                Some(terms.peek_in(manifest().domain()).expect("terms").0.markup == markup)
+            }
+            Effect::Send(_, Message::Refused { refusal: Refusal::BadRequest, .. }) => Some(false),
+            _ => None,
+        })
+    };
+    assert_eq!((asked(&mut node, 1, 3_000), asked(&mut node, 2, 3_001)), (Some(true), Some(false)));
+}
+
+#[test]
 fn whoever_wants_a_job_is_told_the_price_of_the_terms() {
     let mut node = consumer();
     node.has_credits();
@@ -404,8 +440,10 @@ fn a_job_that_makes_no_progress_is_failed_and_cancelled_at_its_provider() {
 
 #[test]
 fn a_provider_that_takes_back_what_it_began_is_paid_for_what_came_and_the_job_is_accounted_for() {
-    let too_long =
-        Message::Refused { job: job(1), refusal: Refusal::PromptTooLong { tokens: 9, context: 8 } };
+    let too_long = Message::Refused {
+        job: job(1),
+        refusal: Refusal::PromptTooLong { tokens: 9, context: 8, text: None },
+    };
     let full = Message::Refused { job: job(1), refusal: Refusal::Busy { retry_ms: 1 } };
     let counted = records::Accepted { job: job(1), tokens_in: u32::MAX, start: START };
     let counted = Message::Accepted(sign(counted, manifest().domain(), Role::Node, &PROVIDER.node()));
@@ -585,7 +623,7 @@ impl Told {
 
     /// As provider: has the consumer ask, open a channel and show it.
     fn opens_channel(&mut self) -> ChannelId {
-        let ask = Message::Ask { job: job(99), model: MODEL, account: CONSUMER.account() };
+        let ask = Message::Ask { job: job(99), model: MODEL, account: CONSUMER.account(), markup: None };
         let out = self.hears(START, &CONSUMER, ask);
         let terms = out.iter().find_map(|effect| match effect {
             Effect::Send(_, Message::Offer { terms, .. }) => Some(terms.clone()),
@@ -672,6 +710,7 @@ fn node_of(manifest: Manifest, seeds: Somebody, issuer: Option<Signer>) -> Told 
         class: ProviderClass::Community,
         region: String::new(),
         version: String::new(),
+        builders: BTreeMap::new(),
     };
     Told { node: Node::new(config, 1, &[], START).expect("an empty journal") }
 }
@@ -684,7 +723,7 @@ fn job(tag: u8) -> JobId {
     JobId([tag; 16])
 }
 
-fn spec() -> JobSpec {
+pub(super) fn spec() -> JobSpec {
     JobSpec {
         model: MODEL,
         input: Prompt { digest: Digest::ZERO, bytes: 100, modality: Modality::Text },
@@ -697,6 +736,8 @@ fn spec() -> JobSpec {
         },
         max_tokens: 256,
         constraints: Constraints::default(),
+        markup: None,
+        trace: Trace::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use protocol::job::{Finish, JobRecord};
 use protocol::ledger::paid::{Grant, Paid, PaidError};
 use protocol::ledger::paying::{Paying, WINDOW_MIN};
 use protocol::ledger::records::{Epoch, Final, Receipt};
-use protocol::price::Usage;
+use protocol::price::{Reading, Usage, Worst};
 use protocol::signed::{Role, Verified, sign};
 use protocol::time::Time;
 
@@ -92,18 +92,15 @@ fn a_move() -> impl Strategy<Value = Move> {
 /// What the payee has really let happen, counted apart.
 #[derive(Debug, Clone, Copy)]
 struct Running {
-    worst: Usage,
+    worst: Worst,
     tokens_in: Option<u32>,
     granted: u32,
 }
 
 impl Running {
     fn usage(&self) -> Usage {
-        if self.granted == 0 {
-            return Usage::default();
-        }
         let tokens_in = self.tokens_in.map_or(0, u64::from);
-        usage(1, tokens_in, u64::from(self.granted).min(self.worst.tokens_out))
+        self.worst.usage_of(tokens_in, u64::from(self.granted).min(self.worst.usage.tokens_out))
     }
 }
 
@@ -119,8 +116,10 @@ fn play(moves: &[Move]) -> Result<(), TestCaseError> {
     for each in moves {
         match *each {
             Move::Begin { job: tag, prompt, most } => {
-                let worst = usage(1, prompt + 512, most);
-                if running.contains_key(&tag) || paid.is_disputed() || !paid.fits(&worst) {
+                let usage = usage(1, prompt + 512, most);
+                let reading = if tag.is_multiple_of(2) { Reading::Whole } else { Reading::ByPart };
+                let worst = Worst { usage, reading };
+                if running.contains_key(&tag) || paid.is_disputed() || !paid.fits(&usage) {
                     continue;
                 }
                 let granted = paid.begin(job(tag), worst);
@@ -128,7 +127,7 @@ fn play(moves: &[Move]) -> Result<(), TestCaseError> {
             }
             Move::Prepared { job: tag, tokens } => {
                 if let Some(flight) = running.get_mut(&tag).filter(|flight| flight.tokens_in.is_none()) {
-                    let tokens = tokens.min(u32::try_from(flight.worst.tokens_in).expect("small"));
+                    let tokens = tokens.min(u32::try_from(flight.worst.usage.tokens_in).expect("small"));
                     paid.prepared(job(tag), tokens);
                     flight.tokens_in = Some(tokens);
                 }
@@ -142,17 +141,17 @@ fn play(moves: &[Move]) -> Result<(), TestCaseError> {
                 if let (Grant::Raised(up_to), Some(flight)) =
                     (paid.grant(job(tag), up_to), running.get_mut(&tag))
                 {
-                    prop_assert!(up_to > flight.granted && u64::from(up_to) <= flight.worst.tokens_out);
+                    prop_assert!(up_to > flight.granted && u64::from(up_to) <= flight.worst.usage.tokens_out);
                     flight.granted = up_to;
                 }
             }
             Move::End { job: tag, part, lost } => {
                 let Some(flight) = running.remove(&tag) else { continue };
-                let most = u64::from(flight.granted).min(flight.worst.tokens_out);
+                let most = u64::from(flight.granted).min(flight.worst.usage.tokens_out);
                 let tokens_out = most * u64::from(part) / 100;
                 let finish = if lost { Finish::Lost } else { Finish::Stop };
                 let tokens_in = flight.tokens_in.map_or(0, u64::from);
-                let used = Usage::of_job(tokens_in, tokens_out);
+                let used = flight.worst.usage_of(tokens_in, tokens_out);
                 if flight.tokens_in.is_none() || (flight.granted == 0 && !lost) {
                     paid.abandon(job(tag));
                 } else {
@@ -303,6 +302,28 @@ proptest! {
         prop_assert!(paid.close(&final_of(due)).is_ok());
         prop_assert!(!paid.fits(&usage(0, 0, 0)), "serves on a closed channel");
     }
+}
+
+#[test]
+fn whoever_breaks_off_after_some_vectors_is_paid_for_as_much_of_the_texts() {
+    let worst = Worst { usage: usage(1, 10_000, 100), reading: Reading::ByPart };
+    let mut payer = paying();
+    assert!(payer.reserve(job(1), worst));
+    payer.accepted(job(1), 5_000);
+    payer.delivered(job(1), 1);
+
+    let (receipt, allowances) = payer.pay(domain(), Epoch(0)).expect("something arrived");
+    assert_eq!((receipt.usage, receipt.amount), (usage(1, 50, 1), cost(&usage(1, 3_250, 65))));
+    let (one, ahead) = (worst.usage_of(5_000, 1), cost(&usage(1, 3_250, 65)) - cost(&usage(1, 50, 1)));
+    assert_eq!((payer.ahead(job(1), &one), payer.end_lost(job(1), one)), (ahead, Some(cost(&one))));
+
+    let mut payee = paid();
+    assert_eq!(payee.begin(job(1), worst), WINDOW_MIN);
+    payee.prepared(job(1), 5_000);
+    assert!(payee.receive(&receipt).is_ok());
+    assert_eq!(payee.grant(job(1), allowances[0].1), Grant::Raised(65));
+    payee.end(&record(1, one, Finish::Lost));
+    assert_eq!(payee.earned(), cost(&one));
 }
 
 #[test]

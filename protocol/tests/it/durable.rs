@@ -1,5 +1,7 @@
 //! What a node has said is what it still knows after a crash: lines are on disk before the word of them leaves.
 
+use std::collections::BTreeMap;
+
 use protocol::advert::Incentive;
 use protocol::ids::{ChannelId, Digest};
 use protocol::ledger::records::{Claim, Deposit, Epoch, Final, Receipt, Source};
@@ -42,6 +44,7 @@ fn issuer_after(journal: &[Record]) -> Node {
         region: String::new(),
         version: String::new(),
         name: String::new(),
+        builders: BTreeMap::new(),
     };
     let mut node = Node::new(config, 1, journal, NOW).expect("a whole journal");
     greet(&mut node, PAYER);

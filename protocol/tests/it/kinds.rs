@@ -1,7 +1,7 @@
 //! Models of text and models of vectors: neither is asked for the other's work, and vectors are paid by what is read.
 
 use protocol::advert::{Advert, Incentive, ProviderClass};
-use protocol::job::{JobSpec, TEMPLATE_TOKENS_MAX};
+use protocol::job::{Constraints, JobSpec, TEMPLATE_TOKENS_MAX};
 use protocol::keys::Scheme;
 use protocol::message::Message;
 use protocol::model::Modality;
@@ -59,7 +59,12 @@ fn a_job_is_routed_to_models_of_its_kind_only() {
     assert_eq!(gate(Modality::Text, &vectors(1)), Some(Gate::NotServed));
     // A context is that of one text, and there may be more texts than tokens in it.
     assert_eq!(gate(Modality::Embedding, &vectors(2_048)), None);
-    assert_eq!(gate(Modality::Text, &JobSpec { max_tokens: 2_048, ..text }), Some(Gate::Context));
+    assert_eq!(gate(Modality::Text, &JobSpec { max_tokens: 2_048, ..text.clone() }), Some(Gate::Context));
+    // What does not fit anywhere is said to be too long, whatever it may cost.
+    let constraints = Constraints { price_max: Some(0), ..Constraints::default() };
+    let poor = JobSpec { constraints, ..text };
+    assert_eq!(gate(Modality::Text, &poor), Some(Gate::Price));
+    assert_eq!(gate(Modality::Text, &JobSpec { max_tokens: 2_048, ..poor }), Some(Gate::Context));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use protocol::advert::Incentive;
 use protocol::ids::RecordId;
-use protocol::ledger::money::{QUANTUM, shares, waiting, with_markup};
+use protocol::ledger::money::{QUANTUM, markup_within, most_with_markup, shares, waiting, with_markup};
 use protocol::ledger::records::{Markup, Terms, TermsError};
 use protocol::licence::open_licence;
 use protocol::price::{Price, Usage};
@@ -31,6 +31,17 @@ proptest! {
 
         let paid: u64 = shares(&terms, 0, amount).unwrap().into_iter().map(|(_, share)| share).sum();
         prop_assert_eq!(paid + waiting(amount), with_markup(amount, markup).unwrap());
+    }
+
+    #[test]
+    fn no_part_of_a_bill_costs_more_than_its_worst_case_with_the_markup(
+        before in 0..(1_u64 << 50), part in 0..(1_u64 << 40), markup in 0..3_000_u16,
+    ) {
+        let whole = |base| with_markup(base, markup).unwrap();
+        let most = most_with_markup(part, markup).unwrap();
+        let cost = whole(before + part) - whole(before);
+        prop_assert!(cost <= most && most - cost <= u64::from(markup));
+        prop_assert_eq!(most - markup_within(most, markup), part);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! A provider alone against a payer who lies: what it must not serve.
 
+use std::collections::BTreeMap;
+
 use protocol::advert::{Device as Hardware, Incentive, ModelOffer, ProviderClass};
 use protocol::ids::{ChannelId, DomainId, JobId, NodeId};
-use protocol::job::{Constraints, Input as Prompt, JobSpec, Sampling};
+use protocol::job::{Constraints, Input as Prompt, JobSpec, Sampling, Trace};
 use protocol::keys::{Scheme, Signer};
 use protocol::ledger::records::{
     AccountOp, Device, Epoch, Final, Membership, OpBody, OpenChannel, Receipt, Recorded, RedeemAck, Rights,
@@ -89,6 +91,7 @@ pub(crate) fn provider_after(lines: &[Record]) -> Node {
         region: String::new(),
         version: String::new(),
         name: String::new(),
+        builders: BTreeMap::new(),
     };
     let joined = Record::Joined { membership: membership(PROVIDER), deposit: None };
     let journal = [&[joined], lines].concat();
@@ -123,7 +126,7 @@ pub(crate) fn greet(node: &mut Node, from: u8) {
 /// Asks for terms, as an honest payer would.
 pub(crate) fn terms(node: &mut Node) -> Signed<Terms> {
     let account = signer(PAYER + 50).public().into();
-    let effects = receive(node, PAYER, &Message::Ask { job: job(0), model: MODEL, account });
+    let effects = receive(node, PAYER, &Message::Ask { job: job(0), model: MODEL, account, markup: None });
     let offer = effects.into_iter().find_map(|effect| match effect {
         Effect::Send(_, Message::Offer { terms, .. }) => Some(terms),
         _ => None,
@@ -173,6 +176,8 @@ pub(crate) fn spec() -> JobSpec {
         },
         max_tokens: 100,
         constraints: Constraints::default(),
+        markup: None,
+        trace: Trace::default(),
     }
 }
 

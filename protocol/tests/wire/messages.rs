@@ -5,14 +5,14 @@ use protocol::books::{BooksMessage, BooksRecord, LeafKind, Leaves, PageName};
 use protocol::encoding::{decode, encode};
 use protocol::forward::{AccountEntry, ChannelEntry, Entry, Forward, Happened, HeldEntry, Totals};
 use protocol::ids::{Digest, JobId};
-use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort};
+use protocol::job::{Constraints, Finish, Input, JobRecord, JobSpec, Sampling, Sort, Trace};
 use protocol::keys::Scheme;
 use protocol::ledger::checkpoint::Checkpoint;
 use protocol::ledger::equivocation::Equivocation;
-use protocol::ledger::issuer::{Balance, Booked, IssuerError, Withdrawal};
+use protocol::ledger::issuer::{Balance, Booked, IssuerError, Routed, Withdrawal};
 use protocol::ledger::merkle::Tree;
 use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
-use protocol::ledger::records::{Terms, TermsError};
+use protocol::ledger::records::{Markup, Terms, TermsError};
 use protocol::message::{Head, Heads, JoinError, Kept, Message, News, Opening, SpendRefusal, Wire};
 use protocol::model::Modality;
 use protocol::price::Usage;
@@ -61,6 +61,21 @@ fn booked() -> Booked {
     }
 }
 
+fn markup() -> Markup {
+    Markup { builder: samples::id(&samples::signer(7)), bps: 250 }
+}
+
+fn routed() -> Routed {
+    Routed {
+        channel: CHANNEL,
+        payer: samples::open_channel().account,
+        bps: markup().bps,
+        redeemed: 400_000,
+        closed: false,
+        epoch: EPOCH,
+    }
+}
+
 fn spec() -> JobSpec {
     let sampling = Sampling {
         temperature_milli: 700,
@@ -77,7 +92,8 @@ fn spec() -> JobSpec {
         order: Box::new([samples::name(&samples::node())]),
     };
     let input = Input { digest: Digest::of(b"prompt"), bytes: 6, modality: Modality::Text };
-    JobSpec { model: MODEL, input, sampling, max_tokens: 200, constraints }
+    let (markup, trace) = (Some(markup()), Trace([0x61; 16]));
+    JobSpec { model: MODEL, input, sampling, max_tokens: 200, constraints, markup, trace }
 }
 
 fn job_record() -> JobRecord {
@@ -121,9 +137,12 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::JoinRefused(JoinError::Deposit(IssuerError::Budget { left: 12 })),
         Message::Advert(samples::advert().signed()),
         Message::AdvertQuery,
-        Message::Ask { job: JOB, model: MODEL, account },
+        Message::Ask { job: JOB, model: MODEL, account, markup: Some(markup()) },
         Message::Offer { job: JOB, terms: samples::terms().signed() },
-        Message::Refused { job: JOB, refusal: Refusal::PromptTooLong { tokens: 9_000, context: 8_192 } },
+        Message::Refused {
+            job: JOB,
+            refusal: Refusal::PromptTooLong { tokens: 9_000, context: 8_192, text: Some(3) },
+        },
         Message::AccountQuery,
         Message::AccountState { account, next: 8, head: op, balance: BALANCE },
         Message::Step { op: samples::open_channel().signed(), terms: Some(samples::terms().signed()) },
@@ -186,6 +205,8 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::FactQuery(vec![op]),
         Message::Agreeing(Agreeing::Ballot(samples::ballot().signed())),
         Message::Clock(Time(1_795_290_000_000)),
+        Message::Markups(vec![routed()]),
+        Message::MarkupsNoted(vec![routed()]),
     ]
 }
 
@@ -498,6 +519,8 @@ fn no_message_is_read_in_another_network() {
             "facts",
             "fact_query",
             "clock",
+            "markups",
+            "markups_noted",
         ],
         "only what is bound to its connection carries no signature"
     );

@@ -181,7 +181,7 @@ impl World {
             self.delivered.entry(parties).or_default().interrupted += 1;
         }
         let outcome = match event {
-            JobEvent::Chosen { provider, considered } => {
+            JobEvent::Chosen { provider, considered, .. } => {
                 tracked.provider = Some(provider);
                 tracked.chosen.push(provider);
                 let (host, spec) = (tracked.host, tracked.spec.clone());

@@ -7,6 +7,8 @@ use engine::frame::{Generate, LOGPROBS_MAX, Prompt, Sampling};
 use engine::tools::{ToolChat, Turn};
 use protocol::ids::NodeId;
 use protocol::job::Sort;
+use protocol::ledger::money::BPS;
+use protocol::ledger::records::Markup;
 use serde_json::{Map, Number, Value, json};
 
 use super::calls::Calls;
@@ -212,7 +214,7 @@ fn refuse_what_changes_the_answer(fields: &mut Fields) -> Result<(), Failure> {
     fields.refuse("modalities", &[json!(["text"])])?;
     fields.refuse("suffix", &[json!("")])?;
     fields.refuse("best_of", &[json!(1)])?;
-    for name in ["audio", "web_search_options", "builder"] {
+    for name in ["audio", "web_search_options"] {
         fields.refuse(name, &[])?;
     }
     Ok(())
@@ -306,7 +308,7 @@ fn template(dialect: Dialect, fields: &mut Fields, model: String) -> Result<(Gen
     let prompt = Prompt::Text(String::new());
     let generate = Generate { prompt, sampling, max_tokens, resume: Vec::new(), logprobs, form };
     let request = JobRequest { open_ended, ..JobRequest::new(model, generate.clone()) };
-    Ok((generate, wanted_provider(request, fields)?))
+    Ok((generate, routed(request, fields)?))
 }
 
 fn max_tokens(dialect: Dialect, fields: &mut Fields) -> Result<u32, Failure> {
@@ -407,8 +409,37 @@ fn logprobs(dialect: Dialect, fields: &mut Fields) -> Result<Option<u8>, Failure
 
 // ------------------------------------------------------------------------------------------------ providers
 
-/// Puts into a job what the extension `provider` asks for; whatever the router cannot do is refused.
-pub(super) fn wanted_provider(request: JobRequest, fields: &mut Fields) -> Result<JobRequest, Failure> {
+/// Puts into a job what the extensions `provider` and `builder` ask for; whatever the router cannot do is refused.
+pub(super) fn routed(request: JobRequest, fields: &mut Fields) -> Result<JobRequest, Failure> {
+    let markup = markup(fields)?;
+    wanted_provider(JobRequest { markup, ..request }, fields)
+}
+
+/// Reads who routed the request; a markup of nothing is none. Whom the node's owner allows, and how much, the driver knows.
+fn markup(fields: &mut Fields) -> Result<Option<Markup>, Failure> {
+    let Some(given) = fields.take("builder")? else { return Ok(None) };
+    let mut fields = Fields::of(given);
+    let named = |failure: Failure| match failure.param.clone() {
+        Some(param) => failure.in_param(format!("builder.{param}")),
+        None => failure,
+    };
+    let account = fields.take::<String>("account").map_err(named)?;
+    let bps = fields.take::<i64>("markup_bps").map_err(named)?.unwrap_or(0);
+    if let Some(name) = fields.unknown() {
+        return Err(unsupported(&format!("builder.{name}")));
+    }
+    let account =
+        account.ok_or_else(|| wrong("builder.account", "is missing: send the builder's account"))?;
+    let builder = account.parse();
+    let builder =
+        builder.map_err(|_| wrong("builder.account", "must be an account's id of 64 hexadecimal digits"))?;
+    let bps = u16::try_from(bps).ok().filter(|bps| u64::from(*bps) <= BPS);
+    let bps =
+        bps.ok_or_else(|| wrong("builder.markup_bps", &format!("must be a whole number from 0 to {BPS}")))?;
+    Ok((bps > 0).then_some(Markup { builder, bps }))
+}
+
+fn wanted_provider(request: JobRequest, fields: &mut Fields) -> Result<JobRequest, Failure> {
     let Some(given) = fields.take("provider")? else { return Ok(request) };
     let mut fields = Fields::of(given);
     let named = |failure: Failure| match failure.param.clone() {

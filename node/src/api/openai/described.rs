@@ -61,13 +61,8 @@ pub(super) struct CompletionRequest {
 /// How tokens are chosen.
 #[derive(Deserialize, ToSchema)]
 struct Sampling {
-    /// 0 always takes the likeliest token.
-    #[schema(minimum = 0, maximum = 2)]
-    temperature: Option<f32>,
-    #[schema(minimum = 0, maximum = 1)]
-    top_p: Option<f32>,
-    /// 0 keeps all.
-    top_k: Option<u32>,
+    #[serde(flatten)]
+    draws: Draws,
     /// 1 changes nothing.
     #[schema(minimum = 0.01, maximum = 2)]
     repetition_penalty: Option<f32>,
@@ -79,6 +74,18 @@ struct Sampling {
     logit_bias: Option<BTreeMap<String, f32>>,
     /// Texts that end the answer.
     stop: Option<Texts>,
+}
+
+/// What all dialects call by the same names.
+#[derive(Deserialize, ToSchema)]
+struct Draws {
+    /// 0 always takes the likeliest token.
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
+    top_p: Option<f32>,
+    /// 0 keeps all.
+    top_k: Option<u32>,
     /// Where the randomness comes from; random unless given.
     seed: Option<i64>,
 }
@@ -94,6 +101,7 @@ struct Common {
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     provider: Option<Provider>,
+    builder: Option<Builder>,
     /// Taken, and changes nothing.
     user: Option<String>,
     /// Taken, and changes nothing.
@@ -272,6 +280,19 @@ pub(super) struct Provider {
     preferred_min_throughput: Option<f32>,
 }
 
+/// Who routed the request, and is paid on top of the provider's price: an addition to the API. The node's owner must have
+/// allowed the builder.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Builder {
+    /// The builder's account.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    account: String,
+    /// Hundredths of a percent of the provider's price; 0 pays nobody.
+    #[schema(minimum = 0, maximum = 10_000, default = 0)]
+    markup_bps: Option<u16>,
+}
+
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Sort {
@@ -335,6 +356,7 @@ struct OllamaCommon {
     format: Option<Value>,
     options: Option<OllamaOptions>,
     provider: Option<Provider>,
+    builder: Option<Builder>,
 }
 
 /// How tokens are chosen, and how many.
@@ -342,14 +364,10 @@ struct OllamaCommon {
 struct OllamaOptions {
     /// The most tokens of the answer; -1 for no bound but the endpoint's own.
     num_predict: Option<i64>,
-    #[schema(minimum = 0, maximum = 2)]
-    temperature: Option<f32>,
-    #[schema(minimum = 0, maximum = 1)]
-    top_p: Option<f32>,
-    top_k: Option<u32>,
+    #[serde(flatten)]
+    draws: Draws,
     #[schema(minimum = 0.01, maximum = 2)]
     repeat_penalty: Option<f32>,
-    seed: Option<i64>,
     stop: Option<Vec<String>>,
 }
 
@@ -375,6 +393,7 @@ pub(super) struct EmbeddingsRequest {
     input: Inputs,
     encoding_format: Option<Encoding>,
     provider: Option<Provider>,
+    builder: Option<Builder>,
     /// Taken, and changes nothing.
     user: Option<String>,
 }
@@ -411,10 +430,8 @@ pub(super) struct ResponsesRequest {
     /// Whether to answer with server-sent events.
     #[schema(default = false)]
     stream: Option<bool>,
-    #[schema(minimum = 0, maximum = 2)]
-    temperature: Option<f32>,
-    #[schema(minimum = 0, maximum = 1)]
-    top_p: Option<f32>,
+    #[serde(flatten)]
+    draws: Draws,
     /// `format`: what the answer must look like.
     #[schema(value_type = Option<Object>)]
     text: Option<Value>,
@@ -424,14 +441,11 @@ pub(super) struct ResponsesRequest {
     tool_choice: Option<ResponsesToolChoice>,
     /// Whether there may be several calls in one answer.
     parallel_tool_calls: Option<bool>,
-    /// Where the randomness comes from; random unless given.
-    seed: Option<i64>,
-    /// 0 keeps all.
-    top_k: Option<u32>,
     /// 1 changes nothing.
     #[schema(minimum = 0.01, maximum = 2)]
     repetition_penalty: Option<f32>,
     provider: Option<Provider>,
+    builder: Option<Builder>,
     /// Repeated in the answer.
     user: Option<String>,
     /// Repeated in the answer.
@@ -465,6 +479,7 @@ pub(super) struct OllamaEmbedRequest {
     #[schema(default = true)]
     truncate: Option<bool>,
     provider: Option<Provider>,
+    builder: Option<Builder>,
 }
 
 /// A text to be made a vector of, in Ollama's older words.
@@ -473,4 +488,5 @@ pub(super) struct OllamaEmbeddingsRequest {
     model: String,
     prompt: Option<String>,
     provider: Option<Provider>,
+    builder: Option<Builder>,
 }

@@ -7,7 +7,7 @@ use engine::frame::{EMBED_INPUTS_MAX, Embed, EmbedInput};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::asked::{model, wanted_provider};
+use super::asked::{model, routed};
 use super::error::Refusal;
 use super::fields::{Fields, parse, wrong};
 use super::run::{Placed, Stake, describe, finish_of, place, refusal};
@@ -58,7 +58,7 @@ impl Wanted {
         }
         fields.ignore("user");
         let embed = Embed { inputs, truncate: false };
-        let request = wanted_provider(JobRequest::new(model, embed), &mut fields)?;
+        let request = routed(JobRequest::new(model, embed), &mut fields)?;
         Ok(Self { request, encoding, ignored: fields.leftover() })
     }
 }

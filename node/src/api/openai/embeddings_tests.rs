@@ -105,7 +105,7 @@ async fn another_provider_makes_the_vectors_that_are_missing() {
 
     assert_eq!(status, 200, "{answer}");
     assert_eq!(vectors(&answer), [[1.0, 0.0, -1.5], [2.0, 0.0, -1.5], [3.0, 0.0, -1.5]]);
-    assert_eq!(answer["usage"]["prompt_tokens"], 7, "what was asked is counted once");
+    assert_eq!(answer["usage"]["prompt_tokens"], 21, "each counts what it read");
     let charges = answer["sharemesh"].as_array().expect("a list");
     let providers: Vec<_> = charges.iter().map(|charge| charge["provider"].as_str().expect("text")).collect();
     assert_eq!(providers, ["p0", "p1", "p2"]);

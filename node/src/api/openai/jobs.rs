@@ -5,6 +5,8 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json as Answer};
+use protocol::ledger::money::markup_within;
+use protocol::ledger::records::Markup;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,7 +14,7 @@ use super::error::Refusal;
 use super::run::name;
 use crate::api::Api;
 use crate::api::caller::Caller;
-use crate::api::views::{CandidateView, JobView, Money, format_credits};
+use crate::api::views::{BuilderView, CandidateView, JobView, Money, format_credits};
 use crate::command::{Command, JobRequest, parse_job};
 use crate::exit::{Failure, FailureKind};
 
@@ -25,6 +27,9 @@ pub(super) struct DryRun {
     n: usize,
     /// The most that all choices together could cost at the best provider; none if nobody can be used.
     price_max: Option<Money>,
+    /// The most of it that the builder who routed the request could get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    builder: Option<BuilderView>,
     candidates: Vec<CandidateView>,
 }
 
@@ -38,19 +43,27 @@ pub(super) async fn quote(
     let model = Some(named.clone());
     // Waits a moment for adverts of a model that nobody has been heard of.
     api.commands.ask(|reply| Command::Providers { model, reply }).await?;
-    let (mut price_max, mut candidates) = (Some(0_u64), Vec::new());
+    let (mut price_max, mut share, mut candidates) = (Some(0_u64), 0_u64, Vec::new());
+    let markup = jobs.first().and_then(|job| job.markup);
+    let bps = markup.map_or(0, |markup| markup.bps);
     let n = jobs.len();
     for job in jobs {
         let quote = api.commands.ask(|reply| Command::Quote { request: Arc::new(job), reply }).await?;
         let price = quote.price_max.map(|price| price.nano);
+        share = share.saturating_add(price.map_or(0, |price| markup_within(price, bps)));
         price_max = price_max.zip(price).map(|(sum, price)| sum.saturating_add(price));
         if candidates.is_empty() {
             candidates = quote.candidates;
         }
     }
+    let builder = markup.zip(price_max).map(|(Markup { builder, bps }, _)| BuilderView {
+        account: builder.to_string(),
+        markup_bps: bps,
+        amount: share.into(),
+    });
     let price_max = price_max.map(Money::from_nano);
     let price = price_max.as_ref().map(|price| format_credits(price.nano));
-    let view = DryRun { object: "sharemesh.dry_run", model: named, n, price_max, candidates };
+    let view = DryRun { object: "sharemesh.dry_run", model: named, n, price_max, builder, candidates };
     let mut response = Answer(view).into_response();
     name(response.headers_mut(), "x-sharemesh-price", &price.into_iter().collect::<Vec<_>>());
     name(response.headers_mut(), "x-sharemesh-ignored", ignored);

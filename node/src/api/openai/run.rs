@@ -128,6 +128,7 @@ async fn submit(
     for (((job, request), own), mut reserved) in ids.into_iter().zip(jobs).zip(own).zip(reserved) {
         let permit = permits.split(1).ok_or_else(|| Failure::internal("a permit for each job was taken"))?;
         let guest = guests.as_mut().and_then(|guests| guests.split(1));
+        let relaying = api.relays.begin(job)?;
         let (sender, events) = events_of(&request);
         let request = Arc::new(request);
         let submit = Command::Submit { job, request: request.clone(), events: sender };
@@ -135,8 +136,9 @@ async fn submit(
         // The others may have begun by now.
         told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
         reserved.iter_mut().for_each(Reserved::place);
-        let one =
-            Watched::new(job, events, (permit, guest), api).noting(stake.begun.clone()).paid_by(reserved);
+        let one = Watched::new(relaying, events, (permit, guest), api)
+            .noting(stake.begun.clone())
+            .paid_by(reserved);
         watched.push(one.falling_back(stake.caller.clone(), request, own));
     }
     Ok(watched)

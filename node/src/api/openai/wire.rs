@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::api::views::{JobAccount, format_credits};
+use crate::api::views::{BuilderView, JobAccount, format_credits};
 
 /// Which of the two endpoints an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -337,6 +337,9 @@ pub(super) struct Charge {
     pub(super) receipt: Option<String>,
     pub(super) price_nano: u64,
     pub(super) price_credits: String,
+    /// The part of the price that the builder gets who routed the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) builder: Option<BuilderView>,
 }
 
 /// What all choices came to.
@@ -347,8 +350,17 @@ pub(super) struct Tally {
 }
 
 impl Charge {
-    fn of(account: &JobAccount, price_nano: u64) -> Self {
+    /// Returns what one provider was paid, where `before` is what those were who worked on the answer before it.
+    fn of(account: &JobAccount, before: &[JobAccount]) -> Self {
+        let sum = |of: fn(&JobAccount) -> u64| before.iter().map(of).fold(0, u64::saturating_add);
+        let price_nano = account.price.nano.saturating_sub(sum(|account| account.price.nano));
+        let shared = sum(|account| account.builder.as_ref().map_or(0, |builder| builder.amount.nano));
+        let builder = account.builder.clone().map(|builder| {
+            let amount = builder.amount.nano.saturating_sub(shared).into();
+            BuilderView { amount, ..builder }
+        });
         Self {
+            builder,
             job: account.job.clone(),
             provider: account.provider.clone(),
             receipt: account.receipt.clone(),
@@ -365,9 +377,8 @@ impl Tally {
         self.usage.completion_tokens += tokens_out;
         self.usage.total_tokens += tokens_in + tokens_out;
         // An answer that several providers made was paid to each for its part.
-        let before: u64 = account.earlier.iter().map(|earlier| earlier.price.nano).sum();
-        self.charges.extend(account.earlier.iter().map(|earlier| Charge::of(earlier, earlier.price.nano)));
-        self.charges.push(Charge::of(account, account.price.nano.saturating_sub(before)));
+        self.charges.extend(account.earlier.iter().map(|earlier| Charge::of(earlier, &[])));
+        self.charges.push(Charge::of(account, &account.earlier));
     }
 
     /// Returns what all choices cost together.

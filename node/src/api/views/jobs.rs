@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::exit::Failure;
 
-use super::{Money, SplitView};
+use super::{BuilderView, Money, SplitView};
 
 // --------------------------------------------------------------------------------------------------- jobs
 
@@ -206,8 +206,11 @@ pub struct JobAccount {
     pub total_ms: u64,
     /// Tokens per second after the first.
     pub tokens_per_s: f64,
-    /// What it cost.
+    /// What it cost, with the builder's part.
     pub price: Money,
+    /// The builder's part of the price; none where nobody routed the job, or it cost nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder: Option<BuilderView>,
     /// What was paid ahead to a provider that broke off, and that it may keep beyond the price, in nano-credits; not for
     /// clients.
     #[serde(skip)]
@@ -247,8 +250,11 @@ pub struct JobView {
     pub tokens_in: u32,
     /// Tokens of the answer.
     pub tokens_out: u32,
-    /// What it cost.
+    /// What it cost, with the builder's part.
     pub price: Money,
+    /// The builder's part of the price; none where nobody routed the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder: Option<BuilderView>,
     /// Id of the receipt that covers it, as this node's ledger holds it with both signatures.
     pub receipt: Option<String>,
     /// The channel it was paid in.

@@ -78,6 +78,17 @@ pub struct PriceView {
     pub output_per_million: Money,
 }
 
+/// What a builder gets on top of a price, for having routed a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BuilderView {
+    /// Its account.
+    pub account: String,
+    /// Its share of the provider's price in ten-thousandths.
+    pub markup_bps: u16,
+    /// How much of the price is its.
+    pub amount: Money,
+}
+
 /// One line of a split.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SplitView {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use protocol::ids::{AccountId, JobId};
 use protocol::job::{Failure as JobFailure, Finish, JobEvent as CoreEvent};
-use protocol::ledger::records::SplitRole;
+use protocol::ledger::records::{Markup, SplitRole};
 use protocol::router::{Considered, Gate};
 use protocol::scheduler::Refusal;
 
-use crate::api::views::{CandidateView, JobAccount, JobEvent, QuoteView, SplitView};
+use crate::api::views::{BuilderView, CandidateView, JobAccount, JobEvent, QuoteView, SplitView};
 use crate::command::JobRequest;
 use crate::driver::Driver;
 use crate::driver::answers::one_model;
@@ -20,20 +20,31 @@ impl Driver {
     /// Returns what a client is told of an event of its job, and whether it is the last one.
     pub(in crate::driver) fn view_of(&mut self, job: JobId, event: CoreEvent) -> (Option<JobEvent>, bool) {
         match event {
-            CoreEvent::Chosen { provider, considered } => {
+            CoreEvent::Chosen { provider, considered, opening_ms } => {
+                let now = self.clock.now_ms();
                 let why: Vec<CandidateView> = considered.iter().map(|c| self.candidate(c)).collect();
                 let worst = considered.iter().find(|c| c.provider == provider).map_or(0, |c| c.price);
                 let Some(own) = self.jobs.get_mut(&job) else { return (None, false) };
                 own.why.clone_from(&why);
                 own.attempts += 1;
+                own.steps.took("open", 0, opening_ms);
+                own.steps.done("route", 0, now);
                 own.price_max = worst;
                 (Some(JobEvent::Chosen { job: job.to_string(), provider: provider.to_string(), why }), false)
             }
             CoreEvent::Accepted { tokens_in } => {
+                let now = self.clock.now_ms();
+                if let Some(own) = self.jobs.get_mut(&job) {
+                    own.steps.done("accept", tokens_in, now);
+                }
                 let price_max = self.jobs.get(&job).map_or(0, |own| own.price_max).into();
                 (Some(JobEvent::Accepted { tokens_in, price_max }), false)
             }
             CoreEvent::Done(account) => {
+                let now = self.clock.now_ms();
+                if let Some(own) = self.jobs.get_mut(&job) {
+                    own.steps.done("receipt", 0, now);
+                }
                 (self.account(job, &account).map(|account| JobEvent::Done(Box::new(account))), true)
             }
             CoreEvent::Failed { failure, account } => {
@@ -76,6 +87,15 @@ impl Driver {
                 amount: account.in_channel.unsigned_abs().into(),
             });
         }
+        let markup = own.request.markup.filter(|_| record.channel.is_some());
+        let builder = markup.map(|Markup { builder, bps }| {
+            let lines = account.split.iter().filter(|(role, ..)| *role == SplitRole::Builder);
+            BuilderView {
+                account: builder.to_string(),
+                markup_bps: bps,
+                amount: lines.map(|(.., amount)| amount).sum::<u64>().into(),
+            }
+        });
         Some(JobAccount {
             job: job.to_string(),
             model: own.request.model.clone(),
@@ -90,6 +110,7 @@ impl Driver {
             tokens_per_s: f64::from(tokens_out.saturating_sub(1)) * 1000.0
                 / f64::from(u32::try_from(after_first).unwrap_or(u32::MAX)),
             price: account.price.into(),
+            builder,
             ahead_nano: account.ahead,
             split,
             receipt: account.receipt.map(|receipt| receipt.to_string()),
@@ -120,6 +141,7 @@ impl Driver {
     pub(super) fn quote(&self, request: &Arc<JobRequest>) -> Result<QuoteView, Failure> {
         let model = one_model(&request.model, &self.resolve(&request.model))?;
         let mut request = Arc::clone(request);
+        self.check_builder(&request)?;
         self.check_kind(&request, model)?;
         self.fit(&mut request, model);
         self.narrow(&mut request, model)?;

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use protocol::ids::{ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Finish, JobRecord};
-use protocol::ledger::records::{AccountOp, OpBody, SplitLine};
+use protocol::ledger::money::QUANTUM;
+use protocol::ledger::records::{AccountOp, OpBody, SplitLine, SplitRole};
+use protocol::price::Usage;
 use protocol::signed::Verified;
 
 use crate::api::views::{
-    BalanceView, BookView, BooksView, JobView, Money, PriceView, ReceiptDetailView, ReceiptView,
+    BalanceView, BookView, BooksView, BuilderView, JobView, Money, PriceView, ReceiptDetailView, ReceiptView,
     ReceiptsView, SplitView, StepView,
 };
 use crate::command::Reply;
@@ -245,7 +247,8 @@ pub(super) fn show_receipt(
     let (position, entry) = one_receipt(asker, id)?;
     let channel = asker.channel(entry.channel).map_err(broken)?;
     let jobs = asker.jobs_of(entry.channel).map_err(broken)?;
-    let jobs = jobs.iter().map(|record| job_view(asker, record, me)).collect::<Result<_, _>>()?;
+    let views = jobs.iter().map(|record| job_view_among(asker, record, me, &jobs));
+    let jobs = views.collect::<Result<_, _>>()?;
     let (terms, price, split) =
         channel.map_or((String::new(), PriceView::default(), Vec::new()), |channel| {
             let split = split_of(&channel.split, entry.amount);
@@ -283,10 +286,47 @@ pub(super) fn split_of(lines: &[SplitLine], amount: u64) -> Vec<SplitView> {
 }
 
 pub(super) fn job_view(asker: &Asker, record: &JobRecord, me: NodeId) -> Result<JobView, Failure> {
+    match builder_of(asker, record)? {
+        None => job_view_among(asker, record, me, &[]),
+        Some(_) => {
+            let all = record.channel.map_or(Ok(Vec::new()), |channel| asker.jobs_of(channel));
+            job_view_among(asker, record, me, &all.map_err(broken)?)
+        }
+    }
+}
+
+fn builder_of(asker: &Asker, record: &JobRecord) -> Result<Option<SplitLine>, Failure> {
+    let channel = record.channel.map(|channel| asker.channel(channel)).transpose().map_err(broken)?.flatten();
+    let mut lines = channel.into_iter().flat_map(|channel| channel.split);
+    Ok(lines.find(|line| line.role == SplitRole::Builder))
+}
+
+/// Returns how many full quanta a job completed on its channel, `jobs` being all jobs of that: markups fall due by them.
+fn quanta_of(record: &JobRecord, jobs: &[JobRecord]) -> u64 {
+    let rank = |job: &JobRecord| (job.end, job.start, job.job);
+    let before = jobs.iter().filter(|job| rank(job) < rank(record));
+    let before = before.fold(Usage::default(), |sum, job| sum.plus(&job.usage));
+    let quanta = |usage: &Usage| record.price.cost(usage).unwrap_or(u64::MAX) / QUANTUM;
+    quanta(&before.plus(&record.usage)).saturating_sub(quanta(&before))
+}
+
+/// Shows a job; `jobs` are those of its channel, where that pays a builder.
+fn job_view_among(
+    asker: &Asker,
+    record: &JobRecord,
+    me: NodeId,
+    jobs: &[JobRecord],
+) -> Result<JobView, Failure> {
+    let builder = builder_of(asker, record)?.map(|line| BuilderView {
+        account: line.account.to_string(),
+        markup_bps: line.bps,
+        amount: quanta_of(record, jobs).saturating_mul(u64::from(line.bps)).into(),
+    });
     let head =
         record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
     let requested = record.requester == me;
     let price = record.price.cost(&record.usage).unwrap_or(u64::MAX);
+    let price = price.saturating_add(builder.as_ref().map_or(0, |builder| builder.amount.nano));
     Ok(JobView {
         job: record.job.to_string(),
         role: if requested { "consumer" } else { "provider" }.to_owned(),
@@ -297,6 +337,7 @@ pub(super) fn job_view(asker: &Asker, record: &JobRecord, me: NodeId) -> Result<
         tokens_in: u32::try_from(record.usage.tokens_in).unwrap_or(u32::MAX),
         tokens_out: u32::try_from(record.usage.tokens_out).unwrap_or(u32::MAX),
         price: price.into(),
+        builder,
         receipt: head.filter(|head| head.cosigned).map(|head: ReceiptEntry| RecordId::to_string(&head.id)),
         channel: record.channel.map(|channel| channel.to_string()),
         started_ms: record.start.0,

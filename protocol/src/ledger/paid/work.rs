@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, JobId};
-use crate::price::Usage;
+use crate::price::{Usage, Worst};
 
 /// What was delivered on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl Work {
 /// A job in flight on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flight {
-    pub(super) worst: Usage,
+    pub(super) worst: Worst,
     /// Prompt tokens, once they are counted.
     pub(super) tokens_in: Option<u32>,
     pub(super) granted: u32,
@@ -58,14 +58,8 @@ pub(super) struct Flight {
 impl Flight {
     /// Returns the work of all that it was granted.
     pub(super) fn usage(&self) -> Usage {
-        if self.granted == 0 {
-            return Usage::default();
-        }
-        Usage {
-            calls: 1,
-            tokens_in: self.tokens_in.map_or(self.worst.tokens_in, u64::from),
-            tokens_out: u64::from(self.granted).min(self.worst.tokens_out),
-            compute: 0,
-        }
+        let all = self.worst.usage;
+        let tokens_in = self.tokens_in.map_or(all.tokens_in, u64::from);
+        self.worst.usage_of(tokens_in, u64::from(self.granted).min(all.tokens_out))
     }
 }

@@ -4,9 +4,8 @@ use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, Digest, JobId};
 use crate::job::{Failure, Finish, JobAccount, JobEvent, JobRecord};
-use crate::ledger::money::{shares, waiting};
+use crate::ledger::money::{shares, waiting, with_markup};
 use crate::model::Modality;
-use crate::price::Usage;
 use crate::record::Record;
 use crate::router::Gate;
 use crate::signed::Verified;
@@ -22,7 +21,8 @@ impl Node {
         let Phase::Placed(placed) = &job.phase else { return };
         let (Some((tokens, digest)), Some((record, jobs))) = (placed.ended, &placed.finished) else { return };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let agreed = record.usage == Usage::of_job(tokens_in, u64::from(tokens)) && record.output == digest;
+        let usage = job.spec.worst().usage_of(tokens_in, u64::from(tokens));
+        let agreed = record.usage == usage && record.output == digest;
         let (provider, finish, jobs) = (placed.provider, record.finish, *jobs);
         if !agreed {
             out.push(Effect::Penalise(provider, Offence::BadCount));
@@ -95,7 +95,7 @@ impl Node {
         let job = self.jobs.get(&id)?;
         let Phase::Placed(placed) = &job.phase else { return None };
         let tokens_in = placed.accepted.map_or(0, |(tokens_in, _)| u64::from(tokens_in));
-        let usage = Usage::of_job(tokens_in, u64::from(placed.tokens));
+        let usage = job.spec.worst().usage_of(tokens_in, u64::from(placed.tokens));
         let record = JobRecord {
             job: id,
             channel: placed.channel,
@@ -137,11 +137,15 @@ impl Node {
         let side = &mut self.paying.get_mut(&channel)?.side;
         let before = side.bill();
         let ahead = if record.finish == Finish::Lost { side.ahead(id, &record.usage) } else { 0 };
-        let price = match record.finish {
+        let base = match record.finish {
             Finish::Lost => side.end_lost(id, record.usage)?,
             Finish::Stop | Finish::Length | Finish::Cancelled => side.end(id, record.usage, jobs)?,
         };
-        let after = before.saturating_add(price);
+        let after = before.saturating_add(base);
+        let bps = side.terms.markup.map_or(0, |markup| markup.bps);
+        let paid = |base: u64| with_markup(base, bps).unwrap_or(u64::MAX);
+        let price = paid(after).saturating_sub(paid(before));
+        let ahead = paid(after.saturating_add(ahead)).saturating_sub(paid(after));
         let split = shares(&side.terms, before, after).unwrap_or_default();
         let split = split.into_iter().map(|(line, share)| (line.role, line.account, share)).collect();
         let in_channel =

@@ -38,12 +38,12 @@ impl Node {
         let ours = terms.payer_account == self.wallet.account() && terms.model == job.spec.model;
         let theirs = terms.payee == from && terms.is_signed_by(Role::Node, from.into()) && serves;
         let licence = open_licence(job.spec.model, self.domain);
-        let worst = terms.price.cost(&job.spec.worst_usage());
+        let worst = job.spec.worst_price(&terms.price);
         let considered = job.considered.iter_mut().find(|considered| considered.provider == from);
         let advertised = considered.as_ref().map_or(0, |considered| considered.price);
         let most = job.spec.constraints.price_max.unwrap_or(u64::MAX).min(advertised);
-        if !ours || !theirs || terms.markup.is_some() || terms.check(&self.config.manifest, licence).is_err()
-        {
+        let is_as_asked = terms.markup == job.spec.markup || mutant::is_in("markup-of-the-provider");
+        if !ours || !theirs || !is_as_asked || terms.check(&self.config.manifest, licence).is_err() {
             job.rejected.insert(from, Gate::BadTerms);
             out.push(Effect::Penalise(from, Offence::WrongSigner));
         } else if let Some(worst) = worst.filter(|worst| *worst <= most) {
@@ -82,8 +82,8 @@ impl Node {
                 if placed.tokens > 0 && !mutant::is_in("refused-unaccounted") {
                     out.push(Effect::Penalise(from, Offence::BadCount));
                     self.disavow(id, "it delivered tokens and refused the job", now, out);
-                } else if let Refusal::PromptTooLong { tokens, context } = refusal {
-                    self.fail(id, Failure::PromptTooLong { tokens, context }, out);
+                } else if let Refusal::PromptTooLong { tokens, context, text } = refusal {
+                    self.fail(id, Failure::PromptTooLong { tokens, context, text }, out);
                 } else if let Some(channel) = channel.filter(|_| refusal.is_about_channel() && !job.reopened)
                 {
                     job.reopened = true;
@@ -172,6 +172,7 @@ impl Node {
             self.seek(id, now, out);
             return;
         };
+        job.opening = Some(now);
         job.phase = Phase::Opening { terms, op: None, queried: false };
         self.deadlines.set(Timer::Job(id), now.plus_ms(OPEN_MS));
         self.open(id, now, out);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{JobId, ModelId, NodeId};
 use crate::ledger::money::with_markup;
-use crate::ledger::records::Terms;
+use crate::ledger::records::{Markup, Terms};
 use crate::node::{Node, Timer};
 use crate::price::Usage;
 use crate::time::Time;
@@ -26,6 +26,7 @@ struct Signed {
     at: Time,
     payee: NodeId,
     model: ModelId,
+    markup: Option<Markup>,
     job: JobId,
 }
 
@@ -43,17 +44,23 @@ impl Burst {
         now: Time,
     ) -> Result<(), Time> {
         self.0.retain(|signed| now.since_ms(signed.at) < BURST_MS && running.contains_key(&signed.job));
-        let same = self.0.iter().filter(|signed| (signed.payee, signed.model) == (terms.payee, terms.model));
+        let key = (terms.payee, terms.model, terms.markup);
+        let same = self.0.iter().filter(|signed| (signed.payee, signed.model, signed.markup) == key);
         if same.clone().count() >= BURST_CHANNELS_MAX {
             let first = same.map(|signed| signed.at).min().unwrap_or(now);
             return Err(first.plus_ms(BURST_MS));
         }
-        self.0.push(Signed { at: now, payee: terms.payee, model: terms.model, job });
+        self.0.push(Signed { at: now, payee: terms.payee, model: terms.model, markup: terms.markup, job });
         Ok(())
     }
 }
 
 impl Job {
+    /// Says whether a channel on these terms is for such a job.
+    fn is_paid_on(&self, terms: &Terms) -> bool {
+        (self.spec.model, self.spec.markup) == (terms.model, terms.markup)
+    }
+
     /// Says whether the job waits for a channel to this payee.
     fn waits_for(&self, payee: NodeId) -> bool {
         matches!(&self.phase, Phase::Opening { terms, op: None, .. } if terms.payee == payee)
@@ -73,9 +80,9 @@ impl Job {
 }
 
 impl Node {
-    /// Says whether a job of ours waits for a channel to this payee: it opens the next one itself, in its size.
-    pub(in crate::node) fn has_waiting(&self, payee: NodeId, model: ModelId) -> bool {
-        self.jobs.values().any(|job| job.spec.model == model && job.waits_for(payee))
+    /// Says whether a job of ours waits for a channel on such terms: it opens the next one itself, in its size.
+    pub(in crate::node) fn has_waiting(&self, terms: &Terms) -> bool {
+        self.jobs.values().any(|job| job.is_paid_on(terms) && job.waits_for(terms.payee))
     }
 
     /// Returns what a channel for job `id` shall hold, whose worst case costs `least`: room for all jobs that wait for
@@ -91,7 +98,7 @@ impl Node {
     fn room_for(&self, id: JobId, terms: &Terms, most: u64, counts: impl Fn(&Job) -> bool) -> u64 {
         let Some(own) = self.jobs.get(&id) else { return 0 };
         let others = self.jobs.iter().filter(|(other, _)| **other != id).map(|(_, job)| job);
-        let others = others.filter(|job| job.spec.model == terms.model && counts(job));
+        let others = others.filter(|job| job.is_paid_on(terms) && counts(job));
         let (mut sum, mut room) = (own.spec.worst_usage(), 0);
         let mut fits = |usage: &Usage| {
             let cost = self.affordable(terms, usage, most);

@@ -26,7 +26,7 @@ impl Node {
         }
         crate::router::sort(&mut ranked, &job.spec.constraints);
         let usable: Vec<NodeId> = ranked.iter().filter(|c| c.gate.is_none()).map(|c| c.provider).collect();
-        let (model, worst) = (job.spec.model, job.spec.worst_usage());
+        let spec = job.spec.clone();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.considered = ranked;
         let most = job.considered.iter().find(|c| c.gate.is_none()).map_or(0, |c| c.price);
@@ -43,7 +43,7 @@ impl Node {
             return;
         }
         // A channel on older terms may be dearer than what its provider asks now.
-        if let Some(channel) = self.open_channel_with(best, model, &worst, Some(most), now) {
+        if let Some(channel) = self.open_channel_with(best, &spec, Some(most), now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -56,7 +56,8 @@ impl Node {
         self.deadlines.set(Timer::Job(id), now.plus_ms(ASK_MS));
         let account = self.wallet.account();
         for provider in asked {
-            self.send(provider, Message::Ask { job: id, model, account }, out);
+            let ask = Message::Ask { job: id, model: spec.model, account, markup: spec.markup };
+            self.send(provider, ask, out);
         }
     }
 

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::ids::{Digest, JobId};
 use crate::job::{Failure, Finish, JobAccount, JobEvent, JobRecord};
-use crate::price::{Price, Usage};
+use crate::price::Price;
 use crate::record::Record;
 use crate::time::Time;
 
@@ -33,7 +33,7 @@ impl Node {
     ) {
         let Some(job) = self.jobs.get(&id) else { return };
         let Phase::AtHome { tokens_in, start } = job.phase else { return };
-        let usage = Usage::of_job(u64::from(tokens_in), u64::from(tokens_out));
+        let usage = job.spec.worst().usage_of(u64::from(tokens_in), u64::from(tokens_out));
         let record = JobRecord {
             job: id,
             channel: None,

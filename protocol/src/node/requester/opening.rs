@@ -18,7 +18,8 @@ impl Node {
     pub(super) fn open(&mut self, id: JobId, now: Time, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(&id) else { return };
         let Phase::Opening { terms, op: None, .. } = &job.phase else { return };
-        let (provider, model, worst) = (terms.payee, job.spec.model, job.spec.worst_usage());
+        let (provider, spec) = (terms.payee, job.spec.clone());
+        let worst = spec.worst_usage();
         if terms.price.is_free() {
             let price = terms.price;
             self.submit(id, provider, None, price, now, out);
@@ -30,8 +31,8 @@ impl Node {
         let available = self.wallet.balance().available();
         let needed = |cap: u64| with_markup(cap, markup_bps).ok()?.checked_add(fee);
         let least = terms.price.cost(&worst).and_then(|worst| Some((worst, needed(worst)?)));
-        let most = terms.price.cost(&worst);
-        if let Some(channel) = self.open_channel_with(provider, model, &worst, most, now) {
+        let most = spec.worst_price(&terms.price);
+        if let Some(channel) = self.open_channel_with(provider, &spec, most, now) {
             self.place(id, channel, now, out);
             return;
         }
@@ -130,12 +131,12 @@ impl Node {
     }
 
     pub(super) fn place(&mut self, id: JobId, channel: ChannelId, now: Time, out: &mut Vec<Effect>) {
-        let Some(worst) = self.jobs.get(&id).map(|job| job.spec.worst_usage()) else { return };
+        let Some(worst) = self.jobs.get(&id).map(|job| job.spec.worst()) else { return };
         let Some(paying) = self.paying.get_mut(&channel).map(|channel| &mut channel.side) else { return };
         let (provider, price) = (paying.terms.payee, paying.terms.price);
         if paying.reserve(id, worst) {
             self.submit(id, provider, Some(channel), price, now, out);
-            self.open_ahead(channel, id, &worst, now, out);
+            self.open_ahead(channel, id, now, out);
         } else {
             // Another job took the room between the choice and now.
             self.seek(id, now, out);
@@ -170,15 +171,16 @@ impl Node {
             let gate = job.rejected.get(&other.provider).copied().or(other.gate);
             if other.provider == provider {
                 other.gate = None;
-                other.price = price.cost(&job.spec.worst_usage()).unwrap_or(u64::MAX);
+                other.price = job.spec.worst_price(&price).unwrap_or(u64::MAX);
             } else {
                 other.gate = gate.or(Some(Gate::Outbid));
             }
         }
         let spec = job.spec.clone();
+        let opening_ms = job.opening.take().map_or(0, |since| now.since_ms(since));
         self.deadlines.set(Timer::Job(id), now.plus_ms(ACCEPT_MS));
         out.push(Effect::Attach { job: id, provider });
         self.send(provider, Message::Submit { job: id, spec, channel, opening }, out);
-        out.push(Effect::Tell(id, JobEvent::Chosen { provider, considered }));
+        out.push(Effect::Tell(id, JobEvent::Chosen { provider, considered, opening_ms }));
     }
 }

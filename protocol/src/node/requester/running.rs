@@ -176,13 +176,13 @@ impl Node {
     ) {
         let id = record.job;
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let most = job.spec.tokens_in_max();
+        let worst = job.spec.worst();
         let Phase::Placed(placed) = &mut job.phase else { return };
-        if placed.provider != from || record.usage.tokens_in > most {
+        if placed.provider != from || worst.tokens_in_of(&record.usage) > worst.usage.tokens_in {
             return;
         }
         if placed.accepted.is_none() {
-            let tokens_in = u32::try_from(record.usage.tokens_in).unwrap_or(u32::MAX);
+            let tokens_in = u32::try_from(worst.tokens_in_of(&record.usage)).unwrap_or(u32::MAX);
             placed.accepted = Some((tokens_in, now));
             out.push(Effect::Tell(id, JobEvent::Accepted { tokens_in }));
         }

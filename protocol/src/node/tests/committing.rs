@@ -161,7 +161,7 @@ fn an_owner_whose_issuers_do_not_agree_asks_them_once_for_a_job_that_waits() {
     let mut owner = Told::owner_at_four();
     let advert = Advert::clone(&advert(&PROVIDER, 1, START, DEAR));
     let licence = open_licence(MODEL, four().domain());
-    let models = vec![ModelOffer { licence: licence.clone(), ..offer(DEAR) }];
+    let models = vec![ModelOffer { licence, ..offer(DEAR) }];
     let advert = sign(Advert { models, ..advert }, four().domain(), Role::Node, &PROVIDER.node());
     owner.greeted_at_four(&PROVIDER, Some(advert));
     owner.told(START, Input::Submitted(job(1), spec()));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::ids::AccountId;
 use protocol::ledger::issuer::Balance;
+use protocol::ledger::money::QUANTUM;
 use protocol::price::Usage;
 use protocol::statement::Statement;
 
@@ -92,8 +93,12 @@ pub(super) fn no_job_is_paid_twice(world: &World, tally: &mut Tally) {
             format!("job {id:?} delivered {} tokens and was accounted as {usage:?}", job.tokens)
         });
         let cost = account.record.price.cost(&usage).unwrap_or(u64::MAX);
-        // Costs are rounded up once over the channel, so one job's part may be a nano-credit less.
-        tally.check(account.payee.is_none() || account.price.abs_diff(cost) <= 1, || {
+        // Costs are rounded up once over the channel, so one job's part may be a nano-credit less; the quantum in which it
+        // ends is full with another one, or was begun by one.
+        let bps = u64::from(job.spec.markup_bps());
+        let (least, most) = (cost / QUANTUM * bps, cost.div_ceil(QUANTUM) * bps);
+        let range = (cost + least).saturating_sub(1)..=cost.saturating_add(most);
+        tally.check(account.payee.is_none() || range.contains(&account.price), || {
             format!("job {id:?} costs {cost} and was billed {}", account.price)
         });
     }

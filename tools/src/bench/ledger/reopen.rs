@@ -157,6 +157,7 @@ pub(super) fn config(data: &Path) -> Config {
         network: None,
         issuer_key: None,
         bootstrap: Vec::new(),
+        builders: std::collections::BTreeMap::new(),
     }
 }
 

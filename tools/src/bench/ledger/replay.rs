@@ -1,6 +1,7 @@
 //! What the core makes of a journal: how long it takes to follow it, and what it holds in memory afterwards. In a process of
 //! its own, so that nothing else is in that memory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -58,6 +59,7 @@ pub(in super::super) fn run(arguments: &Arguments) -> Result<()> {
         class: ProviderClass::Community,
         region: String::new(),
         version: String::new(),
+        builders: BTreeMap::new(),
     };
     let begun = Instant::now();
     let options = journal::Options::default();

@@ -280,13 +280,17 @@ impl Talk {
 
 /// Says who was paid, and what: an addition to the API.
 pub(super) fn charge(account: &JobAccount) -> Value {
-    json!({
+    let mut charge = json!({
         "job": account.job,
         "provider": account.provider,
         "receipt": account.receipt,
         "price_nano": account.price.nano,
         "price_credits": account.price.credits,
-    })
+    });
+    if let Some(builder) = &account.builder {
+        charge["builder"] = json!(builder);
+    }
+    charge
 }
 
 /// Writes a time, in Unix milliseconds, as RFC 3339 has it.

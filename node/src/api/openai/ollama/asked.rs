@@ -47,7 +47,7 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<(Asked, bool), Fai
     if fields.take::<bool>("logprobs")?.unwrap_or(false) {
         return Err(unsupported("logprobs"));
     }
-    for name in ["tools", "provider"] {
+    for name in ["tools", "provider", "builder"] {
         if let Some(value) = fields.take::<Value>(name)? {
             said.insert(name.to_owned(), value);
         }

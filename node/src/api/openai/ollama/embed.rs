@@ -6,7 +6,7 @@ use engine::frame::{Embed, EmbedInput};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::asked::{model, wanted_provider};
+use super::super::asked::{model, routed};
 use super::super::embeddings::{check, gather};
 use super::super::error::Refusal;
 use super::super::fields::{Fields, parse, wrong};
@@ -73,7 +73,7 @@ fn read(endpoint: Endpoint, body: &[u8]) -> Result<Wanted, Failure> {
     // A long text is cut unless the program says otherwise.
     let truncate = fields.take("truncate")?.unwrap_or(true);
     ["options", "keep_alive"].iter().for_each(|name| fields.ignore(name));
-    let request = wanted_provider(JobRequest::new(named, Embed { inputs, truncate }), &mut fields)?;
+    let request = routed(JobRequest::new(named, Embed { inputs, truncate }), &mut fields)?;
     Ok(Wanted { request, ignored: fields.leftover() })
 }
 

@@ -74,7 +74,8 @@ pub(in super::super) struct Wanted {
 impl Wanted {
     /// Reads a request, or says what to change.
     pub(in super::super) async fn of(body: &[u8]) -> Result<Self, Failure> {
-        let Chat { said, echo, ignored } = chat(Fields::read(body)?)?;
+        let Chat { said, origins, echo, ignored } = chat(Fields::read(body)?)?;
+        let renamed = |failure| renamed(failure, &origins);
         let asked = Asked::of(Dialect::Chat, Value::Object(said).to_string().as_bytes()).map_err(renamed)?;
         let mut asked = asked.checked().await.map_err(renamed)?;
         asked.ignored.extend(ignored);
@@ -82,18 +83,25 @@ impl Wanted {
     }
 }
 
-/// Says a failure of a chat in the words of this endpoint.
-fn renamed(failure: Failure) -> Failure {
+/// Says a failure of a chat in the words of this endpoint; `origins` tells what each message was made of.
+fn renamed(failure: Failure, origins: &[String]) -> Failure {
     let Some(param) = failure.param.clone() else { return failure };
-    let Some((name, ours)) = NAMES.iter().find(|(name, _)| param.starts_with(name)) else { return failure };
-    let message = failure.message.replacen(name, ours, 1);
-    Failure { message, ..failure }.in_param(param.replacen(name, ours, 1))
+    let of_message =
+        origins.iter().enumerate().map(|(at, origin)| (format!("messages[{at}]"), origin.as_str()));
+    let of_name = NAMES.iter().map(|(name, ours)| ((*name).to_owned(), *ours));
+    let Some((name, ours)) = of_message.chain(of_name).find(|(name, _)| param.starts_with(name)) else {
+        return failure;
+    };
+    let message = failure.message.replacen(&name, ours, 1);
+    Failure { message, ..failure }.in_param(param.replacen(&name, ours, 1))
 }
 
 /// A request in the words of a chat.
 struct Chat {
     /// The body.
     said: Map<String, Value>,
+    /// What each of its messages was made of.
+    origins: Vec<String>,
     /// What the answer repeats.
     echo: Map<String, Value>,
     /// Names of what changes nothing.
@@ -103,11 +111,11 @@ struct Chat {
 fn chat(mut fields: Fields) -> Result<Chat, Failure> {
     refuse_what_is_not_there(&mut fields)?;
     let instructions = fields.take::<String>("instructions")?;
-    let messages = messages(instructions.as_deref(), fields.take("input")?)?;
+    let (messages, origins) = messages(instructions.as_deref(), fields.take("input")?)?;
     let text = fields.take::<Map<String, Value>>("text")?.unwrap_or_default();
     let most = fields.take::<Value>("max_output_tokens")?;
     let (metadata, user) = (fields.take::<Value>("metadata")?, fields.take::<Value>("user")?);
-    let mut said = Map::from_iter([("messages".to_owned(), messages)]);
+    let mut said = Map::from_iter([("messages".to_owned(), messages.into())]);
     for name in SAME {
         said.extend(fields.take::<Value>(name)?.map(|value| (name.to_owned(), value)));
     }
@@ -131,7 +139,7 @@ fn chat(mut fields: Fields) -> Result<Chat, Failure> {
         "user": user,
     });
     let Value::Object(echo) = echo else { return Err(Failure::internal("an object is an object")) };
-    Ok(Chat { said, echo, ignored: fields.leftover() })
+    Ok(Chat { said, origins, echo, ignored: fields.leftover() })
 }
 
 /// Says what the text shall look like as chats say it: there, a schema is one level further down.
@@ -143,16 +151,23 @@ fn chat_format(format: &Value) -> Result<Value, Failure> {
     Ok(json!({"type": "json_schema", "json_schema": format}))
 }
 
-/// Says the conversation as the messages of a chat.
-fn messages(instructions: Option<&str>, input: Option<Value>) -> Result<Value, Failure> {
+/// Says the conversation as the messages of a chat, and of each of them what it was made of first: items that follow each
+/// other may become one message, or none.
+fn messages(instructions: Option<&str>, input: Option<Value>) -> Result<(Vec<Value>, Vec<String>), Failure> {
     let mut messages = Vec::new();
+    let mut origins: Vec<String> = instructions.iter().map(|_| "instructions".to_owned()).collect();
     messages.extend(instructions.map(|text| json!({"role": "system", "content": text})));
     match input {
         None => return Err(wrong("input", "is missing: send a text, or the items of a conversation")),
-        Some(Value::String(text)) => messages.push(json!({"role": "user", "content": text})),
+        Some(Value::String(text)) => {
+            messages.push(json!({"role": "user", "content": text}));
+            origins.push("input".to_owned());
+        }
         Some(Value::Array(items)) => {
             for (at, item) in items.into_iter().enumerate() {
-                take_item(&mut messages, &format!("input[{at}]"), item)?;
+                let at = format!("input[{at}]");
+                take_item(&mut messages, &at, item)?;
+                origins.resize(messages.len(), at);
             }
         }
         Some(_) => return Err(wrong("input", "must be a text or a list of items")),
@@ -160,7 +175,7 @@ fn messages(instructions: Option<&str>, input: Option<Value>) -> Result<Value, F
     if messages.len() == usize::from(instructions.is_some()) {
         return Err(wrong("input", "is empty: send a text, or the items of a conversation"));
     }
-    Ok(messages.into())
+    Ok((messages, origins))
 }
 
 fn take_item(messages: &mut Vec<Value>, at: &str, item: Value) -> Result<(), Failure> {

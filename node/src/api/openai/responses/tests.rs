@@ -185,6 +185,11 @@ async fn what_cannot_be_done_is_refused_by_name() {
         (json!({"input": [5]}), "input[0]"),
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input[0].type"),
         (json!({"input": [{"role": "king", "content": "x"}]}), "input[0].role"),
+        (json!({"instructions": "Be brief.", "input": [{"role": "king", "content": "x"}]}), "input[0].role"),
+        (
+            json!({"input": [{"role": "user", "content": "x"}, {"type": "reasoning"}, {"role": "king", "content": "x"}]}),
+            "input[2].role",
+        ),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
             "input[0].content[0].type",
