@@ -69,6 +69,14 @@ impl Markups {
         }
     }
 
+    /// Says whether all of this is written down, of a channel that was forgotten since: an issuer that says so late is heard,
+    /// and nothing is kept of it.
+    fn is_over(&self, routed: &Routed) -> bool {
+        let Routed { channel, payer, bps, redeemed, closed, .. } = *routed;
+        let is_same = self.moved.get(&channel) == Some(&markup_of(redeemed, bps));
+        closed && is_same && !self.said.contains_key(&(channel, payer, bps))
+    }
+
     /// Forgets what was said of a channel that has ended: what it paid in all is written down.
     fn forget(&mut self, channel: ChannelId) {
         let claims = self.claims.values_mut().filter_map(|claims| claims.remove(&channel));
@@ -84,6 +92,11 @@ impl Markups {
             *moved = moved.saturating_add(line.credit).saturating_sub(line.debit);
         }
     }
+}
+
+/// Returns what a builder has got of a channel that has paid this base, in nano-credits.
+fn markup_of(base: u64, bps: u16) -> u64 {
+    (base / QUANTUM).saturating_mul(u64::from(bps))
 }
 
 /// Why a job may not pay a markup.
@@ -153,15 +166,18 @@ impl Node {
             return;
         }
         // What is not heard is not confirmed either.
-        told.retain(|routed| self.markups.may_say(key, routed));
+        told.retain(|routed| self.markups.is_over(routed) || self.markups.may_say(key, routed));
         for routed in &told {
+            if self.markups.is_over(routed) {
+                continue;
+            }
             let Routed { channel, payer, bps, redeemed, closed, epoch } = *routed;
             let said = self.markups.said.entry((channel, payer, bps)).or_default();
             said.learn(key, &RedeemAck { channel, amount: redeemed, closed, epoch });
             let manifest = &self.config.manifest;
             let (end, epoch) = (said.end(manifest), said.epoch(manifest));
             let base = end.unwrap_or_else(|| said.vouched(manifest));
-            let all = (base / QUANTUM).saturating_mul(u64::from(bps));
+            let all = markup_of(base, bps);
             let before = self.markups.moved.get(&channel).copied().unwrap_or(0);
             // Only an end takes back what some issuers had paid beyond it; others may just have said less so far.
             if all > before || (end.is_some() && all < before) {
@@ -223,6 +239,18 @@ mod tests {
         markups.said.entry((ChannelId([1; 32]), AccountId([1; 32]), 100)).or_default();
         markups.forget(ChannelId([1; 32]));
         assert!(markups.said.is_empty() && markups.may_say(one, &routed(1, 2)));
+    }
+
+    #[test]
+    fn an_issuer_that_says_late_that_a_channel_has_ended_adds_nothing() {
+        let mut markups = Markups::default();
+        let ended = Routed { redeemed: 5 * QUANTUM, closed: true, ..routed(1, 1) };
+        assert!(!markups.is_over(&ended), "nothing is written down of it");
+        markups.moved.insert(ended.channel, 500);
+        assert!(markups.is_over(&ended) && !markups.is_over(&Routed { closed: false, ..ended }));
+        assert!(!markups.is_over(&Routed { redeemed: 6 * QUANTUM, ..ended }), "it has paid more");
+        markups.said.entry((ended.channel, ended.payer, ended.bps)).or_default();
+        assert!(!markups.is_over(&ended), "others have yet to say so");
     }
 
     #[test]

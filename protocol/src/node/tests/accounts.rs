@@ -330,3 +330,22 @@ fn a_node_that_recovers_signs_neither_how_its_account_begins_nor_a_rotation_nor_
     assert!(!sent(&before).contains(&"step"), "{before:?}");
     assert!(sent(&after).contains(&"step"), "{after:?}");
 }
+
+#[test]
+fn a_rotation_that_is_refused_is_signed_again_after_a_while_and_not_at_once() {
+    let mut config = consumer().node.config.clone();
+    config.owner = Owner::Wallet { inception: begins(80), key: signer(80), next: Some(signer(81)) };
+    let mut node = Told { node: Node::new(config, 1, &[], START).expect("an empty journal") };
+    node.greeted_by(START, &ISSUER, None);
+    let account = begins(80).account();
+    let (head, balance) = (RecordId([1; 32]), Balance::default());
+    node.hears(START, &ISSUER, Message::AccountState { account, next: 1, head, balance });
+    let rotate = OwnerCommand::Rotate { seed: [81; 32], next: begins(81).next };
+    assert!(sent(&node.told(START, Input::Owner(rotate))).contains(&"step"));
+
+    let (op, error) = (node.node.wallet.pending().expect("signed").id(), IssuerError::WrongEpoch);
+    let refused = node.hears(START, &ISSUER, Message::StepRefused { op, error, balance });
+    assert!(!sent(&refused).contains(&"step"), "{refused:?}");
+    let again = node.told(START.plus_ms(6_000), Input::Wake);
+    assert!(sent(&again).contains(&"step"), "{again:?}");
+}
