@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tests::{Ground, OPENING_NANO, Peer, check_sums, until};
 
 use crate::SHAREMESH;
+use crate::job::real_model;
 
 /// Tokens of each answer.
 const TOKENS: u64 = 64;
@@ -23,26 +24,33 @@ struct Mesh {
     issuer: Peer,
     providers: Vec<Option<Peer>>,
     consumer: Peer,
+    /// What the consumer calls the model.
+    model: String,
 }
 
 impl Mesh {
-    /// Starts all, the providers with these further flags.
-    async fn start(ground: &Ground, flags: &[&str]) -> Self {
+    /// Starts all; the providers serve this, with these further flags.
+    async fn start(ground: &Ground, served: &str, flags: &[&str]) -> Self {
         let issuer = ground.start("issuer", &["--dev"]).await;
         let mut providers = Vec::new();
         for name in ["one", "two", "three"] {
             let ticket = issuer.ticket(0).await;
-            let serving = [&["--join", &ticket, "--serve", "fake"], flags].concat();
+            let serving = [&["--join", &ticket, "--serve", served], flags].concat();
             providers.push(Some(ground.start(name, &serving).await));
         }
         let ticket = issuer.ticket(OPENING_NANO).await;
         let consumer = ground.start("consumer", &["--join", &ticket]).await;
-        consumer.until_provided_by("fake", 3).await;
-        Self { issuer, providers, consumer }
+        let model = providers[0].as_ref().expect("it runs").status().await.models[0].name.clone();
+        consumer.until_provided_by(&model, 3).await;
+        Self { issuer, providers, consumer, model }
     }
 
     async fn chat(&self, body: Value) -> Response {
         chat(&self.consumer, body).await
+    }
+
+    fn body(&self, seed: u64, stream: bool) -> Value {
+        body(&self.model, seed, stream)
     }
 
     /// Returns the provider with this node id.
@@ -59,7 +67,7 @@ impl Mesh {
         let provider = self.providers[at].take().expect("there");
         self.providers[at] = Some(provider.restart().await);
         // Whoever was told of it while it was gone has to hear of it again.
-        self.consumer.until_provided_by("fake", 3).await;
+        self.consumer.until_provided_by(&self.model, 3).await;
     }
 
     async fn check_books(&self) {
@@ -88,10 +96,11 @@ async fn settle(issuer: &Peer, members: &[&Peer]) {
     .await;
 }
 
-fn body(seed: u64, stream: bool) -> Value {
+fn body(model: &str, seed: u64, stream: bool) -> Value {
     let options = if stream { json!({"include_usage": true}) } else { Value::Null };
     json!({
-        "model": "fake", "messages": [{"role": "user", "content": "hi"}], "max_tokens": TOKENS, "seed": seed,
+        "model": model, "messages": [{"role": "user", "content": format!("Tell story number {seed}.")}],
+        "max_tokens": TOKENS, "seed": seed,
         "stream": stream, "stream_options": options,
     })
 }
@@ -136,20 +145,32 @@ impl Read {
     }
 }
 
-/// `SHAREMESH_FALLBACKS` sets how many answers are broken off.
+/// `SHAREMESH_FALLBACKS` sets how many answers are broken off, `SHAREMESH_SEED` at which tokens.
 #[tokio::test]
 async fn an_answer_whose_provider_is_killed_at_any_token_is_whole_and_each_token_is_paid_once() {
+    break_answers_off("fake", &[PACE], 4).await;
+}
+
+#[tokio::test]
+async fn an_answer_of_a_real_model_goes_on_at_another_provider_as_if_nothing_had_been() {
+    let Some(model) = real_model() else { return };
+    break_answers_off(model.to_str().expect("text"), &["--threads", "2"], 6).await;
+}
+
+/// Kills the provider of each answer at a token drawn for it, and compares the answer with that of one which was left alone.
+async fn break_answers_off(served: &str, flags: &[&str], count: u64) {
     let seed = std::env::var("SHAREMESH_SEED").map_or(31, |seed| seed.parse().unwrap());
-    let count: u64 = std::env::var("SHAREMESH_FALLBACKS").map_or(4, |count| count.parse().unwrap());
+    let count = std::env::var("SHAREMESH_FALLBACKS").map_or(count, |count| count.parse().unwrap());
     let ground = Ground::new(SHAREMESH);
-    let mut mesh = Mesh::start(&ground, &[PACE]).await;
+    let mut mesh = Mesh::start(&ground, served, flags).await;
     let mut random = Prng::new(seed);
     let (mut whole, mut jobs) = (0, BTreeSet::new());
 
     for number in 0..count {
-        let expected: Value = mesh.chat(body(number, false)).await.json().await.expect("JSON");
+        let expected: Value = mesh.chat(mesh.body(number, false)).await.json().await.expect("JSON");
+        assert_eq!(expected["usage"]["completion_tokens"], TOKENS, "{expected}");
         let expected = expected["choices"][0]["message"]["content"].as_str().expect("text").to_owned();
-        let mut stream = mesh.chat(body(number, true)).await;
+        let mut stream = mesh.chat(mesh.body(number, true)).await;
         let provider = stream.headers()["x-sharemesh-provider"].to_str().expect("text").to_owned();
         let at = mesh.serving(&provider).await;
         let mut read = Read::default();
@@ -191,8 +212,8 @@ async fn an_answer_whose_provider_is_killed_at_any_token_is_whole_and_each_token
 #[tokio::test]
 async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
     let ground = Ground::new(SHAREMESH);
-    let mut mesh = Mesh::start(&ground, &[PACE]).await;
-    let mut alone = body(1, true);
+    let mut mesh = Mesh::start(&ground, "fake", &[PACE]).await;
+    let mut alone = mesh.body(1, true);
     alone["provider"] = json!({"allow_fallbacks": false});
     let mut stream = mesh.chat(alone).await;
     let provider = stream.headers()["x-sharemesh-provider"].to_str().expect("text").to_owned();
@@ -211,9 +232,9 @@ async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
 #[tokio::test]
 async fn a_client_names_whom_it_wants_first_and_what_they_must_say_of_themselves() {
     let ground = Ground::new(SHAREMESH);
-    let mesh = Mesh::start(&ground, &[PACE]).await;
+    let mesh = Mesh::start(&ground, "fake", &[PACE]).await;
     let ask = async |provider: Value| {
-        let mut asked = body(1, false);
+        let mut asked = mesh.body(1, false);
         (asked["provider"], asked["max_tokens"]) = (provider, json!(2));
         mesh.chat(asked).await
     };

@@ -2,7 +2,7 @@
 //!
 //! Each provider has a job of its own and is paid for what it delivered, once. To the client it is one answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -24,6 +24,9 @@ const ATTEMPTS_MAX: u32 = 16;
 
 /// Bounds the providers that may be paid for reading one request of which nothing comes, or only vectors.
 const READERS_MAX: usize = 3;
+
+/// How many times a provider may fail at one answer.
+const FAILURES_MAX: usize = 2;
 
 /// How long somebody is waited for who failed lately, and so is left alone for 10 seconds, or is busy.
 const WAIT_MAX: Duration = Duration::from_secs(15);
@@ -48,6 +51,12 @@ pub(super) struct Fallback {
     taken: bool,
     /// What those did who failed.
     earlier: Vec<JobAccount>,
+    /// Who failed at it, once for each time.
+    failed: Vec<String>,
+    /// Who was asked last, and has not taken it yet.
+    chosen: Option<String>,
+    /// Who took it, and of whom nothing has come yet.
+    takers: Vec<String>,
     /// Why the first one did.
     failure: Option<Failure>,
     attempts: u32,
@@ -149,17 +158,19 @@ impl Fallback {
         request: Arc<JobRequest>,
         max_price_nano: Option<u64>,
     ) -> Self {
-        let (ids, earlier) = (Vec::new(), Vec::new());
         Self {
             api: api.clone(),
             caller,
             request,
             max_price_nano,
-            ids,
+            ids: Vec::new(),
             vectors: 0,
             text: blake3::Hasher::new(),
             taken: false,
-            earlier,
+            earlier: Vec::new(),
+            failed: Vec::new(),
+            chosen: None,
+            takers: Vec::new(),
             failure: None,
             attempts: 0,
             until: None,
@@ -177,7 +188,7 @@ impl Fallback {
             JobEvent::Text { ref text, ref ids, .. } => {
                 self.text.update(text.as_bytes());
                 self.ids.extend(ids);
-                self.until = None;
+                self.came();
                 Next::Event(event)
             }
             JobEvent::Vectors { vectors, .. } => {
@@ -185,7 +196,7 @@ impl Fallback {
                 // Whoever goes on counts from the first that was missing.
                 let index = u32::try_from(self.vectors).unwrap_or(u32::MAX);
                 self.vectors += vectors.len();
-                self.until = None;
+                self.came();
                 Next::Event(JobEvent::Vectors { index, vectors })
             }
             JobEvent::Failed { account: Some(account), .. } if self.has_all_vectors() => {
@@ -196,11 +207,13 @@ impl Fallback {
                 if self.may_go_on(failure.kind, &account) =>
             {
                 self.failure.get_or_insert(failure);
+                self.failed.push(account.provider.clone());
                 self.earlier.push(*account);
                 self.go_on().await
             }
             JobEvent::Failed { failure, account: None } if self.may_look_again(failure.kind) => {
                 self.failure.get_or_insert(failure);
+                self.failed.append(&mut self.takers);
                 tokio::time::sleep(LOOK).await;
                 self.go_on().await
             }
@@ -211,11 +224,20 @@ impl Fallback {
             JobEvent::Done(account) => Next::Event(JobEvent::Done(Box::new(self.whole(*account)))),
             JobEvent::Accepted { .. } => {
                 self.taken = true;
-                self.until = None;
+                self.takers.extend(self.chosen.take());
                 Next::Event(event)
             }
-            JobEvent::Chosen { .. } => Next::Event(event),
+            JobEvent::Chosen { ref provider, .. } => {
+                self.chosen = Some(provider.clone());
+                Next::Event(event)
+            }
         }
+    }
+
+    /// Part of the answer came: whoever is looked for after this is looked for anew.
+    fn came(&mut self) {
+        self.until = None;
+        self.takers.clear();
     }
 
     /// Says whether nothing is missing but the provider's word that it is done.
@@ -242,7 +264,8 @@ impl Fallback {
     /// itself, where whoever took it failed before the first token.
     fn may_look_again(&self, kind: FailureKind) -> bool {
         let was_refused = matches!(kind, FailureKind::NoProvider | FailureKind::Refused | FailureKind::Busy);
-        was_refused && (self.taken || !self.earlier.is_empty()) && self.attempts < ATTEMPTS_MAX
+        let is_in_time = self.until.is_none_or(|until| Instant::now() < until);
+        was_refused && is_in_time && (self.taken || !self.earlier.is_empty()) && self.attempts < ATTEMPTS_MAX
     }
 
     /// Has somebody go on, or says that nobody does.
@@ -254,22 +277,14 @@ impl Fallback {
         }
     }
 
-    /// Places what is left of the answer with somebody who has not failed at it; none if there is nobody.
+    /// Places what is left of the answer with somebody; none if there is nobody.
     async fn place(&mut self) -> Option<Next> {
-        let mut request = JobRequest::clone(&self.request);
-        match &mut request.work {
-            Work::Generate(generate) => generate.resume.clone_from(&self.ids),
-            Work::Embed(embed) => _ = embed.inputs.drain(..self.vectors.min(embed.inputs.len())),
-        }
-        request.ignore.extend(self.earlier.iter().map(|account| account.provider.clone()));
-        let paid = self.price_nano();
-        request.max_price_nano = self.max_price_nano.map(|most| most.saturating_sub(paid));
-        let mut requests = [request];
+        let rest = self.rest();
         let ids = [new_job()];
-        let mut reserved = loop {
-            self.until_somebody(&Arc::new(requests[0].clone())).await?;
+        let (requests, mut reserved) = loop {
+            let mut requests = [self.until_somebody(&rest).await?];
             match set_aside(&self.api, &self.caller, &ids, &mut requests).await {
-                Ok(reserved) => break reserved,
+                Ok(reserved) => break (requests, reserved),
                 // Another job of the key has taken the place of the one that was lost.
                 Err(failure) if failure.kind == FailureKind::Busy && self.until > Some(Instant::now()) => {
                     tokio::time::sleep(LOOK).await;
@@ -287,15 +302,39 @@ impl Fallback {
         Some(Next::Job { job, events, reserved })
     }
 
-    /// Waits until somebody can serve a job; none if nobody is known who could in a moment.
-    async fn until_somebody(&mut self, request: &Arc<JobRequest>) -> Option<()> {
+    /// Returns what is left to do, whoever does it.
+    fn rest(&self) -> JobRequest {
+        let mut request = JobRequest::clone(&self.request);
+        match &mut request.work {
+            Work::Generate(generate) => generate.resume.clone_from(&self.ids),
+            Work::Embed(embed) => _ = embed.inputs.drain(..self.vectors.min(embed.inputs.len())),
+        }
+        request.max_price_nano = self.max_price_nano.map(|most| most.saturating_sub(self.price_nano()));
+        request
+    }
+
+    /// Waits until somebody can do the rest of an answer, and returns the job for those; none if nobody is known who could in
+    /// a moment. Whoever failed at it comes after all others, and may be well again when nobody else is.
+    async fn until_somebody(&mut self, rest: &JobRequest) -> Option<JobRequest> {
         let until = *self.until.get_or_insert_with(|| Instant::now() + WAIT_MAX);
+        // The only provider there is is not waited for: its client hears at once that it failed.
+        let failures = if failed_at(&self.failed, 1).len() > 1 { 1..=FAILURES_MAX } else { 1..=1 };
         loop {
-            let quote = quoted(&self.api, request).await.ok()?;
-            if quote.usable {
-                return Some(());
+            let mut is_any_resting = false;
+            for failures in failures.clone() {
+                let mut request = rest.clone();
+                request.ignore.extend(failed_at(&self.failed, failures));
+                let request = Arc::new(request);
+                match quoted(&self.api, &request).await {
+                    Ok(quote) if quote.usable => return Some(Arc::unwrap_or_clone(request)),
+                    Ok(quote) => is_any_resting |= quote.resting,
+                    // The node has more to do than it takes, for a moment.
+                    Err(failure) if failure.kind == FailureKind::Busy => is_any_resting = true,
+                    Err(_) => return None,
+                }
             }
-            if !quote.resting || Instant::now() >= until {
+            if !is_any_resting || Instant::now() >= until {
+                tracing::debug!(is_any_resting, attempts = self.attempts, "Nobody goes on");
                 return None;
             }
             tokio::time::sleep(LOOK).await;
@@ -336,6 +375,12 @@ impl Fallback {
     }
 }
 
+/// Returns those of whom each failed so many times.
+fn failed_at(failed: &[String], times: usize) -> BTreeSet<String> {
+    let count = |provider: &String| failed.iter().filter(|other| *other == provider).count();
+    failed.iter().filter(|provider| count(provider) >= times).cloned().collect()
+}
+
 /// Returns the account of an answer that several made: its prompt is counted once, and everything that was paid.
 fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAccount {
     let Some(first) = earlier.first() else { return last };
@@ -370,6 +415,14 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_failed_at_an_answer_is_counted_by_how_often() {
+        let failed = ["a", "b", "a", "c"].map(str::to_owned);
+        let names = |times| failed_at(&failed, times).into_iter().collect::<Vec<_>>();
+        assert_eq!(names(1), ["a", "b", "c"]);
+        assert_eq!(names(FAILURES_MAX), ["a"]);
+    }
 
     #[test]
     fn the_id_that_clients_know_cancels_the_job_that_goes_on_and_nobody_after_it() {

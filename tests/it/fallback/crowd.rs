@@ -84,7 +84,8 @@ struct Told {
 
 impl Crowd {
     async fn start(ground: &Ground, seed: u64) -> Self {
-        let Mesh { issuer, providers, consumer } = Mesh::start(ground, &["--slots", "64", PACE]).await;
+        let Mesh { issuer, providers, consumer, .. } =
+            Mesh::start(ground, "fake", &["--slots", "64", PACE]).await;
         let mut held = Vec::new();
         for peer in providers {
             let node = peer.as_ref().expect("it runs").status().await.node;
@@ -98,7 +99,7 @@ impl Crowd {
         let begun = std::time::Instant::now();
         loop {
             assert!(begun.elapsed() < PATIENCE, "nobody takes answer {number}");
-            let response = super::chat(&self.consumer, body(number, true)).await;
+            let response = super::chat(&self.consumer, body("fake", number, true)).await;
             if response.status() == StatusCode::OK {
                 return response;
             }
@@ -265,7 +266,7 @@ async fn of_many_answers_whose_providers_fail_at_random_tokens_all_but_a_few_are
 
 /// Returns what the answer of this number is, from an engine in this process.
 fn expected(number: u64) -> String {
-    let mut asked = job("hi", u32::try_from(TOKENS).expect("few"));
+    let mut asked = job(&format!("Tell story number {number}."), u32::try_from(TOKENS).expect("few"));
     asked.seed = Some(number);
     directly(ModelSource::Fake(FakeOptions::default()), &asked)
 }
