@@ -40,6 +40,7 @@ pub mod worker;
 
 pub mod clock;
 pub mod exit;
+mod idle;
 
 use std::process::ExitCode;
 

@@ -18,12 +18,16 @@ pub(super) async fn coalesce(response: Response) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
     }
-    response.map(|body| Body::new(Coalesced { body, gathered: BytesMut::new(), last: None }))
+    response
+        .map(|body| Body::new(Coalesced { body, first: Bytes::new(), gathered: BytesMut::new(), last: None }))
 }
 
 /// A body whose parts are gathered.
 struct Coalesced {
     body: Body,
+    /// What is ready, if it is one part, which is not copied.
+    first: Bytes,
+    /// What is ready, if there are more.
     gathered: BytesMut,
     /// What came after what was gathered and is no part of it, such as an error.
     last: Option<Option<Result<Frame<Bytes>, axum::Error>>>,
@@ -32,17 +36,35 @@ struct Coalesced {
 impl Coalesced {
     /// Takes the next parts as long as they are ready; returns whether it is known what comes after them.
     fn gather(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.last.is_none() && self.gathered.len() < WRITTEN_MAX {
+        while self.last.is_none() && self.first.len() + self.gathered.len() < WRITTEN_MAX {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.gathered.extend_from_slice(&data),
+                    Ok(data) => self.add(data),
                     Err(other) => self.last = Some(Some(Ok(other))),
                 },
                 Poll::Ready(other) => self.last = Some(other),
             }
         }
         self.last.is_some()
+    }
+
+    fn add(&mut self, data: Bytes) {
+        if self.first.is_empty() && self.gathered.is_empty() {
+            self.first = data;
+        } else {
+            self.gathered.extend_from_slice(&std::mem::take(&mut self.first));
+            self.gathered.extend_from_slice(&data);
+        }
+    }
+
+    /// Takes what is ready.
+    fn ready(&mut self) -> Bytes {
+        if self.gathered.is_empty() {
+            std::mem::take(&mut self.first)
+        } else {
+            self.gathered.split().freeze()
+        }
     }
 }
 
@@ -55,8 +77,9 @@ impl HttpBody for Coalesced {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let is_last = self.gather(cx);
-        if !self.gathered.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(self.gathered.split().freeze()))));
+        let ready = self.ready();
+        if !ready.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(ready))));
         }
         if !is_last {
             return Poll::Pending;
@@ -70,7 +93,7 @@ impl HttpBody for Coalesced {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.gathered.is_empty() && matches!(self.last, Some(None))
+        self.first.is_empty() && self.gathered.is_empty() && matches!(self.last, Some(None))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,5 +1,6 @@
 //! The two ends of a job's stream: tokens one way, heartbeats both ways, silence counts as loss.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,12 +8,13 @@ use engine::frame::{DIMENSIONS_MAX, LOGPROB_MIN, TokenLogprob};
 use protocol::ids::{Digest, JobId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::views::JobEvent;
 use crate::clock::Clock;
 use crate::command::Work;
+use crate::idle::Idle;
 use crate::net::{JobReceiver, JobSender, JobStream, OffenceKind, Oversized, PeerKey, StreamOpener};
 
 /// How often each end shows that it lives.
@@ -302,19 +304,20 @@ pub(super) async fn receive(
     let mut wanted = true;
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut silent_at = Instant::now() + SILENCE_MAX;
+    let mut silence = Idle::new(SILENCE_MAX);
+    let mut detached = pin!(detached.cancelled());
     let offence = loop {
         tokio::select! {
             // What has arrived counts before the silence after it.
             biased;
-            () = detached.cancelled() => return,
+            () = &mut detached => return,
             _ = heartbeat.tick() => {
                 if beat(&mut sender).await.is_err() {
                     break None;
                 }
             }
             first = receiver.recv() => {
-                silent_at = Instant::now() + SILENCE_MAX;
+                silence.end();
                 let more = match take_arrived(first, &mut receiver, &mut delivery) {
                     Ok(more) => more,
                     Err(offence) => break offence,
@@ -335,7 +338,7 @@ pub(super) async fn receive(
                 // A stream that always has more must not keep the others from theirs.
                 tokio::task::consume_budget().await;
             }
-            () = sleep_until(silent_at) => break None,
+            () = silence.over() => break None,
         }
     };
     if let Some(offence) = offence {
@@ -408,20 +411,20 @@ async fn run_serving(
     send(&mut sender, &JobFrame::Hello { job }).await?;
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut silent_at = Instant::now() + SILENCE_MAX;
+    let mut silence = Idle::new(SILENCE_MAX);
     let mut ended = false;
     loop {
         tokio::select! {
             // What has arrived counts before the silence after it.
             biased;
             frame = receiver.recv() => match frame {
-                Ok(Some(_)) => silent_at = Instant::now() + SILENCE_MAX,
+                Ok(Some(_)) => silence.end(),
                 // Having the end, the requester closes.
                 Ok(None) | Err(_) if ended => return Ok(()),
                 Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => return Err(error),
             },
-            () = sleep_until(silent_at) => {
+            () = silence.over() => {
                 return if ended { Ok(()) } else { Err(std::io::ErrorKind::TimedOut.into()) };
             }
             frame = frames.recv(), if !ended => match frame {

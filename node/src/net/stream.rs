@@ -47,6 +47,8 @@ pub struct JobStream {
 pub struct JobReceiver {
     io: ReadHalf<Compat<libp2p::Stream>>,
     buffer: BytesMut,
+    /// What is read goes through here: a buffer that is not the stream's own is set to zeros before each read.
+    room: Box<[u8]>,
     _slot: Arc<Slot>,
 }
 
@@ -62,7 +64,12 @@ impl JobStream {
         let (read, write) = tokio::io::split(stream.compat());
         let slot = Arc::new(slot);
         Self {
-            receiver: JobReceiver { io: read, buffer: BytesMut::new(), _slot: slot.clone() },
+            receiver: JobReceiver {
+                io: read,
+                buffer: BytesMut::new(),
+                room: Box::default(),
+                _slot: slot.clone(),
+            },
             sender: JobSender { io: write, unsent: BytesMut::new(), _slot: slot },
         }
     }
@@ -98,8 +105,12 @@ impl JobReceiver {
             if let Some(frame) = take_frame(&mut self.buffer, most)? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ.min(most));
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            if self.room.len() < READ.min(most) {
+                self.room = vec![0; READ.min(most)].into();
+            }
+            let read = self.io.read(&mut self.room).await?;
+            self.buffer.extend_from_slice(&self.room[..read]);
+            if read == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {

@@ -1,14 +1,14 @@
 //! Streams the choices of a request as server-sent events: role, parts, why it ended, usage if asked for, `[DONE]`.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 
+use axum::body::Body;
 use axum::http::{HeaderValue, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use engine::frame::TokenLogprob;
-use futures::stream::{BoxStream, SelectAll, select_all, unfold};
-use futures::{Stream, StreamExt as _};
+use futures::stream::{BoxStream, select_all, unfold};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use serde::Serialize;
 
 use super::calls::{Calls, Malformed, Piece};
@@ -17,6 +17,13 @@ use super::run::{Choice, Stake, astray, finish_of, name, refusal, with_calls};
 use super::wire::{Finish, Head, Tally};
 use crate::api::sse::{KEEP_ALIVE, Watched};
 use crate::api::views::JobEvent;
+use crate::idle::Idle;
+
+/// Bytes after which what is ready is handed on although there is more.
+const READY_MAX: usize = 16 * 1024;
+
+/// What clients ignore, by which a connection is kept while nothing is ready.
+const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// What is to be in a stream beside the words.
 pub(super) struct Wanted {
@@ -41,13 +48,15 @@ pub(super) async fn respond(
     }
     let calls = vec![calls; echoed.len()];
     let tally = Tally::default();
-    let mut talk = Talk { head, usage, stake, tally, ready: VecDeque::new(), offsets: Vec::new(), calls };
+    let (ready, offsets, frames) = (Vec::new(), Vec::new(), Vec::new());
+    let mut talk = Talk { head, usage, stake, tally, ready, offsets, frames, calls };
     talk.begin(&echoed);
-    let stream = Sse::new(stream(talk, select_all(jobs)));
-    let mut response =
-        stream.keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    name(response.headers_mut(), "x-sharemesh-provider", &providers);
+    let jobs = if jobs.len() == 1 { jobs.remove(0) } else { select_all(jobs).boxed() };
+    let mut response = Body::from_stream(stream(talk, jobs)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    name(headers, "x-sharemesh-provider", &providers);
     Ok(response)
 }
 
@@ -76,26 +85,37 @@ fn events(index: usize, first: Option<JobEvent>, watched: Watched) -> BoxStream<
     futures::stream::iter(first).chain(rest).map(move |event| (index, event)).boxed()
 }
 
-type Jobs = SelectAll<BoxStream<'static, (usize, JobEvent)>>;
+type Jobs = BoxStream<'static, (usize, JobEvent)>;
 
-fn stream(talk: Talk, jobs: Jobs) -> impl Stream<Item = Result<Event, Infallible>> {
-    unfold((talk, Some(jobs)), |(mut talk, mut jobs)| async move {
-        while talk.ready.is_empty() {
-            match jobs.as_mut()?.next().await {
-                Some((index, event)) => {
-                    if talk.on(index, event).is_err() {
-                        // Nobody wants the other choices of an answer that failed.
-                        jobs = None;
+/// Returns the events, as many together as are ready.
+fn stream(talk: Talk, jobs: Jobs) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let idle = Idle::new(KEEP_ALIVE);
+    unfold((talk, Some(jobs), idle), async |(mut talk, mut jobs, mut idle)| {
+        while let Some(waiting) = jobs.as_mut().filter(|_| talk.ready.len() < READY_MAX) {
+            let next = match waiting.next().now_or_never() {
+                Some(next) => next,
+                None if !talk.ready.is_empty() => break,
+                None => tokio::select! {
+                    next = waiting.next() => next,
+                    () = idle.over() => {
+                        talk.ready.extend_from_slice(COMMENT);
+                        break;
                     }
-                }
+                },
+            };
+            let goes_on = match next {
+                // Nobody wants the other choices of an answer that failed.
+                Some((index, event)) => talk.on(index, event).is_ok(),
                 None => {
-                    jobs = None;
                     talk.end();
+                    false
                 }
-            }
+            };
+            jobs = jobs.filter(|_| goes_on);
         }
-        let event = talk.ready.pop_front()?;
-        Some((Ok(event), (talk, jobs)))
+        idle.end();
+        let ready = std::mem::take(&mut talk.ready);
+        (!ready.is_empty()).then(|| (Ok(ready.into()), (talk, jobs, idle)))
     })
 }
 
@@ -106,7 +126,10 @@ struct Talk {
     usage: bool,
     stake: Stake,
     tally: Tally,
-    ready: VecDeque<Event>,
+    /// Events that are to be handed on.
+    ready: Vec<u8>,
+    /// What is around the text of each part of a choice.
+    frames: Vec<PartFrame>,
     /// Characters of each choice so far.
     offsets: Vec<usize>,
     /// What finds calls of tools in each choice, where there may be any.
@@ -120,10 +143,11 @@ impl Talk {
     fn begin(&mut self, echoed: &[String]) {
         for (index, echoed) in echoed.iter().enumerate() {
             self.offsets.push(echoed.chars().count());
+            self.frames.push(PartFrame::of(&self.head, index, self.usage));
             let first = self.head.role(index);
             let repeated = (!echoed.is_empty()).then(|| self.head.part(index, echoed.clone(), None));
             for choice in first.into_iter().chain(repeated) {
-                self.ready.push_back(event(&self.head.chunk(choice, self.usage)));
+                write(&mut self.ready, &self.head.chunk(choice, self.usage));
             }
         }
     }
@@ -140,7 +164,7 @@ impl Talk {
                     Err(Malformed) => self.fail(&astray()),
                 },
                 None => {
-                    self.part(index, text, &logprobs);
+                    self.part(index, &text, &logprobs);
                     Ok(())
                 }
             },
@@ -149,7 +173,7 @@ impl Talk {
                     self.tally.add(&account);
                     let finish = self.end_calls(index, finish);
                     let last = self.head.end(index, finish);
-                    self.ready.push_back(event(&self.head.chunk(last, self.usage)));
+                    write(&mut self.ready, &self.head.chunk(last, self.usage));
                     Ok(())
                 }
                 Err(refusal) => self.fail(&refusal),
@@ -160,26 +184,33 @@ impl Talk {
         }
     }
 
-    fn part(&mut self, index: usize, text: String, logprobs: &[TokenLogprob]) {
+    fn part(&mut self, index: usize, text: &str, logprobs: &[TokenLogprob]) {
         // A token may end in the middle of a character, which comes with the next.
         if text.is_empty() && logprobs.is_empty() {
             return;
         }
         let offset = self.offsets[index];
         self.offsets[index] += text.chars().count();
-        let logprobs = (!logprobs.is_empty()).then(|| self.head.logprobs(logprobs, offset));
-        let part = self.head.part(index, text, logprobs);
-        self.ready.push_back(event(&self.head.chunk(part, self.usage)));
+        if logprobs.is_empty() {
+            self.frames[index].write(&mut self.ready, text);
+        } else {
+            let logprobs = Some(self.head.logprobs(logprobs, offset));
+            let part = self.head.part(index, text.to_owned(), logprobs);
+            write(&mut self.ready, &self.head.chunk(part, self.usage));
+        }
     }
 
     fn pieces(&mut self, index: usize, pieces: Vec<Piece>) {
         for piece in pieces {
             let choice = match piece {
-                Piece::Text(text) => self.head.part(index, text, None),
+                Piece::Text(text) => {
+                    self.frames[index].write(&mut self.ready, &text);
+                    continue;
+                }
                 Piece::Call { index: call, name } => self.head.call(index, call, name),
                 Piece::Arguments { index: call, text } => self.head.arguments(index, call, text),
             };
-            self.ready.push_back(event(&self.head.chunk(choice, self.usage)));
+            write(&mut self.ready, &self.head.chunk(choice, self.usage));
         }
     }
 
@@ -192,19 +223,78 @@ impl Talk {
     }
 
     fn fail(&mut self, refusal: &Refusal) -> Result<(), Over> {
-        self.ready.push_back(event(&refusal.body()));
+        write(&mut self.ready, &refusal.body());
         Err(Over)
     }
 
     fn end(&mut self) {
         if self.usage {
-            self.ready.push_back(event(&self.head.usage(&self.tally)));
+            write(&mut self.ready, &self.head.usage(&self.tally));
         }
-        self.ready.push_back(Event::default().data("[DONE]"));
+        self.ready.extend_from_slice(b"data: [DONE]\n\n");
     }
 }
 
-fn event(data: &impl Serialize) -> Event {
-    // Our events are plain data, which JSON can always say.
-    Event::default().json_data(data).unwrap_or_else(|error| Event::default().comment(error.to_string()))
+/// The event of a part without its text: nothing else changes from token to token, and writing all of it anew costs most
+/// of what a token costs.
+struct PartFrame {
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl PartFrame {
+    fn of(head: &Head, index: usize, usage: bool) -> Self {
+        let part = head.part(index, MARK.to_owned(), None);
+        let mut event = Vec::new();
+        write(&mut event, &head.chunk(part, usage));
+        let mut text = Vec::new();
+        json(&mut text, MARK);
+        // The last one: before it a client may have written what it likes, and after it only our own words come.
+        let at = event.windows(text.len()).rposition(|part| part == text).unwrap_or(event.len());
+        let after = event.split_off((at + text.len()).min(event.len()));
+        event.truncate(at);
+        Self { before: event, after }
+    }
+
+    fn write(&self, ready: &mut Vec<u8>, text: &str) {
+        ready.extend_from_slice(&self.before);
+        json(ready, text);
+        ready.extend_from_slice(&self.after);
+    }
+}
+
+/// Stands where the text of a part is to be.
+const MARK: &str = "\u{1}text\u{1}";
+
+/// Writes an event: a line, since JSON has no line breaks but escaped ones.
+fn write(ready: &mut Vec<u8>, data: &(impl Serialize + ?Sized)) {
+    ready.extend_from_slice(b"data: ");
+    json(ready, data);
+    ready.extend_from_slice(b"\n\n");
+}
+
+fn json(ready: &mut Vec<u8>, data: &(impl Serialize + ?Sized)) {
+    // Our events are plain data, which JSON can always say, and memory takes every byte.
+    serde_json::to_writer(ready, data).expect("plain data");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Dialect;
+    use super::*;
+
+    #[test]
+    fn a_part_is_written_as_its_whole_chunk_would_be() {
+        for (dialect, usage) in [(Dialect::Chat, false), (Dialect::Chat, true), (Dialect::Completion, true)] {
+            // Whoever asks names the model.
+            let head = Head { dialect, id: "x-1".to_owned(), created: 7, model: format!("m{MARK}\"\n") };
+            let frame = PartFrame::of(&head, 3, usage);
+            for text in ["", "a", " \"quoted\"\n\r\t\\", "\u{0}\u{1}text\u{1}\u{7f}\u{2028}", "ß🙂"] {
+                let (mut short, mut whole) = (Vec::new(), Vec::new());
+                frame.write(&mut short, text);
+                write(&mut whole, &head.chunk(head.part(3, text.to_owned(), None), usage));
+                assert_eq!(String::from_utf8(short), String::from_utf8(whole));
+            }
+        }
+    }
 }
