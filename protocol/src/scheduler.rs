@@ -174,7 +174,9 @@ impl Scheduler {
         let taken = slots.running.len() + slots.held.keys().filter(|held| **held != (peer, job)).count();
         let is_full = taken >= usize::from(slots.total) && !mutant::is_in("slots-unlimited");
         if slots.running.contains_key(&job) || is_full {
-            return Err(Refusal::Busy { retry_ms: slots.duration_ms.unwrap_or(RETRY_MS_DEFAULT).max(1) });
+            // Of so many jobs that last so long, one ends after that part of it.
+            let turn = slots.duration_ms.unwrap_or(RETRY_MS_DEFAULT) / u64::from(slots.total).max(1);
+            return Err(Refusal::Busy { retry_ms: turn.max(1) });
         }
         Ok(slots)
     }

@@ -139,7 +139,7 @@ fn used(account: &JobAccount, reserved: u64) -> Used {
 }
 
 /// Says whether a job that failed so, and has no account, was paid for by nobody: every provider that took it gave it back.
-fn came_to_nothing(kind: FailureKind) -> bool {
+pub(super) const fn came_to_nothing(kind: FailureKind) -> bool {
     match kind {
         FailureKind::Usage
         | FailureKind::NoCredits

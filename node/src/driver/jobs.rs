@@ -31,6 +31,9 @@ use super::{Driver, Model, body};
 /// How long a provider that took a job may take to open its stream.
 const ATTACH_MS: u64 = 25_000;
 
+/// The longest that a client is told to wait for a slot: it is a stranger's word.
+const BUSY_RETRY_MS_MAX: u64 = 60_000;
+
 /// Wait suggested to whoever asks for what nobody can do now: half of what a provider that failed is left alone for.
 const NOBODY_RETRY_MS: u64 = protocol::router::COOL_DOWN_MS / 2;
 
@@ -680,13 +683,13 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
     let message = failure.to_string();
     match failure {
         JobFailure::NoProvider(considered) => {
-            let busy = considered.iter().find_map(|c| match c.gate {
+            let busy = considered.iter().filter_map(|c| match c.gate {
                 Some(protocol::router::Gate::Refused(protocol::scheduler::Refusal::Busy { retry_ms })) => {
                     Some(retry_ms)
                 }
                 _ => None,
             });
-            match busy {
+            match busy.min().map(|retry_ms| retry_ms.min(BUSY_RETRY_MS_MAX)) {
                 Some(retry_ms) => Failure::new(
                     FailureKind::Refused,
                     format!("every provider of `{model}` is busy: try again in {retry_ms} ms"),

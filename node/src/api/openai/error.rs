@@ -8,6 +8,12 @@ use utoipa::ToSchema;
 
 use crate::exit::{Failure, FailureKind};
 
+/// When to come again where nothing says when it is worth it, in milliseconds.
+const RETRY_MS: u64 = 5_000;
+
+/// The most that a client is told to wait, in seconds.
+const RETRY_S_MAX: u64 = 60;
+
 /// A request that is answered with an error.
 #[derive(Debug)]
 pub(in crate::api) struct Refusal {
@@ -111,6 +117,14 @@ impl Refusal {
         );
         self.in_flight || transient && !self.paid
     }
+
+    /// Returns after how many seconds the request may succeed; clients that find more than a minute there give up, or come
+    /// when they like.
+    fn retry_after_s(&self) -> Option<u64> {
+        let is_told = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let ms = self.failure.retry_after_ms.or(is_told.then_some(RETRY_MS))?;
+        self.should_retry().then(|| ms.div_ceil(1_000).clamp(1, RETRY_S_MAX))
+    }
 }
 
 impl IntoResponse for Refusal {
@@ -119,9 +133,8 @@ impl IntoResponse for Refusal {
         let headers = response.headers_mut();
         let retry = if self.should_retry() { "true" } else { "false" };
         headers.insert("x-should-retry", HeaderValue::from_static(retry));
-        let seconds = self.failure.retry_after_ms.map(|ms| HeaderValue::from(ms.div_ceil(1000)));
-        if let Some(seconds) = seconds.filter(|_| self.should_retry()) {
-            headers.insert(header::RETRY_AFTER, seconds);
+        if let Some(seconds) = self.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

@@ -14,7 +14,7 @@ use super::error::Refusal;
 use super::stream;
 use super::wire::{Call, Finish, Function, Head, Tally};
 use crate::api::caller::Caller;
-use crate::api::spending::{for_caller, set_aside};
+use crate::api::spending::{came_to_nothing, for_caller, set_aside};
 use crate::api::sse::{Begun, Watched};
 use crate::api::views::{JobAccount, JobEvent, format_credits};
 use crate::api::{Api, busy};
@@ -254,7 +254,8 @@ pub(super) fn finish_of(account: &JobAccount, stake: &Stake) -> Result<Finish, R
 pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, stake: &Stake) -> Refusal {
     let paid = match account.filter(|_| stake.alone) {
         Some(account) => account.price.nano > 0,
-        None => stake.begun.is(),
+        // Of one answer that came to nothing everybody gave back what he had.
+        None => stake.begun.is() && !(stake.alone && came_to_nothing(failure.kind)),
     };
     Refusal::from(for_caller(&stake.caller, failure)).not_to_be_repeated(paid)
 }
