@@ -21,8 +21,8 @@ impl Driver {
         let all: Vec<ProviderView> =
             self.providers(None).into_iter().filter(|view| view.model_id == id).collect();
         let may = |view: &&ProviderView| request.only.is_empty() || request.only.contains(&view.node);
-        let nodes = matching(&request.wants, all.iter().filter(may));
-        if nodes.is_empty() {
+        let Matching { fitting, fast } = matching(&request.wants, all.iter().filter(may));
+        if fitting.is_empty() {
             let words = format!(
                 "no provider of `{}` says of itself what `provider` asks for (quantizations, regions, class): \
                  `sharemesh providers --json` shows what they say",
@@ -30,7 +30,9 @@ impl Driver {
             );
             return Err(Failure::new(FailureKind::NoProvider, words).in_param("provider"));
         }
-        Arc::make_mut(request).only = nodes;
+        let request = Arc::make_mut(request);
+        request.only = fitting;
+        request.order.extend(fast);
         Ok(())
     }
 }
@@ -57,8 +59,15 @@ impl Driver {
     }
 }
 
-/// Returns the nodes that say what is wanted, and of these the fast ones if there are any.
-fn matching<'a>(wants: &Wants, views: impl Iterator<Item = &'a ProviderView>) -> Vec<String> {
+/// Nodes that say what is wanted.
+#[derive(Debug, PartialEq)]
+struct Matching {
+    fitting: Vec<String>,
+    /// Those of them that are as fast as is wished; the others may serve when these cannot.
+    fast: Vec<String>,
+}
+
+fn matching<'a>(wants: &Wants, views: impl Iterator<Item = &'a ProviderView>) -> Matching {
     let one_of = |list: &[String], value: &str| {
         list.is_empty() || list.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
     };
@@ -70,8 +79,8 @@ fn matching<'a>(wants: &Wants, views: impl Iterator<Item = &'a ProviderView>) ->
     let fitting: Vec<&ProviderView> = views.filter(fits).collect();
     let is_fast =
         |view: &&&ProviderView| wants.speed_milli.is_some_and(|speed| view.tokens_per_s_milli >= speed);
-    let fast: Vec<String> = fitting.iter().filter(is_fast).map(|view| view.node.clone()).collect();
-    if fast.is_empty() { fitting.iter().map(|view| view.node.clone()).collect() } else { fast }
+    let fast = fitting.iter().filter(is_fast).map(|view| view.node.clone()).collect();
+    Matching { fitting: fitting.iter().map(|view| view.node.clone()).collect(), fast }
 }
 
 #[cfg(test)]
@@ -92,15 +101,18 @@ mod tests {
     #[test]
     fn only_those_serve_whose_adverts_say_what_is_wanted() {
         let views = [view("a", "Q4_K_M", "eu", 10), view("b", "F16", "", 40), view("c", "Q4_K_M", "us", 30)];
-        let found = |wants: Wants| matching(&wants, views.iter()).concat();
+        let found = |wants: Wants| {
+            let Matching { fitting, fast } = matching(&wants, views.iter());
+            [fitting.concat(), fast.concat()].join(" ")
+        };
         let list = |text: &str| vec![text.to_owned()];
 
-        assert_eq!(found(Wants { quantisations: list("q4_k_m"), ..Wants::default() }), "ac");
-        assert_eq!(found(Wants { regions: list("EU"), ..Wants::default() }), "a");
-        assert_eq!(found(Wants { class: Some("company".to_owned()), ..Wants::default() }), "");
-        assert_eq!(found(Wants { speed_milli: Some(20_000), ..Wants::default() }), "bc");
-        assert_eq!(found(Wants { speed_milli: Some(90_000), ..Wants::default() }), "abc", "it is a wish");
+        assert_eq!(found(Wants { quantisations: list("q4_k_m"), ..Wants::default() }), "ac ");
+        assert_eq!(found(Wants { regions: list("EU"), ..Wants::default() }), "a ");
+        assert_eq!(found(Wants { class: Some("company".to_owned()), ..Wants::default() }), " ");
+        assert_eq!(found(Wants { speed_milli: Some(20_000), ..Wants::default() }), "abc bc");
+        assert_eq!(found(Wants { speed_milli: Some(90_000), ..Wants::default() }), "abc ", "it is a wish");
         let slow = Wants { regions: list("eu"), speed_milli: Some(20_000), ..Wants::default() };
-        assert_eq!(found(slow), "a", "what is insisted on comes first");
+        assert_eq!(found(slow), "a ", "what is insisted on comes first");
     }
 }
