@@ -124,6 +124,12 @@ struct Options {
     dry_run: bool,
 }
 
+/// Says whether a request is to say what it would cost, and to run nothing.
+fn is_dry_run(query: Query) -> Result<bool, Failure> {
+    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    Ok(options.dry_run)
+}
+
 async fn answer(
     dialect: Dialect,
     (api, caller): (Api, Caller),
@@ -131,10 +137,10 @@ async fn answer(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let is_dry = is_dry_run(query)?;
     let body = body?;
     let asked = Asked::of(dialect, &body)?.checked().await?;
-    if options.dry_run {
+    if is_dry {
         return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
     let stream = asked.stream;
@@ -171,10 +177,10 @@ async fn embed(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let is_dry = is_dry_run(query)?;
     let body = body?;
     let wanted = embeddings::Wanted::of(&body)?;
-    if options.dry_run {
+    if is_dry {
         let model = wanted.request.model.clone();
         return jobs::quote(&api, model, vec![wanted.request], &wanted.ignored).await;
     }
@@ -200,10 +206,10 @@ async fn respond(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let options = query.map_err(|error| Failure::usage(format!("wrong query: {error}")))?;
+    let is_dry = is_dry_run(query)?;
     let body = body?;
     let wanted = responses::Wanted::of(&body).await?;
-    if options.dry_run {
+    if is_dry {
         let asked = wanted.asked;
         return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }

@@ -19,7 +19,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Body as Given, Refusal, described};
+use super::{Body as Given, Options, Query, Refusal, described, is_dry_run};
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::exit::{Failure, FailureKind};
@@ -59,6 +59,7 @@ async fn version() -> Json<Value> {
     post,
     path = "/chat",
     tag = "ollama",
+    params(Options),
     request_body = described::OllamaChatRequest,
     responses((status = 200, description = "The answer, or a line of JSON for each part.", content(
         (Object = "application/json"), (String = "application/x-ndjson")
@@ -67,9 +68,10 @@ async fn version() -> Json<Value> {
 async fn chat(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    query: Query,
     body: Given,
 ) -> Result<Response, Refusal> {
-    answer::respond(Endpoint::Chat, api, caller, &body?).await
+    answer::respond(Endpoint::Chat, api, caller, is_dry_run(query)?, &body?).await
 }
 
 /// Answers a prompt, whole or line by line.
@@ -77,6 +79,7 @@ async fn chat(
     post,
     path = "/generate",
     tag = "ollama",
+    params(Options),
     request_body = described::OllamaGenerateRequest,
     responses((status = 200, description = "The answer, or a line of JSON for each part.", content(
         (Object = "application/json"), (String = "application/x-ndjson")
@@ -85,9 +88,10 @@ async fn chat(
 async fn generate(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    query: Query,
     body: Given,
 ) -> Result<Response, Refusal> {
-    answer::respond(Endpoint::Generate, api, caller, &body?).await
+    answer::respond(Endpoint::Generate, api, caller, is_dry_run(query)?, &body?).await
 }
 
 /// Makes vectors of texts.
@@ -95,15 +99,17 @@ async fn generate(
     post,
     path = "/embed",
     tag = "ollama",
+    params(Options),
     request_body = described::OllamaEmbedRequest,
     responses((status = 200, body = Object))
 )]
 async fn embed(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    query: Query,
     body: Given,
 ) -> Result<Response, Refusal> {
-    embed::respond(embed::Endpoint::Embed, api, caller, &body?).await
+    embed::respond(embed::Endpoint::Embed, api, caller, is_dry_run(query)?, &body?).await
 }
 
 /// Makes a vector of a text, as older programs ask for it.
@@ -111,15 +117,17 @@ async fn embed(
     post,
     path = "/embeddings",
     tag = "ollama",
+    params(Options),
     request_body = described::OllamaEmbeddingsRequest,
     responses((status = 200, body = Object))
 )]
 async fn embeddings(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    query: Query,
     body: Given,
 ) -> Result<Response, Refusal> {
-    embed::respond(embed::Endpoint::Embeddings, api, caller, &body?).await
+    embed::respond(embed::Endpoint::Embeddings, api, caller, is_dry_run(query)?, &body?).await
 }
 
 async fn not_found(request: Request) -> Refusal {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use axum::response::IntoResponse as _;
 use reqwest::{Method, RequestBuilder};
 
+use super::error::Refusal;
 use crate::api::tests::{Served, served};
+use crate::exit::{Failure, FailureKind};
 
 /// Sends JSON as a program without a key does.
 fn post(served: &Served, path: &str, body: &str) -> RequestBuilder {
@@ -394,8 +397,34 @@ async fn a_dry_run_says_the_price_and_runs_nothing() {
     assert_eq!(status, 200);
     let start = r#"{"object":"sharemesh.dry_run","model":"echo","n":2,"price_max":{"nano":200,"credits":"0.0000002"},"candidates":[{"node":"aa""#;
     assert!(text.starts_with(start), "{text}");
+    for (path, body) in [
+        ("chat", r#"{"model":"echo","messages":[{"role":"user","content":"x"}]}"#),
+        ("generate", r#"{"model":"echo","prompt":"x"}"#),
+        ("embed", r#"{"model":"echo","input":"x"}"#),
+        ("embeddings", r#"{"model":"echo","prompt":"x"}"#),
+    ] {
+        let (status, text) = answer(post(&served, &format!("/api/{path}?dry_run=true"), body)).await;
+        assert_eq!(status, 200, "{path}: {text}");
+        assert!(text.starts_with(r#"{"object":"sharemesh.dry_run","model":"echo","n":1"#), "{path}: {text}");
+        assert_eq!(answer(post(&served, &format!("/api/{path}?dry=true"), body)).await.0, 400, "{path}");
+    }
     assert_eq!(served.told.submitted(), 0);
     assert_eq!(answer(post(&served, "/v1/chat/completions?dry=true", body)).await.0, 400);
+}
+
+#[test]
+fn whoever_may_ask_again_is_told_when_and_never_more_than_a_minute() {
+    let told = |failure: Failure| {
+        let response = Refusal::from(failure).into_response();
+        response.headers().get("retry-after").map(|seconds| seconds.to_str().expect("text").to_owned())
+    };
+    let failed = |kind| Failure::new(kind, "words");
+    assert_eq!(told(failed(FailureKind::NoProvider)).as_deref(), Some("5"));
+    assert_eq!(told(failed(FailureKind::Busy)).as_deref(), Some("5"));
+    assert_eq!(told(failed(FailureKind::Busy).retry_after(1_001)).as_deref(), Some("2"));
+    assert_eq!(told(failed(FailureKind::Refused).retry_after(u64::MAX)).as_deref(), Some("60"));
+    assert_eq!(told(failed(FailureKind::ProviderLost)), None, "at once");
+    assert_eq!(told(failed(FailureKind::Usage).retry_after(1_000)), None, "it would fail again");
 }
 
 #[tokio::test]

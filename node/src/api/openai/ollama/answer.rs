@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::super::asked::Asked;
 use super::super::calls::{Calls, Malformed, Piece};
 use super::super::error::Refusal;
+use super::super::jobs::quote;
 use super::super::run::{self, Placed, Stake, astray, finish_of, refusal};
 use super::super::wire::Finish;
 use super::asked::{self, Endpoint};
@@ -31,10 +32,14 @@ pub(super) async fn respond(
     endpoint: Endpoint,
     api: Api,
     caller: Caller,
+    is_dry: bool,
     body: &[u8],
 ) -> Result<Response, Refusal> {
     let (asked, stream) = asked::read(endpoint, body)?;
     let asked = asked.checked().await?;
+    if is_dry {
+        return quote(&api, asked.model, asked.jobs, &asked.ignored).await;
+    }
     let calls = asked.calls();
     let clock = api.clock;
     let Asked { model, mut jobs, ignored, .. } = asked;

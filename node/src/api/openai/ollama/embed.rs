@@ -10,6 +10,7 @@ use super::super::asked::{model, routed};
 use super::super::embeddings::{check, gather};
 use super::super::error::Refusal;
 use super::super::fields::{Fields, parse, wrong};
+use super::super::jobs::quote;
 use super::super::run::{Placed, place};
 use super::answer::{NANOS_PER_MS, charge};
 use crate::api::Api;
@@ -36,6 +37,7 @@ pub(super) async fn respond(
     endpoint: Endpoint,
     api: Api,
     caller: Caller,
+    is_dry: bool,
     body: &[u8],
 ) -> Result<Response, Refusal> {
     let Wanted { request, ignored } = read(endpoint, body)?;
@@ -43,6 +45,9 @@ pub(super) async fn respond(
     if count == 0 {
         // Programs ask so whether the model is there.
         return Ok(Json(nothing(endpoint, &request.model)).into_response());
+    }
+    if is_dry {
+        return quote(&api, request.model.clone(), vec![request], &ignored).await;
     }
     let Placed { model, watched, stake, headers } = place(&api, caller, request, &ignored).await?;
     let (vectors, account) = gather(watched, &stake, count).await?;
