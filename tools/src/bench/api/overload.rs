@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use reqwest::StatusCode;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -33,7 +33,8 @@ const AFTER: f64 = 0.5;
 pub(super) struct Overload {
     /// 99th percentile of the admitted under overload, by that of the unloaded.
     pub(super) p99_ratio: f64,
-    /// From the end of the overload until every request is admitted and as fast as unloaded ones, in seconds.
+    /// From the end of the overload until the first request is sent from which on each is admitted and answered in no more
+    /// than 1.5 times the 99th percentile of unloaded ones, in seconds.
     pub(super) recovery_s: f64,
     /// Whole answers with room to spare, in milliseconds.
     pub(super) unloaded: Spread,
@@ -85,9 +86,7 @@ pub(super) async fn measure(cluster: &Cluster, seconds: u64) -> Result<Overload>
     let is_well = |asked: &Asked| {
         asked.status == StatusCode::OK && asked.is_whole && asked.whole.as_secs_f64() * 1_000.0 <= slow
     };
-    let unwell = after.iter().filter(|(_, asked)| !is_well(asked)).map(|(at, _)| *at);
-    // Whoever was sent last and not served well: the next one was.
-    let recovery = unwell.max().map_or(Duration::ZERO, |at| at - period);
+    let recovery = recovery(&after, period, is_well)?;
     Ok(Overload {
         p99_ratio: admitted.p99 / unloaded.p99,
         recovery_s: recovery.as_secs_f64(),
@@ -95,6 +94,14 @@ pub(super) async fn measure(cluster: &Cluster, seconds: u64) -> Result<Overload>
         admitted,
         refused: refused.spread(),
     })
+}
+
+/// Returns how long after `end` the first request was sent from which on all were well.
+fn recovery(after: &[Sent], end: Duration, is_well: impl Fn(&Asked) -> bool) -> Result<Duration> {
+    let last_unwell = after.iter().filter(|(_, asked)| !is_well(asked)).map(|(at, _)| *at).max();
+    let sent_later =
+        after.iter().map(|(at, _)| *at).filter(|at| last_unwell.is_none_or(|unwell| *at > unwell));
+    Ok(sent_later.min().context("it was not well again while it was watched")?.saturating_sub(end))
 }
 
 async fn offer(client: &Client, share: f64, period: Duration) -> Result<Vec<Sent>> {

@@ -19,6 +19,9 @@ pub(super) const STEADY_STREAMS: usize = 128;
 /// Tokens a second of each.
 pub(super) const STEADY_PACE: u32 = 50;
 
+/// The share of that pace which counts as keeping it.
+const PACE_KEPT: f64 = 0.95;
+
 /// Streams that go on as fast as they can.
 pub(super) const FAST_STREAMS: usize = 16;
 
@@ -45,6 +48,8 @@ pub(super) struct Steady {
     pub(super) streams: usize,
     /// Of each stream, as it came.
     pub(super) tokens_per_s: f64,
+    /// Whether that is the pace at which the engine makes them; a gateway that falls behind takes a small share of a core.
+    pub(super) keeps_pace: bool,
     /// Share of one core that the gateway took.
     pub(super) core_share: f64,
     /// Anonymous memory that came with the streams, of each, in MB of a million bytes.
@@ -123,9 +128,11 @@ pub(super) async fn measure_steady(cluster: &Cluster, period: Duration) -> Resul
     let seconds = begun.elapsed().as_secs_f64();
     let (cpu, seen) = (cpu_s(pid)? - cpu, streams.seen() - seen);
     ensure!(streams.running.try_join_next().is_none(), "a stream ended too early");
+    let tokens_per_s = seen as f64 / seconds / STEADY_STREAMS as f64;
     Ok(Steady {
         streams: STEADY_STREAMS,
-        tokens_per_s: seen as f64 / seconds / STEADY_STREAMS as f64,
+        tokens_per_s,
+        keeps_pace: tokens_per_s >= PACE_KEPT * f64::from(STEADY_PACE),
         core_share: cpu / seconds,
         mb_per_stream: (most_memory - memory) / STEADY_STREAMS as f64,
         seconds,
