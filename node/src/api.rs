@@ -482,7 +482,9 @@ pub(crate) mod tests {
         let silent = axum::body::Body::from_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>());
         let whole = axum::body::Body::from("whole");
 
-        assert!(axum::body::to_bytes(in_time(silent, Duration::ZERO), 9).await.is_err());
+        let request = Request::new(in_time(silent, Duration::ZERO));
+        let late = <bytes::Bytes as axum::extract::FromRequest<_>>::from_request(request, &()).await;
+        assert_eq!(openai::Refusal::from(late.expect_err("it is late")).status(), 408);
         assert_eq!(axum::body::to_bytes(in_time(whole, BODY_MAX), 9).await.expect("there"), "whole");
     }
 

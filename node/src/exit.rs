@@ -30,6 +30,8 @@ pub enum FailureKind {
     PromptTooLong,
     /// The provider vanished while it worked.
     ProviderLost,
+    /// It took longer than it may.
+    TimedOut,
     /// The provider said no.
     Refused,
     /// A limit is reached: this node's own, or that of its account's steps.
@@ -62,6 +64,7 @@ impl FailureKind {
             Self::Unauthorised
             | Self::NotFound
             | Self::ProviderLost
+            | Self::TimedOut
             | Self::Refused
             | Self::Busy
             | Self::WorkerLost
@@ -86,6 +89,7 @@ impl FailureKind {
             Self::Internal => 500,
             Self::ProviderLost | Self::WorkerLost | Self::Download => 502,
             Self::NoProvider | Self::NotRunning | Self::Unavailable => 503,
+            Self::TimedOut => 504,
         }
     }
 
@@ -102,6 +106,7 @@ impl FailureKind {
             Self::UnknownModel => "unknown_model",
             Self::PromptTooLong => "prompt_too_long",
             Self::ProviderLost => "provider_lost",
+            Self::TimedOut => "timed_out",
             Self::Refused => "refused",
             Self::Busy => "busy",
             Self::WorkerLost => "worker_lost",

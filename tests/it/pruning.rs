@@ -27,6 +27,9 @@ fn sums(view: &StatementView) -> BTreeMap<(u32, Option<&str>, &str), (u64, u64)>
     sums
 }
 
+/// Checkpoints that an issuer keeps.
+const KEPT: u64 = protocol::node::CHECKPOINTS_KEPT_MAX as u64;
+
 async fn until_epoch(peer: &Peer, epoch: u64) {
     until("epochs pass", async || {
         let seen = peer.status().await.books.checkpoint_epoch;
@@ -92,4 +95,57 @@ async fn a_pruned_node_starts_again_with_the_same_statement_and_works_on() {
         if now > known { Ok(()) } else { Err(format!("{now} after {known}")) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_pruned_issuer_starts_again_with_the_same_books_and_works_on() {
+    let ground = Ground::new(SHAREMESH);
+    let founded = ground.found("lab", 1, &["--epoch", "2s", "--grace", "1"]).await;
+    let issuer = ground.start_issuers(&founded, 1).await.remove(0);
+    let serving = ["--join", &issuer.ticket(0).await, "--serve", "fake"];
+    let provider = ground.start("provider", &serving).await;
+    let used = issuer.ticket(tests::OPENING_NANO).await;
+    let unused = issuer.ticket(5).await;
+    let consumer = ground.start("consumer", &["--join", &used]).await;
+    consumer.until_available(tests::OPENING_NANO).await;
+    consumer.until_provided("fake").await;
+    let account = consumer.status().await.account;
+    let booking = ["deposit", &account, "3", "--reference", "invoice 7"];
+    issuer.cli(&booking).await.must_succeed();
+    consumer.until_available(tests::OPENING_NANO + 3_000_000_000).await;
+    for number in 0..4 {
+        consumer.must_ask(&job(&format!("story {number}"), 24)).await;
+    }
+    for peer in [&consumer, &provider] {
+        peer.cli(&["ledger", "settle"]).await.must_succeed();
+    }
+    // Lines go when as many checkpoints are kept as ever are; with so short epochs one is made for about every second.
+    let now = issuer.status().await.books.checkpoint_epoch.unwrap_or_default();
+    let last = now + 2 * KEPT + 8;
+    for epoch in [now + KEPT, last] {
+        until_epoch(&issuer, epoch).await;
+    }
+    let known = [consumer.balance().await.cash, provider.balance().await.earned];
+    let before = issuer.balance().await.books.expect("it has books");
+
+    let pruned: PruneView = read(&issuer.cli(&["ledger", "prune", "--keep-epochs", "0", "--json"]).await);
+    assert!(pruned.dropped > 3 && pruned.bytes_after < pruned.bytes_before, "{pruned:?}");
+    let issuer = issuer.kill_and_restart().await;
+
+    assert_eq!(issuer.balance().await.books.expect("it has books"), before);
+    let verified = issuer.verify().await;
+    assert!(verified.ok, "{verified:?}");
+    issuer.cli(&booking).await.must_succeed();
+    let other = ["deposit", &account, "4", "--reference", "invoice 7"];
+    issuer.cli(&other).await.must_fail(1, &["booked before", "3 credits"]);
+    consumer.cli(&["ledger", "audit"]).await.must_succeed();
+    let late = ground.start("late", &["--join", &unused]).await;
+    late.until_available(5).await;
+    assert_eq!([consumer.balance().await.cash, provider.balance().await.earned], known);
+    until("a job is done again", async || {
+        let answer = consumer.ask(&job("another story", 24)).await;
+        answer.failure.map_or(Ok(()), |failure| Err(failure.message))
+    })
+    .await;
+    until_epoch(&issuer, last + 3).await;
 }

@@ -248,7 +248,8 @@ impl Fallback {
     fn may_go_on(&self, kind: FailureKind, last: &JobAccount) -> bool {
         // A form that broke one engine would break the next, and each would count as failed.
         let is_formed = self.request.generate().is_some_and(engine::grammar::is_needed);
-        let is_lost = kind == FailureKind::ProviderLost || kind == FailureKind::WorkerLost && !is_formed;
+        let is_lost = matches!(kind, FailureKind::ProviderLost | FailureKind::TimedOut)
+            || kind == FailureKind::WorkerLost && !is_formed;
         let has_part = !self.ids.is_empty() || self.vectors > 0;
         // Text whose tokens are not known cannot be gone on with.
         let gave_nothing = self.taken && !has_part && last.tokens_out == 0;

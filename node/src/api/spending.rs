@@ -154,6 +154,7 @@ pub(super) const fn came_to_nothing(kind: FailureKind) -> bool {
         | FailureKind::NotRunning
         | FailureKind::ProviderLost
         | FailureKind::WorkerLost
+        | FailureKind::TimedOut
         | FailureKind::Cancelled
         | FailureKind::Unavailable
         | FailureKind::Download

@@ -756,7 +756,7 @@ pub(super) fn failure_of(failure: &JobFailure, model: &str) -> Failure {
         ),
         JobFailure::EngineFailed(_) => Failure::new(FailureKind::WorkerLost, format!("{message}: try again")),
         JobFailure::Misbehaved(_) => Failure::new(FailureKind::ProviderLost, message),
-        JobFailure::TimedOut => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),
+        JobFailure::TimedOut => Failure::new(FailureKind::TimedOut, format!("{message}: try again")),
         JobFailure::BadRequest(_) => Failure::new(FailureKind::Usage, message),
         JobFailure::Cancelled => Failure::new(FailureKind::Cancelled, message),
         JobFailure::ChannelEnded => Failure::new(FailureKind::ProviderLost, format!("{message}: try again")),

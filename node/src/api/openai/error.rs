@@ -1,5 +1,8 @@
 //! Failures as these clients know them: `{"error": {"message", "type", "param", "code"}}` with the right status.
 
+use std::error::Error;
+use std::io;
+
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -40,13 +43,27 @@ impl From<Failure> for Refusal {
 impl From<BytesRejection> for Refusal {
     fn from(rejection: BytesRejection) -> Self {
         let status = rejection.status();
-        let words = if status == StatusCode::PAYLOAD_TOO_LARGE {
-            format!("the body is larger than {} bytes: send less", crate::api::BODY_BYTES_MAX)
+        let (status, words) = if status == StatusCode::PAYLOAD_TOO_LARGE {
+            (status, format!("the body is larger than {} bytes: send less", crate::api::BODY_BYTES_MAX))
+        } else if is_late(&rejection) {
+            (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time: send it again".to_owned())
         } else {
-            "the body did not arrive whole: send it again".to_owned()
+            (status, "the body did not arrive whole: send it again".to_owned())
         };
         Self { failure: Failure::usage(words), status, paid: false, in_flight: false }
     }
+}
+
+/// Says whether a body was not there when it had to be.
+fn is_late(rejection: &BytesRejection) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(rejection);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Refusal {
@@ -112,10 +129,11 @@ impl Refusal {
                 | FailureKind::Refused
                 | FailureKind::ProviderLost
                 | FailureKind::WorkerLost
+                | FailureKind::TimedOut
                 | FailureKind::NoProvider
                 | FailureKind::Unavailable
         );
-        self.in_flight || transient && !self.paid
+        self.in_flight || self.status == StatusCode::REQUEST_TIMEOUT || transient && !self.paid
     }
 
     /// Returns after how many seconds the request may succeed; clients that find more than a minute there give up, or come
@@ -181,6 +199,7 @@ fn code(kind: FailureKind) -> Option<&'static str> {
         | FailureKind::NoProvider
         | FailureKind::ProviderLost
         | FailureKind::WorkerLost
+        | FailureKind::TimedOut
         | FailureKind::Cancelled
         | FailureKind::Unavailable
         | FailureKind::Forbidden

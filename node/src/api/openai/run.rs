@@ -34,7 +34,7 @@ pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Respon
         model: asked.model,
     };
     check_slots(&api, &head.model, ids.len()).await?;
-    let stake = Stake { alone: ids.len() == 1, begun: Begun::default(), caller };
+    let stake = Stake::of(caller, ids.len());
     let watched = submit(&api, ids, asked.jobs, &stake).await?;
     let echoed = asked.echoed.into_iter().map(Some).chain(std::iter::repeat(None));
     let choices = watched.into_iter().zip(echoed).collect();
@@ -67,7 +67,7 @@ pub(super) async fn place(
 ) -> Result<Placed, Refusal> {
     let job = new_job();
     let model = request.model.clone();
-    let stake = Stake { alone: true, begun: Begun::default(), caller };
+    let stake = Stake::of(caller, 1);
     let mut watched = submit(api, vec![job], vec![request], &stake).await?;
     let watched = watched.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
     let mut headers = HeaderMap::new();
@@ -84,6 +84,13 @@ pub(super) struct Stake {
     begun: Begun,
     /// Who pays.
     caller: Caller,
+}
+
+impl Stake {
+    /// Says of a request with so many choices that nothing has begun.
+    pub(super) fn of(caller: Caller, choices: usize) -> Self {
+        Self { alone: choices == 1, begun: Begun::default(), caller }
+    }
 }
 
 /// Refuses choices for which there are no slots now: the others would begin, and be paid for nothing.

@@ -1,6 +1,7 @@
 //! Streams the choices of a request as server-sent events: role, parts, why it ended, usage if asked for, `[DONE]`.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -46,13 +47,9 @@ pub(super) async fn respond(
         echoed.push(repeated.unwrap_or_default());
         jobs.push(events(index, first, watched));
     }
-    let calls = vec![calls; echoed.len()];
-    let tally = Tally::default();
-    let (ready, offsets, frames) = (Vec::new(), Vec::new(), Vec::new());
-    let mut talk = Talk { head, usage, stake, tally, ready, offsets, frames, calls };
-    talk.begin(&echoed);
+    let talk = Talk::begin(head, Wanted { usage, calls }, stake, &echoed);
     let jobs = if jobs.len() == 1 { jobs.remove(0) } else { select_all(jobs).boxed() };
-    let mut response = Body::from_stream(stream(talk, jobs)).into_response();
+    let mut response = Body::from_stream(stream(talk, jobs, KEEP_ALIVE)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -87,9 +84,9 @@ fn events(index: usize, first: Option<JobEvent>, watched: Watched) -> BoxStream<
 
 type Jobs = BoxStream<'static, (usize, JobEvent)>;
 
-/// Returns the events, as many together as are ready.
-fn stream(talk: Talk, jobs: Jobs) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let idle = Idle::new(KEEP_ALIVE);
+/// Returns the events, as many together as are ready, and a comment where there are none for so long.
+fn stream(talk: Talk, jobs: Jobs, keep_alive: Duration) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let idle = Idle::new(keep_alive);
     unfold((talk, Some(jobs), idle), async |(mut talk, mut jobs, mut idle)| {
         while let Some(waiting) = jobs.as_mut().filter(|_| talk.ready.len() < READY_MAX) {
             let next = match waiting.next().now_or_never() {
@@ -140,16 +137,20 @@ struct Talk {
 struct Over;
 
 impl Talk {
-    fn begin(&mut self, echoed: &[String]) {
+    /// Begins with what is repeated of the prompt for each choice, which may be nothing.
+    fn begin(head: Head, Wanted { usage, calls }: Wanted, stake: Stake, echoed: &[String]) -> Self {
+        let mut ready = Vec::new();
         for (index, echoed) in echoed.iter().enumerate() {
-            self.offsets.push(echoed.chars().count());
-            self.frames.push(PartFrame::of(&self.head, index, self.usage));
-            let first = self.head.role(index);
-            let repeated = (!echoed.is_empty()).then(|| self.head.part(index, echoed.clone(), None));
+            let first = head.role(index);
+            let repeated = (!echoed.is_empty()).then(|| head.part(index, echoed.clone(), None));
             for choice in first.into_iter().chain(repeated) {
-                write(&mut self.ready, &self.head.chunk(choice, self.usage));
+                write(&mut ready, &head.chunk(choice, usage));
             }
         }
+        let offsets = echoed.iter().map(|echoed| echoed.chars().count()).collect();
+        let frames = (0..echoed.len()).map(|index| PartFrame::of(&head, index, usage)).collect();
+        let (tally, calls) = (Tally::default(), vec![calls; echoed.len()]);
+        Self { head, usage, stake, tally, ready, frames, offsets, calls }
     }
 
     fn on(&mut self, index: usize, happened: JobEvent) -> Result<(), Over> {
@@ -280,8 +281,36 @@ fn json(ready: &mut Vec<u8>, data: &(impl Serialize + ?Sized)) {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::super::wire::Dialect;
     use super::*;
+    use crate::api::caller::Caller;
+
+    #[tokio::test]
+    async fn a_stream_that_has_nothing_to_say_says_so_and_goes_on() {
+        let head = Head { dialect: Dialect::Chat, id: "x-1".to_owned(), created: 7, model: "m".to_owned() };
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let jobs = unfold(receiver, async |mut receiver| Some(((0, receiver.recv().await?), receiver)));
+        let wanted = Wanted { usage: false, calls: None };
+        let talk = Talk::begin(head, wanted, Stake::of(Caller::Owner, 1), &[String::new()]);
+        let mut stream = pin!(stream(talk, jobs.boxed(), Duration::from_millis(20)));
+        let role = stream.next().await.expect("who speaks").expect("good");
+        assert!(String::from_utf8_lossy(&role).contains("assistant"));
+        for _ in 0..2 {
+            assert_eq!(stream.next().await.expect("a comment").expect("good"), COMMENT);
+        }
+        let text =
+            JobEvent::Text { text: "a".into(), index: 0, tokens: 1, ids: vec![1], logprobs: Vec::new() };
+        sender.send(text).await.expect("it listens");
+        let part = loop {
+            let part = stream.next().await.expect("a part").expect("good");
+            if part != COMMENT {
+                break part;
+            }
+        };
+        assert!(part.starts_with(b"data: {") && part.ends_with(b"\n\n"), "{part:?}");
+    }
 
     #[test]
     fn a_part_is_written_as_its_whole_chunk_would_be() {
