@@ -15,7 +15,7 @@ use crate::ledger::account::SignedLineage;
 use crate::ledger::issuer::Issuer;
 use crate::ledger::paying::is_newer;
 use crate::ledger::quorum::Fact;
-use crate::ledger::records::{OpBody, Receipt, Terms, WithdrawalPaid, text_digest};
+use crate::ledger::records::{OpBody, Receipt, WithdrawalPaid, text_digest};
 use crate::licence::open_licence;
 use crate::manifest::Manifest;
 use crate::message::{Checked, News, Opening, Wire};
@@ -137,7 +137,7 @@ impl Audit {
             Record::Stepped { op, terms, epoch } => {
                 self.is_issuer = true;
                 let terms = terms.and_then(|terms| self.verified(terms));
-                let applied = self.verified(op).map(|op| self.books.apply(&op, terms.as_ref(), epoch));
+                let applied = self.verified(op).map(|op| self.books.replay_step(&op, terms.as_ref(), epoch));
                 self.book("an account's step", applied);
             }
             Record::PaidOut { receipt, amount } => {
@@ -156,7 +156,7 @@ impl Audit {
             Record::Voted { op, terms, epoch } => {
                 self.is_issuer = true;
                 let terms = terms.and_then(|terms| self.verified(terms));
-                let locked = self.verified(op).map(|op| self.books.lock(&op, terms.as_ref(), epoch));
+                let locked = self.verified(op).map(|op| self.books.replay_lock(&op, terms.as_ref(), epoch));
                 self.book("a vote", locked);
             }
             Record::Certified { certificate, epoch } => {
@@ -270,7 +270,7 @@ impl Audit {
             let by = |r: &&Verified<_>| Verified::is_signed_by(*r, Role::Issuer, key);
             opening.recorded.iter().filter(by).any(|recorded| recorded.op == opening.op.id())
         });
-        if let Err(error) = Terms::check(&opening.terms, &self.manifest, licence) {
+        if let Err(error) = opening.terms.check_shares(&self.manifest, licence) {
             self.problem(format!("channel {}: {error}", opening.op.id()));
         }
         if !belongs || !is_committed {

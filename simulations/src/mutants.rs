@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 77] = [
+pub const MUTANTS: [Mutant; 78] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -440,6 +440,11 @@ pub const MUTANTS: [Mutant; 77] = [
         "ballot-before-disk",
         "four_issuers_agree_on_every_epoch_and_everybody_finds_its_account",
         "an issuer's vote for a checkpoint leaves before it is on its disk",
+    ),
+    mutant(
+        "rewards-opened",
+        "issuer::no_channel_turns_what_was_earned_into_cash",
+        "a channel is opened on terms by which what its payer earned becomes cash",
     ),
 ];
 

@@ -285,6 +285,22 @@ enum Taking {
     AtOnce,
     /// Carry it out: a quorum has judged it.
     Certified,
+    /// Judge what our own journal says that we judged: rules that came later do not hold for it.
+    JudgeAgain,
+    /// Carry out again what our own journal says that we took.
+    Again,
+}
+
+impl Taking {
+    /// Says whether nothing is to be changed.
+    const fn only_judges(self) -> bool {
+        matches!(self, Self::Judge | Self::JudgeAgain)
+    }
+
+    /// Says whether all rules hold, also those by which a step was taken that is in a journal.
+    const fn is_first(self) -> bool {
+        matches!(self, Self::Judge | Self::AtOnce)
+    }
 }
 
 impl From<KeyError> for IssuerError {
@@ -439,6 +455,19 @@ impl Issuer {
         self.take(op, terms, now, Taking::AtOnce)
     }
 
+    /// Takes a step once more that our own journal says we took in epoch `now`. Rules that came later do not hold for it.
+    ///
+    /// # Errors
+    /// When it contradicts what came before it.
+    pub fn replay_step(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+    ) -> Result<(), IssuerError> {
+        self.take(op, terms, now, Taking::Again)
+    }
+
     fn take(
         &mut self,
         op: &Verified<AccountOp>,
@@ -475,7 +504,7 @@ impl Issuer {
             OpBody::Inception(inception) => self.begin(op.account, *inception, taking)?,
             OpBody::Rotate(_) => self.rotate(op, taking)?,
         }
-        if taking == Taking::Judge {
+        if taking.only_judges() {
             return Ok(());
         }
         let account = self.accounts.entry(op.account).or_default();
@@ -490,7 +519,7 @@ impl Issuer {
     /// free, and books grow by them.
     fn begin(&mut self, account: AccountId, inception: Inception, taking: Taking) -> Result<(), IssuerError> {
         let account = self.accounts.get_mut(&account).ok_or(IssuerError::UnknownAccount)?;
-        if taking == Taking::Judge {
+        if taking.only_judges() {
             return Ok(());
         }
 
@@ -501,7 +530,7 @@ impl Issuer {
     fn rotate(&mut self, op: &Verified<AccountOp>, taking: Taking) -> Result<(), IssuerError> {
         let lineage = self.accounts.get_mut(&op.account).and_then(|account| account.lineage.as_mut());
         let lineage = lineage.ok_or(IssuerError::CannotRotate)?;
-        if taking == Taking::Judge && !mutant::is_in("rotate-at-vote") {
+        if taking.only_judges() && !mutant::is_in("rotate-at-vote") {
             // Whether the key is the promised one was checked with the signature.
             return Ok(());
         }
@@ -525,6 +554,9 @@ impl Issuer {
         } else {
             self.judge_opening(op, open, terms, now)?;
         }
+        if taking.is_first() && !mutant::is_in("rewards-opened") {
+            terms.check_incentive().map_err(IssuerError::BadTerms)?;
+        }
         let markup_bps = terms.markup.map_or(0, |markup| markup.bps);
         let hold = with_markup(open.cap, markup_bps)?;
         let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
@@ -546,7 +578,7 @@ impl Issuer {
         let network =
             if op.account == self.manifest.network { left } else { self.balance(self.manifest.network) };
         let network_cash = network.cash.checked_add(fee).ok_or(IssuerError::Overflow)?;
-        if taking == Taking::Judge {
+        if taking.only_judges() {
             return Ok(());
         }
 
@@ -593,7 +625,9 @@ impl Issuer {
         if !terms.is_signed_by(Role::Node, terms.payee.into()) {
             return Err(IssuerError::WrongKey);
         }
-        terms.check(&self.manifest, open_licence(terms.model, self.domain)).map_err(IssuerError::BadTerms)?;
+        terms
+            .check_shares(&self.manifest, open_licence(terms.model, self.domain))
+            .map_err(IssuerError::BadTerms)?;
         if open.expires < now || open.expires > now.plus(VALIDITY_EPOCHS_MAX) || open.expires > terms.valid_to
         {
             return Err(IssuerError::WrongExpiry);
@@ -622,7 +656,7 @@ impl Issuer {
         if has_ended && taking != Taking::Certified {
             return Err(IssuerError::Closed);
         }
-        if has_ended || taking == Taking::Judge {
+        if has_ended || taking.only_judges() {
             return Ok(());
         }
 

@@ -424,6 +424,9 @@ pub enum TermsError {
     /// The licence does not permit it.
     #[error("the licence does not permit these terms")]
     Licence,
+    /// What is earned could be withdrawn.
+    #[error("what is earned could be withdrawn, which this network does not permit")]
+    Incentive,
 }
 
 impl Terms {
@@ -443,11 +446,33 @@ impl Terms {
         ])
     }
 
-    /// Checks the division against the network's rules, and the licence.
+    /// Checks the terms of a channel that is not open yet against the network's rules.
     ///
     /// # Errors
     /// Says which rule is broken.
     pub fn check(&self, manifest: &Manifest, open_licence: RecordId) -> Result<(), TermsError> {
+        self.check_shares(manifest, open_licence)?;
+        self.check_incentive()
+    }
+
+    /// Checks that the provider's line is paid into `earned`. Under Rewards a channel would turn what its payer has earned
+    /// into cash, for whoever is its own provider.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub const fn check_incentive(&self) -> Result<(), TermsError> {
+        match self.incentive {
+            Incentive::Exchange => Ok(()),
+            Incentive::Rewards => Err(TermsError::Incentive),
+        }
+    }
+
+    /// Checks the division against the network's rules, and the licence: all that ever held, so that it holds for channels
+    /// which were opened long ago.
+    ///
+    /// # Errors
+    /// Says which rule is broken.
+    pub fn check_shares(&self, manifest: &Manifest, open_licence: RecordId) -> Result<(), TermsError> {
         let sum_of =
             |role| self.split.iter().filter(|line| line.role == role).map(|line| u64::from(line.bps)).sum();
         let sum: u64 = self.split.iter().map(|line| u64::from(line.bps)).sum();

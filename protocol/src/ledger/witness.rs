@@ -623,7 +623,7 @@ impl Witness {
             Record::Voted { op, terms, epoch } => {
                 let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
                 let op = op.read_back(domain)?;
-                self.books.lock(&op, terms.as_ref(), epoch)?;
+                self.books.replay_lock(&op, terms.as_ref(), epoch)?;
                 self.locked(&op);
             }
             Record::Certified { certificate, epoch } => {

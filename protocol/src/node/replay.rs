@@ -271,7 +271,7 @@ pub(super) fn replay_issuing(
         Record::Stepped { op, terms, epoch } => {
             let terms = terms.map(|terms| terms.read_back(domain)).transpose()?;
             let op = op.read_back(domain)?;
-            issuing.books.apply(&op, terms.as_ref(), epoch)?;
+            issuing.books.replay_step(&op, terms.as_ref(), epoch)?;
             if matches!(op.body, OpBody::Pay { .. } | OpBody::Expire(_)) {
                 let certificate = issuing.certificate(&op, epoch);
                 issuing.inboxes.file_step(&certificate, &issuing.witness.books);

@@ -86,7 +86,7 @@ fn paid_out(journal: &[Record], channel: ChannelId) -> (u64, bool) {
 #[test]
 fn an_issuer_still_knows_after_a_crash_what_it_has_answered() {
     let mut journal = funded();
-    let (channel, opening) = opening(terms(PROVIDER, PAYER + 50, Incentive::Rewards, 0).signed(), &[]);
+    let (channel, opening) = opening(terms(PROVIDER, PAYER + 50, Incentive::Exchange, 0).signed(), &[]);
     let step = Message::Step { op: opening.op.clone(), terms: Some(opening.terms) };
 
     let (lines, _) = on_disk_before(&receive(&mut issuer_after(&journal), PAYER, &step), "stepped");

@@ -8,7 +8,7 @@ use protocol::forward::{Forward, Gathering};
 use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
 use protocol::ledger::issuer::{Issuer, IssuerError};
 use protocol::ledger::records::{
-    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
+    AccountOp, Deposit, Epoch, Final, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms, TermsError,
 };
 use protocol::price::Usage;
 use protocol::record::{RECORD_BYTES_MAX, Record};
@@ -364,7 +364,11 @@ impl History {
             payer_key: payer_signer(payer).public(),
         };
         let op = self.op(payer, OpBody::OpenChannel(open));
-        if self.books.apply(&op, Some(&terms), self.epoch).is_err() {
+        if !exchange {
+            assert!(self.books.apply(&op, Some(&terms), self.epoch).is_err(), "no new one under Rewards");
+        }
+        // A journal may hold one from before that was refused.
+        if self.books.replay_step(&op, Some(&terms), self.epoch).is_err() {
             return;
         }
         assert!(self.books.apply(&op, Some(&terms), self.epoch).is_ok(), "taken twice, counted once");
@@ -508,6 +512,35 @@ fn what_was_earned_is_neither_paid_nor_withdrawn() {
         history.books.apply(&op, None, Epoch(0)),
         Err(IssuerError::NotEnoughCash { available: 0, .. })
     ));
+}
+
+#[test]
+fn no_channel_turns_what_was_earned_into_cash() {
+    let mut history = History::new();
+    history.happen(&Event::Deposit { reference: 1, account: 1, amount: 10_000_000 }, &[]);
+    history.happen(&Event::Open { payer: 1, payee: 2, cap: 9_000_000, markup: 0, exchange: true }, &[]);
+    history.happen(&Event::Redeem { channel: 0, stated: 9_000_000, taken: 9_000_000 }, &[]);
+    assert_eq!(history.books.balance(account(2)).earned, 8_280_000);
+
+    // A second node of the same owner, which signs its terms itself.
+    let terms = terms(3, 2, Incentive::Rewards, 0);
+    let open = OpenChannel {
+        payee: terms.payee,
+        terms: terms.id(),
+        cap: 8_000_000,
+        expires: terms.valid_to,
+        payer: signer(2).public().into(),
+        payer_key: payer_signer(2).public(),
+    };
+    let op = history.op(2, OpBody::OpenChannel(open));
+    let refused = Err(IssuerError::BadTerms(TermsError::Incentive));
+    assert_eq!(history.books.clone().lock(&op, Some(&terms), Epoch(0)), refused);
+    assert_eq!(history.books.apply(&op, Some(&terms), Epoch(0)), refused);
+    assert_eq!(history.books.balance(account(2)).earned, 8_280_000);
+
+    // What an issuer took or voted for before it refused them is in its journal, and holds.
+    assert_eq!(history.books.clone().replay_lock(&op, Some(&terms), Epoch(0)), Ok(()));
+    assert_eq!(history.books.replay_step(&op, Some(&terms), Epoch(0)), Ok(()));
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn terms_that_divide_otherwise_than_the_network_does_are_refused() {
     };
 
     assert_eq!(check(|_| ()), Ok(()));
+    assert_eq!(check(|terms| terms.incentive = Incentive::Rewards), Err(TermsError::Incentive));
     assert_eq!(check(|terms| terms.split[0].bps -= 1), Err(TermsError::Sum));
     assert_eq!(check(|terms| move_bps(terms, 2_201)), Err(TermsError::Floor));
     assert_eq!(check(|terms| move_bps(terms, 1)), Err(TermsError::Shares));

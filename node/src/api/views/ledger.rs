@@ -14,7 +14,7 @@ pub struct BalanceView {
     pub account: String,
     /// What can be spent: `cash` and `earned`.
     pub available: Money,
-    /// From deposits, tickets and Rewards; can be withdrawn.
+    /// From deposits, tickets, payments, shares and markups; can be withdrawn.
     pub cash: Money,
     /// From serving under Exchange; buys priority.
     pub earned: Money,

@@ -26,6 +26,30 @@ impl Issuer {
         terms: Option<&Verified<Terms>>,
         now: Epoch,
     ) -> Result<(), IssuerError> {
+        self.lock_as(op, terms, now, Taking::Judge)
+    }
+
+    /// Locks a slot once more to a step for which our own journal says that we voted in epoch `now`. Rules that came later
+    /// do not hold for it.
+    ///
+    /// # Errors
+    /// When it contradicts what came before it.
+    pub fn replay_lock(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+    ) -> Result<(), IssuerError> {
+        self.lock_as(op, terms, now, Taking::JudgeAgain)
+    }
+
+    fn lock_as(
+        &mut self,
+        op: &Verified<AccountOp>,
+        terms: Option<&Verified<Terms>>,
+        now: Epoch,
+        taking: Taking,
+    ) -> Result<(), IssuerError> {
         match self.locked(op.account) {
             Some(locked) if locked == op.id() => return Ok(()),
             Some(_) if mutant::is_in("vote-twice") => {}
@@ -35,7 +59,7 @@ impl Issuer {
             }
             Some(_) | None => {}
         }
-        self.take(op, terms, now, Taking::Judge)?;
+        self.take(op, terms, now, taking)?;
         if self.next_slot(op.account).1 == op.id() {
             return Ok(());
         }
