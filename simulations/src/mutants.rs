@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 78] = [
+pub const MUTANTS: [Mutant; 80] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -445,6 +445,16 @@ pub const MUTANTS: [Mutant; 78] = [
         "rewards-opened",
         "issuer::no_channel_turns_what_was_earned_into_cash",
         "a channel is opened on terms by which what its payer earned becomes cash",
+    ),
+    in_lib(
+        "payees-unawaited",
+        "ledger::issuer::tests::whom_an_open_channel_pays_has_a_place_in_full_books",
+        "a channel brings more accounts into the books than a checkpoint may state",
+    ),
+    in_lib(
+        "deposits-without-room",
+        "ledger::issuer::tests::payments_and_channels_leave_room_for_deposits",
+        "payments fill the books, so that nobody new can be given anything",
     ),
 ];
 

@@ -2,11 +2,13 @@
 
 mod closing;
 mod forward;
+mod room;
 mod settling;
 mod slots;
 mod snapshot;
 mod transfers;
 
+pub use room::ACCOUNTS_BY_STEPS_MAX;
 pub use settling::has_lapsed;
 pub use snapshot::Snapshot;
 
@@ -107,6 +109,8 @@ pub struct Issuer {
     domain: DomainId,
     manifest: Manifest,
     accounts: BTreeMap<AccountId, Account>,
+    /// Accounts that open channels pay and that are not there yet.
+    awaited: BTreeSet<AccountId>,
     channels: BTreeMap<ChannelId, Channel>,
     /// After which epoch a channel ends if it is open, or is forgotten if it is closed: every channel once or twice.
     due: BTreeSet<(Epoch, ChannelId)>,
@@ -328,6 +332,7 @@ impl Issuer {
             domain,
             manifest,
             accounts: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             channels: BTreeMap::new(),
             due: BTreeSet::new(),
             deposits: BTreeMap::new(),
@@ -433,7 +438,7 @@ impl Issuer {
         };
         self.check_room_for(deposit.account)?;
 
-        let balance = &mut self.accounts.entry(deposit.account).or_default().balance;
+        let balance = &mut self.account_in(deposit.account).balance;
         balance.cash = cash;
         balance.as_of = balance.as_of.saturating_add(1);
         self.deposits.insert(deposit.reference, (deposit.account, deposit.amount));
@@ -507,7 +512,7 @@ impl Issuer {
         if taking.only_judges() {
             return Ok(());
         }
-        let account = self.accounts.entry(op.account).or_default();
+        let account = self.account_in(op.account);
         account.next = account.next.saturating_add(1);
         account.head = Some(op.id());
         account.locks = account.locks.split_off(&account.next);
@@ -568,8 +573,7 @@ impl Issuer {
             return Err(IssuerError::Full);
         }
         let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
-        self.check_room_for(self.manifest.network)?;
-        terms.markup.map_or(Ok(()), |markup| self.check_room_for(markup.builder))?;
+        self.check_room(room::paid_by(terms).chain([self.manifest.network]), taking)?;
         let (left, fee) = take(account.balance, self.manifest.open_fee)?;
         let (left, held) = take(left, hold)?;
         let fee = fee.earned.checked_add(fee.cash).ok_or(IssuerError::Overflow)?;
@@ -582,31 +586,30 @@ impl Issuer {
             return Ok(());
         }
 
-        let payer = self.accounts.entry(op.account).or_default();
+        let payer = self.account_in(op.account);
         payer.balance = Balance { held: held_sum, ..left };
         payer.channels = channel_count;
-        let network = &mut self.accounts.entry(self.manifest.network).or_default().balance;
+        let network = &mut self.account_in(self.manifest.network).balance;
         network.cash = network_cash;
         network.as_of = network.as_of.saturating_add(1);
         let grace = if mutant::is_in("no-grace") { 0 } else { self.manifest.grace_epochs };
         self.due.insert((open.expires.plus(grace), op.id().into()));
-        self.channels.insert(
-            op.id().into(),
-            Channel {
-                payer: op.account,
-                payer_node: open.payer,
-                payer_key: open.payer_key,
-                terms: Terms::clone(terms),
-                cap: open.cap,
-                held,
-                opened: held,
-                redeemed: 0,
-                expires: open.expires,
-                ending: None,
-                closed: false,
-                kept_to: None,
-            },
-        );
+        let channel = Channel {
+            payer: op.account,
+            payer_node: open.payer,
+            payer_key: open.payer_key,
+            terms: Terms::clone(terms),
+            cap: open.cap,
+            held,
+            opened: held,
+            redeemed: 0,
+            expires: open.expires,
+            ending: None,
+            closed: false,
+            kept_to: None,
+        };
+        self.await_accounts(&channel);
+        self.channels.insert(op.id().into(), channel);
         Ok(())
     }
 
@@ -872,24 +875,17 @@ impl Issuer {
     /// Copies the part of the books that a step on one channel can touch, so that the step is whole or not at all.
     fn part_of(&self, id: ChannelId) -> Result<Part, IssuerError> {
         let channel = self.channels.get(&id).ok_or(IssuerError::UnknownChannel)?.clone();
-        let accounts = channel.terms.split.iter().map(|line| line.account);
-        let builder = channel.terms.markup.map(|markup| markup.builder);
-        let accounts = accounts.chain(builder).chain([channel.payer, channel.terms.payee_account]);
         let copy = |account| (account, self.accounts.get(&account).cloned().unwrap_or_default());
-        Ok(Part { accounts: accounts.map(copy).collect(), id, channel })
+        let accounts = channel.accounts().map(copy).collect();
+        Ok(Part { accounts, id, channel })
     }
 
-    fn adopt(&mut self, mut part: Part) {
-        for account in part.accounts.values_mut() {
+    fn adopt(&mut self, part: Part) {
+        for (id, mut account) in part.accounts {
             account.balance.as_of = account.balance.as_of.saturating_add(1);
+            self.put_account(id, account);
         }
-        self.accounts.extend(part.accounts);
         self.channels.insert(part.id, part.channel);
-    }
-
-    fn check_room_for(&self, account: AccountId) -> Result<(), IssuerError> {
-        let known = self.accounts.contains_key(&account);
-        if known || self.accounts.len() < ACCOUNTS_MAX { Ok(()) } else { Err(IssuerError::Full) }
     }
 }
 
@@ -1038,5 +1034,70 @@ mod tests {
         assert_eq!(books.expire(Epoch(13)), Vec::new());
         assert_eq!(books.channel(channel), None);
         assert!(books.is_conserved());
+    }
+
+    /// Has the books know as many accounts.
+    fn fill(books: &mut Issuer, count: usize) {
+        let ids = (0_u64..).map(|number| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            AccountId(id)
+        });
+        let more = count - books.accounts.len();
+        let new: Vec<AccountId> = ids.filter(|id| !books.accounts.contains_key(id)).take(more).collect();
+        books.accounts.extend(new.into_iter().map(|id| (id, Account::default())));
+    }
+
+    fn deposit_for(tag: u8) -> Deposit {
+        let (reference, account) = (Digest([tag; 32]), AccountId([tag; 32]));
+        Deposit { reference, account, amount: 7, epoch: Epoch(0), source: Source::Outside }
+    }
+
+    fn payment_to(books: &Issuer, to: AccountId) -> Verified<AccountOp> {
+        let account = AccountId::from(signer(3).public());
+        let (sequence, previous) = books.next_slot(account);
+        let body = OpBody::Pay { to, amount: 1 };
+        let op = AccountOp { account, sequence, previous, epoch: Epoch(0), body };
+        sign(op, books.domain, Role::Owner, &signer(3))
+    }
+
+    #[test]
+    fn whom_an_open_channel_pays_has_a_place_in_full_books() {
+        let (mut books, channel) = books();
+        let payee = AccountId::from(signer(50).public());
+        // The payee's and the pool's place are taken, though neither was paid.
+        fill(&mut books, ACCOUNTS_MAX - 3);
+        assert_eq!(books.deposit(&deposit_for(91)), Ok(()));
+        assert_eq!(books.deposit(&deposit_for(92)), Err(IssuerError::Full));
+        assert_eq!(books.deposit(&Deposit { account: payee, ..deposit_for(93) }), Ok(()), "it has a place");
+
+        let closing = Final { channel, amount: 500_000, receipt: None };
+        let closing = sign(closing, books.domain, Role::Payer, &signer(70));
+        let closing = closing.signed_also_by(books.domain, Role::Payee, &signer(60));
+        assert_eq!(books.close(&closing), Ok(500_000));
+        assert_eq!((books.accounts.len(), books.awaited.len()), (ACCOUNTS_MAX, 0));
+        assert_eq!(books.balance(payee).earned, 460_000);
+        assert!(books.is_conserved());
+    }
+
+    #[test]
+    fn payments_and_channels_leave_room_for_deposits() {
+        let (mut books, _) = books();
+        let [first, second] = [81, 82].map(|tag| AccountId([tag; 32]));
+        let awaited = books.awaited.len();
+        fill(&mut books, ACCOUNTS_BY_STEPS_MAX - awaited - 1);
+        let last = payment_to(&books, first);
+        assert_eq!(books.apply(&last, None, Epoch(0)), Ok(()));
+        let beyond = payment_to(&books, second);
+        assert_eq!(books.clone().lock(&beyond, None, Epoch(0)), Err(IssuerError::Full));
+        assert_eq!(books.apply(&beyond, None, Epoch(0)), Err(IssuerError::Full));
+        assert_eq!(books.clone().replay_step(&beyond, None, Epoch(0)), Ok(()), "an old journal may hold it");
+
+        // Whoever is known is paid, and whoever is given something is known.
+        let known = payment_to(&books, first);
+        assert_eq!(books.apply(&known, None, Epoch(0)), Ok(()));
+        assert_eq!(books.deposit(&deposit_for(82)), Ok(()));
+        let to_known = payment_to(&books, second);
+        assert_eq!(books.apply(&to_known, None, Epoch(0)), Ok(()));
     }
 }

@@ -56,10 +56,12 @@ impl Issuer {
                     lineage: lineage.map(Box::new),
                     ..Account::default()
                 };
-                self.accounts.insert(entry.account, account);
+                self.put_account(entry.account, account);
             }
             Entry::Channel(entry) => {
-                self.channels.insert(entry.channel, channel_of(entry));
+                let channel = channel_of(entry);
+                self.await_accounts(&channel);
+                self.channels.insert(entry.channel, channel);
                 if entry.ended {
                     self.ended.insert(entry.channel);
                 }

@@ -70,7 +70,7 @@ impl Issuer {
 
     /// Locks an account's next slot to a step, whatever rules say.
     pub(super) fn lock_to(&mut self, op: &Verified<AccountOp>) {
-        self.accounts.entry(op.account).or_default().locks.insert(op.sequence, op.id());
+        self.account_in(op.account).locks.insert(op.sequence, op.id());
     }
 
     /// Returns the step for which we voted in an account's next slot.

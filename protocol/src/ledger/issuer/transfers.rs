@@ -87,8 +87,7 @@ impl Issuer {
         part.take(from, (amount, self.manifest.pay_fee), taking)?;
         part.give(to, amount)?;
         part.give(self.manifest.network, self.manifest.pay_fee)?;
-        self.check_room_for(to)?;
-        self.check_room_for(self.manifest.network)?;
+        self.check_room([to, self.manifest.network], taking)?;
         if taking.only_judges() {
             return Ok(());
         }
@@ -112,7 +111,7 @@ impl Issuer {
         part.take(account, (amount, self.manifest.withdraw_fee), taking)?;
         part.give(self.manifest.network, self.manifest.withdraw_fee)?;
         let sum = self.withdrawals.sum.checked_add(u128::from(amount)).ok_or(IssuerError::Overflow)?;
-        self.check_room_for(self.manifest.network)?;
+        self.check_room([self.manifest.network], taking)?;
         if taking.only_judges() {
             return Ok(());
         }
@@ -132,7 +131,7 @@ impl Issuer {
         let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
         part.take(account, (0, fee), taking)?;
         part.give(self.manifest.network, fee)?;
-        self.check_room_for(self.manifest.network)?;
+        self.check_room([self.manifest.network], taking)?;
         if taking.only_judges() {
             return Ok(());
         }
@@ -221,7 +220,7 @@ impl CashPart {
     /// the step.
     fn adopt(self, books: &mut Issuer, own: AccountId) {
         for (id, mut balance) in self.0 {
-            let account = books.accounts.entry(id).or_default();
+            let account = books.account_in(id);
             if id != own && balance != account.balance {
                 balance.as_of = balance.as_of.saturating_add(1);
             }
