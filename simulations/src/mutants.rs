@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 80] = [
+pub const MUTANTS: [Mutant; 81] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -455,6 +455,11 @@ pub const MUTANTS: [Mutant; 80] = [
         "deposits-without-room",
         "ledger::issuer::tests::payments_and_channels_leave_room_for_deposits",
         "payments fill the books, so that nobody new can be given anything",
+    ),
+    in_lib(
+        "withdrawals-unjudged",
+        "node::tests::issuers::an_issuer_that_has_no_room_for_a_withdrawal_votes_for_none_and_blames_nobody",
+        "an issuer votes for a withdrawal that it has no room to record",
     ),
 ];
 

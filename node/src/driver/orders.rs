@@ -98,7 +98,7 @@ fn refused(error: OrderError) -> Failure {
         OrderError::Refused(IssuerError::NotEnoughCash { .. } | IssuerError::NotEnough { .. }) => {
             FailureKind::NoCredits
         }
-        OrderError::Refused(IssuerError::NoTransfer) => FailureKind::Usage,
+        OrderError::Refused(IssuerError::NoTransfer | IssuerError::TooLittle { .. }) => FailureKind::Usage,
         OrderError::NoKey | OrderError::Refused(_) => FailureKind::Refused,
     };
     Failure::new(kind, error.to_string())

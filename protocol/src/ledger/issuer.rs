@@ -208,7 +208,7 @@ pub enum IssuerError {
     #[error("the amount is above the channel's cap, or below what it has paid")]
     WrongAmount,
     /// A bound was reached.
-    #[error("this issuer has reached its bound on accounts or channels")]
+    #[error("this issuer has reached its bound on accounts, channels or withdrawals that wait")]
     Full,
     /// An amount exceeds 64 bits.
     #[error("an amount exceeds what 64 bits hold")]
@@ -278,6 +278,12 @@ pub enum IssuerError {
              again"
     )]
     Lapsed,
+    /// A withdrawal of less than its fee: somebody pays each out by hand.
+    #[error("a withdrawal must be of at least {least} nano-credits")]
+    TooLittle {
+        /// The least that can be withdrawn.
+        least: u64,
+    },
 }
 
 /// What is done with a step.

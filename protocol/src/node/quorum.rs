@@ -143,8 +143,10 @@ impl Node {
                     self.send(from, Message::StepRefused { op, error, balance }, out);
                 }
             }
-            // It comes again with the next question.
-            Err(IssuerError::Behind | IssuerError::UnknownChannel) => self.hurry(now, out),
+            // It comes again with the next question. Whoever brings what there is no room for here has done nothing wrong.
+            Err(IssuerError::Behind | IssuerError::UnknownChannel | IssuerError::Full) => {
+                self.hurry(now, out)
+            }
             Err(_) => out.push(Effect::Penalise(from, Offence::BadLedger)),
         }
         if is_judged {

@@ -200,8 +200,10 @@ fn cash_goes_to_the_last_nano_credit_with_its_fee_and_nothing_goes_nowhere() {
     };
     let pay = |to: u8, amount| OpBody::Pay { to: account(to), amount };
     let withdraw = |amount| OpBody::Withdraw { amount, payout: digest(5) };
+    // What is withdrawn is worth the hand that pays it out.
+    let least = fees[1];
     assert_eq!(judged(fees[0] + 9, pay(PAYEE, 9)), Ok((0, 0)));
-    assert_eq!(judged(fees[1] + 9, withdraw(9)), Ok((0, 9)));
+    assert_eq!(judged(fees[1] + least, withdraw(least)), Ok((0, least.into())));
     assert_eq!(judged(fees[0], OpBody::Noop), Ok((0, 0)));
 
     let short = |fee: u64, amount: u64| {
@@ -209,7 +211,8 @@ fn cash_goes_to_the_last_nano_credit_with_its_fee_and_nothing_goes_nowhere() {
         Err(IssuerError::NotEnoughCash { needed, available: needed - 1 })
     };
     assert_eq!(judged(fees[0] + 8, pay(PAYEE, 9)), short(fees[0], 9));
-    assert_eq!(judged(fees[1] + 8, withdraw(9)), short(fees[1], 9));
+    assert_eq!(judged(fees[1] + least - 1, withdraw(least)), short(fees[1], least));
+    assert_eq!(judged(10 * fees[1], withdraw(least - 1)), Err(IssuerError::TooLittle { least }));
     assert_eq!(judged(fees[0] - 1, OpBody::Noop), short(fees[0], 0));
     for nothing in [pay(PAYEE, 0), pay(PAYER, 9), withdraw(0)] {
         assert_eq!(judged(10 * fees[1], nothing), Err(IssuerError::NoTransfer));

@@ -324,7 +324,8 @@ impl History {
         let op = self.op(tag, OpBody::Withdraw { amount, payout: digest(tag) });
         let id = op.id();
         let taken = self.take(op);
-        assert_eq!(taken, amount > 0 && self.model.take_cash(account(tag), amount + fee));
+        let is_enough = amount >= fee;
+        assert_eq!(taken, is_enough && self.model.take_cash(account(tag), amount + fee));
         if taken {
             self.model.withdrawn += amount;
             self.model.requests.insert(id, (account(tag), amount, None));
@@ -507,7 +508,7 @@ fn what_was_earned_is_neither_paid_nor_withdrawn() {
     let op = history.op(2, OpBody::Pay { to: account(3), amount: 1 });
     let refused = IssuerError::NotEnoughCash { needed: 10_001, available: 0 };
     assert_eq!(history.books.apply(&op, None, Epoch(0)), Err(refused));
-    let op = history.op(2, OpBody::Withdraw { amount: 1, payout: Digest::ZERO });
+    let op = history.op(2, OpBody::Withdraw { amount: 1_000_000, payout: Digest::ZERO });
     assert!(matches!(
         history.books.apply(&op, None, Epoch(0)),
         Err(IssuerError::NotEnoughCash { available: 0, .. })

@@ -84,8 +84,8 @@ impl Issuer {
     /// again changes nothing. It must be on disk before our word of it leaves.
     ///
     /// # Errors
-    /// [`IssuerError::Behind`] when steps or credits that came before it are missing here; otherwise what is wrong with
-    /// the certificate.
+    /// [`IssuerError::Behind`] when steps or credits that came before it, or room for it, are missing here; otherwise what
+    /// is wrong with the certificate.
     pub fn certify(&mut self, certificate: &Certificate<Checked>, now: Epoch) -> Result<bool, IssuerError> {
         let op = &certificate.op;
         if op.sequence < self.next_slot(op.account).0 {
@@ -98,7 +98,8 @@ impl Issuer {
                 IssuerError::WrongSequence { .. }
                 | IssuerError::NotEnough { .. }
                 | IssuerError::NotEnoughCash { .. }
-                | IssuerError::UnknownAccount,
+                | IssuerError::UnknownAccount
+                | IssuerError::Full,
             ) => Err(IssuerError::Behind),
             taken => taken.map(|()| true),
         }

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, Digest, RecordId};
 use crate::ledger::records::Epoch;
+use crate::mutant;
 
 use super::{Balance, Issuer, IssuerError, Taking};
 
-/// Most withdrawals kept. One that was paid makes room for a new one; each costs a fee, so filling it is dear.
+/// Most withdrawals kept. One that was paid makes room for a new one; each costs a fee, and takes at least as much more with
+/// it, so filling it is dear.
 pub const WITHDRAWALS_MAX: usize = 100_000;
 
 /// Cash that left the network on its owner's word, to be paid out by an issuer's operator.
@@ -107,11 +109,19 @@ impl Issuer {
         if amount == 0 {
             return Err(IssuerError::NoTransfer);
         }
+        let least = self.manifest.withdraw_fee;
+        if taking.is_first() && amount < least && !mutant::is_in("withdrawals-unjudged") {
+            return Err(IssuerError::TooLittle { least });
+        }
         let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
         part.take(account, (amount, self.manifest.withdraw_fee), taking)?;
         part.give(self.manifest.network, self.manifest.withdraw_fee)?;
         let sum = self.withdrawals.sum.checked_add(u128::from(amount)).ok_or(IssuerError::Overflow)?;
         self.check_room([self.manifest.network], taking)?;
+        // What a quorum votes for and nobody can take holds its account up.
+        if taking.is_first() && !mutant::is_in("withdrawals-unjudged") {
+            self.withdrawals.find_room()?;
+        }
         if taking.only_judges() {
             return Ok(());
         }
@@ -172,13 +182,19 @@ impl Withdrawals {
         self.requests.insert(step, request);
     }
 
-    fn make_room(&mut self) -> Result<(), IssuerError> {
+    /// Returns the request that must go for a new one, if one must.
+    fn find_room(&self) -> Result<Option<RecordId>, IssuerError> {
         if self.requests.len() < WITHDRAWALS_MAX {
-            return Ok(());
+            return Ok(None);
         }
-        let paid = self.requests.iter().find(|(_, request)| request.paid.is_some()).map(|(id, _)| *id);
-        let oldest = paid.ok_or(IssuerError::Full)?;
-        self.requests.remove(&oldest);
+        let paid = self.requests.iter().find(|(_, request)| request.paid.is_some());
+        paid.map(|(id, _)| Some(*id)).ok_or(IssuerError::Full)
+    }
+
+    fn make_room(&mut self) -> Result<(), IssuerError> {
+        if let Some(paid) = self.find_room()? {
+            self.requests.remove(&paid);
+        }
         Ok(())
     }
 }

@@ -3,8 +3,9 @@
 use super::*;
 use crate::agreeing::{AgreedRecord, Agreeing};
 use crate::books::BooksMessage;
+use crate::forward::Entry;
 use crate::ledger::facts::{NAMES_MAX, WANTED_MAX};
-use crate::ledger::issuer::IssuerError;
+use crate::ledger::issuer::{IssuerError, WITHDRAWALS_MAX, Withdrawal};
 use crate::ledger::quorum::{Certificate, Fact, freed_head};
 use crate::ledger::records::{Deposit, Source, Vote};
 use crate::ledger::witness::Witness;
@@ -277,4 +278,53 @@ fn a_step_without_room_may_be_asked_for_again_when_no_copy_is_under_way_and_othe
     peer.refuse(op, IssuerError::SlotLocked, START);
     assert_eq!([0, 60, 6_000].map(|seconds| stands(&peer, seconds)), [true; 3]);
     assert_eq!(peer.refused(RecordId([2; 32]), START), None);
+}
+
+/// Returns the first step of an account, which withdraws.
+fn withdrawal(tag: u8) -> Verified<AccountOp> {
+    let body = OpBody::Withdraw { amount: 1_000_000, payout: Digest::ZERO };
+    let op = AccountOp { body, ..AccountOp::clone(&step(tag, 1)) };
+    sign(op, four().domain(), Role::Owner, &owner(tag))
+}
+
+#[test]
+fn an_issuer_that_has_no_room_for_a_withdrawal_votes_for_none_and_blames_nobody() {
+    let owners_node = Somebody(119, 160);
+    let op = withdrawal(0);
+    let mut node = Told::one_of_four();
+    (1..4).for_each(|number| drop(node.hears_fact(START, 0, &deposit(number, 0))));
+    node.greeted_at_four(&owners_node, None);
+    let waits = Withdrawal {
+        account: op.account,
+        amount: 1_000_000,
+        payout: Digest::ZERO,
+        epoch: Epoch(0),
+        paid: None,
+        is_settled: true,
+    };
+    let number = |number: usize| RecordId(*blake3::hash(&number.to_be_bytes()).as_bytes());
+    let books = |node: &mut Told, act: &dyn Fn(&mut crate::ledger::issuer::Issuer)| {
+        act(&mut node.node.issuing.as_mut().expect("an issuer").witness.books);
+    };
+    books(&mut node, &|books| {
+        let all = (0..WITHDRAWALS_MAX).map(|place| Entry::Withdrawal(number(place), waits));
+        all.for_each(|entry| books.restore(&entry).expect("no keys in it"));
+    });
+
+    let out = node.hears(START, &owners_node, Message::Step { op: op.clone(), terms: None });
+    let error = out.iter().find_map(|effect| match effect {
+        Effect::Send(_, Message::StepRefused { error, .. }) => Some(*error),
+        _ => None,
+    });
+    assert_eq!(error, Some(IssuerError::Full));
+
+    // Others had room. It is brought by one of them, and by its owner.
+    let fact = Fact::Step(certified(&op, [0, 1, 3]));
+    let mut out = node.hears_fact(START, 0, &fact);
+    out.extend(node.hears(START, &owners_node, Message::Fact(fact.clone())));
+    let is_blame = |effect: &Effect| matches!(effect, Effect::Penalise(..) | Effect::Record(_));
+    assert!(!out.iter().any(is_blame), "{out:?}");
+    books(&mut node, &|books| books.mark_paid(number(7), Digest::ZERO).expect("there"));
+    let out = node.hears_fact(START, 0, &fact);
+    assert!(out.iter().any(|effect| matches!(effect, Effect::Record(Record::Certified { .. }))));
 }
