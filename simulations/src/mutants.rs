@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 81] = [
+pub const MUTANTS: [Mutant; 82] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -460,6 +460,11 @@ pub const MUTANTS: [Mutant; 81] = [
         "withdrawals-unjudged",
         "node::tests::issuers::an_issuer_that_has_no_room_for_a_withdrawal_votes_for_none_and_blames_nobody",
         "an issuer votes for a withdrawal that it has no room to record",
+    ),
+    in_lib(
+        "full-news-drops-new",
+        "node::notices::tests::payments_to_nobody_take_no_room_from_deposits_and_ends_nor_from_later_payments",
+        "when much news waits nobody hears of anything new",
     ),
 ];
 

@@ -22,8 +22,9 @@ use super::{Effect, Node, Offence};
 /// Most news kept for one receiver that does not come to hear it; the oldest is dropped, the balance is right without.
 const NEWS_PER_RECEIVER_MAX: usize = 64;
 
-/// Most news kept for everybody.
-const NEWS_MAX: usize = 100_000;
+/// Most news of one sort kept for everybody; the oldest of the same sort is dropped. Whoever pays 40,000 accounts that nobody
+/// owns a nano-credit each, which costs 0.4 credits in fees, so has others miss lines of payments before, and nothing else.
+const NEWS_OF_A_SORT_MAX: usize = 40_000;
 
 /// Most news that a receiver recognises when it is told again: a thousand times what an issuer keeps for it.
 const NOTED_MAX: usize = 64 * 1024;
@@ -38,10 +39,20 @@ enum Receiver {
     Node(NodeId),
 }
 
+/// What news is about. Each sort has room of its own: what anybody can make for a fee takes none from what others need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sort {
+    Payment,
+    Deposit,
+    EarlyEnd,
+}
+
 /// As issuer: news that its receivers have not confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Inboxes {
     news: BTreeMap<(Receiver, u64), News<Checked>>,
+    /// The same by sort, oldest first.
+    order: BTreeMap<Sort, BTreeMap<u64, Receiver>>,
     /// Numbers the news in the order in which it came.
     told: u64,
 }
@@ -103,7 +114,7 @@ impl Inboxes {
                 | OpBody::Rotate(_) => return,
             },
         };
-        self.news.insert((receiver, number), news);
+        self.put(receiver, number, news);
     }
 
     pub(super) const fn restore_told(&mut self, told: u64) {
@@ -114,12 +125,38 @@ impl Inboxes {
         let range = (receiver, 0)..=(receiver, u64::MAX);
         if self.news.range(range.clone()).count() >= NEWS_PER_RECEIVER_MAX {
             let oldest = self.news.range(range).next().map(|(key, _)| *key);
-            oldest.map(|key| self.news.remove(&key));
+            if let Some(key) = oldest {
+                self.remove(key);
+            }
         }
-        if self.news.len() < NEWS_MAX {
-            self.told = self.told.saturating_add(1);
-            self.news.insert((receiver, self.told), news);
+        let sort = sort_of(receiver, &news);
+        if mutant::is_in("full-news-drops-new") && self.count(sort) >= NEWS_OF_A_SORT_MAX {
+            return;
         }
+        self.told = self.told.saturating_add(1);
+        self.put(receiver, self.told, news);
+        while self.count(sort) > NEWS_OF_A_SORT_MAX {
+            let oldest = self.order.get(&sort).and_then(|order| order.first_key_value());
+            let Some(oldest) = oldest.map(|(number, receiver)| (*receiver, *number)) else { return };
+            self.remove(oldest);
+        }
+    }
+
+    fn count(&self, sort: Sort) -> usize {
+        self.order.get(&sort).map_or(0, BTreeMap::len)
+    }
+
+    fn put(&mut self, receiver: Receiver, number: u64, news: News<Checked>) {
+        self.order.entry(sort_of(receiver, &news)).or_default().insert(number, receiver);
+        self.news.insert((receiver, number), news);
+    }
+
+    fn remove(&mut self, (receiver, number): (Receiver, u64)) {
+        let Some(news) = self.news.remove(&(receiver, number)) else { return };
+        if let Some(order) = self.order.get_mut(&sort_of(receiver, &news)) {
+            order.remove(&number);
+        }
+        self.order.retain(|_, order| !order.is_empty());
     }
 
     /// Returns the oldest news for a node and for the account for which it acts: the next follows when it is confirmed.
@@ -135,10 +172,18 @@ impl Inboxes {
             let known = self.news.range((receiver, 0)..=(receiver, u64::MAX));
             let known = known.filter(|(_, news)| news.id() == record).map(|(key, _)| *key);
             for key in known.collect::<Vec<_>>() {
-                self.news.remove(&key);
+                self.remove(key);
             }
         }
         self.news.len() != before
+    }
+}
+
+const fn sort_of(receiver: Receiver, news: &News<Checked>) -> Sort {
+    match (receiver, news) {
+        (Receiver::Node(_), _) => Sort::EarlyEnd,
+        (Receiver::Account(_), News::Deposit(_)) => Sort::Deposit,
+        (Receiver::Account(_), News::Step(_)) => Sort::Payment,
     }
 }
 
@@ -308,5 +353,79 @@ impl News<Checked> {
             | OpBody::Inception(_)
             | OpBody::Rotate(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+    use crate::ids::{Digest, DomainId};
+    use crate::keys::Signer;
+    use crate::ledger::records::{AccountOp, Source};
+    use crate::signed::{Role, sign};
+
+    const DOMAIN: DomainId = DomainId([1; 32]);
+
+    fn signer() -> Signer {
+        Signer::simulated([1; 32])
+    }
+
+    fn account(number: u32) -> AccountId {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        AccountId(id)
+    }
+
+    fn deposit(number: u32) -> News<Checked> {
+        let (reference, source) = (Digest(account(number).0), Source::Budget);
+        let deposit = Deposit { reference, account: account(number), amount: 1, epoch: Epoch(0), source };
+        News::Deposit(sign(deposit, DOMAIN, Role::Issuer, &signer()))
+    }
+
+    fn payment(to: u32) -> News<Checked> {
+        let (body, account) = (OpBody::Pay { to: account(to), amount: 1 }, AccountId([9; 32]));
+        let op = AccountOp { account, sequence: to.into(), previous: RecordId::NONE, epoch: Epoch(0), body };
+        let op = sign(op, DOMAIN, Role::Owner, &signer());
+        News::Step(Certificate { op, terms: None, votes: Vec::new() })
+    }
+
+    fn told(inboxes: &Inboxes, number: u32) -> usize {
+        inboxes.next_for(NodeId([3; 32]), account(number)).len()
+    }
+
+    #[test]
+    fn payments_to_nobody_take_no_room_from_deposits_and_ends_nor_from_later_payments() {
+        let node = NodeId([4; 32]);
+        let mut inboxes = Inboxes::default();
+        inboxes.file(Receiver::Account(account(1)), deposit(1));
+        inboxes.file(Receiver::Node(node), payment(2));
+        let many = u32::try_from(NEWS_OF_A_SORT_MAX).expect("few");
+        let all = 10..10 + many;
+        all.clone().for_each(|to| inboxes.file(Receiver::Account(account(to)), payment(to)));
+        let lasts = |inboxes: &Inboxes| {
+            (told(inboxes, 1), inboxes.next_for(node, account(0)).len(), told(inboxes, 10))
+        };
+        assert_eq!(lasts(&inboxes), (1, 1, 1));
+
+        // Whoever is paid after that many hears of it, as long as it waits.
+        let later = all.end;
+        inboxes.file(Receiver::Account(account(later)), payment(later));
+        assert_eq!(told(&inboxes, later), 1);
+        assert_eq!(lasts(&inboxes), (1, 1, 0), "the oldest payment makes room");
+        assert_eq!(inboxes.news.len(), NEWS_OF_A_SORT_MAX + 2);
+
+        // What is brought forward and what the lines say come to the same, also for what comes then.
+        let mut again = Inboxes::default();
+        for ((receiver, number), news) in &inboxes.news {
+            let node = if let Receiver::Node(node) = receiver { Some(*node) } else { None };
+            again.restore(*number, node, news.clone());
+        }
+        again.restore_told(inboxes.told);
+        for inboxes in [&mut inboxes, &mut again] {
+            inboxes.file(Receiver::Account(account(2)), payment(2));
+        }
+        assert_eq!(format!("{again:?}"), format!("{inboxes:?}"));
     }
 }
