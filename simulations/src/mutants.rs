@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 82] = [
+pub const MUTANTS: [Mutant; 84] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -465,6 +465,16 @@ pub const MUTANTS: [Mutant; 82] = [
         "full-news-drops-new",
         "node::notices::tests::payments_to_nobody_take_no_room_from_deposits_and_ends_nor_from_later_payments",
         "when much news waits nobody hears of anything new",
+    ),
+    in_lib(
+        "silent-co-signer",
+        "node::channels::tests::a_payer_ends_a_channel_alone_whose_payee_never_signs_its_last_receipt",
+        "a payer waits for a receipt's second signature until the channel's own end",
+    ),
+    in_lib(
+        "silence-forgotten",
+        "node::channels::tests::a_payer_that_is_switched_off_each_night_gives_a_silent_payee_up_too",
+        "a payer that is started again begins to wait for its payee anew",
     ),
 ];
 

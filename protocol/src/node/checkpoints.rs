@@ -149,7 +149,7 @@ impl EpochEnds {
 }
 
 impl Checkpoints {
-    fn newest(&self) -> Option<&Verified<Checkpoint>> {
+    pub(super) fn newest(&self) -> Option<&Verified<Checkpoint>> {
         self.kept.last()
     }
 

@@ -202,6 +202,7 @@ impl Node {
             out.push(Effect::Record(Record::GivenUp(op)));
         }
         let balance = self.supported_balance();
+        let step = self.wallet.pending().cloned();
         // The same place behind another head: a checkpoint has freed it.
         let freed = self.wallet.pending().filter(|_| self.has_many_issuers());
         let freed = freed.map(|op| IssuerError::WrongSequence { next: op.sequence });
@@ -221,6 +222,7 @@ impl Node {
             self.fail_openings(&failure, out);
         }
         self.on_order_refused(op, error, out);
+        step.inspect(|step| self.on_refused_expiry(step, error));
         let is_behind = matches!(
             error,
             IssuerError::WrongSequence { .. } | IssuerError::KeyReplaced | IssuerError::Lapsed

@@ -154,6 +154,7 @@ impl Node {
     ) {
         out.push(Effect::Record(Record::Taken(recorded.signed())));
         self.remember_withdrawal(op);
+        self.ends_early(op);
         if let Some((_, id)) = self.orders.signed.take_if(|(signed, _)| *signed == op.id()) {
             out.push(Effect::Ordered(id, Ok(op.id())));
         }

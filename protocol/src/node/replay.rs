@@ -109,8 +109,9 @@ impl Node {
             }
             Record::Final(closing) => {
                 let closing = closing.read_back(domain)?;
+                let newest = self.checkpoints.newest().map(|checkpoint| checkpoint.epoch);
                 if let Some(paying) = self.paying.get_mut(&closing.channel) {
-                    paying.side.replay_close(closing);
+                    paying.replay_close(closing, newest);
                 } else if let Some(paid) = self.paid.get_mut(&closing.channel) {
                     paid.replay_close(closing);
                 }
@@ -126,6 +127,7 @@ impl Node {
                 if let Some(op) = self.wallet.pending().filter(|op| op.id() == recorded.op).cloned() {
                     self.wallet.replay_certified(op.id());
                     self.remember_withdrawal(&op);
+                    self.ends_early(&op);
                 }
             }
             Record::GivenUp(op) => {
