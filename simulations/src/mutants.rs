@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 84] = [
+pub const MUTANTS: [Mutant; 88] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -251,6 +251,26 @@ pub const MUTANTS: [Mutant; 84] = [
         "close-without-quorum",
         "closing::only_a_quorum_ends_a_channel_and_no_acknowledged_redemption_is_lost",
         "one issuer's vote ends a channel",
+    ),
+    among_issuers(
+        "end-undone",
+        "closing::no_checkpoint_undoes_an_end_that_a_quorum_recorded_and_no_end_what_a_checkpoint_states",
+        "an issuer that has ended a channel lets a checkpoint pay more on it",
+    ),
+    among_issuers(
+        "paid-unfrozen",
+        "closing::no_checkpoint_undoes_an_end_that_a_quorum_recorded_and_no_end_what_a_checkpoint_states",
+        "an issuer ends a channel below what a checkpoint would state that it has prepared",
+    ),
+    among_issuers(
+        "end-below-stated",
+        "ends::no_channel_ends_below_what_a_checkpoint_states_so_that_no_payment_is_undone",
+        "old promises end a channel below what a checkpoint has stated since",
+    ),
+    among_issuers(
+        "uncontested",
+        "ends::a_checkpoint_that_pays_beyond_an_end_is_not_prepared_and_the_next_proposal_states_the_end",
+        "an issuer proposes again and again what another one has to object to",
     ),
     among_issuers(
         "vouch-twice",

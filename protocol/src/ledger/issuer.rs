@@ -152,6 +152,8 @@ struct Channel {
     opened: Held,
     redeemed: u64,
     expires: Epoch,
+    /// What the last checkpoint states as paid: it does not end below.
+    stated: u64,
     /// The amount with which we voted to let it end: nothing beyond is redeemed.
     ending: Option<u64>,
     closed: bool,
@@ -609,6 +611,7 @@ impl Issuer {
             held,
             opened: held,
             redeemed: 0,
+            stated: 0,
             expires: open.expires,
             ending: None,
             closed: false,

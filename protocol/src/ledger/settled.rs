@@ -15,10 +15,11 @@ use crate::ledger::facts::FACTS_MAX;
 use crate::ledger::issuer::{Balance, Issuer, IssuerError};
 use crate::ledger::merkle::Tree;
 use crate::ledger::quorum::{Certificate, Fact, end_name};
-use crate::ledger::records::{AccountOp, Epoch, OpBody};
+use crate::ledger::records::{AccountOp, Claim, Epoch, OpBody, Receipt};
 use crate::manifest::Manifest;
 use crate::message::Checked;
 use crate::mutant;
+use crate::signed::Verified;
 
 /// Most facts in one checkpoint: those since the last one, and what comes while they are agreed on.
 pub const BATCH_MAX: usize = FACTS_MAX;
@@ -46,6 +47,9 @@ pub struct Settled {
     held: BTreeMap<Digest, BTreeMap<RecordId, Arc<Fact<Checked>>>>,
     /// Facts that a proposal names and that our own books have not taken.
     learned: BTreeMap<RecordId, Arc<Fact<Checked>>>,
+    /// Facts that our books must not take until a checkpoint stands, because we have prepared one that says otherwise:
+    /// another one may state them.
+    contested: BTreeMap<RecordId, Arc<Fact<Checked>>>,
     /// The facts of the last checkpoints.
     past: VecDeque<Past>,
 }
@@ -130,6 +134,7 @@ impl Settled {
             keys: BTreeMap::new(),
             held: BTreeMap::new(),
             learned: BTreeMap::new(),
+            contested: BTreeMap::new(),
             past: VecDeque::new(),
         }
     }
@@ -263,6 +268,14 @@ impl Settled {
         }
     }
 
+    /// Keeps for our next proposal what speaks against one that we have prepared: others object to that one, and what we
+    /// propose must be something that all can prepare.
+    pub fn contest(&mut self, fact: Fact<Checked>) {
+        if !mutant::is_in("uncontested") {
+            self.contested.insert(fact.name(), Arc::new(fact));
+        }
+    }
+
     /// Forgets facts that proposals named and that no checkpoint stated.
     pub fn forget_learned(&mut self) {
         self.learned.clear();
@@ -287,7 +300,8 @@ impl Settled {
         let taken = self.names.get(name).and_then(|place| self.since.get(*place));
         let held = || self.held.values().find_map(|held| held.get(name));
         let past = || self.past.iter().find_map(|past| past.facts.get(name));
-        taken.or_else(|| self.learned.get(name)).or_else(held).or_else(past)
+        let contested = || self.contested.get(name);
+        taken.or_else(|| self.learned.get(name)).or_else(held).or_else(contested).or_else(past)
     }
 
     /// Says whether our books have taken a fact since the last checkpoint.
@@ -320,7 +334,7 @@ impl Settled {
         let stepped = self.stepped();
         let is_stuck = |fact: &Fact<Checked>| slot_of(fact).is_none_or(|slot| !stepped.contains(&slot));
         let stated = |fact: &&Arc<Fact<Checked>>| !self.is_beyond_end(fact) && is_stuck(fact);
-        for fact in self.since.iter().filter(stated).take(BATCH_MAX) {
+        for fact in self.since.iter().filter(stated).chain(self.contested.values()).take(BATCH_MAX) {
             if take(&mut books, fact, epoch) == Ok(true) {
                 names.push(fact.name());
                 freed.extend(slot_of(fact));
@@ -333,7 +347,8 @@ impl Settled {
     /// Returns those slots that were taken for stuck and in which a step has been certified all the same.
     fn stepped(&self) -> BTreeSet<(AccountId, u64)> {
         let stuck = self.stuck.keys().filter_map(|account| Some((*account, self.stuck(*account)?)));
-        self.certified_in(&stuck.collect()).collect()
+        let contested = self.contested.values().filter_map(|fact| step_slot(fact));
+        self.certified_in(&stuck.collect()).chain(contested).collect()
     }
 
     /// Returns those of these slots for which a certified step is known that no checkpoint states.
@@ -341,27 +356,50 @@ impl Settled {
         &'a self,
         slots: &'a BTreeSet<(AccountId, u64)>,
     ) -> impl Iterator<Item = (AccountId, u64)> + 'a {
-        let slot = |fact: &Arc<Fact<Checked>>| match &**fact {
-            Fact::Step(certificate) => Some((certificate.op.account, certificate.op.sequence)),
-            Fact::Deposit(_)
-            | Fact::End(_)
+        self.since.iter().filter_map(|fact| step_slot(fact)).filter(|slot| slots.contains(slot))
+    }
+
+    /// Returns the ends that our books have taken and no checkpoint states, each with the base paid.
+    pub fn ends(&self) -> impl Iterator<Item = (ChannelId, u64)> + '_ {
+        self.since.iter().filter_map(|fact| match &**fact {
+            Fact::End(certificate) => certificate.votes.first().map(|vote| (vote.channel, vote.amount)),
+            Fact::Step(_)
+            | Fact::Deposit(_)
             | Fact::Redeemed { .. }
             | Fact::Doubled(..)
             | Fact::Lapsed(_)
             | Fact::Paid(_) => None,
-        };
-        self.since.iter().filter_map(slot).filter(|slot| slots.contains(slot))
+        })
     }
 
     /// Says whether a redemption is above the end on which a quorum has agreed since.
     fn is_beyond_end(&self, fact: &Fact<Checked>) -> bool {
         let Fact::Redeemed { receipt, claim } = fact else { return false };
-        let place = self.names.get(&end_name(receipt.channel));
-        let Some(Fact::End(end)) = place.and_then(|place| self.since.get(*place)).map(Arc::as_ref) else {
+        let name = end_name(receipt.channel);
+        let taken = self.names.get(&name).and_then(|place| self.since.get(*place));
+        let Some(Fact::End(end)) = taken.or_else(|| self.contested.get(&name)).map(Arc::as_ref) else {
             return false;
         };
-        let amount = claim.as_ref().map_or(receipt.amount, |claim| claim.amount);
+        let amount = most_claimed(receipt, claim.as_ref());
         end.votes.iter().any(|vote| vote.amount < amount)
+    }
+
+    /// Returns what these facts pay on each channel at most.
+    #[must_use]
+    pub fn paid_by(&self, names: &[RecordId]) -> Vec<(ChannelId, u64)> {
+        let facts = names.iter().filter_map(|name| self.get(name));
+        let paid = facts.filter_map(|fact| match &**fact {
+            Fact::Redeemed { receipt, claim } => {
+                Some((receipt.channel, most_claimed(receipt, claim.as_ref())))
+            }
+            Fact::Step(_)
+            | Fact::Deposit(_)
+            | Fact::End(_)
+            | Fact::Doubled(..)
+            | Fact::Lapsed(_)
+            | Fact::Paid(_) => None,
+        });
+        paid.collect()
     }
 
     /// Returns what the checkpoint of `epoch` comes to with these facts.
@@ -417,6 +455,7 @@ impl Settled {
         }
         books.end_epoch(checkpoint.epoch);
         books.settle_withdrawals();
+        books.settle_paid();
         let mut now = books.clone();
         books.forget_withdrawals();
 
@@ -425,6 +464,7 @@ impl Settled {
         self.paid.clear();
         self.stuck.clear();
         self.learned.clear();
+        self.contested.clear();
         let mut waiting = Vec::new();
         for fact in since {
             if is_settled(&now, &fact) || is_void(&books, &fact) {
@@ -450,6 +490,25 @@ impl Settled {
     }
 }
 
+/// Returns the most that a redemption pays in all.
+fn most_claimed(receipt: &Receipt, claim: Option<&Verified<Claim>>) -> u64 {
+    claim.map_or(receipt.amount, |claim| claim.amount)
+}
+
+/// Returns the slot of a certified step.
+fn step_slot(fact: &Fact<Checked>) -> Option<(AccountId, u64)> {
+    match fact {
+        Fact::Step(certificate) => Some((certificate.op.account, certificate.op.sequence)),
+        Fact::Deposit(_)
+        | Fact::End(_)
+        | Fact::Redeemed { .. }
+        | Fact::Doubled(..)
+        | Fact::Lapsed(_)
+        | Fact::Paid(_) => None,
+    }
+}
+
+/// Returns the slot that a fact frees.
 fn slot_of(fact: &Fact<Checked>) -> Option<(AccountId, u64)> {
     match fact {
         Fact::Doubled(op, _) | Fact::Lapsed(op) => Some((op.account, op.sequence)),
@@ -480,15 +539,14 @@ fn is_settled(books: &Issuer, fact: &Fact<Checked>) -> bool {
     }
 }
 
-/// Says whether a step has too few votes since its slot was freed: no quorum can have recorded it.
+/// Says whether a step has too few votes since its slot was freed, or an end is below what a checkpoint has stated since:
+/// no quorum can have recorded it.
 fn is_void(books: &Issuer, fact: &Fact<Checked>) -> bool {
     match fact {
         Fact::Step(certificate) => books.is_void(certificate),
-        Fact::Deposit(_)
-        | Fact::End(_)
-        | Fact::Redeemed { .. }
-        | Fact::Doubled(..)
-        | Fact::Lapsed(_)
-        | Fact::Paid(_) => false,
+        Fact::End(certificate) => books.is_end_void(certificate),
+        Fact::Deposit(_) | Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Lapsed(_) | Fact::Paid(_) => {
+            false
+        }
     }
 }

@@ -77,6 +77,8 @@ struct Frozen {
     /// Slots, and the epoch of the checkpoint before which votes would be void in them.
     slots: BTreeMap<(AccountId, u64), Epoch>,
     channels: BTreeSet<ChannelId>,
+    /// What it would state as paid on channels that stay open: they do not end below.
+    paid: BTreeMap<ChannelId, u64>,
 }
 
 impl Witness {
@@ -151,6 +153,8 @@ impl Witness {
         epoch: Epoch,
     ) -> Result<Said<Verified<Recorded>>, IssuerError> {
         if self.is_frozen(certificate) {
+            certificate.check(&self.manifest)?;
+            self.settled.contest(Fact::Step(certificate.clone()));
             return Err(IssuerError::Behind);
         }
         let is_new = self.books.certify(certificate, epoch)?;
@@ -231,10 +235,16 @@ impl Witness {
     /// # Errors
     /// Says what is missing: in the certificate, or here.
     pub fn end(&mut self, certificate: &EndCertificate<Checked>) -> Result<Option<Record>, IssuerError> {
-        let channel = certificate.votes.first().map(|vote| vote.channel);
-        if channel.is_some_and(|channel| self.frozen.channels.contains(&channel)) {
+        let (channel, amount) = certificate.check(&self.manifest)?;
+        let is_below = self.frozen.paid.get(&channel).is_some_and(|paid| amount < *paid);
+        if self.frozen.channels.contains(&channel) || is_below {
+            self.settled.contest(Fact::End(certificate.clone()));
             return Err(IssuerError::Behind);
         }
+        self.take_end(certificate)
+    }
+
+    fn take_end(&mut self, certificate: &EndCertificate<Checked>) -> Result<Option<Record>, IssuerError> {
         let is_new = self.books.end_by(certificate)?;
         self.took(Fact::End(certificate.clone()), is_new);
         if let Some(vote) = certificate.votes.first() {
@@ -556,8 +566,8 @@ impl Witness {
         until.is_some_and(|until| !certificate.has_quorum_after(*until, &self.manifest))
     }
 
-    /// Says whether a checkpoint would resolve something otherwise than we have recorded it: then we may not prepare it,
-    /// because a quorum may have recorded the same.
+    /// Says whether a checkpoint would resolve something otherwise than we have recorded it, or pay more on a channel than
+    /// the end says that we have recorded: then we may not prepare it, because a quorum may have recorded the same.
     #[must_use]
     pub fn objects(&self, outcome: &Outcome) -> bool {
         // Also a step that waits for credits is recorded.
@@ -571,7 +581,25 @@ impl Witness {
         if mutant::is_in("unlock-recorded") {
             return false;
         }
-        certified.any(is_dropped) || outcome.ended.iter().any(has_ended_otherwise)
+        let is_paid_beyond = |(channel, amount): (ChannelId, u64)| {
+            let stated = outcome.books.channel(channel);
+            stated.is_some_and(|(paid, closed)| paid > amount || (closed && paid < amount))
+        };
+        certified.any(is_dropped)
+            || outcome.ended.iter().any(has_ended_otherwise)
+            || (self.settled.ends().any(is_paid_beyond) && !mutant::is_in("end-undone"))
+    }
+
+    /// Takes no end of a channel below what a checkpoint would state as paid that we prepare. The names of its facts must be
+    /// on disk before the vote leaves.
+    pub fn freeze_paid(&mut self, names: &[RecordId]) {
+        if mutant::is_in("paid-unfrozen") {
+            return;
+        }
+        for (channel, amount) in self.settled.paid_by(names) {
+            let paid = self.frozen.paid.entry(channel).or_default();
+            *paid = amount.max(*paid);
+        }
     }
 
     /// Leaves to the next checkpoint what one that we prepare would resolve. It must be on disk before the vote leaves.
@@ -643,7 +671,7 @@ impl Witness {
                 self.books.redeem(&receipt.read_back(domain)?, amount)?;
             }
             Record::Concluded(certificate) => {
-                self.end(&certificate.read_back(domain)?)?;
+                self.take_end(&certificate.read_back(domain)?)?;
             }
             Record::Deposited(deposit) => {
                 let deposit = deposit.read_back(domain)?;

@@ -585,7 +585,7 @@ impl Node {
     fn freeze(&mut self, id: RecordId, out: &mut Vec<Effect>) {
         let Some(issuing) = &mut self.issuing else { return };
         let Some(outcome) = issuing.agreeing.outcomes.get(&id) else { return };
-        let epoch = outcome.checkpoint.epoch;
+        let Checkpoint { epoch, facts, .. } = outcome.checkpoint;
         let slots: Vec<(AccountId, u64)> = outcome.freed.clone();
         let channels: Vec<_> = outcome.ended.iter().map(|(channel, _)| *channel).collect();
         for page in slots.chunks(FROZEN_PER_LINE) {
@@ -597,6 +597,9 @@ impl Node {
             out.push(Effect::Record(Record::Agreed(line)));
         }
         issuing.freeze(epoch, &slots, &channels);
+        if let Some(batch) = issuing.agreeing.batches.get(&facts) {
+            issuing.witness.freeze_paid(&batch.names);
+        }
     }
 
     /// Commits what a quorum has prepared.
@@ -736,6 +739,8 @@ impl Node {
             AgreedRecord::Candidate(checkpoint) => {
                 let names = names_of(core::mem::take(&mut issuing.agreeing.names), checkpoint.facts);
                 issuing.settled.hold(checkpoint.facts, &names);
+                // Whether it was prepared too does not matter: no more is frozen than may be.
+                issuing.freeze_paid(&names);
                 let batch = Batch { names, is_whole: true, of: None };
                 issuing.agreeing.batches.insert(checkpoint.facts, batch);
                 issuing.agreeing.written.insert(id_of(&checkpoint, domain), checkpoint);

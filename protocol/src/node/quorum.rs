@@ -135,7 +135,8 @@ impl Node {
                     self.took(fact, is_owner, now, out);
                 }
             }
-            // Its slot was freed since it was voted for: whoever made it must ask for votes again.
+            // Its slot was freed since it was voted for: whoever made it must ask for votes again. Or an end is below what a
+            // checkpoint states since.
             Err(IssuerError::WrongEpoch) => {
                 if let (Fact::Step(certificate), Some(account), true) = (fact, account, is_owner) {
                     let (op, error) = (certificate.op.id(), IssuerError::WrongEpoch);

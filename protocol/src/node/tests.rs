@@ -700,6 +700,11 @@ fn node(seeds: Somebody, issuer: Option<Signer>) -> Told {
 }
 
 fn node_of(manifest: Manifest, seeds: Somebody, issuer: Option<Signer>) -> Told {
+    node_with(manifest, seeds, issuer, &[])
+}
+
+/// Returns a node that comes back with a journal.
+fn node_with(manifest: Manifest, seeds: Somebody, issuer: Option<Signer>, journal: &[Record]) -> Told {
     let config = Config {
         manifest,
         node: seeds.node(),
@@ -712,7 +717,7 @@ fn node_of(manifest: Manifest, seeds: Somebody, issuer: Option<Signer>) -> Told 
         version: String::new(),
         builders: BTreeMap::new(),
     };
-    Told { node: Node::new(config, 1, &[], START).expect("an empty journal") }
+    Told { node: Node::new(config, 1, journal, START).expect("its own journal") }
 }
 
 fn consumer() -> Told {

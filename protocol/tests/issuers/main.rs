@@ -8,6 +8,7 @@ mod allowance;
 mod answers;
 mod closing;
 mod deposits;
+mod ends;
 mod expiry;
 mod facts;
 mod network;

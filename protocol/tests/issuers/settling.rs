@@ -29,7 +29,7 @@ fn account(tag: u8) -> AccountId {
 }
 
 /// Returns a record with the signatures of these issuers.
-fn by<T: Signable>(places: &[usize], record: T) -> Vec<Verified<T>> {
+pub(crate) fn by<T: Signable>(places: &[usize], record: T) -> Vec<Verified<T>> {
     places.iter().map(|place| sign(record.clone(), domain(), Role::Issuer, &issuer_signer(*place))).collect()
 }
 
@@ -50,7 +50,7 @@ fn step(tag: u8, sequence: u64, previous: RecordId, body: OpBody) -> Verified<Ac
 }
 
 /// Returns a step with the votes of issuers that had followed the checkpoint of this epoch.
-fn certified(op: &Verified<AccountOp>, settled: Option<Epoch>) -> Certificate<Checked> {
+pub(crate) fn certified(op: &Verified<AccountOp>, settled: Option<Epoch>) -> Certificate<Checked> {
     let (id, account, sequence) = (op.id(), op.account, op.sequence);
     let vote = Vote { op: id, account, sequence, epoch: Epoch(1), settled };
     Certificate { op: op.clone(), terms: None, votes: by(&[0, 1, 2], vote) }
@@ -90,7 +90,7 @@ fn witness(place: usize, facts: &[Fact<Checked>]) -> Witness {
 }
 
 /// Lets an issuer follow a checkpoint that another one proposes.
-fn follow(issuer: &mut Witness, proposer: &Witness, names: &[RecordId], epoch: Epoch) -> RecordId {
+pub(crate) fn follow(issuer: &mut Witness, proposer: &Witness, names: &[RecordId], epoch: Epoch) -> RecordId {
     for name in names {
         issuer.settled.learn(Arc::new(proposer.fact(name).expect("its own proposal").clone()));
     }
@@ -410,6 +410,24 @@ fn a_checkpoint_that_would_free_a_slot_with_a_recorded_step_is_not_prepared() {
     assert_eq!(freezer.certify(&certified(&one, None), Epoch(0)), Err(IssuerError::Behind));
 }
 
+#[test]
+fn who_is_shown_a_certificate_after_it_prepared_that_its_slot_is_freed_proposes_otherwise() {
+    let [one, other] = two_steps();
+    let mut issuer = witness(0, &facts(&[]));
+    issuer.vote(&one, None, Epoch(0)).expect("within the rules");
+    issuer.double(&one, &other).expect("two steps for one slot");
+    let (_, outcome) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    issuer.freeze(Epoch(0), &outcome.freed, &[]);
+
+    let forged = Certificate { votes: Vec::new(), ..certified(&other, None) };
+    assert_eq!(issuer.certify(&forged, Epoch(0)), Err(IssuerError::NoQuorum));
+    let (_, outcome) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!(outcome.freed, [(account(0), 0)]);
+    assert_eq!(issuer.certify(&certified(&one, None), Epoch(0)), Err(IssuerError::Behind));
+    let (_, outcome) = issuer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    assert_eq!((outcome.freed.as_slice(), outcome.books.next_slot(account(0))), (&[][..], (1, one.id())));
+}
+
 /// The credits of a recorded step are gone when a checkpoint frees the slot of the payment that brought them.
 #[test]
 fn a_checkpoint_that_would_free_the_slot_of_a_recorded_step_that_waits_for_credits_is_not_prepared() {
@@ -527,7 +545,7 @@ fn a_frozen_slot_stays_frozen_whatever_is_prepared_later() {
 }
 
 /// Shows an issuer the payer's deposit and its channel.
-fn opened(place: usize) -> Witness {
+pub(crate) fn opened(place: usize) -> Witness {
     let (reference, source) = (Digest([77; 32]), Source::Budget);
     let deposit = Deposit { reference, account: payer(), amount: DEPOSIT, epoch: Epoch(0), source };
     let deposit = (1..3).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
@@ -542,7 +560,7 @@ fn opened(place: usize) -> Witness {
 }
 
 /// Returns a receipt of the payer's channel, and the payee's claim to all of it.
-fn redemption(sequence: u64, amount: u64) -> (Verified<Receipt>, Verified<Claim>) {
+pub(crate) fn redemption(sequence: u64, amount: u64) -> (Verified<Receipt>, Verified<Claim>) {
     let channel = ChannelId::from(opening(DEPOSIT / 2).id());
     let (usage, jobs, epoch) = (Usage::default(), Digest::ZERO, Epoch(0));
     let receipt = Receipt { channel, sequence, amount, usage, jobs, epoch };

@@ -122,6 +122,7 @@ fn channel_of(entry: &ChannelEntry) -> Channel {
         held: held_of(entry.held),
         opened: held_of(entry.opened),
         redeemed: entry.redeemed,
+        stated: 0,
         expires: entry.expires,
         ending: None,
         closed: entry.closed,

@@ -170,8 +170,8 @@ impl Issuer {
     }
 
     /// Takes over from our books before a checkpoint what it does not settle: votes for slots that are still open and that
-    /// it has not freed, promised ends, what was done about withdrawals. Balances count on from where they were, so that
-    /// whoever was told of the former does not take the new ones for older.
+    /// it has not freed, promised ends that are not below what it states, what was done about withdrawals. Balances count on
+    /// from where they were, so that whoever was told of the former does not take the new ones for older.
     pub fn carry_over(&mut self, before: &Self) {
         for (id, old) in &before.accounts {
             let Some(account) = self.accounts.get_mut(id) else { continue };
@@ -187,7 +187,7 @@ impl Issuer {
         }
         for (id, old) in &before.channels {
             if let Some(channel) = self.channels.get_mut(id).filter(|channel| !channel.closed) {
-                channel.ending = old.ending;
+                channel.ending = old.ending.filter(|amount| *amount >= channel.stated);
             }
         }
         self.withdrawals.carry_over(&before.withdrawals);

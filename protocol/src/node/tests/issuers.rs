@@ -6,7 +6,7 @@ use crate::books::BooksMessage;
 use crate::forward::Entry;
 use crate::ledger::facts::{NAMES_MAX, WANTED_MAX};
 use crate::ledger::issuer::{IssuerError, WITHDRAWALS_MAX, Withdrawal};
-use crate::ledger::quorum::{Certificate, Fact, freed_head};
+use crate::ledger::quorum::{Certificate, EndCertificate, Fact, freed_head};
 use crate::ledger::records::{Deposit, Source, Vote};
 use crate::ledger::witness::Witness;
 use crate::manifest::Issuer;
@@ -73,7 +73,12 @@ fn certified(op: &Verified<AccountOp>, places: [u8; 3]) -> Certificate<Checked> 
 impl Told {
     /// Returns an issuer that is connected to the other three.
     fn one_of_four() -> Self {
-        let mut told = node_of(four(), on(OURS), Some(key(OURS)));
+        Self::one_of_four_with(&[])
+    }
+
+    /// Returns one that comes back with this journal.
+    fn one_of_four_with(journal: &[Record]) -> Self {
+        let mut told = node_with(four(), on(OURS), Some(key(OURS)), journal);
         (0..4).filter(|place| *place != OURS).for_each(|place| told.meets(place));
         told
     }
@@ -109,6 +114,9 @@ impl Told {
             match fact {
                 Fact::Deposit(deposit) => drop(proposer.enter(deposit).expect("agreed")),
                 Fact::Step(certificate) => drop(proposer.certify(certificate, Epoch(0)).expect("voted for")),
+                Fact::Redeemed { receipt, claim } => {
+                    drop(proposer.redeem(receipt, claim.as_ref()).expect("signed by both"));
+                }
                 _ => unreachable!("none is proposed here"),
             }
         }
@@ -158,6 +166,75 @@ fn a_fact_of_a_proposal_is_taken_only_from_the_issuer_that_was_asked_for_it() {
     let learned = node.witness().settled.get(&op.id()).map(|fact| Fact::clone(fact));
     assert_eq!(learned, Some(Fact::Step(theirs)));
     assert!(has_voted(&node.hears_fact(OVER, 0, &credits)), "now it comes to the same");
+}
+
+/// Returns what leads to a channel that has paid, and its end below that.
+fn paid_and_ended() -> ([Fact<Checked>; 3], Fact<Checked>) {
+    let (domain, payer) = (four().domain(), Somebody(150, 160));
+    let terms = Terms {
+        payer_account: payer.account(),
+        licence: open_licence(MODEL, domain),
+        split: Terms::standard_split(&four(), Modality::Text, PROVIDER.account()),
+        ..Terms::clone(&terms(DEAR))
+    };
+    let terms = sign(terms, domain, Role::Node, &PROVIDER.node());
+    let open = OpenChannel {
+        payee: PROVIDER.id(),
+        terms: terms.id(),
+        cap: 500_000,
+        expires: Epoch(6),
+        payer: payer.id(),
+        payer_key: signer(70).public(),
+    };
+    let body = OpBody::OpenChannel(open);
+    let op =
+        AccountOp { account: payer.account(), sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+    let op = sign(op, domain, Role::Owner, &owner(0));
+    let channel = op.id().into();
+    let (usage, jobs, amount) = (Usage::default(), Digest::ZERO, 70_000);
+    let receipt = Receipt { channel, sequence: 1, amount, usage, jobs, epoch: Epoch(0) };
+    let receipt = sign(receipt, domain, Role::Payer, &signer(70));
+    let receipt = receipt.signed_also_by(domain, Role::Payee, &signer(60));
+    let claim = records::Claim { channel, receipt: receipt.id(), amount };
+    let claim = Some(sign(claim, domain, Role::Payee, &signer(60)));
+    let opened = Certificate { terms: Some(terms), ..certified(&op, [0, 1, 3]) };
+    let end = records::CloseVote { channel, amount: 0, epoch: Epoch(0) };
+    let end = Fact::End(EndCertificate { votes: by([0, 1, 3], &end).into() });
+    ([deposit(1, 0), Fact::Step(opened), Fact::Redeemed { receipt, claim }], end)
+}
+
+#[test]
+fn who_prepared_what_a_channel_has_paid_takes_no_end_below_it_after_a_restart_either() {
+    let (facts, end) = paid_and_ended();
+    let channel = ChannelId::from(facts[1].name());
+    let mut node = Told::one_of_four();
+    let mut out = node.is_shown(&facts);
+    assert_eq!(asked(&out, 0), facts.each_ref().map(Fact::name));
+    facts.iter().for_each(|fact| out.extend(node.hears_fact(OVER, 0, fact)));
+    assert!(has_voted(&out));
+    let journal: Vec<Record> = out
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Record(record) => Some(record),
+            _ => None,
+        })
+        .collect();
+
+    let mut again = Told::one_of_four_with(&journal);
+    assert_eq!(again.witness().books.channel(channel), Some((70_000, false)));
+    for node in [&mut node, &mut again] {
+        node.hears_fact(OVER, 1, &end);
+        assert_eq!(node.witness().books.channel(channel), Some((70_000, false)));
+        let (_, outcome) = node.witness().settled.propose(Epoch(0)).expect("sums that can be stated");
+        assert_eq!(
+            outcome.books.channel(channel),
+            Some((0, true)),
+            "what it proposes next others can prepare"
+        );
+    }
+    let mut fresh = Told::one_of_four();
+    facts.iter().chain([&end]).for_each(|fact| drop(fresh.hears_fact(OVER, 0, fact)));
+    assert_eq!(fresh.witness().books.channel(channel), Some((0, true)));
 }
 
 #[test]
