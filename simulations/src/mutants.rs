@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 88] = [
+pub const MUTANTS: [Mutant; 89] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -271,6 +271,11 @@ pub const MUTANTS: [Mutant; 88] = [
         "uncontested",
         "ends::a_checkpoint_that_pays_beyond_an_end_is_not_prepared_and_the_next_proposal_states_the_end",
         "an issuer proposes again and again what another one has to object to",
+    ),
+    among_issuers(
+        "gifts-unlimited",
+        "deposits::a_proposer_makes_so_many_deposits_before_a_checkpoint_and_none_of_nothing",
+        "one issuer has the others sign deposits without end",
     ),
     among_issuers(
         "vouch-twice",

@@ -55,7 +55,8 @@ impl Answer {
                 _ = reply.send(Err(Failure::new(FailureKind::Refused, words)));
             }
             Self::Grant(reply, _) => {
-                let words = "the issuer could not book the grant: its budget has changed, look at `sharemesh balance`";
+                let words = "the issuer could not book the grant: its budget has changed (look at `sharemesh balance`), or it \
+                             has made too many before the next checkpoint";
                 _ = reply.send(Err(Failure::new(FailureKind::NoCredits, words)));
             }
             Self::Deposit(reply, _) => {

@@ -210,7 +210,10 @@ pub enum IssuerError {
     #[error("the amount is above the channel's cap, or below what it has paid")]
     WrongAmount,
     /// A bound was reached.
-    #[error("this issuer has reached its bound on accounts, channels or withdrawals that wait")]
+    #[error(
+        "this issuer has reached its bound on accounts, channels, withdrawals that wait, or gifts before the next \
+         checkpoint"
+    )]
     Full,
     /// An amount exceeds 64 bits.
     #[error("an amount exceeds what 64 bits hold")]
@@ -232,8 +235,8 @@ pub enum IssuerError {
         /// There.
         available: u64,
     },
-    /// A payment of nothing, or to oneself.
-    #[error("a payment or a withdrawal must be of something, and a payment to somebody else")]
+    /// A payment or a gift of nothing, or a payment to oneself.
+    #[error("a payment, a gift or a withdrawal must be of something, and a payment to somebody else")]
     NoTransfer,
     /// The reference was booked with another account or amount.
     #[error("this reference was booked before, for another account or amount: {amount} nano-credits")]

@@ -25,6 +25,10 @@ use crate::signed::{Role, Signable, Verified, sign};
 /// Most deposits that wait for signatures: bounds memory.
 const PROPOSALS_MAX: usize = 10_000;
 
+/// Most deposits out of the budget that we sign for one proposer between two checkpoints. Each is a line on our disk, and an
+/// account and a reference for ever; and they take room in the checkpoint that steps have to pay for.
+pub const GIFTS_MAX: u64 = 2_048;
+
 /// Meetings of the issuers after which a lock is old: a certificate takes no longer.
 const OLD_MEETINGS: u32 = 2;
 
@@ -45,6 +49,8 @@ pub struct Witness {
     endorsed: BTreeMap<Digest, RecordId>,
     /// What we have signed for each issuer that proposed it, in nano-credits.
     given: BTreeMap<PublicKey, u64>,
+    /// How many deposits these were since the last checkpoint.
+    gifts: BTreeMap<PublicKey, u64>,
     /// Deposits that we proposed, with the signatures so far.
     proposals: BTreeMap<Digest, Verified<Deposit>>,
     /// Deposits from outside that operators have seen.
@@ -94,6 +100,7 @@ impl Witness {
             signer,
             endorsed: BTreeMap::new(),
             given: BTreeMap::new(),
+            gifts: BTreeMap::new(),
             proposals: BTreeMap::new(),
             outside: Outside::default(),
             ends: BTreeMap::new(),
@@ -270,7 +277,8 @@ impl Witness {
     /// Signs a deposit that another issuer proposes.
     ///
     /// # Errors
-    /// When its part of the budget does not suffice, it has not signed, or the reference is another deposit's.
+    /// When its part of the budget does not suffice, it has not signed, or the reference is another deposit's; when it gives
+    /// nothing, or the proposer has made too many since the last checkpoint.
     pub fn endorse(
         &mut self,
         deposit: &Verified<Deposit>,
@@ -291,6 +299,7 @@ impl Witness {
                 return Err(IssuerError::SlotLocked);
             }
             None => {
+                self.check_gift(deposit.amount, proposer)?;
                 self.give(deposit, proposer)?;
                 Some(Record::Endorsed { deposit: deposit.signed(), proposer })
             }
@@ -314,6 +323,18 @@ impl Witness {
         self.part().saturating_sub(self.given_by(self.key()))
     }
 
+    /// Checks what the sum does not bound: a liar makes no end of deposits that give nothing or next to nothing.
+    fn check_gift(&self, amount: u64, proposer: PublicKey) -> Result<(), IssuerError> {
+        let made = self.gifts.get(&proposer).copied().unwrap_or(0);
+        if amount == 0 {
+            Err(IssuerError::NoTransfer)
+        } else if made >= GIFTS_MAX && !mutant::is_in("gifts-unlimited") {
+            Err(IssuerError::Full)
+        } else {
+            Ok(())
+        }
+    }
+
     fn give(&mut self, deposit: &Verified<Deposit>, proposer: PublicKey) -> Result<(), IssuerError> {
         let given = self.given_by(proposer);
         let sum = given.checked_add(deposit.amount).ok_or(IssuerError::Overflow)?;
@@ -322,6 +343,8 @@ impl Witness {
         }
 
         self.given.insert(proposer, sum);
+        let made = self.gifts.entry(proposer).or_default();
+        *made = made.saturating_add(1);
         self.endorsed.insert(deposit.reference, deposit.id());
         Ok(())
     }
@@ -620,6 +643,7 @@ impl Witness {
             self.ends.remove(channel);
         }
         self.settled.adopt(id, names, outcome, &mut self.books);
+        self.gifts.clear();
         self.frozen = Frozen::default();
         let books = &self.books;
         self.locks.retain(|account, lock| books.locked(*account) == Some(lock.op.id()));

@@ -3,9 +3,10 @@
 use protocol::ids::Digest;
 use protocol::ledger::issuer::IssuerError;
 use protocol::ledger::records::{Deposit, Epoch, Source};
-use protocol::signed::{Role, Verified};
+use protocol::ledger::witness::GIFTS_MAX;
+use protocol::signed::{Role, Verified, id_of};
 
-use crate::network::{HONEST, Honest, domain, issuer_signer, manifest, payer, signer};
+use crate::network::{HONEST, Honest, domain, issuer_signer, lie, manifest, payer, signer};
 
 fn deposit(reference: u8, amount: u64) -> Deposit {
     let (reference, epoch, source) = (Digest([reference; 32]), Epoch(0), Source::Budget);
@@ -61,6 +62,42 @@ fn a_proposer_gets_its_part_of_the_budget_signed_and_no_more() {
     let mut more = Honest::new(0);
     let more = propose(&mut more, deposit(3, 1)).expect("one that has forgotten, or lies");
     assert_eq!(endorse(&mut second, &more).map(|_| ()), Err(IssuerError::Budget { left: 0 }));
+}
+
+#[test]
+fn a_proposer_makes_so_many_deposits_before_a_checkpoint_and_none_of_nothing() {
+    let [mut first, mut second, _] = issuers();
+    assert_eq!(propose(&mut first, deposit(2, 0)).map(|_| ()), Err(IssuerError::NoTransfer));
+    let gift = |number: u64| {
+        let mut reference = [0; 32];
+        reference[..8].copy_from_slice(&number.to_le_bytes());
+        lie(Deposit { reference: Digest(reference), ..deposit(0, 1) })
+    };
+    let liar = issuer_signer(HONEST).public();
+    let sign = |second: &mut Honest, deposit: &Verified<Deposit>| {
+        let (_, record) = second.witness.endorse(deposit, liar)?;
+        second.write(record);
+        Ok(())
+    };
+    let nothing = lie(deposit(2, 0));
+    assert_eq!(sign(&mut second, &nothing), Err(IssuerError::NoTransfer));
+    for number in 1..=GIFTS_MAX {
+        assert_eq!(sign(&mut second, &gift(number)), Ok(()));
+    }
+    let lines = second.journal.len();
+    for _ in 0..2 {
+        assert_eq!(sign(&mut second, &gift(GIFTS_MAX + 1)), Err(IssuerError::Full));
+        assert_eq!(sign(&mut second, &gift(GIFTS_MAX)), Ok(()), "the same again");
+        assert_eq!(second.journal.len(), lines, "nothing is written for it");
+        second.crash(1);
+    }
+    let others = propose(&mut first, deposit(3, 1)).expect("within its part");
+    assert!(endorse(&mut second, &others).is_ok(), "whoever does not flood is not held up");
+
+    let (names, outcome) = second.witness.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let id = id_of(&outcome.checkpoint, domain());
+    second.witness.adopt(id, &names, outcome);
+    assert_eq!(sign(&mut second, &gift(GIFTS_MAX + 1)), Ok(()), "a checkpoint makes room again");
 }
 
 #[test]
