@@ -279,6 +279,8 @@ impl Node {
         }
         let (channel, to_close) = (receipt.channel, paying.to_close);
         if paying.side.adopt(&receipt) {
+            // It is there: for its signature under the end it has as long again.
+            (paying.silent_since, paying.asked_since) = (None, None);
             out.push(Effect::Note(Record::Receipt(receipt.signed())));
             // What is due for a job in flight may be due on top of what was forgotten.
             self.pay(channel, now, out);
@@ -897,6 +899,22 @@ mod tests {
         let (again, _) = ended_alone(&mut node, 2, 11).expect("after ten minutes");
         refuses(&mut node, again.id(), IssuerError::Closed, 12);
         assert!(ended_alone(&mut node, 2, 13).is_none() && ended_alone(&mut node, 2, 60).is_none());
+    }
+
+    #[test]
+    fn a_payee_that_signs_the_last_receipt_late_has_as_long_again_for_the_end() {
+        let (mut node, opened, id) = payer_of_one();
+        pays(&mut node, id);
+        assert!(ended_alone(&mut node, 0, 20).is_none() && ended_alone(&mut node, 1, 0).is_none());
+        let receipt = node.paying[&id].side.head().expect("paid").clone();
+        let receipt = receipt.signed_also_by(node.domain(), Role::Payee, &signer(60));
+        let returned = NOW.plus_ms(2 * DAY_MS);
+        node.on_co_signed(opened.terms.payee, receipt, returned, &mut Vec::new());
+        assert!(node.paying[&id].side.is_closing(), "the end is signed at once");
+
+        assert!(ended_alone(&mut node, 2, 0).is_none(), "the payee has not even seen it");
+        assert!(ended_alone(&mut node, 2, 20).is_none() && ended_alone(&mut node, 3, 20).is_none());
+        assert!(ended_alone(&mut node, 4, 0).is_some());
     }
 
     #[test]
