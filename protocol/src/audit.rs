@@ -165,6 +165,7 @@ impl Audit {
                 let Ok(certificate) = certificate else {
                     return self.problem("a certificate is not signed as it should be".to_string());
                 };
+                self.books.keep_places(&certificate);
                 let taken = self.books.certify(&certificate, epoch).map(drop);
                 self.agreed.took(Fact::Step(certificate), taken.is_ok());
                 self.book("a certified step", Some(taken));
@@ -325,6 +326,7 @@ impl Audit {
         if let Some(deposit) = deposit {
             let many = self.books.is_one_of_many();
             let booked = self.verified(deposit).map(|deposit| {
+                self.books.keep_place(deposit.account);
                 let taken =
                     if many { self.books.enter(&deposit).map(drop) } else { self.books.deposit(&deposit) };
                 self.agreed.took(Fact::Deposit(deposit), taken.is_ok());

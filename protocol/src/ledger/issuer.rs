@@ -978,7 +978,7 @@ fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Ch
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::keys::Signer;
     use crate::model::Modality;
@@ -986,12 +986,12 @@ mod tests {
     use crate::signed::sign;
     use crate::time::Time;
 
-    fn signer(seed: u8) -> Signer {
+    pub(crate) fn signer(seed: u8) -> Signer {
         Signer::from_seed([seed; 32])
     }
 
     /// Returns books with one open channel that expires in epoch 2.
-    fn books() -> (Issuer, ChannelId) {
+    pub(crate) fn books() -> (Issuer, ChannelId) {
         let issuer = NodeId::from(signer(2).public());
         let manifest = Manifest::home("home".into(), Time(0), &signer(1), issuer);
         let mut books = Issuer::new(manifest.clone());
@@ -1049,7 +1049,7 @@ mod tests {
     }
 
     /// Has the books know as many accounts.
-    fn fill(books: &mut Issuer, count: usize) {
+    pub(crate) fn fill(books: &mut Issuer, count: usize) {
         let ids = (0_u64..).map(|number| {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&number.to_be_bytes());
@@ -1060,12 +1060,12 @@ mod tests {
         books.accounts.extend(new.into_iter().map(|id| (id, Account::default())));
     }
 
-    fn deposit_for(tag: u8) -> Deposit {
+    pub(crate) fn deposit_for(tag: u8) -> Deposit {
         let (reference, account) = (Digest([tag; 32]), AccountId([tag; 32]));
         Deposit { reference, account, amount: 7, epoch: Epoch(0), source: Source::Outside }
     }
 
-    fn payment_to(books: &Issuer, to: AccountId) -> Verified<AccountOp> {
+    pub(crate) fn payment_to(books: &Issuer, to: AccountId) -> Verified<AccountOp> {
         let account = AccountId::from(signer(3).public());
         let (sequence, previous) = books.next_slot(account);
         let body = OpBody::Pay { to, amount: 1 };

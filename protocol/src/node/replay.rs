@@ -253,17 +253,22 @@ pub(super) fn replay_issuing(
             let deposit = deposit.map(|deposit| deposit.read_back(domain)).transpose()?;
             // Among several issuers it counts when a quorum has signed it.
             if let Some(deposit) = deposit.as_ref().filter(|_| !issuing.books.is_one_of_many()) {
+                issuing.books.keep_place(deposit.account);
                 issuing.books.deposit(deposit)?;
             }
             issuing.tickets.insert(ticket, TicketState::Used(Box::new(Admitted { membership, deposit })));
         }
         Record::Deposited(deposit) => {
-            issuing.witness.replay(Record::Deposited(deposit.clone()))?;
-            issuing.inboxes.file_deposit(deposit.read_back(domain)?);
+            let checked = deposit.clone().read_back(domain)?;
+            issuing.books.keep_place(checked.account);
+            issuing.witness.replay(Record::Deposited(deposit))?;
+            issuing.inboxes.file_deposit(checked);
         }
         Record::Certified { certificate, epoch } => {
-            issuing.witness.replay(Record::Certified { certificate: certificate.clone(), epoch })?;
-            issuing.inboxes.file_step(&certificate.read_back(domain)?, &issuing.witness.books);
+            let checked = certificate.clone().read_back(domain)?;
+            issuing.books.keep_places(&checked);
+            issuing.witness.replay(Record::Certified { certificate, epoch })?;
+            issuing.inboxes.file_step(&checked, &issuing.witness.books);
         }
         Record::Voted { .. }
         | Record::Endorsed { .. }

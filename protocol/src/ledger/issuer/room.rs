@@ -5,6 +5,9 @@ use alloc::collections::BTreeSet;
 
 use super::{ACCOUNTS_MAX, Account, Channel, Issuer, IssuerError, Taking};
 use crate::ids::AccountId;
+use crate::ledger::quorum::Certificate;
+use crate::ledger::records::{OpBody, Terms};
+use crate::message::Checked;
 use crate::mutant;
 
 /// To how many accounts payments and channels may bring the books. Each costs them a fee alone, for what is put into a
@@ -32,6 +35,21 @@ impl Issuer {
     /// Checks that a deposit may bring an account into the books.
     pub(super) fn check_room_for(&self, account: AccountId) -> Result<(), IssuerError> {
         self.check_places([account], ACCOUNTS_MAX)
+    }
+
+    /// Keeps a place for an account that a deposit in our own journal brings into the books: it was found when the line was
+    /// written, perhaps before channels had places, and rules that came later do not hold for it.
+    pub fn keep_place(&mut self, account: AccountId) {
+        if !self.accounts.contains_key(&account) {
+            self.awaited.insert(account);
+        }
+    }
+
+    /// The same for those whom a certified step in our own journal brings into the books.
+    pub fn keep_places(&mut self, certificate: &Certificate<Checked>) {
+        let to = if let OpBody::Pay { to, .. } = &certificate.op.body { Some(*to) } else { None };
+        let paid = certificate.terms.as_deref().into_iter().flat_map(paid_by);
+        to.into_iter().chain(paid).for_each(|account| self.keep_place(account));
     }
 
     fn check_places(
@@ -80,7 +98,7 @@ impl Channel {
 }
 
 /// Returns the accounts that a channel on these terms pays.
-pub(super) fn paid_by(terms: &crate::ledger::records::Terms) -> impl Iterator<Item = AccountId> + '_ {
+pub(super) fn paid_by(terms: &Terms) -> impl Iterator<Item = AccountId> + '_ {
     let builder = terms.markup.map(|markup| markup.builder);
     terms.split.iter().map(|line| line.account).chain(builder).chain([terms.payee_account])
 }

@@ -5,6 +5,8 @@ use crate::books::{BooksMessage, BooksRecord, LeafKind, Leaves};
 use crate::ledger::checkpoint::{Checkpoint, TotalsError};
 use crate::ledger::equivocation::Equivocation;
 use crate::ledger::finding::Finding;
+use crate::ledger::issuer::ACCOUNTS_MAX;
+use crate::node::replay::replay_issuing;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -464,4 +466,50 @@ fn a_second_step_that_reaches_the_issuer_is_noticed() {
     let books = pair.issuer.node.books_view();
     let culprits: Vec<_> = books.equivocations.iter().map(|proof| proof.culprit(&manifest())).collect();
     assert_eq!(culprits, [Some(signer(CONSUMER.1).public())]);
+}
+
+/// What an issuer wrote into nearly full books before channels had places in them is followed at the next start.
+#[test]
+fn a_journal_is_followed_that_filled_the_places_of_whom_open_channels_pay() {
+    use crate::ledger::issuer::tests as before;
+    use crate::ledger::quorum::Certificate;
+    use crate::ledger::records::Vote;
+
+    let (mut books, _) = before::books();
+    let domain = books.manifest().domain();
+    // Two accounts that the channel will pay are not there yet.
+    before::fill(&mut books, ACCOUNTS_MAX - 3);
+    let deposit = |tag| sign(before::deposit_for(tag), domain, Role::Issuer, &before::signer(1));
+    let op = before::payment_to(&books, AccountId([93; 32]));
+    let (sequence, epoch) = (op.sequence, Epoch(0));
+    let vote = Vote { op: op.id(), account: op.account, sequence, epoch, settled: None };
+    let votes = Vec::from([sign(vote, domain, Role::Issuer, &before::signer(1))]);
+    let certificate = Certificate { op, terms: None, votes };
+    let membership = Membership { node: CONSUMER.id(), account: AccountId([92; 32]), epoch };
+    let membership = sign(membership, domain, Role::Issuer, &before::signer(1));
+    let mut issuer = node_of(books.manifest().clone(), ISSUER, Some(before::signer(1))).node;
+    let issuing = issuer.issuing.as_mut().expect("an issuer");
+    issuing.books = books;
+
+    let full = issuing.books.clone();
+    let lines = [
+        Record::Deposited(deposit(91).signed()),
+        Record::Admitted {
+            ticket: Digest([92; 32]),
+            membership: membership.signed(),
+            deposit: Some(deposit(92).signed()),
+        },
+        Record::Certified { certificate: certificate.signed(), epoch },
+    ];
+    for line in lines {
+        replay_issuing(issuing, line, domain).expect("it was taken once");
+    }
+    assert_eq!(issuing.books.balances().count(), ACCOUNTS_MAX);
+    assert!(issuing.books.is_conserved());
+
+    // What comes now finds no place.
+    let mut books = full;
+    assert_eq!(books.deposit(&deposit(91)), Ok(()));
+    assert_eq!(books.deposit(&deposit(92)), Err(IssuerError::Full));
+    assert_eq!(books.certify(&certificate, epoch), Err(IssuerError::Behind));
 }
