@@ -11,8 +11,9 @@ use crate::message::Checked;
 use crate::mutant;
 
 /// To how many accounts payments and channels may bring the books. Each costs them a fee alone, for what is put into a
-/// new account can be moved on to the next one; so the rest is for deposits, which issuers sign: whatever an attacker pays,
-/// a ticket, a grant or a deposit makes an account.
+/// new account can be moved on to the next one; so the rest is for deposits, which issuers sign: whatever somebody pays who
+/// is no issuer, a ticket, a grant or a deposit makes an account. One of several issuers that lies can fill the rest too, by
+/// gifts of a nano-credit, as many as [`GIFTS_MAX`](crate::ledger::witness::GIFTS_MAX) between two checkpoints.
 pub const ACCOUNTS_BY_STEPS_MAX: usize = ACCOUNTS_MAX / 4 * 3;
 
 impl Issuer {
