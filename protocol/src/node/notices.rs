@@ -23,7 +23,10 @@ use super::{Effect, Node, Offence};
 const NEWS_PER_RECEIVER_MAX: usize = 64;
 
 /// Most news of one sort kept for everybody; the oldest of the same sort is dropped. Whoever pays 40,000 accounts that nobody
-/// owns a nano-credit each, which costs 0.4 credits in fees, so has others miss lines of payments before, and nothing else.
+/// owns a nano-credit each, which costs 0.4 credits in fees, so has others miss lines of payments before. Whoever opens as
+/// many channels to payees that it has made up, and ends them early, which costs as much, has payees that are away miss
+/// early ends before: they go on until issuers say that the channel is over, which is the answer when they next redeem,
+/// within a minute while they reach them. Whose news is dropped matters little: accounts to spread it over cost as little again.
 const NEWS_OF_A_SORT_MAX: usize = 40_000;
 
 /// Most news that a receiver recognises when it is told again: a thousand times what an issuer keeps for it.
@@ -39,7 +42,8 @@ enum Receiver {
     Node(NodeId),
 }
 
-/// What news is about. Each sort has room of its own: what anybody can make for a fee takes none from what others need.
+/// What news is about. Each sort has room of its own. Payments and early ends anybody can make for a fee, deposits only
+/// issuers: the one takes no room from the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sort {
     Payment,
