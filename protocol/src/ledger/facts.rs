@@ -63,13 +63,21 @@ impl Facts {
         }
     }
 
+    /// Forgets facts, so that others of the same names are listed when they come. Their places stay, with no name.
+    pub fn forget(&mut self, is_over: impl Fn(&Fact<Checked>) -> bool) {
+        self.facts.retain(|_, fact| !is_over(fact));
+        let is_kept = |name: &RecordId| self.facts.contains_key(name);
+        self.names.iter_mut().filter(|name| !is_kept(name)).for_each(|name| *name = RecordId::NONE);
+    }
+
     /// Returns a fact.
     #[must_use]
     pub fn get(&self, name: &RecordId) -> Option<&Fact<Checked>> {
         self.facts.get(name).map(Arc::as_ref)
     }
 
-    /// Returns the names from number `since` on, at most [`NAMES_MAX`], with the number of the first of them.
+    /// Returns the names from number `since` on, at most [`NAMES_MAX`], with the number of the first of them. What was
+    /// forgotten is [`RecordId::NONE`].
     #[must_use]
     pub fn since(&self, since: u64) -> (u64, Vec<RecordId>) {
         let from = since.clamp(self.first, self.end());

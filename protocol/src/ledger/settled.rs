@@ -310,6 +310,12 @@ impl Settled {
         self.names.contains_key(name)
     }
 
+    /// Says whether what the last checkpoint states makes a fact void.
+    #[must_use]
+    pub fn is_void(&self, fact: &Fact<Checked>) -> bool {
+        is_void(&self.books, fact)
+    }
+
     /// Says whether the last checkpoint states which step took the slot of this one.
     #[must_use]
     pub fn is_past(&self, op: &AccountOp) -> bool {

@@ -643,6 +643,8 @@ impl Witness {
             self.ends.remove(channel);
         }
         self.settled.adopt(id, names, outcome, &mut self.books);
+        let settled = &self.settled;
+        self.facts.forget(|fact| matches!(fact, Fact::End(_)) && settled.is_void(fact));
         self.gifts.clear();
         self.frozen = Frozen::default();
         let books = &self.books;

@@ -496,9 +496,10 @@ impl Node {
             }
             return false;
         }
-        witness.settled.hold(facts, &batch.names);
         match witness.settled.outcome(checkpoint.epoch, &batch.names) {
             Ok(outcome) if outcome.checkpoint == *checkpoint => {
+                // Not before: what was learned may be what does not lead to it.
+                witness.settled.hold(facts, &batch.names);
                 agreeing.outcomes.insert(id, outcome);
                 true
             }
@@ -527,7 +528,7 @@ impl Node {
         let manifest = &self.config.manifest;
         let Some(issuing) = &mut self.issuing else { return };
         let name = fact.name();
-        if issuing.agreeing.asked != Some(from) || !issuing.agreeing.wanted.remove(&name) {
+        if issuing.agreeing.asked != Some(from) || !issuing.agreeing.wanted.contains(&name) {
             return;
         }
         let is_proven = match fact {
@@ -550,10 +551,13 @@ impl Node {
             Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Lapsed(_) => true,
             Fact::Paid(_) => false,
         };
-        if is_proven {
-            issuing.settled.learn(Arc::new(fact.clone()));
+        if !is_proven || issuing.settled.is_void(fact) {
+            // That is no answer: somebody else is asked.
+            return;
         }
+        issuing.settled.learn(Arc::new(fact.clone()));
         let convention = &mut issuing.agreeing;
+        convention.wanted.remove(&name);
         let in_second = now.since_ms(convention.came.0) < 1_000;
         convention.came =
             if in_second { (convention.came.0, convention.came.1.saturating_add(1)) } else { (now, 1) };

@@ -121,8 +121,10 @@ impl Node {
             // Only who has voted in a slot knows that it is stuck; a proposal that frees it brings the two steps.
             Fact::Doubled(..) | Fact::Lapsed(_) => Ok((None, None)),
         };
-        // Others may have the same step with votes that count.
-        let is_judged = matches!(taken, Ok(_) | Err(IssuerError::WrongEpoch));
+        // Others may have the same step with votes that count. Who follows the checkpoint lists a void end no more, and may
+        // list another one of the same name.
+        let is_void_step = matches!((fact, &taken), (Fact::Step(_), Err(IssuerError::WrongEpoch)));
+        let is_judged = taken.is_ok() || is_void_step;
         match taken {
             Ok((recorded, record)) => {
                 let is_new = record.is_some();
@@ -467,7 +469,8 @@ impl Node {
         let cursor = issuing.cursors.entry(from).or_default();
         let before = cursor.next;
         let (facts, judged) = (&issuing.witness.facts, &issuing.judged);
-        let has_come = |name: &RecordId| facts.get(name).is_some() || judged.contains(name);
+        let has_come =
+            |name: &RecordId| *name == RecordId::NONE || facts.get(name).is_some() || judged.contains(name);
         let wanted = cursor.listed(first, names, has_come);
         let next = cursor.next;
         if !wanted.is_empty() {

@@ -10,6 +10,7 @@ use crate::ledger::quorum::{Certificate, EndCertificate, Fact, freed_head};
 use crate::ledger::records::{Deposit, Source, Vote};
 use crate::ledger::witness::Witness;
 use crate::manifest::Issuer;
+use crate::message::Wire;
 use crate::node::peers::Peer;
 
 /// When the first epoch is over, and the first issuer proposes what it comes to.
@@ -404,4 +405,155 @@ fn an_issuer_that_has_no_room_for_a_withdrawal_votes_for_none_and_blames_nobody(
     books(&mut node, &|books| books.mark_paid(number(7), Digest::ZERO).expect("there"));
     let out = node.hears_fact(START, 0, &fact);
     assert!(out.iter().any(|effect| matches!(effect, Effect::Record(Record::Certified { .. }))));
+}
+
+/// Returns the issuer that is asked for names or facts, and the question.
+fn question(out: &[Effect]) -> Option<(u8, Message<Wire>)> {
+    let question = |effect: &Effect| match effect {
+        Effect::Send(
+            to,
+            message @ (Message::FactQuery(_) | Message::Agreeing(Agreeing::NamesQuery { .. })),
+        ) => Some(((0..4).find(|place| on(*place).id() == *to)?, message.clone())),
+        _ => None,
+    };
+    out.iter().find_map(question)
+}
+
+impl Told {
+    /// A checkpoint stands, and the others answer what is asked about it for some seconds; the first one that is asked for
+    /// the name of `shown` answers with that, always.
+    fn is_led(&mut self, mut now: Time, proposer: &Witness, epoch: Epoch, shown: &Fact<Checked>) {
+        let (names, outcome) = proposer.settled.propose(epoch).expect("sums that can be stated");
+        let checkpoint = BooksMessage::Checkpoint(agreed(&outcome.checkpoint));
+        let mut out = self.told(now, Input::Wake);
+        out.extend(self.told(now, Input::Spread(checkpoint)));
+        let mut liar = None;
+        for _ in 0..40 {
+            out = match question(&out) {
+                Some((place, Message::FactQuery(wanted))) => {
+                    let answer = |name: &RecordId| {
+                        let lies = *name == shown.name() && *liar.get_or_insert(place) == place;
+                        let fact = if lies { Some(shown) } else { proposer.fact(name) };
+                        self.hears_fact(now, place, fact.expect("its own proposal"))
+                    };
+                    wanted.iter().flat_map(answer).collect()
+                }
+                Some((place, Message::Agreeing(Agreeing::NamesQuery { facts, from }))) => {
+                    let names = Agreeing::Names { facts, from, names: names.clone() };
+                    self.hears(now, &on(place), Message::Agreeing(names))
+                }
+                _ => {
+                    now = now.plus_ms(600);
+                    self.told(now, Input::Wake)
+                }
+            };
+        }
+        assert!(liar.is_some(), "somebody was asked");
+    }
+}
+
+/// Whoever has the other copies cannot tell: their name is the same, and so are the votes.
+#[test]
+fn an_issuer_that_was_shown_a_step_signed_with_another_key_follows_with_what_others_show_it() {
+    let good = step(0, 5_000);
+    let forged = sign(AccountOp::clone(&good), four().domain(), Role::Owner, &owner(1));
+    let forged = Certificate { op: forged, ..certified(&good, [0, 1, 3]) };
+    let mut proposer = Witness::new(four(), key(0));
+    let Fact::Deposit(credits) = deposit(1, 0) else { unreachable!("it is one") };
+    proposer.enter(&credits).expect("agreed");
+    proposer.certify(&certified(&good, [0, 1, 3]), Epoch(0)).expect("voted for");
+
+    let mut node = Told::one_of_four();
+    node.is_led(OVER, &proposer, Epoch(0), &Fact::Step(forged));
+    assert_eq!(node.witness().settled.epoch(), Some(Epoch(0)));
+    assert_eq!(node.witness().books.next_slot(good.account), (1, good.id()));
+}
+
+/// Returns the end of a channel as three of four issuers promised.
+fn end_at(channel: ChannelId, amount: u64) -> EndCertificate<Checked> {
+    let end = records::CloseVote { channel, amount, epoch: Epoch(0) };
+    EndCertificate { votes: by([0, 1, 3], &end).into() }
+}
+
+#[test]
+fn an_issuer_that_was_shown_a_void_end_follows_a_checkpoint_that_states_the_other_one() {
+    let (facts, _) = paid_and_ended();
+    let channel = ChannelId::from(facts[1].name());
+    let mut proposer = Witness::new(four(), key(0));
+    let mut node = Told::one_of_four();
+    for fact in &facts {
+        node.hears_fact(START, 0, fact);
+        match fact {
+            Fact::Deposit(deposit) => drop(proposer.enter(deposit).expect("agreed")),
+            Fact::Step(certificate) => drop(proposer.certify(certificate, Epoch(0)).expect("voted for")),
+            Fact::Redeemed { receipt, claim } => {
+                drop(proposer.redeem(receipt, claim.as_ref()).expect("signed by both"));
+            }
+            _ => unreachable!("none is made"),
+        }
+    }
+    let (names, outcome) = proposer.settled.propose(Epoch(0)).expect("sums that can be stated");
+    let stated = agreed(&outcome.checkpoint);
+    let page = Agreeing::Names { facts: stated.facts, from: 0, names: names.clone() };
+    node.told(OVER, Input::Wake);
+    let out = node.told(OVER, Input::Spread(BooksMessage::Checkpoint(stated.clone())));
+    let (place, _) = question(&out).expect("it has no names");
+    node.hears(OVER, &on(place), Message::Agreeing(page));
+    assert_eq!(node.witness().settled.epoch(), Some(Epoch(0)));
+
+    proposer.adopt(stated.id(), &names, outcome);
+    proposer.end(&end_at(channel, 70_000)).expect("as stated").expect("news");
+    let later = OVER.plus_ms(24 * 60 * 60 * 1000);
+    node.is_led(later, &proposer, Epoch(1), &Fact::End(end_at(channel, 0)));
+    assert_eq!(node.witness().settled.epoch(), Some(Epoch(1)));
+    assert_eq!(node.witness().books.channel(channel), Some((70_000, true)));
+}
+
+/// An issuer that had recorded the void end lists the other one where those find it that are past the first.
+#[test]
+fn a_void_end_is_listed_no_more_and_another_one_is_asked_for() {
+    let (facts, end) = paid_and_ended();
+    let channel = ChannelId::from(facts[1].name());
+    let mut other = Witness::new(four(), key(0));
+    let Fact::End(void) = &end else { unreachable!("it is one") };
+    let (Fact::Deposit(credits), Fact::Step(opened)) = (&facts[0], &facts[1]) else {
+        unreachable!("in this order")
+    };
+    let mut stating = other.clone();
+    for issuer in [&mut other, &mut stating] {
+        issuer.enter(credits).expect("agreed");
+        issuer.certify(opened, Epoch(0)).expect("voted for");
+    }
+    other.end(void).expect("as promised").expect("news");
+    let Fact::Redeemed { receipt, claim } = &facts[2] else { unreachable!("in this order") };
+    stating.redeem(receipt, claim.as_ref()).expect("signed by both");
+    let (names, _) = stating.settled.propose(Epoch(0)).expect("sums that can be stated");
+    names.iter().for_each(|name| {
+        other.settled.learn(Arc::new(stating.fact(name).expect("its own proposal").clone()));
+    });
+    let outcome = other.settled.outcome(Epoch(0), &names).expect("the same");
+    let before = other.facts.since(0).1;
+    other.adopt(RecordId([1; 32]), &names, outcome);
+    let void_place = before.iter().position(|name| *name == end.name()).expect("listed");
+    assert_eq!(other.facts.since(0).1[void_place], RecordId::NONE);
+    let ended = end_at(channel, 70_000);
+    other.end(&ended).expect("as stated").expect("news");
+    assert_eq!(other.facts.since(3), (3, vec![end.name()]));
+
+    let mut node = Told::one_of_four();
+    let issuing = node.node.issuing.as_mut().expect("an issuer");
+    issuing.enter(credits).expect("agreed");
+    issuing.certify(opened, Epoch(0)).expect("voted for");
+    issuing.redeem(receipt, claim.as_ref()).expect("signed by both");
+    let (names, outcome) = issuing.settled.propose(Epoch(0)).expect("sums that can be stated");
+    issuing.adopt(RecordId([1; 32]), &names, outcome);
+    node.hears_fact(OVER, 1, &end);
+    let listed = |node: &mut Told| {
+        let (first, names) = other.facts.since(2);
+        node.hears(OVER, &on(0), Message::Facts { first, names })
+    };
+    assert_eq!((asked(&listed(&mut node), 0), asked(&listed(&mut node), 0)), (vec![], vec![end.name()]));
+    node.hears_fact(OVER, 0, &Fact::End(ended));
+    assert_eq!(node.witness().books.channel(channel), Some((70_000, true)));
+    assert_eq!(asked(&listed(&mut node), 0), []);
 }
