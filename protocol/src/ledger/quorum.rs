@@ -128,6 +128,20 @@ impl Certificate<Checked> {
         if self.has_quorum(manifest, |_| true) { Ok(()) } else { Err(IssuerError::NoQuorum) }
     }
 
+    /// Says whether these are the terms that the step names, if it opens a channel: votes are for the step alone.
+    #[must_use]
+    pub fn has_its_terms(&self) -> bool {
+        match &self.op.body {
+            OpBody::OpenChannel(open) => self.terms.as_ref().map(Verified::id) == Some(open.terms),
+            OpBody::Expire(_)
+            | OpBody::Pay { .. }
+            | OpBody::Withdraw { .. }
+            | OpBody::Noop
+            | OpBody::Inception(_)
+            | OpBody::Rotate(_) => true,
+        }
+    }
+
     /// Says whether a quorum voted for this step when it had followed the checkpoint of `epoch`.
     #[must_use]
     pub fn has_quorum_after(&self, epoch: Epoch, manifest: &Manifest) -> bool {

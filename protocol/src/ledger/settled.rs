@@ -47,8 +47,8 @@ pub struct Settled {
     held: BTreeMap<Digest, BTreeMap<RecordId, Arc<Fact<Checked>>>>,
     /// Facts that a proposal names and that our own books have not taken.
     learned: BTreeMap<RecordId, Arc<Fact<Checked>>>,
-    /// Facts that our books must not take until a checkpoint stands, because we have prepared one that says otherwise:
-    /// another one may state them.
+    /// Facts that our books cannot take until a checkpoint stands, because we have prepared one that says otherwise, or
+    /// what they take back is spent: another one may state them. They are whole: no other copy of them counts where these do not.
     contested: BTreeMap<RecordId, Arc<Fact<Checked>>>,
     /// The facts of the last checkpoints.
     past: VecDeque<Past>,
@@ -301,7 +301,7 @@ impl Settled {
         let held = || self.held.values().find_map(|held| held.get(name));
         let past = || self.past.iter().find_map(|past| past.facts.get(name));
         let contested = || self.contested.get(name);
-        taken.or_else(|| self.learned.get(name)).or_else(held).or_else(contested).or_else(past)
+        taken.or_else(contested).or_else(|| self.learned.get(name)).or_else(held).or_else(past)
     }
 
     /// Says whether our books have taken a fact since the last checkpoint.

@@ -159,9 +159,8 @@ impl Witness {
         certificate: &Certificate<Checked>,
         epoch: Epoch,
     ) -> Result<Said<Verified<Recorded>>, IssuerError> {
-        if self.is_frozen(certificate) {
-            certificate.check(&self.manifest)?;
-            self.settled.contest(Fact::Step(certificate.clone()));
+        if self.is_frozen(certificate) && !self.books.is_void(certificate) {
+            self.contest_step(certificate)?;
             return Err(IssuerError::Behind);
         }
         let is_new = self.books.certify(certificate, epoch)?;
@@ -176,6 +175,21 @@ impl Witness {
         let record = Record::Certified { certificate: certificate.signed(), epoch };
         let is_written = !is_new || mutant::is_in("recorded-before-disk");
         Ok((recorded, (!is_written).then_some(record)))
+    }
+
+    /// Keeps a certified step that must wait for our next proposal, if it is whole: it stands for every copy of that step.
+    fn contest_step(&mut self, certificate: &Certificate<Checked>) -> Result<(), IssuerError> {
+        let op = &certificate.op;
+        certificate.check(&self.manifest)?;
+        if !certificate.has_its_terms() {
+            return Err(IssuerError::WrongTerms);
+        }
+        // Of a later slot we do not know yet which key may sign in it.
+        if (op.sequence, op.previous) == self.books.next_slot(op.account) {
+            self.books.check_step(op)?;
+            self.settled.contest(Fact::Step(certificate.clone()));
+        }
+        Ok(())
     }
 
     /// Says whether a step whose slot is taken is the one that took it. Until we have followed a checkpoint that stands, it
@@ -244,7 +258,8 @@ impl Witness {
     pub fn end(&mut self, certificate: &EndCertificate<Checked>) -> Result<Option<Record>, IssuerError> {
         let (channel, amount) = certificate.check(&self.manifest)?;
         let is_below = self.frozen.paid.get(&channel).is_some_and(|paid| amount < *paid);
-        if self.frozen.channels.contains(&channel) || is_below {
+        let is_frozen = self.frozen.channels.contains(&channel) || is_below;
+        if is_frozen && !self.books.is_end_void(certificate) {
             self.settled.contest(Fact::End(certificate.clone()));
             return Err(IssuerError::Behind);
         }

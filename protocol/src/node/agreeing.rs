@@ -14,7 +14,7 @@ use crate::ledger::checkpoint::{Checkpoint, is_signed_by_quorum};
 use crate::ledger::facts::{NAMES_MAX, WANTED_MAX};
 use crate::ledger::finding::Finding;
 use crate::ledger::quorum::{Fact, is_agreed};
-use crate::ledger::records::{Epoch, OpBody};
+use crate::ledger::records::Epoch;
 use crate::ledger::settled::{BATCH_MAX, Outcome, digest_of};
 use crate::message::{Checked, Message};
 use crate::mutant;
@@ -533,19 +533,7 @@ impl Node {
         }
         let is_proven = match fact {
             Fact::Deposit(deposit) => is_agreed(deposit, manifest),
-            Fact::Step(certificate) => {
-                let terms = certificate.terms.as_ref().map(Verified::id);
-                let opens = match &certificate.op.body {
-                    OpBody::OpenChannel(open) => Some(open.terms),
-                    OpBody::Expire(_)
-                    | OpBody::Pay { .. }
-                    | OpBody::Withdraw { .. }
-                    | OpBody::Noop
-                    | OpBody::Inception(_)
-                    | OpBody::Rotate(_) => None,
-                };
-                certificate.check(manifest).is_ok() && (opens.is_none() || opens == terms)
-            }
+            Fact::Step(certificate) => certificate.check(manifest).is_ok() && certificate.has_its_terms(),
             Fact::End(certificate) => certificate.check(manifest).is_ok(),
             // Their names are those of all their parts.
             Fact::Redeemed { .. } | Fact::Doubled(..) | Fact::Lapsed(_) => true,

@@ -15,7 +15,7 @@ use protocol::model::Modality;
 use protocol::signed::{Role, Verified, sign};
 
 use crate::network::{DEPOSIT, HONEST, domain, lie, manifest, opening, payer, signer, terms};
-use crate::settling::{follow, opened, redemption};
+use crate::settling::{certified, follow, opened, redemption};
 
 const REDEEMED: u64 = 400_000;
 
@@ -198,4 +198,31 @@ fn who_is_shown_an_end_after_it_prepared_another_one_by_expiry_proposes_the_one_
     let (_, again) = issuer.settled.propose(over).expect("stated");
     assert_eq!((again.ended.as_slice(), again.books.channel(channel())), (&[][..], Some((0, true))));
     assert!(one.objects(&outcome) && !one.objects(&again));
+}
+
+#[test]
+fn who_has_prepared_keeps_no_copy_of_a_step_that_others_could_not_take() {
+    let (mut issuer, _, _) = paid(0);
+    let (spend, with) = spending();
+    let good = Certificate { terms: Some(with), ..certified(&spend, None) };
+    issuer.freeze(Epoch(0), &[(payee(), 0)], &[]);
+    let forged = sign(AccountOp::clone(&spend), domain(), Role::Owner, &signer(1));
+    let copies = [
+        (Certificate { terms: None, ..good.clone() }, IssuerError::WrongTerms),
+        (Certificate { terms: Some(terms()), ..good.clone() }, IssuerError::WrongTerms),
+        (Certificate { op: forged, ..good.clone() }, IssuerError::WrongKey),
+    ];
+    for (copy, error) in &copies {
+        assert_eq!(issuer.certify(copy, Epoch(1)), Err(*error));
+        assert_eq!(issuer.settled.get(&spend.id()), None);
+    }
+    assert_eq!(issuer.certify(&good, Epoch(1)), Err(IssuerError::Behind));
+    for (copy, error) in &copies {
+        assert_eq!(issuer.certify(copy, Epoch(1)), Err(*error));
+        // Whatever else a proposal brings.
+        issuer.settled.learn(Arc::new(Fact::Step(copy.clone())));
+        assert_eq!(issuer.settled.get(&spend.id()).map(|fact| &**fact), Some(&Fact::Step(good.clone())));
+    }
+    let (_, outcome) = issuer.settled.propose(Epoch(0)).expect("stated");
+    assert_eq!(outcome.books.next_slot(payee()), (1, spend.id()));
 }
