@@ -263,7 +263,12 @@ impl Witness {
             self.settled.contest(Fact::End(certificate.clone()));
             return Err(IssuerError::Behind);
         }
-        self.take_end(certificate)
+        let taken = self.take_end(certificate);
+        if matches!(taken, Err(IssuerError::Behind)) {
+            // What we have paid beyond is spent here: others, who have not paid it, object to what says so.
+            self.settled.contest(Fact::End(certificate.clone()));
+        }
+        taken
     }
 
     fn take_end(&mut self, certificate: &EndCertificate<Checked>) -> Result<Option<Record>, IssuerError> {

@@ -226,3 +226,19 @@ fn who_has_prepared_keeps_no_copy_of_a_step_that_others_could_not_take() {
     let (_, outcome) = issuer.settled.propose(Epoch(0)).expect("stated");
     assert_eq!(outcome.books.next_slot(payee()), (1, spend.id()));
 }
+
+#[test]
+fn who_cannot_take_an_end_because_what_it_paid_beyond_is_spent_proposes_that_end() {
+    let (mut issuer, _, _) = paid(0);
+    let (spend, with) = spending();
+    let spent = Certificate { terms: Some(with), ..certified(&spend, None) };
+    issuer.certify(&spent, Epoch(1)).expect("the payee has what it was paid here");
+    let [mut one, mut other] = [1, 2].map(opened);
+    let end = end_of([&mut one, &mut other].map(promise));
+    one.end(&end).expect("a quorum promised").expect("news");
+    assert_eq!(issuer.end(&end), Err(IssuerError::Behind));
+
+    let (_, outcome) = issuer.settled.propose(Epoch(1)).expect("stated");
+    assert_eq!(outcome.books.channel(channel()), Some((0, true)));
+    assert!(!one.objects(&outcome));
+}
