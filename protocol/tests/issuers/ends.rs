@@ -12,6 +12,7 @@ use protocol::ledger::witness::Witness;
 use protocol::licence::open_licence;
 use protocol::message::Checked;
 use protocol::model::Modality;
+use protocol::record::Record;
 use protocol::signed::{Role, Verified, sign};
 
 use crate::network::{DEPOSIT, HONEST, domain, lie, manifest, opening, payer, signer, terms};
@@ -241,4 +242,27 @@ fn who_cannot_take_an_end_because_what_it_paid_beyond_is_spent_proposes_that_end
     let (_, outcome) = issuer.settled.propose(Epoch(1)).expect("stated");
     assert_eq!(outcome.books.channel(channel()), Some((0, true)));
     assert!(!one.objects(&outcome));
+}
+
+/// Journals were written before no channel ended below what a checkpoint states; the payer may have spent its cap since.
+#[test]
+fn an_old_journal_with_an_end_below_what_was_stated_is_read_and_the_next_checkpoint_is_as_the_others() {
+    let (mut issuer, names, _) = paid(0);
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(0));
+    let [mut one, mut other] = [1, 2].map(opened);
+    let end = end_of([&mut one, &mut other].map(promise));
+    assert_eq!(issuer.end(&end), Err(IssuerError::WrongEpoch));
+    let certificate = certified(&payment(), Some(Epoch(0))).signed();
+    for line in [Record::Concluded(end.signed()), Record::Certified { certificate, epoch: Epoch(1) }] {
+        issuer.replay(line).expect("as it was written");
+    }
+    assert_eq!(issuer.books.channel(channel()), Some((0, true)));
+
+    let (names, outcome) = issuer.settled.propose(Epoch(1)).expect("stated");
+    assert!(names.is_empty() && !issuer.objects(&outcome));
+    let proposer = issuer.clone();
+    follow(&mut issuer, &proposer, &names, Epoch(1));
+    assert_eq!(issuer.books.channel(channel()), Some((REDEEMED, false)));
+    assert!(issuer.books.is_conserved());
 }

@@ -92,6 +92,20 @@ impl Issuer {
     /// [`IssuerError::UnknownChannel`] or [`IssuerError::Behind`] when its opening, or credits since, are missing here;
     /// [`IssuerError::NoQuorum`] when too few promised; [`IssuerError::WrongEpoch`] when a checkpoint since states more.
     pub fn end_by(&mut self, certificate: &EndCertificate<Checked>) -> Result<bool, IssuerError> {
+        let (id, _) = certificate.check(&self.manifest)?;
+        let is_open = self.channels.get(&id).is_some_and(|channel| !channel.closed);
+        if is_open && self.is_end_void(certificate) {
+            return Err(IssuerError::WrongEpoch);
+        }
+        self.replay_end(certificate)
+    }
+
+    /// Ends a channel once more for which our own journal says that we ended it. That no channel ends below what a
+    /// checkpoint states is a rule that came later.
+    ///
+    /// # Errors
+    /// As [`Self::end_by`], but for what a checkpoint states.
+    pub fn replay_end(&mut self, certificate: &EndCertificate<Checked>) -> Result<bool, IssuerError> {
         let (id, amount) = certificate.check(&self.manifest)?;
         let channel = self.channels.get(&id).ok_or(IssuerError::UnknownChannel)?;
         if channel.closed {
@@ -99,9 +113,6 @@ impl Issuer {
         }
         if amount > channel.cap {
             return Err(IssuerError::WrongAmount);
-        }
-        if self.is_end_void(certificate) {
-            return Err(IssuerError::WrongEpoch);
         }
         let mut part = self.part_of(id)?;
         if amount < part.channel.redeemed {
