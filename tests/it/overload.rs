@@ -97,9 +97,7 @@ async fn a_node_streams_as_many_jobs_as_it_may_from_one_provider_refuses_more_at
     let mut answers = join_all((0..JOBS_MAX + 40).map(|_| stream(&http, &trio, 1_000))).await;
 
     let counts = by_status(&answers);
-    let count = |status: u16| counts.get(&status).copied().unwrap_or_default();
-    // On a machine that is busy itself the provider may not answer one of them in time: its place goes to another.
-    assert_eq!((count(200), count(429) + count(503)), (JOBS_MAX, 40), "{counts:?}");
+    assert_eq!(counts, BTreeMap::from([(200, JOBS_MAX), (429, 40)]));
     assert_eq!(trio.provider.status().await.jobs_serving as usize, JOBS_MAX, "none has ended meanwhile");
     answers.retain(|answer| answer.status() == StatusCode::OK);
     for answer in &mut answers {
