@@ -487,8 +487,8 @@ impl Node {
         self.close_ready(out);
     }
 
-    /// Ends a channel alone whose payee signs neither its end nor the last receipt before, so that what it holds returns when grace is over;
-    /// one at a time, because a wallet signs one step at a time.
+    /// Ends a channel alone whose payee signs neither its end nor the last receipt before, so that what it holds returns
+    /// when grace is over; one at a time, because a wallet signs one step at a time.
     fn give_up_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
         let epoch = self.epoch(now);
         self.paying.values_mut().for_each(|channel| channel.note_silence(epoch, now));
