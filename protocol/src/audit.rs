@@ -172,6 +172,7 @@ impl Audit {
             }
             Record::Endorsed { deposit, .. } | Record::Vouched(deposit) => self.by_issuer(deposit),
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
+            Record::Counted { channel, amount } => self.books.restore_count(channel, amount),
             Record::Concluded(certificate) => {
                 self.signed(certificate.votes.len());
                 let Ok(certificate) = certificate.verify(self.domain, self.scheme) else {

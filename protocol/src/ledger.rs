@@ -13,6 +13,8 @@ pub mod issuer;
 
 pub mod quorum;
 
+pub mod counted;
+
 pub mod facts;
 
 pub mod outside;

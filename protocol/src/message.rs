@@ -372,6 +372,16 @@ pub enum Message<S: Stage> {
     Markups(Vec<Routed>),
     /// From a builder to an issuer: that is written down.
     MarkupsNoted(Vec<Routed>),
+    /// From a payee to one of several issuers: what enough of them say that they have paid on a channel. Said again until it
+    /// is confirmed.
+    Confirm(Vec<S::Of<RedeemAck>>),
+    /// From an issuer to a payee: so much counts, and is on its disk.
+    Confirmed {
+        /// The channel.
+        channel: ChannelId,
+        /// Base paid.
+        amount: u64,
+    },
 }
 
 /// Why a message was dropped before any rule saw it.

@@ -12,6 +12,7 @@ mod auditing;
 mod channels;
 mod checkpoints;
 mod committing;
+mod confirming;
 mod forward;
 mod issuing;
 mod markups;
@@ -472,6 +473,8 @@ pub struct Node {
     clocks: Clocks,
     /// What issuers have acknowledged of our channels.
     acks: BTreeMap<ChannelId, Acks>,
+    /// What issuers are shown of that, so that they count it.
+    confirming: confirming::Confirming,
     /// Issuers that do not know the ticket with which we are joining.
     refusing: BTreeSet<NodeId>,
     /// The issuer has moved credits since it last told us what our account holds.
@@ -565,6 +568,7 @@ impl Node {
             views: Views::default(),
             clocks,
             acks: BTreeMap::new(),
+            confirming: confirming::Confirming::default(),
             refusing: BTreeSet::new(),
             balance_is_old: false,
             paying: BTreeMap::new(),
@@ -741,6 +745,8 @@ impl Node {
             Message::Agreeing(message) => self.on_agreeing(from, message, now, out),
             Message::Markups(routed) => self.on_markups(from, routed, out),
             Message::MarkupsNoted(routed) => self.on_markups_noted(from, &routed, now, out),
+            Message::Confirm(acks) => self.on_confirm(from, &acks, out),
+            Message::Confirmed { channel, amount } => self.on_confirmed(from, (channel, amount), out),
             Message::Notice(news) => self.on_notice(from, &news, out),
             Message::Noticed(record) => self.on_noticed(from, record, out),
             Message::Payout { step, to } => self.on_payout(from, step, to, out),

@@ -193,6 +193,13 @@ pub enum Record {
     Missing(Booked),
     /// As the only issuer: the books at the checkpoint that follows, in place of all lines of theirs before.
     Forward(Forward),
+    /// As one of several issuers: a quorum has paid as much on a channel, so that steps may be paid out of it.
+    Counted {
+        /// The channel.
+        channel: ChannelId,
+        /// Base paid in all.
+        amount: u64,
+    },
 }
 
 impl Record {
@@ -248,6 +255,7 @@ impl Record {
             | Self::Certified { .. }
             | Self::Endorsed { .. }
             | Self::Promised { .. }
+            | Self::Counted { .. }
             | Self::Concluded(_)
             | Self::Vouched(_)
             | Self::Agreed(_)

@@ -174,6 +174,7 @@ impl Statement {
             | Record::Certified { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
+            | Record::Counted { .. }
             | Record::Concluded(_)
             | Record::Vouched(_)
             | Record::Agreed(_)

@@ -37,6 +37,30 @@ fn an_issuer_that_is_down_delays_nobody_and_catches_up() {
     assert_eq!(home.world.books().count(), 4);
 }
 
+/// Before any checkpoint states it.
+#[test]
+fn what_a_provider_earned_counts_at_every_issuer_though_one_was_down_and_the_provider_started_again() {
+    let mut home = home();
+    let provider = home.providers[0];
+    let account = home.world.hosts[provider].config.owner.account();
+    let counted = |home: &Home| -> Vec<(bool, u64)> {
+        let books = home.world.books().map(|(_, books)| books);
+        books.map(|books| (books.balance(account).earned > 0, books.uncounted(account))).collect()
+    };
+    home.world.fault_in(0, 2, Fault::Crash);
+    home.world.run_for(3_000);
+    home.does_a_job();
+    home.world.run_for(70_000);
+    assert_eq!(counted(&home), [(true, 0); 3]);
+
+    home.world.fault_in(0, provider, Fault::Crash);
+    home.world.fault_in(1_000, provider, Fault::Restart);
+    home.world.fault_in(5_000, 2, Fault::Restart);
+    home.world.run_for(130_000);
+    assert_eq!(counted(&home), [(true, 0); 4]);
+    home.settles();
+}
+
 #[test]
 fn two_issuers_down_of_four_open_no_channel() {
     let mut home = home();

@@ -303,7 +303,9 @@ const fn states_fact(message: &Message<Wire>) -> bool {
         | Message::CloseVoted(_)
         | Message::Facts { .. }
         | Message::Markups(_)
-        | Message::MarkupsNoted(_) => true,
+        | Message::MarkupsNoted(_)
+        | Message::Confirm(_)
+        | Message::Confirmed { .. } => true,
         Message::FactsQuery(_)
         | Message::FactQuery(_)
         | Message::Hello { .. }

@@ -332,6 +332,7 @@ fn puts(position: Position, record: &Record, domain: DomainId) -> Vec<Put> {
         | Record::Certified { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }
+        | Record::Counted { .. }
         | Record::Concluded(_)
         | Record::Vouched(_)
         | Record::Agreed(_) => Vec::new(),

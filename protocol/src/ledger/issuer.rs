@@ -1,6 +1,7 @@
 //! The issuer: holds deposits, witnesses account steps, pays out channels. It never sees a job.
 
 mod closing;
+mod counting;
 mod forward;
 mod room;
 mod settling;
@@ -122,6 +123,7 @@ pub struct Issuer {
     /// The part of it that came out of the network's budget.
     given: u128,
     withdrawals: transfers::Withdrawals,
+    counting: counting::Counting,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -289,6 +291,17 @@ pub enum IssuerError {
         /// The least that can be withdrawn.
         least: u64,
     },
+    /// There is enough, but a part of it is counted only when more issuers have paid it.
+    #[error(
+        "not enough credits that all issuers count: {needed} nano-credits needed, {available} counted; the rest was paid \
+             by too few issuers so far, and counts when more have paid it, or from the next checkpoint on"
+    )]
+    Uncounted {
+        /// Needed.
+        needed: u64,
+        /// What counts.
+        available: u64,
+    },
 }
 
 /// What is done with a step.
@@ -351,6 +364,7 @@ impl Issuer {
             deposited: 0,
             given: 0,
             withdrawals: transfers::Withdrawals::default(),
+            counting: counting::Counting::default(),
         }
     }
 
@@ -580,6 +594,7 @@ impl Issuer {
         if needed > account.balance.available() && !mutant::is_in("open-without-funds") {
             return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
         }
+        self.check_counted(op.account, needed, counting::Purse::EarnedAndCash, taking)?;
         if self.channels.len() >= CHANNELS_MAX {
             return Err(IssuerError::Full);
         }
@@ -893,11 +908,13 @@ impl Issuer {
     }
 
     fn adopt(&mut self, part: Part) {
+        let (id, uncounted) = (part.id, self.uncounted_on(part.id));
         for (id, mut account) in part.accounts {
             account.balance.as_of = account.balance.as_of.saturating_add(1);
             self.put_account(id, account);
         }
-        self.channels.insert(part.id, part.channel);
+        self.channels.insert(id, part.channel);
+        self.recount(id, &uncounted);
     }
 }
 
@@ -937,13 +954,19 @@ impl Part {
         let payer = self.accounts.entry(self.channel.payer).or_default();
         payer.balance.held = payer.balance.held.checked_sub(amount).ok_or(Overflow)?;
         let balance = &mut self.accounts.entry(account).or_default().balance;
-        let bucket = match (role, self.channel.terms.incentive) {
-            (SplitRole::Provider, Incentive::Exchange) => &mut balance.earned,
-            (SplitRole::Provider, Incentive::Rewards) => &mut balance.cash,
-            (SplitRole::Pool | SplitRole::Network | SplitRole::Builder, _) => &mut balance.cash,
-        };
+        let is_earned = is_earned(role, self.channel.terms.incentive);
+        let bucket = if is_earned { &mut balance.earned } else { &mut balance.cash };
         *bucket = bucket.checked_add(amount).ok_or(Overflow)?;
         Ok(())
+    }
+}
+
+/// Says whether what a channel pays is earned, and not cash.
+const fn is_earned(role: SplitRole, incentive: Incentive) -> bool {
+    match (role, incentive) {
+        (SplitRole::Provider, Incentive::Exchange) => true,
+        (SplitRole::Provider, Incentive::Rewards)
+        | (SplitRole::Pool | SplitRole::Network | SplitRole::Builder, _) => false,
     }
 }
 

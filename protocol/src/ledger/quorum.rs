@@ -75,7 +75,8 @@ pub enum Fact<S: Stage> {
     Lapsed(S::Of<AccountOp>),
 }
 
-fn all<T: Signable>(
+/// Checks the words of several issuers.
+pub(crate) fn all<T: Signable>(
     records: Vec<Signed<T>>,
     read: &impl Fn(Signed<T>) -> Result<Verified<T>, SignedError>,
 ) -> Result<Vec<Verified<T>>, SignedError> {
@@ -85,7 +86,8 @@ fn all<T: Signable>(
     records.into_iter().map(read).collect()
 }
 
-fn as_signed<T: Signable>(records: &[Verified<T>]) -> Vec<Signed<T>> {
+/// Returns them as they travel.
+pub(crate) fn as_signed<T: Signable>(records: &[Verified<T>]) -> Vec<Signed<T>> {
     records.iter().map(Verified::signed).collect()
 }
 
@@ -368,6 +370,8 @@ pub struct Answers {
     votes: BTreeMap<PublicKey, Verified<Vote>>,
     recorded: BTreeMap<PublicKey, Verified<Recorded>>,
     refused: BTreeMap<PublicKey, IssuerError>,
+    /// Who votes for it when more issuers have paid what it spends.
+    uncounted: BTreeMap<PublicKey, IssuerError>,
     /// An issuer does not count some of the votes: the slot was freed, and whoever gave them had not followed that, or lies.
     has_void: bool,
 }
@@ -389,6 +393,7 @@ impl Answers {
     /// not voted before.
     pub fn voted(&mut self, key: PublicKey, vote: Verified<Vote>) -> bool {
         self.refused.remove(&key);
+        self.uncounted.remove(&key);
         let known = self.votes.get(&key).map(|known| known.settled);
         if known.is_none_or(|known| known < vote.settled) {
             self.votes.insert(key, vote);
@@ -405,6 +410,23 @@ impl Answers {
     pub fn refused(&mut self, key: PublicKey, error: IssuerError, manifest: &Manifest) -> bool {
         self.refused.insert(key, error);
         manifest.agrees(|key| self.refused.contains_key(&key))
+    }
+
+    /// Learns that an issuer does not count yet what the step spends. That refuses nothing.
+    pub fn uncounted(&mut self, key: PublicKey, error: IssuerError) {
+        self.uncounted.insert(key, error);
+    }
+
+    /// Says whether an issuer does not count yet what the step spends, as far as it has said.
+    #[must_use]
+    pub fn waits(&self, key: PublicKey) -> bool {
+        self.uncounted.contains_key(&key)
+    }
+
+    /// Says that issuers do not count yet what the step spends, if at least one honest one says so.
+    #[must_use]
+    pub fn lacks_credits(&self, manifest: &Manifest) -> Option<IssuerError> {
+        self.uncounted.values().nth(manifest.faults_max()).copied()
     }
 
     /// Says that issuers have no room for the step, if at least one honest one says so; others may have voted for it.

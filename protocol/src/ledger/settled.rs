@@ -479,6 +479,7 @@ impl Settled {
             }
             // What waits for something else is tried again with the next checkpoint. A slot is freed by a checkpoint that
             // states why, and by nothing else: steps in a slot that only our books have freed would be lost again.
+            now.keep_promise(live, &fact);
             let frees = slot_of(&fact).is_some() && !mutant::is_in("freed-unstated");
             let waits = frees || take(&mut now, &fact, checkpoint.epoch).is_err();
             waiting.extend(waits.then(|| fact.clone()));

@@ -8,12 +8,13 @@ use core::ops::Bound;
 use crate::agreeing::AgreedRecord;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, RecordId};
 use crate::keys::{PublicKey, Signer};
+use crate::ledger::counted::paid_by_quorum;
 use crate::ledger::facts::Facts;
 use crate::ledger::issuer::{Issuer, IssuerError, has_lapsed};
 use crate::ledger::outside::{Outside, Progress};
 use crate::ledger::quorum::{Certificate, EndCertificate, Fact, is_agreed};
 use crate::ledger::records::{
-    AccountOp, Claim, CloseVote, Deposit, Epoch, Final, Receipt, Recorded, Source, Terms, Vote,
+    AccountOp, Claim, CloseVote, Deposit, Epoch, Final, Receipt, Recorded, RedeemAck, Source, Terms, Vote,
 };
 use crate::ledger::settled::{Outcome, Settled};
 use crate::manifest::Manifest;
@@ -482,6 +483,17 @@ impl Witness {
         Ok((amount, is_new.then_some(record)))
     }
 
+    /// Counts what enough issuers say that they have paid on a channel: from now on steps may be paid out of it. Returns the
+    /// channel and the amount.
+    ///
+    /// # Errors
+    /// When too few say so, or somebody who is no issuer; when the channel is unknown, or cannot pay as much.
+    pub fn count(&mut self, acks: &[Verified<RedeemAck>]) -> Result<Said<(ChannelId, u64)>, IssuerError> {
+        let (channel, amount) = paid_by_quorum(acks, &self.manifest)?;
+        let is_new = self.books.count(channel, amount)?;
+        Ok(((channel, amount), is_new.then_some(Record::Counted { channel, amount })))
+    }
+
     /// Takes what another issuer has paid on a channel. What we may not pay any more, because we have promised an end, is
     /// kept for the checkpoint.
     ///
@@ -687,6 +699,24 @@ impl Witness {
         }
     }
 
+    /// Takes back a certified step. What these books cannot take, because they pay less since a checkpoint than when the line
+    /// was written, waits as it does after one.
+    fn replay_certified(
+        &mut self,
+        certificate: Certificate<Checked>,
+        epoch: Epoch,
+    ) -> Result<(), IssuerError> {
+        match self.certify(&certificate, epoch) {
+            Err(IssuerError::Behind) => {
+                let fact = Fact::Step(certificate);
+                self.books.keep_slot(&fact);
+                self.settled.took(Arc::new(fact));
+                Ok(())
+            }
+            taken => taken.map(drop),
+        }
+    }
+
     /// Takes back a line of our own journal; lines of other kinds change nothing.
     ///
     /// # Errors
@@ -701,7 +731,7 @@ impl Witness {
                 self.locked(&op);
             }
             Record::Certified { certificate, epoch } => {
-                self.certify(&certificate.read_back(domain)?, epoch)?;
+                self.replay_certified(certificate.read_back(domain)?, epoch)?;
             }
             Record::Endorsed { deposit, proposer } => {
                 let deposit = deposit.read_back(domain)?;
@@ -712,6 +742,7 @@ impl Witness {
             }
             Record::Vouched(deposit) => self.outside.restore(deposit.read_back(domain)?),
             Record::Promised { channel, amount } => self.books.restore_promise(channel, amount),
+            Record::Counted { channel, amount } => self.books.restore_count(channel, amount),
             Record::Agreed(AgreedRecord::Taken(fact)) => self.replay_taken(fact.read_back(domain)?)?,
             Record::PaidOut { receipt, amount } => {
                 self.books.redeem(&receipt.read_back(domain)?, amount)?;

@@ -45,6 +45,8 @@ impl<S: Stage> Message<S> {
             Self::Clock(_) => "clock",
             Self::Markups(_) => "markups",
             Self::MarkupsNoted(_) => "markups_noted",
+            Self::Confirm(_) => "confirm",
+            Self::Confirmed { .. } => "confirmed",
             Self::Notice(_) => "notice",
             Self::Noticed(_) => "noticed",
             Self::Payout { .. } => "payout",
@@ -129,7 +131,9 @@ impl<S: Stage> Message<S> {
             | Self::Recover(_)
             | Self::Clock(_)
             | Self::Markups(_)
-            | Self::MarkupsNoted(_) => None,
+            | Self::MarkupsNoted(_)
+            | Self::Confirm(_)
+            | Self::Confirmed { .. } => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{Checked, DEVICES_MAX, KEPT_MAX, Kept, Message, Opening, Wire};
 use crate::ids::DomainId;
 use crate::keys::Scheme;
 use crate::ledger::account::Lineage;
+use crate::ledger::quorum::{all, as_signed};
 use crate::signed::{Signable, Signed, SignedError, Verified};
 
 impl Message<Wire> {
@@ -117,6 +118,8 @@ impl Message<Wire> {
             Self::Clock(time) => Message::Clock(time),
             Self::Markups(routed) => Message::Markups(routed),
             Self::MarkupsNoted(routed) => Message::MarkupsNoted(routed),
+            Self::Confirm(acks) => Message::Confirm(all(acks, &|ack| ack.verify(domain, scheme))?),
+            Self::Confirmed { channel, amount } => Message::Confirmed { channel, amount },
         })
     }
 }
@@ -243,6 +246,8 @@ impl Message<Checked> {
             Self::Clock(time) => Message::Clock(*time),
             Self::Markups(routed) => Message::Markups(routed.clone()),
             Self::MarkupsNoted(routed) => Message::MarkupsNoted(routed.clone()),
+            Self::Confirm(acks) => Message::Confirm(as_signed(acks)),
+            Self::Confirmed { channel, amount } => Message::Confirmed { channel: *channel, amount: *amount },
         }
     }
 }

@@ -386,6 +386,7 @@ impl Node {
         self.resend(out);
         self.review_serving(now, out);
         self.redeem(now, out);
+        self.show_paid_again(out);
         self.ask_on_for_missing(out);
         self.show_heads(now, out);
         self.mirror(now, out);
@@ -663,6 +664,9 @@ impl Node {
         if ack.amount > said.by(key) || (ack.closed && !said.is_closed_by(key)) {
             out.push(Effect::Note(Record::Redeemed(ack.signed())));
             self.apply_ack(key, ack);
+            if self.keep_ack(key, ack.clone()) {
+                self.show_paid(ack.channel, out);
+            }
             self.balance_is_old = true;
         }
     }

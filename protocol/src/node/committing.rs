@@ -178,9 +178,12 @@ impl Node {
     ) {
         let Some(key) = self.issuer_key(from) else { return };
         self.views.learn_balance(key, balance);
-        // An issuer that is behind is asked again when it has caught up.
+        // An issuer that is behind is asked again when it has caught up, or counts what others have paid.
         if !self.is_pending(op) || error == IssuerError::Behind {
             return;
+        }
+        if matches!(error, IssuerError::Uncounted { .. }) && !mutant::is_in("uncounted-refuses") {
+            return self.answers.uncounted(key, error);
         }
         // In a slot that was freed a liar's vote may not count, while honest issuers hold the step and say so.
         let manifest = &self.config.manifest;
@@ -235,7 +238,9 @@ impl Node {
 
     /// Returns why a job has waited for its channel in vain.
     pub(super) fn why_not_opened(&self) -> Failure {
-        self.answers.lacks_room(&self.config.manifest).map_or(Failure::IssuerUnreachable, failure_of)
+        let manifest = &self.config.manifest;
+        let error = self.answers.lacks_room(manifest).or_else(|| self.answers.lacks_credits(manifest));
+        error.map_or(Failure::IssuerUnreachable, failure_of)
     }
 
     fn is_pending(&self, op: RecordId) -> bool {

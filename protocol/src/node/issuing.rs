@@ -370,7 +370,7 @@ impl Node {
 
     /// As issuer: says whether a peer pays or is paid on a channel. Nobody else has any business with it; whoever asks
     /// about a channel that is forgotten may well have had.
-    fn is_party(&self, from: NodeId, channel: ChannelId, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn is_party(&self, from: NodeId, channel: ChannelId, out: &mut Vec<Effect>) -> bool {
         let parties = self.issuing.as_ref().and_then(|issuing| issuing.books.parties(channel));
         let Some((payer, payee)) = parties else { return false };
         let is_party = from == payee || self.account_of(from) == Some(payer);

@@ -85,7 +85,8 @@ impl Node {
         }
         if error == IssuerError::Behind {
             self.hurry(now, out);
-        } else if let Some(peer) = self.peers.get_mut(&from)
+        } else if !matches!(error, IssuerError::Uncounted { .. })
+            && let Some(peer) = self.peers.get_mut(&from)
             && peer.refused(op, now).is_none()
         {
             peer.refuse(op, error, now);

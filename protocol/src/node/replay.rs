@@ -120,6 +120,7 @@ impl Node {
                 let ack = ack.read_back(domain)?;
                 if let Some(key) = ack.signer(Role::Issuer) {
                     self.apply_ack(key, &ack);
+                    self.keep_ack(key, ack);
                 }
             }
             Record::Taken(recorded) => {
@@ -174,6 +175,7 @@ impl Node {
             | Record::Certified { .. }
             | Record::Endorsed { .. }
             | Record::Promised { .. }
+            | Record::Counted { .. }
             | Record::Vouched(_)
             | Record::Concluded(_)) => {
                 if let Some(issuing) = &mut self.issuing {
@@ -273,6 +275,7 @@ pub(super) fn replay_issuing(
         Record::Voted { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }
+        | Record::Counted { .. }
         | Record::Vouched(_)
         | Record::Concluded(_) => issuing.witness.replay(record)?,
         Record::Stepped { op, terms, epoch } => {

@@ -7,6 +7,7 @@ mod agreement;
 mod allowance;
 mod answers;
 mod closing;
+mod counting;
 mod deposits;
 mod ends;
 mod expiry;

@@ -207,6 +207,8 @@ pub(crate) fn messages() -> Vec<Message<Wire>> {
         Message::Clock(Time(1_795_290_000_000)),
         Message::Markups(vec![routed()]),
         Message::MarkupsNoted(vec![routed()]),
+        Message::Confirm(vec![samples::redeem_ack().signed()]),
+        Message::Confirmed { channel: CHANNEL, amount: 414_000 },
     ]
 }
 
@@ -427,6 +429,7 @@ pub(crate) fn lines() -> Vec<Record> {
         }),
         Record::Missing(booked()),
         Record::Forward(Forward { part: 0, parts: 1, entries: entries() }),
+        Record::Counted { channel: CHANNEL, amount: 414_000 },
     ]
 }
 
@@ -521,6 +524,7 @@ fn no_message_is_read_in_another_network() {
             "clock",
             "markups",
             "markups_noted",
+            "confirmed",
         ],
         "only what is bound to its connection carries no signature"
     );

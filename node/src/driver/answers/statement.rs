@@ -313,6 +313,7 @@ fn entries_of(record: &Record, domain: DomainId) -> Vec<EntryView> {
         | Record::Voted { .. }
         | Record::Endorsed { .. }
         | Record::Promised { .. }
+        | Record::Counted { .. }
         | Record::Vouched(_)
         | Record::Concluded(_)
         | Record::Agreed(_) => None,

@@ -84,6 +84,7 @@ impl Issuer {
     /// Notes that a checkpoint states all that these books have paid.
     pub fn settle_paid(&mut self) {
         self.channels.values_mut().for_each(|channel| channel.stated = channel.redeemed);
+        self.count_all();
     }
 
     /// Ends a channel as a quorum of issuers promised; says whether that is new. What was paid beyond is taken back.

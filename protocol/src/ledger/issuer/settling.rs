@@ -185,12 +185,29 @@ impl Issuer {
             let least = old.balance.as_of.saturating_add(u64::from(!same));
             account.balance.as_of = if same { least } else { account.balance.as_of.max(least) };
         }
-        for (id, old) in &before.channels {
-            if let Some(channel) = self.channels.get_mut(id).filter(|channel| !channel.closed) {
-                channel.ending = old.ending.filter(|amount| *amount >= channel.stated);
-            }
+        for id in before.channels.keys() {
+            self.carry_promise(before, *id);
         }
+        self.carry_over_proven(before);
         self.withdrawals.carry_over(&before.withdrawals);
+    }
+
+    /// Keeps a promised end before a redemption is taken once more: one beyond it, which another issuer has shown us, waits
+    /// on. Were it paid, our word of that and the promise could both be of a quorum.
+    pub fn keep_promise(&mut self, before: &Self, fact: &Fact<Checked>) {
+        if let Fact::Redeemed { receipt, .. } = fact
+            && !mutant::is_in("promise-outpaid")
+        {
+            self.carry_promise(before, receipt.channel);
+        }
+    }
+
+    fn carry_promise(&mut self, before: &Self, id: ChannelId) {
+        if let Some(old) = before.channels.get(&id)
+            && let Some(channel) = self.channels.get_mut(&id).filter(|channel| !channel.closed)
+        {
+            channel.ending = old.ending.filter(|amount| *amount >= channel.stated);
+        }
     }
 
     /// Keeps the slot of a recorded step that cannot be taken yet for that step.

@@ -10,6 +10,7 @@ use crate::ids::{AccountId, Digest, RecordId};
 use crate::ledger::records::Epoch;
 use crate::mutant;
 
+use super::counting::Purse;
 use super::{Balance, Issuer, IssuerError, Taking};
 
 /// Most withdrawals kept. One that was paid makes room for a new one; each costs a fee, and takes at least as much more with
@@ -87,6 +88,7 @@ impl Issuer {
         }
         let mut part = CashPart::of(self, [from, to, self.manifest.network]);
         part.take(from, (amount, self.manifest.pay_fee), taking)?;
+        self.check_counted(from, amount.saturating_add(self.manifest.pay_fee), Purse::Cash, taking)?;
         part.give(to, amount)?;
         part.give(self.manifest.network, self.manifest.pay_fee)?;
         self.check_room([to, self.manifest.network], taking)?;
@@ -114,8 +116,9 @@ impl Issuer {
             return Err(IssuerError::TooLittle { least });
         }
         let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
-        part.take(account, (amount, self.manifest.withdraw_fee), taking)?;
-        part.give(self.manifest.network, self.manifest.withdraw_fee)?;
+        part.take(account, (amount, least), taking)?;
+        self.check_counted(account, amount.saturating_add(least), Purse::Cash, taking)?;
+        part.give(self.manifest.network, least)?;
         let sum = self.withdrawals.sum.checked_add(u128::from(amount)).ok_or(IssuerError::Overflow)?;
         self.check_room([self.manifest.network], taking)?;
         // What a quorum votes for and nobody can take holds its account up.
@@ -140,6 +143,7 @@ impl Issuer {
         let fee = self.manifest.pay_fee;
         let mut part = CashPart::of(self, [account, self.manifest.network, self.manifest.network]);
         part.take(account, (0, fee), taking)?;
+        self.check_counted(account, fee, Purse::Cash, taking)?;
         part.give(self.manifest.network, fee)?;
         self.check_room([self.manifest.network], taking)?;
         if taking.only_judges() {

@@ -221,3 +221,28 @@ fn a_step_that_was_signed_before_a_start_is_done_when_a_quorum_has_recorded_it()
     let next = owner.node.wallet.pending().expect("signed");
     assert_eq!((next.sequence, next.previous), (2, step.id()));
 }
+
+#[test]
+fn a_step_that_issuers_do_not_count_credits_for_yet_is_kept_and_asked_for_again() {
+    let (mut owner, step) = Told::with_a_step();
+    for place in 0..4 {
+        let (op, error) = (step.id(), IssuerError::Uncounted { needed: 10_000, available: 0 });
+        let balance = Balance { as_of: 1, ..Balance::default() };
+        let out = owner.hears(START, &on(place), Message::StepRefused { op, error, balance });
+        assert_eq!((owner.pending(), shown(&out)), (Some(step.id()), (0, 0, 0)), "{place}");
+    }
+    let why = owner.node.why_not_opened();
+    assert!(
+        matches!(&why, Failure::IssuerRefused(why) if why.contains("10000 nano-credits needed")),
+        "{why:?}"
+    );
+
+    let counts = |owner: &mut Told, place| {
+        let counted = Message::Confirmed { channel: ChannelId([1; 32]), amount: 20_000 };
+        shown(&owner.hears(START, &on(place), counted))
+    };
+    assert_eq!(counts(&mut owner, 2), (1, 0, 0), "it may count enough now");
+    owner.votes(2, &step, None);
+    assert_eq!(counts(&mut owner, 2), (0, 0, 0), "it has voted");
+    assert_eq!(shown(&owner.is_told(1, 1, HEAD, 2)), (1, 0, 0));
+}
