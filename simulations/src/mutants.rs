@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 89] = [
+pub const MUTANTS: [Mutant; 96] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -454,6 +454,42 @@ pub const MUTANTS: [Mutant; 89] = [
         "stale-votes-count",
         "settling::what_issuers_voted_for_while_a_checkpoint_was_agreed_on_counts_for_nothing_once_it_has_freed_the_slot",
         "votes from before a checkpoint that freed their slot count in it if they are of a later epoch",
+    ),
+    among_issuers(
+        "counts-own-payment",
+        "counting::no_step_is_certified_by_what_three_issuers_have_paid_one_each",
+        "an issuer that judges a step counts what it alone has paid",
+    ),
+    among_issuers(
+        "counted-by-few",
+        "counting::only_issuers_words_on_one_channel_count_and_each_issuer_once",
+        "what one issuer acknowledges counts everywhere",
+    ),
+    among_issuers(
+        "counted-forgotten",
+        "counting::what_counts_is_there_after_a_restart_and_what_an_old_journal_does_not_say_waits_for_a_checkpoint",
+        "an issuer forgets in a restart and at a checkpoint what a quorum has paid",
+    ),
+    among_issuers(
+        "buckets-apart",
+        "counting::what_does_not_count_is_spent_by_no_step_whichever_bucket_it_takes",
+        "earnings that do not count pay for work, and the cash that they save for a payment",
+    ),
+    among_issuers(
+        "promise-outpaid",
+        "counting::an_issuer_pays_no_more_than_it_has_promised_after_a_checkpoint_either",
+        "after a checkpoint an issuer pays beyond an end that it has promised",
+    ),
+    in_lib(
+        "uncounted-refuses",
+        "node::tests::committing::a_step_that_issuers_do_not_count_credits_for_yet_is_kept_and_asked_for_again",
+        "a step is given up that waits for nothing but more issuers to pay what it spends",
+    ),
+    in_story(
+        "quorum",
+        "proof-said-once",
+        "what_a_provider_earned_counts_at_every_issuer_though_one_was_down_and_the_provider_started_again",
+        "a payee shows once what a quorum has paid, whoever was away",
     ),
     among_issuers(
         "steps-unlimited",

@@ -52,8 +52,10 @@ impl Issuer {
 
     /// Takes the same out of our own journal, whatever became of the channel.
     pub fn restore_count(&mut self, id: ChannelId, amount: u64) {
-        // A channel that is not there has nothing to count.
-        let _ = self.count(id, amount);
+        if !mutant::is_in("counted-forgotten") {
+            // A channel that is not there has nothing to count.
+            let _ = self.count(id, amount);
+        }
     }
 
     /// Returns how much of what an account can spend does not count yet where a step is judged, in nano-credits.
@@ -76,6 +78,7 @@ impl Issuer {
         let available = match purse {
             Purse::EarnedAndCash => all,
             // A channel may have taken what was earned and does not count: then it has cost cash.
+            Purse::Cash if mutant::is_in("buckets-apart") => balance.cash.saturating_sub(uncounted.cash),
             Purse::Cash => all.min(balance.cash.saturating_sub(uncounted.cash)),
         };
         if taking != Taking::Judge || needed <= available || mutant::is_in("counts-own-payment") {
