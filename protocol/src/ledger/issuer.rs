@@ -3,6 +3,8 @@
 mod closing;
 mod counting;
 mod forward;
+mod opening;
+mod redeeming;
 mod room;
 mod settling;
 mod slots;
@@ -15,25 +17,23 @@ pub use snapshot::Snapshot;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
 use core::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::advert::Incentive;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, NodeId, RecordId};
 use crate::keys::PublicKey;
 use crate::ledger::account::{Inception, KeyError, Lineage, check_signer};
-use crate::ledger::money::{Overflow, shares, waiting, with_markup};
+use crate::ledger::money::Overflow;
 use crate::ledger::records::{
-    AccountOp, Claim, Deposit, Epoch, Final, Markup, OpBody, OpenChannel, Receipt, Source, SplitRole, Terms,
-    TermsError, VALIDITY_EPOCHS_MAX,
+    AccountOp, Deposit, Epoch, Markup, OpBody, Source, Terms, TermsError, VALIDITY_EPOCHS_MAX,
 };
-use crate::licence::open_licence;
 use crate::manifest::Manifest;
 use crate::mutant;
-use crate::signed::{Role, Verified};
+use crate::signed::Verified;
+
+use redeeming::{Part, is_earned, signed_by_both};
 
 pub use transfers::{WITHDRAWALS_MAX, Withdrawal};
 
@@ -568,278 +568,6 @@ impl Issuer {
         Ok(lineage.rotate(op)?)
     }
 
-    fn open(
-        &mut self,
-        op: &Verified<AccountOp>,
-        open: &OpenChannel,
-        terms: &Verified<Terms>,
-        now: Epoch,
-        taking: Taking,
-    ) -> Result<(), IssuerError> {
-        if taking == Taking::Certified {
-            // A vote is for the step, which names its terms by their id: these may be any.
-            if open.terms != terms.id() {
-                return Err(IssuerError::WrongTerms);
-            }
-        } else {
-            self.judge_opening(op, open, terms, now)?;
-        }
-        if taking.is_first() && !mutant::is_in("rewards-opened") {
-            terms.check_incentive().map_err(IssuerError::BadTerms)?;
-        }
-        let markup_bps = terms.markup.map_or(0, |markup| markup.bps);
-        let hold = with_markup(open.cap, markup_bps)?;
-        let needed = hold.checked_add(self.manifest.open_fee).ok_or(IssuerError::Overflow)?;
-        let account = self.accounts.get(&op.account).cloned().unwrap_or_default();
-        if needed > account.balance.available() && !mutant::is_in("open-without-funds") {
-            return Err(IssuerError::NotEnough { needed, available: account.balance.available() });
-        }
-        self.check_counted(op.account, needed, counting::Purse::EarnedAndCash, taking)?;
-        if self.channels.len() >= CHANNELS_MAX {
-            return Err(IssuerError::Full);
-        }
-        let channel_count = account.channels.checked_add(1).ok_or(IssuerError::Overflow)?;
-        self.check_room(room::paid_by(terms).chain([self.manifest.network]), taking)?;
-        let (left, fee) = take(account.balance, self.manifest.open_fee)?;
-        let (left, held) = take(left, hold)?;
-        let fee = fee.earned.checked_add(fee.cash).ok_or(IssuerError::Overflow)?;
-        let held_sum = left.held.checked_add(hold).ok_or(IssuerError::Overflow)?;
-        // Read after the payer's: the network may be its own customer.
-        let network =
-            if op.account == self.manifest.network { left } else { self.balance(self.manifest.network) };
-        let network_cash = network.cash.checked_add(fee).ok_or(IssuerError::Overflow)?;
-        if taking.only_judges() {
-            return Ok(());
-        }
-
-        let payer = self.account_in(op.account);
-        payer.balance = Balance { held: held_sum, ..left };
-        payer.channels = channel_count;
-        let network = &mut self.account_in(self.manifest.network).balance;
-        network.cash = network_cash;
-        network.as_of = network.as_of.saturating_add(1);
-        let grace = if mutant::is_in("no-grace") { 0 } else { self.manifest.grace_epochs };
-        self.due.insert((open.expires.plus(grace), op.id().into()));
-        let channel = Channel {
-            payer: op.account,
-            payer_node: open.payer,
-            payer_key: open.payer_key,
-            terms: Terms::clone(terms),
-            cap: open.cap,
-            held,
-            opened: held,
-            redeemed: 0,
-            stated: 0,
-            expires: open.expires,
-            ending: None,
-            closed: false,
-            kept_to: None,
-        };
-        self.await_accounts(&channel);
-        self.channels.insert(op.id().into(), channel);
-        Ok(())
-    }
-
-    /// Judges what only holds at the moment of opening, once.
-    fn judge_opening(
-        &self,
-        op: &Verified<AccountOp>,
-        open: &OpenChannel,
-        terms: &Verified<Terms>,
-        now: Epoch,
-    ) -> Result<(), IssuerError> {
-        let fits = open.terms == terms.id() && open.payee == terms.payee && terms.payer_account == op.account;
-        if !fits || terms.valid_to < now {
-            return Err(IssuerError::WrongTerms);
-        }
-        if !terms.is_signed_by(Role::Node, terms.payee.into()) {
-            return Err(IssuerError::WrongKey);
-        }
-        terms
-            .check_shares(&self.manifest, open_licence(terms.model, self.domain))
-            .map_err(IssuerError::BadTerms)?;
-        if open.expires < now || open.expires > now.plus(VALIDITY_EPOCHS_MAX) || open.expires > terms.valid_to
-        {
-            return Err(IssuerError::WrongExpiry);
-        }
-        let channels = self.accounts.get(&op.account).map_or(0, |account| account.channels);
-        if channels as usize >= CHANNELS_PER_ACCOUNT_MAX { Err(IssuerError::Full) } else { Ok(()) }
-    }
-
-    fn expire_soon(
-        &mut self,
-        op: &Verified<AccountOp>,
-        id: ChannelId,
-        now: Epoch,
-        taking: Taking,
-    ) -> Result<(), IssuerError> {
-        // A quorum knows the channel; it may have ended and be forgotten here by now.
-        let unknown = if taking == Taking::Certified { Ok(()) } else { Err(IssuerError::UnknownChannel) };
-        let Some(channel) = self.channels.get_mut(&id) else { return unknown };
-        if channel.payer != op.account {
-            return Err(IssuerError::WrongKey);
-        }
-        // By the step's own epoch, so that all issuers come to the same one.
-        let expires = if taking == Taking::Certified { op.epoch.plus(1) } else { now.plus(1) };
-        let has_ended = channel.closed || channel.expires <= expires;
-        // Ending it again would fill the journal of every issuer at no cost.
-        if has_ended && taking != Taking::Certified {
-            return Err(IssuerError::Closed);
-        }
-        if has_ended || taking.only_judges() {
-            return Ok(());
-        }
-
-        channel.expires = expires;
-        self.due.insert((channel.expires.plus(self.manifest.grace_epochs), id));
-        Ok(())
-    }
-
-    /// Pays out `amount` in all, up to what a co-signed receipt states: the largest amount wins, in whatever order they
-    /// come. A payee takes less than the receipt when not all that was prepaid is delivered. Returns the base redeemed
-    /// in all.
-    ///
-    /// # Errors
-    /// When the receipt is not the channel's, or the amount is beyond it or beyond the channel's cap.
-    pub fn redeem(&mut self, receipt: &Verified<Receipt>, amount: u64) -> Result<u64, IssuerError> {
-        let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
-        if !signed_by_both(receipt, channel) {
-            return Err(IssuerError::WrongKey);
-        }
-        if receipt.amount > channel.cap || amount > receipt.amount {
-            return Err(IssuerError::WrongAmount);
-        }
-        if mutant::is_in("redeem-not-max") && amount < channel.redeemed && !channel.closed {
-            self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = amount);
-            return Ok(amount);
-        }
-        if mutant::is_in("double-redeem") && amount == channel.redeemed && !channel.closed {
-            self.channels.entry(receipt.channel).and_modify(|channel| channel.redeemed = 0);
-            let mut part = self.part_of(receipt.channel)?;
-            part.pay_out(amount)?;
-            self.adopt(part);
-            return Ok(amount);
-        }
-        let is_above = channel.ending.is_some_and(|ending| amount > ending);
-        if amount <= channel.redeemed || channel.closed || is_above {
-            return Ok(channel.redeemed);
-        }
-        let mut part = self.part_of(receipt.channel)?;
-        part.pay_out(amount)?;
-
-        self.adopt(part);
-        Ok(amount)
-    }
-
-    /// Pays out what a payee claims of a co-signed receipt, or without a claim what the receipt's own usage costs; says
-    /// whether more is paid than before.
-    ///
-    /// # Errors
-    /// As [`Issuer::redeem`], and when the claim is not the payee's or not of this receipt.
-    pub fn redeem_claimed(
-        &mut self,
-        receipt: &Verified<Receipt>,
-        claim: Option<&Verified<Claim>>,
-    ) -> Result<bool, IssuerError> {
-        let amount = self.amount_claimed(receipt, claim)?;
-        let before = self.channel(receipt.channel).map_or(0, |(redeemed, _)| redeemed);
-        Ok(self.redeem(receipt, amount)? > before)
-    }
-
-    /// Returns how much is to be paid out by a claim, or without one.
-    ///
-    /// # Errors
-    /// When the channel is unknown, or the claim is not its payee's or not of this receipt.
-    pub fn amount_claimed(
-        &self,
-        receipt: &Verified<Receipt>,
-        claim: Option<&Verified<Claim>>,
-    ) -> Result<u64, IssuerError> {
-        let channel = self.channels.get(&receipt.channel).ok_or(IssuerError::UnknownChannel)?;
-        let Some(claim) = claim else {
-            let used = channel.terms.price.cost(&receipt.usage).ok_or(IssuerError::Overflow)?;
-            return Ok(used.min(receipt.amount));
-        };
-        let is_payees = claim.is_signed_by(Role::Payee, channel.terms.payee_key);
-        if is_payees && (claim.channel, claim.receipt) == (receipt.channel, receipt.id()) {
-            Ok(claim.amount)
-        } else {
-            Err(IssuerError::WrongKey)
-        }
-    }
-
-    /// Pays out what a co-signed receipt's own usage costs, at most its amount, whoever shows it. What is prepaid beyond
-    /// is the payer's until it is used, and only the payee knows how much of it was. Returns the base redeemed in all.
-    ///
-    /// # Errors
-    /// As [`Issuer::redeem`].
-    pub fn redeem_used(&mut self, receipt: &Verified<Receipt>) -> Result<u64, IssuerError> {
-        self.redeem(receipt, self.amount_claimed(receipt, None)?)
-    }
-
-    /// Ends a channel with the amount that both sides signed: what it still holds returns to the payer. Repeating
-    /// changes nothing. Returns the base redeemed in all.
-    ///
-    /// # Errors
-    /// When the final is not the channel's, or states less than was redeemed already.
-    pub fn close(&mut self, closing: &Verified<Final>) -> Result<u64, IssuerError> {
-        let channel = self.channels.get(&closing.channel).ok_or(IssuerError::UnknownChannel)?;
-        if !signed_by_both(closing, channel) {
-            return Err(IssuerError::WrongKey);
-        }
-        if channel.closed {
-            return Ok(channel.redeemed);
-        }
-        if closing.amount > channel.cap || closing.amount < channel.redeemed {
-            return Err(IssuerError::WrongAmount);
-        }
-        self.end(closing.channel, closing.amount)
-    }
-
-    /// Ends every channel whose expiry and grace are over, at what was redeemed; returns which. Forgets those that were
-    /// closed long ago.
-    pub fn expire(&mut self, now: Epoch) -> Vec<(ChannelId, NodeId, u64)> {
-        if self.is_one_of_many() {
-            return Vec::new();
-        }
-        let later = self.due.split_off(&(now, ChannelId([0; 32])));
-        let over = core::mem::replace(&mut self.due, later);
-        over.into_iter().filter_map(|(_, id)| self.end_or_forget(id, now)).collect()
-    }
-
-    /// Forgets those that were closed long ago, and ends none. An issuer does so with every epoch, and writes nothing about
-    /// it if it ends nothing.
-    pub fn forget(&mut self, now: Epoch) {
-        if self.is_one_of_many() {
-            return;
-        }
-        let later = self.due.split_off(&(now, ChannelId([0; 32])));
-        for (epoch, id) in core::mem::replace(&mut self.due, later) {
-            if self.channels.get(&id).is_some_and(|channel| !channel.closed) {
-                self.due.insert((epoch, id));
-            } else {
-                self.end_or_forget(id, now);
-            }
-        }
-    }
-
-    fn end_or_forget(&mut self, id: ChannelId, now: Epoch) -> Option<(ChannelId, NodeId, u64)> {
-        let channel = self.channels.get(&id)?;
-        let (payee, amount, was_closed) = (channel.terms.payee, channel.redeemed, channel.closed);
-        let due = channel.expires.plus(self.manifest.grace_epochs);
-        let forgotten = channel.kept_to.unwrap_or(due.plus(KEPT_EPOCHS));
-        if was_closed && forgotten < now {
-            self.channels.remove(&id);
-            self.due.remove(&(due, id));
-            return None;
-        }
-        let ended = if was_closed { None } else { Some(self.end(id, amount)) };
-        // What could not be ended is tried again with the next epoch.
-        let is_open = matches!(ended, Some(Err(_)));
-        self.due.insert((if is_open { now } else { forgotten.max(now) }, id));
-        ended?.ok().map(|amount| (id, payee, amount))
-    }
-
     /// Returns the payer's account and the payee's node of a channel.
     #[must_use]
     pub fn parties(&self, channel: ChannelId) -> Option<(AccountId, NodeId)> {
@@ -888,125 +616,20 @@ impl Issuer {
             closed: channel.closed,
         })
     }
-
-    fn end(&mut self, id: ChannelId, amount: u64) -> Result<u64, IssuerError> {
-        let mut part = self.part_of(id)?;
-        part.pay_out(amount)?;
-        part.end(amount)?;
-
-        self.adopt(part);
-        self.ended.insert(id);
-        Ok(amount)
-    }
-
-    /// Copies the part of the books that a step on one channel can touch, so that the step is whole or not at all.
-    fn part_of(&self, id: ChannelId) -> Result<Part, IssuerError> {
-        let channel = self.channels.get(&id).ok_or(IssuerError::UnknownChannel)?.clone();
-        let copy = |account| (account, self.accounts.get(&account).cloned().unwrap_or_default());
-        let accounts = channel.accounts().map(copy).collect();
-        Ok(Part { accounts, id, channel })
-    }
-
-    fn adopt(&mut self, part: Part) {
-        let (id, uncounted) = (part.id, self.uncounted_on(part.id));
-        for (id, mut account) in part.accounts {
-            account.balance.as_of = account.balance.as_of.saturating_add(1);
-            self.put_account(id, account);
-        }
-        self.channels.insert(id, part.channel);
-        self.recount(id, &uncounted);
-    }
-}
-
-/// A copy of one channel and of the accounts it pays.
-struct Part {
-    accounts: BTreeMap<AccountId, Account>,
-    id: ChannelId,
-    channel: Channel,
-}
-
-impl Part {
-    /// Pays the shares of every quantum that is full at `amount`.
-    fn pay_out(&mut self, amount: u64) -> Result<(), IssuerError> {
-        for (line, share) in shares(&self.channel.terms, self.channel.redeemed, amount)? {
-            self.pay(line.role, line.account, share)?;
-        }
-        self.channel.redeemed = amount;
-        Ok(())
-    }
-
-    /// Pays the payee what fills no quantum, returns the rest to the payer.
-    fn end(&mut self, amount: u64) -> Result<(), IssuerError> {
-        self.pay(SplitRole::Provider, self.channel.terms.payee_account, waiting(amount))?;
-        let Held { earned, cash } = core::mem::take(&mut self.channel.held);
-        self.channel.closed = true;
-        let payer = self.accounts.entry(self.channel.payer).or_default();
-        let left = earned.checked_add(cash).ok_or(Overflow)?;
-        payer.balance.held = payer.balance.held.checked_sub(left).ok_or(Overflow)?;
-        payer.balance.earned = payer.balance.earned.checked_add(earned).ok_or(Overflow)?;
-        payer.balance.cash = payer.balance.cash.checked_add(cash).ok_or(Overflow)?;
-        payer.channels = payer.channels.saturating_sub(1);
-        Ok(())
-    }
-
-    fn pay(&mut self, role: SplitRole, account: AccountId, amount: u64) -> Result<(), IssuerError> {
-        self.channel.held = self.channel.held.less(amount)?;
-        let payer = self.accounts.entry(self.channel.payer).or_default();
-        payer.balance.held = payer.balance.held.checked_sub(amount).ok_or(Overflow)?;
-        let balance = &mut self.accounts.entry(account).or_default().balance;
-        let is_earned = is_earned(role, self.channel.terms.incentive);
-        let bucket = if is_earned { &mut balance.earned } else { &mut balance.cash };
-        *bucket = bucket.checked_add(amount).ok_or(Overflow)?;
-        Ok(())
-    }
-}
-
-/// Says whether what a channel pays is earned, and not cash.
-const fn is_earned(role: SplitRole, incentive: Incentive) -> bool {
-    match (role, incentive) {
-        (SplitRole::Provider, Incentive::Exchange) => true,
-        (SplitRole::Provider, Incentive::Rewards)
-        | (SplitRole::Pool | SplitRole::Network | SplitRole::Builder, _) => false,
-    }
-}
-
-impl Held {
-    /// Returns what is left after paying `amount`, `earned` first.
-    fn less(self, amount: u64) -> Result<Self, Overflow> {
-        let from_earned = self.earned.min(amount);
-        let from_cash = amount.checked_sub(from_earned).ok_or(Overflow)?;
-        Ok(Self {
-            earned: self.earned.checked_sub(from_earned).ok_or(Overflow)?,
-            cash: self.cash.checked_sub(from_cash).ok_or(Overflow)?,
-        })
-    }
-}
-
-/// Takes `amount` out of a balance, `earned` first; returns what is left and what was taken.
-fn take(balance: Balance, amount: u64) -> Result<(Balance, Held), Overflow> {
-    let earned = balance.earned.min(amount);
-    let cash = amount.checked_sub(earned).ok_or(Overflow)?;
-    let cash_left = balance.cash.checked_sub(cash);
-    let cash_left = if mutant::is_in("open-without-funds") { cash_left.or(Some(0)) } else { cash_left };
-    let left = Balance {
-        earned: balance.earned.checked_sub(earned).ok_or(Overflow)?,
-        cash: cash_left.ok_or(Overflow)?,
-        ..balance
-    };
-    Ok((left, Held { earned, cash }))
-}
-
-fn signed_by_both<T: crate::signed::Signable>(record: &Verified<T>, channel: &Channel) -> bool {
-    record.is_signed_only_by(&[(Role::Payer, channel.payer_key), (Role::Payee, channel.terms.payee_key)])
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use alloc::vec::Vec;
+
+    use crate::advert::Incentive;
     use crate::keys::Signer;
+    use crate::ledger::records::{Final, OpenChannel};
+    use crate::licence::open_licence;
     use crate::model::Modality;
     use crate::price::Price;
-    use crate::signed::sign;
+    use crate::signed::{Role, sign};
     use crate::time::Time;
 
     pub(crate) fn signer(seed: u8) -> Signer {

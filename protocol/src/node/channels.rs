@@ -1,44 +1,25 @@
-//! Keeps channels in order: opens them, pays, resends, reconciles with partners, redeems, closes.
+//! Keeps channels in order: opens them and pays; in the files beside it redeems, closes, and says again what was lost.
 
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::sync::Arc;
+mod closing;
+mod reconciling;
+mod redeeming;
+
 use alloc::vec::Vec;
 
 use crate::ids::{ChannelId, JobId, NodeId, RecordId};
 use crate::job::JobSpec;
-use crate::keys::PublicKey;
-use crate::ledger::issuer::IssuerError;
-use crate::ledger::paid::Paid;
 use crate::ledger::paying::Paying;
-use crate::ledger::quorum::Acks;
-use crate::ledger::records::{
-    AccountOp, Epoch, Final, OpBody, OpenChannel, Receipt, RedeemAck, Terms, VALIDITY_EPOCHS_MAX,
-};
-use crate::message::{Checked, HEADS_MAX, Head, Heads, Message, Opening};
+use crate::ledger::records::{Epoch, Final, OpBody, OpenChannel, Receipt, Terms, VALIDITY_EPOCHS_MAX};
+use crate::message::{Checked, Message, Opening};
 use crate::mutant;
 use crate::record::Record;
 use crate::signed::{Role, Verified};
 use crate::time::Time;
 
-use super::{Effect, Node, Offence, Timer};
+use super::{Effect, Node, Offence};
 
-/// How often what was not acknowledged is sent again.
-pub(super) const RECONCILE_MS: u64 = 5_000;
-
-/// Most channels after whose ends an issuer is asked at once.
-const ENDS_ASKED_MAX: usize = 64;
-
-/// Most partners that are dialled at once because something is left to say to them.
-const DIALS_MAX: usize = 4;
-
-/// How long a channel may be unused before its escrow is taken back.
-const IDLE_MS: u64 = 10 * 60 * 1000;
-
-/// Unredeemed earnings that are not left waiting, in nano-credits: a hundredth of a credit.
-const REDEEM_AT: u64 = 10_000_000;
-
-/// How long any earnings wait to be redeemed, in milliseconds.
-const REDEEM_MS: u64 = 60_000;
+pub(super) use reconciling::RECONCILE_MS;
+pub(super) use redeeming::is_round;
 
 /// A channel on which we pay, with what is needed to use and to prove it.
 #[derive(Debug)]
@@ -89,26 +70,6 @@ impl PayingChannel {
     fn unconfirmed(&self) -> Option<Opening<Checked>> {
         (!self.confirmed).then(|| self.opening.clone())
     }
-}
-
-/// How many epochs a payee has to agree to the end of a channel before its payer ends it alone.
-const CLOSE_EPOCHS: u32 = 1;
-
-/// For how long a payer asks for that after each start, however long it was away itself; less where epochs are shorter.
-const ASKED_MS: u64 = 10 * 60 * 1000;
-
-/// Says whether something is due that is done every [`REDEEM_MS`].
-pub(super) const fn is_round(now: Time) -> bool {
-    now.0 / REDEEM_MS != now.0.saturating_sub(RECONCILE_MS) / REDEEM_MS
-}
-
-/// Returns those of all that are asked about in this round: every one is, in turn.
-fn in_turn<T>(all: &[T], now: Time) -> impl Iterator<Item = &T> {
-    let round = if mutant::is_in("ends-not-in-turn") { 0 } else { now.0 / REDEEM_MS };
-    let first = usize::try_from(round).unwrap_or_default().wrapping_mul(ENDS_ASKED_MAX);
-    let first = first.checked_rem(all.len()).unwrap_or_default();
-    let (before, from) = all.split_at_checked(first).unwrap_or_default();
-    from.iter().chain(before).take(ENDS_ASKED_MAX)
 }
 
 impl Node {
@@ -295,415 +256,6 @@ impl Node {
         self.paying.get(&channel)?.unconfirmed()
     }
 
-    /// Tells a partner the newest receipts that we hold of the channels between us.
-    pub(super) fn send_heads(&mut self, partner: NodeId, out: &mut Vec<Effect>) {
-        let paying = self.paying.values().filter(|channel| channel.side.terms.payee == partner);
-        let paying = paying.filter_map(|channel| {
-            let receipt = channel.side.head()?;
-            let (channel, amount, receipt) = (receipt.channel, receipt.amount, receipt.id());
-            Some(Head { channel, amount, receipt, due: 0, counted: 0 })
-        });
-        let paid = self.paid.iter().filter(|(_, paid)| paid.payer == partner && paid.has_head());
-        let paid = paid.map(|(&channel, paid)| {
-            let (amount, receipt) = (paid.paid(), paid.head_id(channel));
-            Head { channel, amount, receipt, due: paid.due(), counted: paid.counted() }
-        });
-        let heads: Vec<Head> = paying.chain(paid).collect();
-        // A side that has lost its only receipt has none to show, and says so.
-        let deals = self.paid.values().any(|paid| paid.payer == partner);
-        if deals || !heads.is_empty() {
-            for page in Heads::pages(heads) {
-                self.send(partner, Message::Heads(page), out);
-            }
-        }
-    }
-
-    /// Shows every partner who is there what we hold, from time to time: whatever else was lost, this finds it.
-    fn show_heads(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if !is_round(now) {
-            return;
-        }
-        let payees = self.paying.values().map(|channel| channel.side.terms.payee);
-        let partners = payees.chain(self.paid.values().map(|paid| paid.payer));
-        let partners: BTreeSet<NodeId> = partners.filter(|partner| self.is_connected(*partner)).collect();
-        for partner in partners {
-            self.send_heads(partner, out);
-        }
-    }
-
-    /// Sends the partner whatever it holds an older state of.
-    pub(super) fn on_heads(&mut self, from: NodeId, page: &Heads, out: &mut Vec<Effect>) {
-        let shown: BTreeMap<ChannelId, RecordId> =
-            page.heads.iter().map(|head| (head.channel, head.receipt)).collect();
-        let lacks = |head: &Verified<Receipt>| {
-            page.covers(head.channel) && shown.get(&head.channel) != Some(&head.id())
-        };
-        for head in &page.heads {
-            let paying = self.paying.get_mut(&head.channel);
-            if let Some(paying) = paying.filter(|channel| channel.side.terms.payee == from) {
-                paying.side.shown(head.receipt, head.due, head.counted);
-            }
-            if let Some(paid) = self.paid.get_mut(&head.channel).filter(|paid| paid.payer == from) {
-                paid.shown(head.channel, head.receipt);
-            }
-        }
-        let mut messages = Vec::new();
-        for paying in self.paying.values().filter(|channel| channel.side.terms.payee == from) {
-            let unsigned = !paying.side.is_cosigned();
-            let wanted = |head: &&Verified<Receipt>| lacks(head) || (page.covers(head.channel) && unsigned);
-            if let Some(head) = paying.side.head().filter(wanted) {
-                messages.push(Message::Pay { receipt: head.clone(), allowances: paying.side.allowances() });
-            }
-        }
-        // Showing a receipt takes a signature: only to a partner who lacks it.
-        for (&channel, paid) in self.paid.iter().filter(|(_, paid)| paid.payer == from) {
-            let differs = shown.get(&channel) != Some(&paid.head_id(channel));
-            let lacked = (differs && page.covers(channel)).then(|| paid.head(channel)).flatten();
-            messages.extend(lacked.map(Message::CoSigned));
-        }
-        for message in messages.into_iter().take(HEADS_MAX) {
-            self.send(from, message, out);
-        }
-    }
-
-    pub(super) fn on_reconcile_due(&mut self, now: Time, out: &mut Vec<Effect>) {
-        self.deadlines.set(Timer::Reconcile, now.plus_ms(RECONCILE_MS + self.prng.below(RECONCILE_MS / 10)));
-        self.scheduler.expire_holds(now);
-        self.forget_expired(now);
-        self.renew_delegations(now, out);
-        self.renew_devices(now, out);
-        self.rotate_again(now, out);
-        self.ask_wallet_again(now, out);
-        self.greet_silent(now, out);
-        self.join_again(out);
-        if self.recovery.is_some() {
-            return self.on_recovery_due(now, out);
-        }
-        self.close_idle(now, IDLE_MS, out);
-        self.give_up_silent(now, out);
-        self.sign_order(now, out);
-        self.say_payouts(out);
-        self.resend(out);
-        self.review_serving(now, out);
-        self.redeem(now, out);
-        self.show_paid_again(out);
-        self.ask_on_for_missing(out);
-        self.show_heads(now, out);
-        self.mirror(now, out);
-        self.expire_channels(now, out);
-        self.hand_on_news(out);
-        self.ask_newest(now, out);
-        self.review_audit(now, out);
-    }
-
-    /// Forgets the channels that the issuer has ended, even if its word of it was lost.
-    fn forget_expired(&mut self, now: Time) {
-        let (epoch, grace) = (self.epoch(now), self.config.manifest.grace_epochs);
-        self.ended.retain(|_, (expires, _)| *expires >= epoch);
-        let is_over = |expires: Epoch| expires.plus(grace).plus(1) < epoch;
-        // The issuers may still say what was paid at its end: a checkpoint that states it is followed by as many epochs.
-        let asks = |paid: &Paid| paid.has_head() && !is_over(paid.expires.plus(grace));
-        self.paid.retain(|_, paid| paid.is_busy() || !is_over(paid.expires) || asks(paid));
-        // They remember it longer for a payer who was away.
-        let is_over = |expires: Epoch| is_over(expires.plus(VALIDITY_EPOCHS_MAX));
-        self.paying.retain(|_, paying| paying.side.is_busy() || !is_over(paying.expires));
-        self.missing.retain(|_, booked| !is_over(booked.expires));
-        self.agreed.retain(|_, agreement| Arc::strong_count(agreement) > 1);
-        let mut acks = core::mem::take(&mut self.acks);
-        acks.retain(|channel, _| self.is_known(*channel));
-        self.acks = acks;
-    }
-
-    /// Sends again whatever its receiver has not acknowledged.
-    fn resend(&mut self, out: &mut Vec<Effect>) {
-        // Whoever is off asks again, to hear when it is right.
-        let unknown = self.balance_is_old || !self.wallet.is_idle() || self.clock_off_ms().is_some();
-        for issuer in self.issuers() {
-            if self.wallet.pending().is_some() {
-                self.resend_step(issuer, out);
-            } else if unknown && self.is_admitted() {
-                self.send(issuer, Message::AccountQuery, out);
-            }
-        }
-        let mut messages = Vec::new();
-        for channel in self.paying.values() {
-            let payee = channel.side.terms.payee;
-            if let Some(receipt) = channel.side.unacknowledged() {
-                let allowances = channel.side.allowances();
-                messages.push((payee, Message::Pay { receipt: receipt.clone(), allowances }));
-            }
-        }
-        let issuers = self.issuers_with_keys();
-        let open_at = |channel: &ChannelId, acks: &BTreeMap<ChannelId, Acks>| -> Vec<NodeId> {
-            let is_closed = |key| acks.get(channel).is_some_and(|acks| acks.is_closed_by(key));
-            issuers.iter().filter(|(key, _)| !is_closed(*key)).map(|(_, node)| *node).collect()
-        };
-        for (channel, paid) in &self.paid {
-            if let Some(closing) = paid.closing() {
-                let asked = Message::Close { closing: closing.clone(), opening: None };
-                let at = open_at(channel, &self.acks);
-                messages.extend(at.into_iter().map(|issuer| (issuer, asked.clone())));
-            }
-        }
-        for channel in self.paying.values() {
-            if let Some(closing) = channel.side.closing() {
-                let (closing, opening) = (closing.clone(), channel.unconfirmed());
-                // The payee may have ended the channel already, and the issuer's word of it was lost.
-                let asked = Message::Close { closing: closing.clone(), opening: None };
-                let at = open_at(&channel.side.channel, &self.acks);
-                messages.extend(at.into_iter().map(|issuer| (issuer, asked.clone())));
-                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
-            }
-        }
-        if mutant::is_in("no-resend") {
-            messages.clear();
-        }
-        let mut away = Vec::new();
-        for (to, message) in messages {
-            if to == self.me || self.is_connected(to) {
-                self.send(to, message, out);
-            } else if !away.contains(&to) && away.len() < DIALS_MAX {
-                away.push(to);
-            }
-        }
-        out.extend(away.into_iter().map(Effect::Dial));
-    }
-
-    /// Closes all idle channels and redeems all earnings, now.
-    pub(super) fn settle(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if self.recovery.is_some() {
-            return;
-        }
-        self.close_idle(now, 0, out);
-        self.redeem_above(0, now, out);
-    }
-
-    fn close_idle(&mut self, now: Time, idle_ms: u64, out: &mut Vec<Effect>) {
-        let epoch = self.epoch(now);
-        for channel in self.paying.values_mut() {
-            let over =
-                channel.side.is_retired() || now.since_ms(channel.used) >= idle_ms || channel.expires < epoch;
-            channel.to_close |= !channel.side.is_busy() && over;
-        }
-        self.close_ready(out);
-    }
-
-    /// Ends a channel alone whose payee signs neither its end nor the last receipt before, so that what it holds returns
-    /// when grace is over; one at a time, because a wallet signs one step at a time.
-    fn give_up_silent(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let epoch = self.epoch(now);
-        self.paying.values_mut().for_each(|channel| channel.note_silence(epoch, now));
-        if self.issuer().is_none() || !self.wallet.is_idle() {
-            return;
-        }
-        let asked_ms = ASKED_MS.min(self.config.manifest.epoch_ms);
-        let is_over = |channel: &&PayingChannel| {
-            let is_silent = channel.silent_since.is_some_and(|since| since.plus(CLOSE_EPOCHS) < epoch);
-            let is_asked = channel.asked_since.is_some_and(|since| now.since_ms(since) >= asked_ms);
-            is_silent && is_asked && channel.expires > epoch.plus(1)
-        };
-        let over = self.paying.values().find(is_over).map(|channel| channel.side.channel);
-        if let Some(channel) = over {
-            self.sign_step(OpBody::Expire(channel), None, now, out);
-        }
-    }
-
-    /// The issuers have taken the step by which we ended a channel alone: it is not made again.
-    pub(super) fn ends_early(&mut self, op: &AccountOp) {
-        let OpBody::Expire(channel) = &op.body else { return };
-        if let Some(channel) = self.paying.get_mut(channel) {
-            channel.expires = channel.expires.min(op.epoch.plus(1));
-        }
-    }
-
-    /// The issuers have not taken the step by which we wanted to end a channel alone. It is made again after a while, unless
-    /// the channel has ended or is about to.
-    pub(super) fn on_refused_expiry(&mut self, op: &AccountOp, error: IssuerError) {
-        let OpBody::Expire(channel) = &op.body else { return };
-        if matches!(error, IssuerError::Closed | IssuerError::UnknownChannel) {
-            self.ends_early(op);
-        } else if let Some(channel) = self.paying.get_mut(channel) {
-            channel.asked_since = None;
-        }
-    }
-
-    /// Signs the end of the channels that are to be closed, have no job and no receipt under way.
-    fn close_ready(&mut self, out: &mut Vec<Effect>) {
-        let domain = self.domain;
-        let mut messages = Vec::new();
-        for channel in self.paying.values_mut() {
-            let is_open = channel.side.is_busy() || channel.side.unacknowledged().is_some();
-            if !channel.to_close || is_open || channel.side.is_closing() {
-                continue;
-            }
-            if let Some(closing) = channel.side.close(domain) {
-                out.push(Effect::Record(Record::Final(closing.signed())));
-                let opening = channel.unconfirmed();
-                messages.push((channel.side.terms.payee, Message::Close { closing, opening }));
-            }
-        }
-        for (to, message) in messages {
-            self.send(to, message, out);
-        }
-    }
-
-    fn redeem(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let round = is_round(now);
-        self.redeem_above(if round { 0 } else { REDEEM_AT }, now, out);
-        if round {
-            self.ask_payouts(out);
-            self.ask_ends(now, out);
-            self.ask_again_for_missing(out);
-        }
-        if round && self.is_admitted() {
-            // The issuer tells of every change, but once, and what it tells may be lost.
-            self.query_account(out);
-        }
-    }
-
-    pub(super) fn redeem_above(&mut self, amount: u64, now: Time, out: &mut Vec<Effect>) {
-        let mut messages = Vec::new();
-        for (key, issuer) in self.issuers_with_keys() {
-            let due = self.paid.iter().filter(|(_, paid)| !paid.is_closing() && !self.is_past(paid, now));
-            for (channel, paid) in due {
-                let known = self.acks.get(channel).map_or(0, |acks| acks.by(key));
-                let exceeds = |earned: u64| earned.saturating_sub(known) > amount;
-                // What was earned is at most what was paid, and takes longer to tell.
-                let is_due = exceeds(paid.paid()) && exceeds(paid.earned());
-                if let Some((receipt, claim)) = is_due.then(|| paid.claim(*channel)).flatten() {
-                    messages.push((issuer, Message::Redeem { receipt, claim }));
-                }
-            }
-        }
-        for (issuer, message) in messages {
-            self.send(issuer, message, out);
-        }
-    }
-
-    /// Asks what was paid at the end of channels that the issuers have ended by themselves, as far as their word of it has
-    /// not come: a receipt is answered with it.
-    fn ask_ends(&mut self, now: Time, out: &mut Vec<Effect>) {
-        if mutant::is_in("ends-not-asked") {
-            return;
-        }
-        for (key, issuer) in self.issuers_with_keys() {
-            let is_told =
-                |channel: &ChannelId| self.acks.get(channel).is_some_and(|acks| acks.is_closed_by(key));
-            let over =
-                self.paid.iter().filter(|(channel, paid)| self.is_past(paid, now) && !is_told(channel));
-            let over: Vec<(&ChannelId, &Paid)> = over.map(|(channel, paid)| (channel, &**paid)).collect();
-            // Some may have been forgotten there, and are not answered.
-            let asked = in_turn(&over, now);
-            let claims: Vec<_> = asked.filter_map(|(channel, paid)| paid.claim(**channel)).collect();
-            for (receipt, claim) in claims {
-                self.send(issuer, Message::Redeem { receipt, claim }, out);
-            }
-        }
-    }
-
-    /// Says whether the grace of a channel is over, and the epoch in which issuers hand on what they paid until then: nothing
-    /// is earned on it any more, and it is kept to learn its end.
-    pub(super) fn is_past(&self, paid: &Paid, now: Time) -> bool {
-        paid.expires.plus(self.config.manifest.grace_epochs).plus(1) < self.epoch(now)
-    }
-
-    /// Redeems what a channel has earned, however little.
-    pub(super) fn redeem_channel(&mut self, channel: ChannelId, out: &mut Vec<Effect>) {
-        let paid = self.paid.get(&channel).filter(|paid| paid.unredeemed() > 0 && !paid.is_closing());
-        let Some((receipt, claim)) = paid.and_then(|paid| paid.claim(channel)) else { return };
-        for issuer in self.issuers() {
-            self.send(issuer, Message::Redeem { receipt: receipt.clone(), claim: claim.clone() }, out);
-        }
-    }
-
-    /// A channel's end: as payee, with the payer's signature; as issuer, with both.
-    pub(super) fn on_close(
-        &mut self,
-        from: NodeId,
-        closing: &Verified<Final>,
-        opening: Option<Opening<Checked>>,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        if let Some(opening) = opening {
-            self.on_opening(from, opening, now, out);
-        }
-        let Some(paid) = self.paid.get_mut(&closing.channel).filter(|paid| paid.payer == from) else {
-            self.close_channel(from, closing, now, out);
-            return;
-        };
-        let known = paid.is_closing();
-        let Ok(both) = paid.close(closing) else {
-            // A job is still open, or the payer has forgotten a receipt or counts less: it will ask again.
-            if let Some(head) = paid.head(closing.channel) {
-                self.send(from, Message::CoSigned(head), out);
-            }
-            self.send_heads(from, out);
-            return;
-        };
-        if !known {
-            let line = Record::Final(both.signed());
-            let early = mutant::is_in("final-before-disk");
-            out.push(if early { Effect::Note(line) } else { Effect::Record(line) });
-        }
-        for issuer in self.issuers() {
-            self.send(issuer, Message::Close { closing: both.clone(), opening: None }, out);
-        }
-    }
-
-    pub(super) fn on_redeemed(&mut self, from: NodeId, ack: &Verified<RedeemAck>, out: &mut Vec<Effect>) {
-        let Some(key) = self.issuer_key(from).filter(|key| ack.is_signed_by(Role::Issuer, *key)) else {
-            out.push(Effect::Penalise(from, Offence::WrongSigner));
-            return;
-        };
-        if !self.is_known(ack.channel) {
-            return;
-        }
-        let said = self.acks.get(&ack.channel).cloned().unwrap_or_default();
-        // Also what a payer has counted itself: its statement says what was moved, whatever comes of the channel.
-        if ack.amount > said.by(key) || (ack.closed && !said.is_closed_by(key)) {
-            out.push(Effect::Note(Record::Redeemed(ack.signed())));
-            self.apply_ack(key, ack);
-            if self.keep_ack(key, ack.clone()) {
-                self.show_paid(ack.channel, out);
-            }
-            self.balance_is_old = true;
-        }
-    }
-
-    /// Takes an issuer's word on one of our channels: it counts as far as enough others say the same.
-    pub(super) fn apply_ack(&mut self, key: PublicKey, ack: &RedeemAck) {
-        if !self.is_known(ack.channel) {
-            return;
-        }
-        let manifest = &self.config.manifest;
-        let acks = self.acks.entry(ack.channel).or_default();
-        acks.learn(key, ack);
-        if acks.end(manifest).is_some() {
-            self.acks.remove(&ack.channel);
-            self.paying.remove(&ack.channel);
-            if let Some(paid) = self.paid.remove(&ack.channel) {
-                self.ended.insert(ack.channel, (paid.expires, paid.payer_account));
-            }
-            if let Some(booked) = self.missing.remove(&ack.channel) {
-                self.ended.insert(ack.channel, (booked.expires, booked.payer));
-            }
-        } else if let Some(paid) = self.paid.get_mut(&ack.channel) {
-            paid.redeemed(acks.safe(manifest));
-        } else if let Some(paying) = self.paying.get_mut(&ack.channel) {
-            paying.side.concede(acks.vouched(manifest));
-        } else if let Some(booked) = self.missing.get_mut(&ack.channel) {
-            booked.redeemed = booked.redeemed.max(acks.safe(manifest));
-        }
-    }
-
-    /// Says whether a channel of ours has not ended yet, even if we know no more of it than that.
-    fn is_known(&self, channel: ChannelId) -> bool {
-        self.paid.contains_key(&channel)
-            || self.paying.contains_key(&channel)
-            || (self.missing.contains_key(&channel) && !mutant::is_in("missing-deaf"))
-    }
-
     /// Takes no more work.
     pub(super) fn stop(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
@@ -715,12 +267,15 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use super::redeeming::{ENDS_ASKED_MAX, REDEEM_MS, in_turn};
+    use alloc::collections::{BTreeMap, BTreeSet};
+
     use super::*;
     use crate::advert::{Incentive, ProviderClass};
     use crate::ids::{AccountId, ModelId};
     use crate::keys::Signer;
-    use crate::ledger::issuer::Balance;
-    use crate::ledger::records::Markup;
+    use crate::ledger::issuer::{Balance, IssuerError};
+    use crate::ledger::records::{AccountOp, Markup};
     use crate::manifest::{Admission, Manifest};
     use crate::model::Modality;
     use crate::node::Config;
