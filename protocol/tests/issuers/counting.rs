@@ -19,13 +19,18 @@ use protocol::price::Usage;
 use protocol::record::Record;
 use protocol::signed::{Role, Verified, sign};
 
-use crate::network::{DEPOSIT, HONEST, Honest, domain, issuer_signer, lie, manifest, payer, signer, terms};
+use crate::network::{
+    DEPOSIT, HONEST, Honest, cases, domain, issuer_signer, lie, manifest, payer, signer, terms,
+};
 use crate::settling::{certified, follow};
 
 const CHANNELS: usize = 3;
 const CAP: u64 = 300_000;
 /// The payee's part of a cap that is paid out whole.
 const EARNED: u64 = CAP / 100 * 92;
+
+/// A step that has too few votes yet, and its terms.
+type Wanted = (Verified<AccountOp>, Option<Verified<Terms>>);
 
 type Redemption = (Verified<Receipt>, Verified<Claim>);
 
@@ -376,7 +381,8 @@ struct History {
     acks: Vec<BTreeMap<usize, Verified<RedeemAck>>>,
     /// What checkpoints state as paid.
     stated: [u64; CHANNELS],
-    pending: [Option<(Verified<AccountOp>, Option<Verified<Terms>>)>; 2],
+    /// What the payee and the payer want.
+    pending: [Option<Wanted>; 2],
     steps: Vec<Certificate<Checked>>,
     checkpoints: u32,
 }
@@ -398,7 +404,7 @@ impl History {
     fn slot(&self, account: AccountId) -> (u64, RecordId) {
         let openings = openings();
         let own = openings.iter().chain(self.steps.iter().map(|step| &step.op));
-        let last = own.filter(|op| op.account == account).last();
+        let last = own.rev().find(|op| op.account == account);
         last.map_or((0, RecordId::NONE), |op| (op.sequence + 1, op.id()))
     }
 
@@ -530,7 +536,7 @@ impl History {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn certified_steps_are_paid_by_what_can_never_be_undone(acts in prop::collection::vec(act(), 0..80)) {

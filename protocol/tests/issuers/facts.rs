@@ -1,5 +1,7 @@
 //! An issuer that was away comes to hold every fact that another one lists, and asks only for what stays missing.
 
+use std::sync::{Arc, LazyLock};
+
 use proptest::prelude::*;
 use protocol::ids::Digest;
 use protocol::ledger::facts::{Cursor, FACTS_MAX, Facts, NAMES_MAX, WANTED_MAX};
@@ -8,7 +10,7 @@ use protocol::ledger::records::{Deposit, Epoch, Source};
 use protocol::message::Checked;
 use protocol::signed::{Role, sign};
 
-use crate::network::{domain, issuer_signer, payer};
+use crate::network::{cases, domain, issuer_signer, payer};
 
 fn fact(number: usize) -> Fact<Checked> {
     let mut reference = [0; 32];
@@ -21,6 +23,16 @@ fn fact(number: usize) -> Fact<Checked> {
 fn facts(numbers: impl IntoIterator<Item = usize>) -> Facts {
     let mut facts = Facts::default();
     numbers.into_iter().for_each(|number| facts.push(fact(number)));
+    facts
+}
+
+/// The facts that histories are made of, signed once for all.
+static SIGNED: LazyLock<Vec<Arc<Fact<Checked>>>> =
+    LazyLock::new(|| (0..200).map(|number| Arc::new(fact(number))).collect());
+
+fn signed(numbers: impl IntoIterator<Item = usize>) -> Facts {
+    let mut facts = Facts::default();
+    numbers.into_iter().for_each(|number| facts.push(SIGNED[number].clone()));
     facts
 }
 
@@ -59,7 +71,7 @@ fn a_fact_is_listed_once_and_the_oldest_make_room() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn whoever_asks_again_and_again_comes_to_hold_everything(
@@ -67,8 +79,8 @@ proptest! {
         known in prop::collection::btree_set(0..200_usize, 0..100),
         hurries in any::<bool>(),
     ) {
-        let theirs = facts(0..count);
-        let (mut cursor, mut mine) = (Cursor::default(), facts(known));
+        let theirs = signed(0..count);
+        let (mut cursor, mut mine) = (Cursor::default(), signed(known));
         for _ in 0..2 * (count / WANTED_MAX + 2) {
             if hurries {
                 cursor.hurry();
@@ -77,6 +89,6 @@ proptest! {
         }
 
         prop_assert_eq!(cursor.next, count as u64);
-        prop_assert!((0..count).all(|number| mine.get(&fact(number).name()).is_some()));
+        prop_assert!((0..count).all(|number| mine.get(&SIGNED[number].name()).is_some()));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
 
+use proptest::prelude::ProptestConfig;
 use protocol::advert::Incentive;
 use protocol::ids::{AccountId, Digest, DomainId, ModelId, NodeId, RecordId};
 use protocol::keys::Signer;
@@ -20,6 +21,13 @@ use stateright::{Checker, HasDiscoveries, Model};
 pub(crate) const HONEST: usize = 3;
 pub(crate) const DEPOSIT: u64 = 1_000_000;
 const MODEL: ModelId = ModelId([7; 32]);
+
+/// Enough for every change, each case being a history of four issuers; `PROPTEST_CASES` asks for more.
+pub(crate) fn cases(few: u32) -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { few };
+    ProptestConfig { cases, failure_persistence: None, ..asked }
+}
 
 pub(crate) fn signer(tag: u8) -> Signer {
     Signer::simulated([tag; 32])

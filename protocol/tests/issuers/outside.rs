@@ -8,7 +8,7 @@ use protocol::ledger::quorum::is_agreed;
 use protocol::ledger::records::{Deposit, Epoch, Source};
 use protocol::signed::Verified;
 
-use crate::network::{DEPOSIT, HONEST, Honest, issuer_signer, lie, manifest, payer};
+use crate::network::{DEPOSIT, HONEST, Honest, cases, issuer_signer, lie, manifest, payer};
 
 const REFERENCE: Digest = Digest([9; 32]);
 
@@ -166,7 +166,7 @@ fn lies(told: &[Verified<Deposit>], amount: u64, epoch: u32) -> Verified<Deposit
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn only_what_two_honest_operators_have_seen_enters_and_all_books_agree(

@@ -15,7 +15,7 @@ use protocol::price::Usage;
 use protocol::record::Record;
 use protocol::signed::{Role, Signable, Verified, id_of, sign};
 
-use crate::network::{DEPOSIT, domain, issuer_signer, manifest, opening, payer, signer, terms};
+use crate::network::{DEPOSIT, cases, domain, issuer_signer, manifest, opening, payer, signer, terms};
 
 const ACCOUNTS: u8 = 3;
 const CREDITS: u64 = 1_000_000;
@@ -106,7 +106,7 @@ fn balances(witness: &Witness) -> Vec<(AccountId, u64, u64, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn issuers_with_other_orders_and_gaps_come_to_the_same_books(
