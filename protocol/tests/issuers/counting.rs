@@ -379,8 +379,9 @@ struct History {
     issuers: Vec<Honest>,
     promises: BTreeMap<(usize, u64), BTreeMap<usize, Verified<CloseVote>>>,
     acks: Vec<BTreeMap<usize, Verified<RedeemAck>>>,
-    /// What checkpoints state as paid.
+    /// What checkpoints state as paid, and with what they end a channel.
     stated: [u64; CHANNELS],
+    ended: [Option<u64>; CHANNELS],
     /// What the payee and the payer want.
     pending: [Option<Wanted>; 2],
     steps: Vec<Certificate<Checked>>,
@@ -394,6 +395,7 @@ impl History {
             promises: BTreeMap::new(),
             acks: vec![BTreeMap::new(); CHANNELS],
             stated: [0; CHANNELS],
+            ended: [None; CHANNELS],
             pending: [None, None],
             steps: Vec::new(),
             checkpoints: 0,
@@ -445,7 +447,8 @@ impl History {
             Act::Show { place, number } => {
                 let acks: Vec<_> = self.acks[number].values().cloned().collect();
                 let shown = count(&mut self.issuers[place], &acks);
-                assert!(shown.is_ok() || shown == Err(IssuerError::NoQuorum), "{shown:?}");
+                let is_over = shown == Err(IssuerError::UnknownChannel) && self.ended[number].is_some();
+                assert!(shown.is_ok() || shown == Err(IssuerError::NoQuorum) || is_over, "{shown:?}");
             }
             Act::Want { is_payer, amount } => {
                 let (owner, account) = if is_payer { (signer(1), payer()) } else { (signer(2), payee()) };
@@ -505,8 +508,12 @@ impl History {
             follow(&mut issuer.witness, &proposer, &names, epoch);
         }
         self.checkpoints += 1;
-        for (number, stated) in self.stated.iter_mut().enumerate() {
-            *stated = outcome.books.channel(channel(number)).map_or(*stated, |(paid, _)| paid);
+        for number in 0..CHANNELS {
+            // It is forgotten some epochs after its end.
+            if let Some((paid, is_closed)) = outcome.books.channel(channel(number)) {
+                self.stated[number] = paid;
+                self.ended[number] = is_closed.then_some(paid);
+            }
         }
     }
 
@@ -522,7 +529,11 @@ impl History {
                 let (receipt, _) = redemption(number, CAP);
                 books.redeem(&receipt, paid).expect("within the cap");
             }
-            if let Some(end) = self.end(number).filter(|end| end.votes[0].amount >= self.stated[number]) {
+            if let Some(amount) = self.ended[number] {
+                books.close(&ending(number, amount)).expect("no checkpoint undoes what a quorum has paid");
+            } else if let Some(end) =
+                self.end(number).filter(|end| end.votes[0].amount >= self.stated[number])
+            {
                 assert!(end.votes[0].amount >= paid, "no end undoes what a quorum has paid");
                 books.end_by(&end).expect("by a quorum");
             }

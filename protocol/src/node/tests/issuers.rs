@@ -239,6 +239,31 @@ fn who_prepared_what_a_channel_has_paid_takes_no_end_below_it_after_a_restart_ei
 }
 
 #[test]
+fn an_issuer_has_on_disk_what_it_confirms_to_count_and_blames_whoever_shows_it_too_little() {
+    let (facts, _) = paid_and_ended();
+    let channel = ChannelId::from(facts[1].name());
+    let mut node = Told::one_of_four();
+    facts.iter().for_each(|fact| drop(node.hears_fact(START, 0, fact)));
+    [&PROVIDER, &CONSUMER].iter().for_each(|member| node.greeted_at_four(member, None));
+    let acks = by([0, 1, 3], &records::RedeemAck { channel, amount: 70_000, closed: false, epoch: Epoch(0) });
+
+    let mut shows = |who: &Somebody, acks: &[Verified<records::RedeemAck>]| {
+        let out = node.hears(START, who, Message::Confirm(acks.to_vec()));
+        (out, node.witness().books.uncounted(PROVIDER.account()))
+    };
+    let blamed = |who: &Somebody, offence| vec![Effect::Penalise(who.id(), offence)];
+    let uncounted = 7 * 9_200;
+    assert_eq!(shows(&PROVIDER, &[]), (blamed(&PROVIDER, Offence::BadLedger), uncounted));
+    assert_eq!(shows(&PROVIDER, &acks[..2]), (blamed(&PROVIDER, Offence::BadLedger), uncounted));
+    assert_eq!(shows(&CONSUMER, &acks), (blamed(&CONSUMER, Offence::WrongSigner), uncounted));
+
+    let line = Effect::Record(Record::Counted { channel, amount: 70_000 });
+    let confirms = Effect::Send(PROVIDER.id(), Message::Confirmed { channel, amount: 70_000 });
+    assert_eq!(shows(&PROVIDER, &acks), (vec![line, confirms.clone()], 0));
+    assert_eq!(shows(&PROVIDER, &acks), (vec![confirms], 0), "it is on disk");
+}
+
+#[test]
 fn one_issuers_word_makes_no_slot_stuck() {
     let (one, other) = (step(0, 5_000), step(0, 6_000));
     let mut node = Told::one_of_four();
