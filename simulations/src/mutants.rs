@@ -59,7 +59,7 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 96] = [
+pub const MUTANTS: [Mutant; 98] = [
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",
@@ -479,6 +479,16 @@ pub const MUTANTS: [Mutant; 96] = [
         "promise-outpaid",
         "counting::an_issuer_pays_no_more_than_it_has_promised_after_a_checkpoint_either",
         "after a checkpoint an issuer pays beyond an end that it has promised",
+    ),
+    among_issuers(
+        "promise-unparked",
+        "counting::what_an_issuer_has_paid_and_promised_stands_when_an_opening_had_to_wait_after_a_checkpoint",
+        "an issuer forgets what end it has promised while the opening of the channel waits",
+    ),
+    among_issuers(
+        "paid-unparked",
+        "counting::what_an_issuer_has_paid_and_promised_stands_when_an_opening_had_to_wait_after_a_checkpoint",
+        "an issuer forgets what it has paid while the opening of the channel waits",
     ),
     in_lib(
         "uncounted-refuses",

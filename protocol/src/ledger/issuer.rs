@@ -124,6 +124,8 @@ pub struct Issuer {
     given: u128,
     withdrawals: transfers::Withdrawals,
     counting: counting::Counting,
+    /// Ends that we promised for channels whose opening waits, as it may after a checkpoint.
+    parked: BTreeMap<ChannelId, u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -365,6 +367,7 @@ impl Issuer {
             given: 0,
             withdrawals: transfers::Withdrawals::default(),
             counting: counting::Counting::default(),
+            parked: BTreeMap::new(),
         }
     }
 

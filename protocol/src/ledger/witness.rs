@@ -168,6 +168,9 @@ impl Witness {
         if !is_new && !self.holds(&certificate.op) && !mutant::is_in("recorded-unheld") {
             return Err(IssuerError::Behind);
         }
+        if is_new {
+            self.pay_again(certificate.op.id().into());
+        }
         self.took(Fact::Step(certificate.clone()), is_new);
         self.locks.retain(|account, lock| {
             *account != certificate.op.account || lock.op.sequence > certificate.op.sequence
@@ -176,6 +179,16 @@ impl Witness {
         let record = Record::Certified { certificate: certificate.signed(), epoch };
         let is_written = !is_new || mutant::is_in("recorded-before-disk");
         Ok((recorded, (!is_written).then_some(record)))
+    }
+
+    /// Pays once more what we had paid on a channel whose opening had to wait after a checkpoint: others have our word of it.
+    fn pay_again(&mut self, channel: ChannelId) {
+        if let Some(Fact::Redeemed { receipt, claim }) = self.settled.paid(channel).map(Arc::as_ref)
+            && !mutant::is_in("paid-unparked")
+        {
+            // It was paid before, so it can be.
+            let _ = self.books.redeem_claimed(receipt, claim.as_ref());
+        }
     }
 
     /// Keeps a certified step that must wait for our next proposal, if it is whole: it stands for every copy of that step.

@@ -309,6 +309,76 @@ fn an_issuer_pays_no_more_than_it_has_promised_after_a_checkpoint_either() {
     assert_eq!(outcome.books.channel(channel(0)), Some((CAP, false)), "it is not lost");
 }
 
+/// An issuer has paid on a channel, and promised the end of another, that were opened out of what only its books had; a
+/// checkpoint takes that back, and both openings wait. When they are taken, out of something else, its words stand.
+#[test]
+fn what_an_issuer_has_paid_and_promised_stands_when_an_opening_had_to_wait_after_a_checkpoint() {
+    let mut issuer = opened(0);
+    redeem(&mut issuer, 0, CAP);
+    let (first, with) = spending((0, RecordId::NONE), 100_000);
+    let (second, _) = spending((1, first.id()), 100_000);
+    let steps = [&first, &second].map(|op| Certificate { terms: Some(with.clone()), ..certified(op, None) });
+    for step in &steps {
+        issuer.witness.certify(step, Epoch(0)).expect("it has paid what they cost");
+    }
+    let [paid, ended] = [&first, &second].map(|op| ChannelId::from(op.id()));
+    let receipt = Receipt {
+        channel: paid,
+        sequence: 1,
+        amount: 60_000,
+        usage: Usage::default(),
+        jobs: Digest::ZERO,
+        epoch: Epoch(0),
+    };
+    let receipt = sign(receipt, domain(), Role::Payer, &signer(26));
+    let receipt = receipt.signed_also_by(domain(), Role::Payee, &signer(24));
+    let claim = Claim { channel: paid, receipt: receipt.id(), amount: 60_000 };
+    let claim = sign(claim, domain(), Role::Payee, &signer(24));
+    issuer.witness.redeem(&receipt, Some(&claim)).expect("within the receipt");
+    let close = |channel, amount| {
+        let closing = sign(Final { channel, amount, receipt: None }, domain(), Role::Payer, &signer(26));
+        closing.signed_also_by(domain(), Role::Payee, &signer(24))
+    };
+    issuer.witness.promise(&close(ended, 20_000), Epoch(0)).expect("nothing is paid");
+
+    // Twice: the second time they wait already.
+    let mut others = opened(1).witness;
+    let votes = (1..4).map(|place| opened(place).witness.promise(&ending(0, 0), Epoch(0)).expect("unpaid").0);
+    others.end(&EndCertificate { votes: votes.collect() }).expect("by a quorum").expect("news");
+    for epoch in [Epoch(0), Epoch(1)] {
+        let (names, _) = others.settled.propose(epoch).expect("stated");
+        let proposer = others.clone();
+        for issuer in [&mut issuer.witness, &mut others] {
+            follow(issuer, &proposer, &names, epoch);
+        }
+        assert_eq!([paid, ended].map(|channel| issuer.witness.books.channel(channel)), [None, None]);
+    }
+    let deposit = Deposit {
+        reference: Digest([2; 32]),
+        account: payee(),
+        amount: 500_000,
+        epoch: Epoch(0),
+        source: Source::Budget,
+    };
+    let deposit = (1..4).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
+        deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
+    });
+    issuer.witness.enter(&deposit).expect("signed by all");
+    for step in &steps {
+        issuer.witness.certify(step, Epoch(1)).expect("there is enough now");
+    }
+    let books = &issuer.witness.books;
+    assert_eq!(
+        [paid, ended].map(|channel| books.channel(channel)),
+        [Some((60_000, false)), Some((0, false))]
+    );
+    assert!(books.is_conserved());
+    let mut promised = |channel, amount| issuer.witness.promise(&close(channel, amount), Epoch(1)).map(drop);
+    assert_eq!(promised(paid, 0), Err(IssuerError::WrongAmount));
+    assert_eq!(promised(ended, 0), Err(IssuerError::WrongAmount));
+    assert_eq!(promised(ended, 20_000), Ok(()));
+}
+
 /// What may happen in a history.
 #[derive(Debug, Clone, Copy)]
 enum Act {

@@ -75,7 +75,7 @@ impl Issuer {
             redeemed: 0,
             stated: 0,
             expires: open.expires,
-            ending: None,
+            ending: self.parked.remove(&op.id().into()),
             closed: false,
             kept_to: None,
         };
