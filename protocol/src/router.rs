@@ -97,6 +97,8 @@ pub struct Router {
 #[derive(Debug, Clone, Copy, Default)]
 struct Outcome {
     failed_at: Option<Time>,
+    /// When it was last seen at work for us, if it had failed before.
+    worked_at: Option<Time>,
     /// Failures since it last did a job.
     failures: u32,
     /// It did a job.
@@ -172,6 +174,15 @@ impl Router {
         outcome.failures = 0;
     }
 
+    /// Learns that a provider has just generated for us. If it failed before that it is not down, and one that does many jobs
+    /// at once and lost one of them need not be left alone; returns whether it was until now.
+    pub fn worked(&mut self, provider: NodeId, now: Time) -> bool {
+        let Some(outcome) = self.outcomes.get_mut(&provider) else { return false };
+        let was_cooling_down = outcome.is_cooling_down(now);
+        outcome.worked_at = Some(now);
+        was_cooling_down && !outcome.is_cooling_down(now)
+    }
+
     /// Learns that a provider failed; it is left alone for a while.
     pub fn failed(&mut self, provider: NodeId, now: Time) {
         let outcome = self.outcome(provider, now);
@@ -244,7 +255,7 @@ impl Router {
             // Before the price: whoever asks for more tokens than there is room for shall hear that, and not what they cost.
             Some(offer) if generated >= u64::from(offer.context_tokens) => Some(Gate::Context),
             Some(_) if spec.constraints.price_max.is_some_and(|most| worst > most) => Some(Gate::Price),
-            Some(_) if outcome.failed_at.is_some_and(|at| is_cooling_down(at, now)) => Some(Gate::Unhealthy),
+            Some(_) if outcome.is_cooling_down(now) => Some(Gate::Unhealthy),
             Some(_) if !connected => Some(Gate::Unreachable),
             Some(_) => None,
         };
@@ -282,10 +293,13 @@ impl Outcome {
         let avoided_ms = (COOL_DOWN_MS << doublings).min(BACK_OFF_MS_MAX);
         self.failed_at.is_some_and(|at| now.since_ms(at) < avoided_ms)
     }
-}
 
-fn is_cooling_down(failed_at: Time, now: Time) -> bool {
-    now.since_ms(failed_at) < COOL_DOWN_MS || mutant::is_in("no-ageing")
+    /// Says whether it failed a moment ago and has generated nothing since.
+    fn is_cooling_down(&self, now: Time) -> bool {
+        let is_idle_since = |at| self.worked_at.is_none_or(|worked_at| worked_at <= at);
+        let is_recent = |at| now.since_ms(at) < COOL_DOWN_MS || mutant::is_in("no-ageing");
+        self.failed_at.is_some_and(|at| is_recent(at) && (is_idle_since(at) || mutant::is_in("down-at-work")))
+    }
 }
 
 fn is_over(advert: &Advert, now: Time) -> bool {

@@ -59,7 +59,12 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 98] = [
+pub const MUTANTS: [Mutant; 99] = [
+    in_lib(
+        "down-at-work",
+        "node::tests::a_provider_that_lost_one_job_of_two_and_goes_on_with_the_other_is_asked_by_a_third",
+        "who lost one job of many is left alone though it does the others",
+    ),
     in_lib(
         "channel-of-another-builder",
         "node::channels::tests::a_job_uses_no_channel_that_pays_another_builder",

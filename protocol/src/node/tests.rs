@@ -399,6 +399,33 @@ fn a_full_provider_is_told_of_at_once_and_others_are_looked_for_meanwhile() {
 }
 
 #[test]
+fn a_provider_that_lost_one_job_of_two_and_goes_on_with_the_other_is_asked_by_a_third() {
+    let mut node = consumer();
+    let free = Price::default();
+    node.greeted_by(START, &PROVIDER, Some(advert(&PROVIDER, 1, START, free)));
+    for tag in [1, 2] {
+        node.told(START, Input::Submitted(job(tag), spec()));
+        node.hears(START, &PROVIDER, Message::Offer { job: job(tag), terms: terms(free) });
+        let accepted = records::Accepted { job: job(tag), tokens_in: 10, start: START };
+        let accepted = sign(accepted, manifest().domain(), Role::Node, &PROVIDER.node());
+        node.hears(START, &PROVIDER, Message::Accepted(accepted));
+    }
+    node.told(START, Input::StreamLost { job: job(1), tokens: 0, digest: Digest::ZERO });
+    let submitted = node.told(START.plus_ms(10), Input::Submitted(job(3), spec()));
+
+    node.told(START.plus_ms(500), Input::Progress { job: job(2), tokens: 1 });
+    let out = node.told(START.plus_ms(600), Input::Wake);
+
+    let asks = |out: &[Effect]| {
+        out.iter().any(
+            |effect| matches!(effect, Effect::Send(_, Message::Ask { job: asked, .. }) if *asked == job(3)),
+        )
+    };
+    assert!(!asks(&submitted), "it may be down");
+    assert!(asks(&out), "it is not: {out:?}");
+}
+
+#[test]
 fn adverts_do_not_postpone_the_end_of_a_search() {
     let mut node = consumer();
     node.told(START, Input::Submitted(job(1), spec()));

@@ -139,7 +139,11 @@ impl Node {
         if is_news && placed.is_running() && !job.cancelled {
             self.deadlines.set(Timer::Job(id), now.plus_ms(PROGRESS_MS));
         }
-        if let Some(channel) = placed.channel {
+        let (provider, model, channel) = (placed.provider, job.spec.model, placed.channel);
+        if is_news && self.router.worked(provider, now) {
+            self.on_candidate(&[model], now);
+        }
+        if let Some(channel) = channel {
             if let Some(channel) = self.paying.get_mut(&channel) {
                 channel.side.delivered(id, tokens);
             }
