@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 
-use super::{Command, Computing, Prepare, Prepared, Serial, Shared};
+use super::reader::{Command, Prepared, Serial};
+use super::shared::Shared;
+use super::{Computing, Prepare};
 use crate::frame::{Finish, FromWorker, JobError, JobKey, Request, makes_no_text};
 use crate::model::bert::Bert;
 use crate::wordpiece::WordPieces;
