@@ -1,6 +1,8 @@
 //! A time in which nothing happens.
 
+use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
@@ -27,11 +29,16 @@ impl Idle {
 
     /// Waits until nothing has happened for so long. Cancel safe.
     pub(crate) async fn over(&mut self) {
+        poll_fn(|cx| self.poll_over(cx)).await;
+    }
+
+    /// Is ready once nothing has happened for so long.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            self.timer.as_mut().await;
+            ready!(self.timer.as_mut().poll(cx));
             let due = self.last + self.most;
             if due <= Instant::now() {
-                return;
+                return Poll::Ready(());
             }
             self.timer.as_mut().reset(due);
         }

@@ -13,9 +13,14 @@ use hyper::body::{Frame, SizeHint};
 /// stream that always has more gives way to others.
 const WRITTEN_MAX: usize = 16 * 1024;
 
+/// Marks an answer whose body gathers its parts itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gathered;
+
 /// Has the parts of a stream that are ready together written together. An answer whose length is known is in one part.
 pub(super) async fn coalesce(response: Response) -> Response {
-    if response.body().size_hint().exact().is_some() {
+    let is_gathered = response.extensions().get::<Gathered>().is_some();
+    if is_gathered || response.body().size_hint().exact().is_some() {
         return response;
     }
     response

@@ -29,6 +29,9 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 /// Tokens between two reports to the core: a quarter of the smallest payment window.
 const REPORT_TOKENS: u32 = 16;
 
+/// Reads of a stream in a row between which its heartbeat is not looked at.
+const AT_ONCE_MAX: u32 = 8;
+
 /// Frames that wait for the network; a requester pays for what has arrived, so no more than one payment window (4,096
 /// tokens) can be under way.
 pub(super) const FRAMES_MAX: usize = 4096 + 64;
@@ -302,21 +305,17 @@ pub(super) async fn receive(
     let (mut receiver, mut sender) = stream.split();
     let mut reported = 0;
     let mut wanted = true;
+    let mut at_once = 0;
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silence = Idle::new(SILENCE_MAX);
-    let mut detached = pin!(detached.cancelled());
+    let mut cancelled = pin!(detached.cancelled());
     let offence = loop {
         tokio::select! {
-            // What has arrived counts before the silence after it.
+            // What has arrived counts before the silence after it, and while there is more nothing else need be looked at.
             biased;
-            () = &mut detached => return,
-            _ = heartbeat.tick() => {
-                if beat(&mut sender).await.is_err() {
-                    break None;
-                }
-            }
-            first = receiver.recv() => {
+            first = receiver.recv(), if at_once < AT_ONCE_MAX && !detached.is_cancelled() => {
+                at_once += 1;
                 silence.end();
                 let more = match take_arrived(first, &mut receiver, &mut delivery) {
                     Ok(more) => more,
@@ -338,6 +337,13 @@ pub(super) async fn receive(
                 // A stream that always has more must not keep the others from theirs.
                 tokio::task::consume_budget().await;
             }
+            () = &mut cancelled => return,
+            _ = heartbeat.tick() => {
+                if beat(&mut sender).await.is_err() {
+                    break None;
+                }
+            }
+            () = std::future::ready(()), if at_once >= AT_ONCE_MAX => at_once = 0,
             () = silence.over() => break None,
         }
     };

@@ -1,6 +1,8 @@
 //! Streams the choices of a request as server-sent events: role, parts, why it ended, usage if asked for, `[DONE]`.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,13 +11,14 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use engine::frame::TokenLogprob;
 use futures::stream::{BoxStream, select_all, unfold};
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _};
 use serde::Serialize;
 
 use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
 use super::run::{Choice, Stake, astray, finish_of, name, refusal, with_calls};
 use super::wire::{Finish, Head, Tally};
+use crate::api::coalesced::Gathered;
 use crate::api::sse::{KEEP_ALIVE, Watched};
 use crate::api::views::JobEvent;
 use crate::idle::Idle;
@@ -49,7 +52,8 @@ pub(super) async fn respond(
     }
     let talk = Talk::begin(head, Wanted { usage, calls }, stake, &echoed);
     let jobs = if jobs.len() == 1 { jobs.remove(0) } else { select_all(jobs).boxed() };
-    let mut response = Body::from_stream(stream(talk, jobs, KEEP_ALIVE)).into_response();
+    let mut response = Body::from_stream(Spoken::new(talk, jobs, KEEP_ALIVE)).into_response();
+    response.extensions_mut().insert(Gathered);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -84,36 +88,55 @@ fn events(index: usize, first: Option<JobEvent>, watched: Watched) -> BoxStream<
 
 type Jobs = BoxStream<'static, (usize, JobEvent)>;
 
-/// Returns the events, as many together as are ready, and a comment where there are none for so long.
-fn stream(talk: Talk, jobs: Jobs, keep_alive: Duration) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let idle = Idle::new(keep_alive);
-    unfold((talk, Some(jobs), idle), async |(mut talk, mut jobs, mut idle)| {
-        while let Some(waiting) = jobs.as_mut().filter(|_| talk.ready.len() < READY_MAX) {
-            let next = match waiting.next().now_or_never() {
-                Some(next) => next,
-                None if !talk.ready.is_empty() => break,
-                None => tokio::select! {
-                    next = waiting.next() => next,
-                    () = idle.over() => {
-                        talk.ready.extend_from_slice(COMMENT);
-                        break;
-                    }
-                },
-            };
-            let goes_on = match next {
+/// The events, as many together as are ready, and a comment where there are none for so long.
+///
+/// It is polled by hand: what is asked for a token must be asked once, and no timer be looked at while there is one.
+struct Spoken {
+    talk: Talk,
+    /// None once nothing more is wanted of them.
+    jobs: Option<Jobs>,
+    idle: Idle,
+}
+
+impl Spoken {
+    fn new(talk: Talk, jobs: Jobs, keep_alive: Duration) -> Self {
+        Self { talk, jobs: Some(jobs), idle: Idle::new(keep_alive) }
+    }
+
+    /// Takes what has happened to the jobs.
+    fn take_ready(&mut self, cx: &mut Context<'_>) {
+        while let Some(jobs) = self.jobs.as_mut().filter(|_| self.talk.ready.len() < READY_MAX) {
+            let goes_on = match jobs.poll_next_unpin(cx) {
+                Poll::Pending => return,
                 // Nobody wants the other choices of an answer that failed.
-                Some((index, event)) => talk.on(index, event).is_ok(),
-                None => {
-                    talk.end();
+                Poll::Ready(Some((index, event))) => self.talk.on(index, event).is_ok(),
+                Poll::Ready(None) => {
+                    self.talk.end();
                     false
                 }
             };
-            jobs = jobs.filter(|_| goes_on);
+            if !goes_on {
+                self.jobs = None;
+            }
         }
-        idle.end();
-        let ready = std::mem::take(&mut talk.ready);
-        (!ready.is_empty()).then(|| (Ok(ready.into()), (talk, jobs, idle)))
-    })
+    }
+}
+
+impl Stream for Spoken {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.take_ready(cx);
+        if self.talk.ready.is_empty() {
+            if self.jobs.is_none() {
+                return Poll::Ready(None);
+            }
+            ready!(self.idle.poll_over(cx));
+            self.talk.ready.extend_from_slice(COMMENT);
+        }
+        self.idle.end();
+        Poll::Ready(Some(Ok(std::mem::take(&mut self.talk.ready).into())))
+    }
 }
 
 /// Turns what happens to jobs into events of the stream.
@@ -258,11 +281,15 @@ impl PartFrame {
     }
 
     fn write(&self, ready: &mut Vec<u8>, text: &str) {
+        ready.reserve(self.before.len() + text.len() + QUOTES + self.after.len());
         ready.extend_from_slice(&self.before);
         json(ready, text);
         ready.extend_from_slice(&self.after);
     }
 }
+
+/// Bytes around a text that is a JSON string, if nothing in it is escaped.
+const QUOTES: usize = 2;
 
 /// Stands where the text of a part is to be.
 const MARK: &str = "\u{1}text\u{1}";
@@ -281,8 +308,6 @@ fn json(ready: &mut Vec<u8>, data: &(impl Serialize + ?Sized)) {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
     use super::super::wire::Dialect;
     use super::*;
     use crate::api::caller::Caller;
@@ -294,7 +319,7 @@ mod tests {
         let jobs = unfold(receiver, async |mut receiver| Some(((0, receiver.recv().await?), receiver)));
         let wanted = Wanted { usage: false, calls: None };
         let talk = Talk::begin(head, wanted, Stake::of(Caller::Owner, 1), &[String::new()]);
-        let mut stream = pin!(stream(talk, jobs.boxed(), Duration::from_millis(20)));
+        let mut stream = Spoken::new(talk, jobs.boxed(), Duration::from_millis(20));
         let role = stream.next().await.expect("who speaks").expect("good");
         assert!(String::from_utf8_lossy(&role).contains("assistant"));
         for _ in 0..2 {
