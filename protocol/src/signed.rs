@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::advert::Advert;
-use crate::encoding::{DecodeError, bytes, decode, decode_own, encode};
+use crate::encoding::{DecodeError, bytes, decode, decode_own, encode, encoded};
 use crate::ids::{DomainId, RecordId};
 use crate::keys::{PublicKey, Scheme, Signature, Signer};
 use crate::mutant;
@@ -112,7 +112,7 @@ pub fn sign<T: Signable>(value: T, domain: DomainId, role: Role, signer: &Signer
 /// Returns the id that `value` has in network `domain`, signed or not.
 #[must_use]
 pub fn id_of<T: Signable>(value: &T, domain: DomainId) -> RecordId {
-    record_id::<T>(&encode(value), domain)
+    encoded(value, |body| record_id::<T>(body, domain))
 }
 
 impl<T: Signable> Signed<T> {

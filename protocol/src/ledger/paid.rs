@@ -10,12 +10,12 @@ use core::ops::Deref;
 
 use thiserror::Error;
 
-use crate::encoding::encode;
+use crate::encoding::encoded;
 use crate::ids::{AccountId, ChannelId, Digest, DomainId, JobId, NodeId, RecordId};
 use crate::job::{Finish, JobRecord};
 use crate::keys::{PublicKey, Signer};
 use crate::ledger::paying::{WINDOW_MIN, outranks, rank};
-use crate::ledger::records::{Claim, Epoch, Final, Receipt, Terms};
+use crate::ledger::records::{AccountOp, Claim, Epoch, Final, Receipt, Recorded, Terms};
 use crate::message::{Checked, Opening};
 use crate::mutant;
 use crate::price::{Usage, Worst};
@@ -141,8 +141,8 @@ impl Paid {
 
     /// Returns the same channel with the proof that it was opened.
     #[must_use]
-    pub fn proven_by(mut self, opening: &Opening<Checked>) -> Self {
-        self.evidence.set_proof(opening, &self.agreement);
+    pub fn proven_by(mut self, op: &Verified<AccountOp>, recorded: &[Verified<Recorded>]) -> Self {
+        self.evidence.set_proof(op, recorded, &self.agreement);
         self
     }
 
@@ -187,7 +187,7 @@ impl Paid {
 
     /// Returns what the newest receipt states.
     fn stated(&self) -> Count {
-        self.evidence.head().map(|head| head.count).unwrap_or_default()
+        self.evidence.head().map(|head| head.count()).unwrap_or_default()
     }
 
     fn set_count(&mut self, count: Count) {
@@ -545,7 +545,7 @@ impl Paid {
         if self.work.is_none() {
             return;
         }
-        let stated = self.evidence.head().map(|head| head.count.settled);
+        let stated = self.evidence.head().map(|head| head.count().settled);
         if let Some(usage) = stated.filter(|usage| self.affords(usage)) {
             let believes_less = mutant::is_in("payee-believes-less");
             let Count { settled, jobs } = self.count();
@@ -581,7 +581,8 @@ fn was_interrupted(record: &JobRecord) -> bool {
 #[must_use]
 pub fn chain(before: Digest, record: &JobRecord) -> Digest {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"sharemesh/v1/jobs\0").update(&before.0).update(&encode(record));
+    hasher.update(b"sharemesh/v1/jobs\0").update(&before.0);
+    encoded(record, |record| hasher.update(record));
     Digest(*hasher.finalize().as_bytes())
 }
 
@@ -590,6 +591,7 @@ mod tests {
     use super::*;
     use crate::advert::Incentive;
     use crate::ids::ModelId;
+    use crate::ledger::records::{OpBody, OpenChannel};
     use crate::price::Price;
     use crate::prng::Prng;
     use crate::signed::sign;
@@ -626,6 +628,39 @@ mod tests {
         let terms = sign(terms, DOMAIN, Role::Node, &signer(5));
         let payer = (signer(4).public().into(), account(3), signer(70).public());
         Paid::new(terms, payer, 1_000_000_000_000, (signer(60), DOMAIN))
+    }
+
+    #[test]
+    fn a_receipt_of_whatever_length_takes_the_place_of_the_last_and_leaves_the_proof() {
+        let side = paid();
+        let open = OpenChannel {
+            payee: side.terms.payee,
+            terms: side.terms.id(),
+            cap: side.cap(),
+            expires: Epoch(9),
+            payer: side.payer,
+            payer_key: side.payer_key,
+        };
+        let (account, body) = (side.payer_account, OpBody::OpenChannel(open));
+        let op = AccountOp { account, sequence: 0, previous: RecordId::NONE, epoch: Epoch(0), body };
+        let op = sign(op, DOMAIN, Role::Owner, &signer(3));
+        let channel = ChannelId::from(op.id());
+        let recorded = Recorded { op: op.id(), epoch: Epoch(0) };
+        let recorded = sign(recorded, DOMAIN, Role::Issuer, &signer(1));
+        let mut side = side.proven_by(&op, &[recorded]);
+        let opening = side.opening(channel).expect("it was proven");
+        assert_eq!(opening.op, op);
+
+        for (amount, most) in [(1, 1), (2, 1 << 40), (3, 5), (4, u64::MAX), (5, 0)] {
+            let usage = Usage { calls: most, tokens_in: most, tokens_out: most, compute: most };
+            let (jobs, epoch) = (Digest([amount as u8; 32]), Epoch(u32::MAX));
+            let receipt = Receipt { channel, sequence: most, amount, usage, jobs, epoch };
+            let receipt = sign(receipt, DOMAIN, Role::Payer, &signer(70));
+            let receipt = receipt.signed_also_by(DOMAIN, Role::Payee, &signer(60));
+            side.replay(&receipt);
+            assert_eq!(side.head(channel), Some(receipt));
+            assert_eq!(side.opening(channel).as_ref(), Some(&opening));
+        }
     }
 
     fn record(job: JobId, tokens_in: u64, tokens_out: u64, finish: Finish) -> JobRecord {

@@ -9,7 +9,9 @@ use crate::ids::{AccountId, ChannelId, Digest, JobId, ModelId, NodeId};
 use crate::job::{Failure, Finish, INPUT_BYTES_MAX, JOB_TOKENS_MAX, JobRecord, JobSpec};
 use crate::ledger::paid::{Agreement, Grant, Paid};
 use crate::ledger::paying::Allowances;
-use crate::ledger::records::{Accepted, Markup, OpBody, OpenChannel, Receipt, Terms, VALIDITY_EPOCHS_MAX};
+use crate::ledger::records::{
+    Accepted, AccountOp, Markup, OpBody, OpenChannel, Receipt, Recorded, Terms, VALIDITY_EPOCHS_MAX,
+};
 use crate::message::{Checked, Kept, Message, Opening};
 use crate::mutant;
 use crate::price::Price;
@@ -36,6 +38,16 @@ const UNPAID_MS: u64 = 20_000;
 /// How long payer and payee may count differently before a job that depends on it is ended: long enough for every message
 /// on its way to arrive, and for one to be sent again.
 const UNCOVERED_MS: u64 = 12_000;
+
+/// Returns our side of a channel that was opened by `op`, which the issuers have recorded.
+fn side(
+    agreement: Arc<Agreement>,
+    open: &OpenChannel,
+    op: &Verified<AccountOp>,
+    recorded: &[Verified<Recorded>],
+) -> Paid {
+    Paid::on(agreement, open.cap).until(open.expires).proven_by(op, recorded)
+}
 
 /// A job that our engine runs.
 #[derive(Debug)]
@@ -278,8 +290,22 @@ impl Node {
             return None;
         }
         let agreement = self.agreed(terms, open)?;
-        let paid = Paid::on(agreement, open.cap);
-        Some(paid.until(open.expires).proven_by(opening))
+        Some(side(agreement, open, &opening.op, &opening.recorded))
+    }
+
+    /// Returns our side of a channel out of our own journal, if one on the same terms, with the same payer, was there before:
+    /// nothing of them is read again.
+    pub(super) fn paid_side_as_before(
+        &self,
+        op: &Verified<AccountOp>,
+        recorded: &[Verified<Recorded>],
+    ) -> Option<Paid> {
+        let OpBody::OpenChannel(open) = &op.body else { return None };
+        let known = self.agreed.get(&open.terms)?;
+        let as_before = open.payee == self.me
+            && (known.payer, known.payer_account, known.payer_key)
+                == (open.payer, op.account, open.payer_key);
+        as_before.then(|| side(known.clone(), open, op, recorded))
     }
 
     /// Returns what the channels of one payer on terms of ours share, with the key with which we sign receipts on them, if

@@ -1,17 +1,19 @@
 //! Starting again: what the journal says becomes what the node knows.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use thiserror::Error;
 
 use crate::forward::OutOfOrder;
 use crate::ids::{ChannelId, DomainId};
 use crate::ledger::issuer::IssuerError;
+use crate::ledger::paid::Paid;
 use crate::ledger::quorum::View;
 use crate::ledger::records::{Epoch, OpBody, text_digest};
-use crate::message::{Checked, Opening, Wire};
+use crate::message::{Opening, Wire};
 use crate::record::Record;
-use crate::signed::{Role, SignedError, Verified};
+use crate::signed::{Role, SignedError};
 use crate::time::Time;
 
 use super::issuing::{Admitted, Issuing, TicketState};
@@ -82,9 +84,7 @@ impl Node {
                 self.adopt_paying(opening, Time::default());
             }
             Record::Paid(opening) => {
-                let opening = self.read_back_opening(opening)?;
-                let channel = ChannelId::from(opening.op.id());
-                let mut paid = self.paid_side(&opening).ok_or(ReplayError::UnknownChannel(channel))?;
+                let (channel, mut paid) = self.read_back_paid(opening)?;
                 if let Some(booked) = self.missing.remove(&channel) {
                     paid.expires = paid.expires.min(booked.expires);
                     paid.redeemed(booked.redeemed);
@@ -193,20 +193,21 @@ impl Node {
         Ok(())
     }
 
-    /// Takes the opening of a channel on which we are paid out of the journal; the terms that its step names are read once
-    /// for all channels.
-    fn read_back_opening(&self, opening: Opening<Wire>) -> Result<Opening<Checked>, SignedError> {
+    /// Takes a channel on which we are paid out of the journal; the terms that its step names are read once for all of them.
+    fn read_back_paid(&mut self, opening: Opening<Wire>) -> Result<(ChannelId, Paid), ReplayError> {
         let domain = self.domain;
         let Opening { op, terms, recorded } = opening;
         let op = op.read_back(domain)?;
-        let named =
-            if let OpBody::OpenChannel(open) = &op.body { self.agreed.get(&open.terms) } else { None };
-        let terms = match named {
-            Some(agreement) => Verified::clone(&agreement.terms),
-            None => terms.read_back(domain)?,
-        };
         let recorded = recorded.into_iter().map(|recorded| recorded.read_back(domain));
-        Ok(Opening { op, terms, recorded: recorded.collect::<Result<_, _>>()? })
+        let recorded = recorded.collect::<Result<Vec<_>, _>>()?;
+        let channel = ChannelId::from(op.id());
+        let paid = if let Some(paid) = self.paid_side_as_before(&op, &recorded) {
+            Some(paid)
+        } else {
+            let terms = terms.read_back(domain)?;
+            self.paid_side(&Opening { op, terms, recorded })
+        };
+        Ok((channel, paid.ok_or(ReplayError::UnknownChannel(channel))?))
     }
 
     fn replay_account(&mut self, record: Record) -> Result<(), ReplayError> {

@@ -102,7 +102,8 @@ fn a_payee_shows_opening_and_receipt_as_they_were_signed() {
             signer: Arc::new(payee_signer(PAYEE)),
             keys,
         };
-        Paid::on(Arc::new(agreement), CAP).until(Epoch(2)).proven_by(&entry.opening)
+        let Opening { op, recorded, .. } = &entry.opening;
+        Paid::on(Arc::new(agreement), CAP).until(Epoch(2)).proven_by(op, recorded)
     };
     for keys in [vec![], vec![account(PAYER).into(), signer(ISSUER).public()], vec![signer(9).public()]] {
         let (mut ours, channel) = (paid(keys), entry.opening.op.id().into());

@@ -6,34 +6,47 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::encoding::{decode_own, encode};
-use crate::ids::{ChannelId, RecordId};
+use crate::encoding::{array, decode_own, encoded};
+use crate::ids::{ChannelId, Digest, RecordId};
 use crate::keys::{PublicKey, Signature};
 use crate::ledger::records::{AccountOp, Epoch, OpBody, OpenChannel, Receipt, Recorded};
 use crate::message::{Checked, Opening};
+use crate::price::Usage;
 use crate::signed::{Attestation, Role, Verified, id_of};
 
 use super::work::Count;
 use super::{Agreement, Paid};
 
-/// What a channel can show: its newest receipt, and the proof of its opening. Encoded, one behind the other, and before
-/// them how many bytes are the receipt (2, little endian); nothing as long as there is neither.
+/// What a channel can show: its newest receipt, and the proof of its opening. Encoded: how many bytes the receipt has room
+/// for and how many it takes, a byte each; the receipt in its room; the proof. Nothing as long as there is neither.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Evidence(Box<[u8]>);
+
+/// Room that is kept for a receipt: the next is written over the last, and memory stays in one piece. A receipt for millions
+/// of tokens in hundreds of jobs takes as much; a longer one is given what it needs.
+const ROOM: usize = 112;
 
 /// The newest receipt. Its amount is the channel's to say, and our own signature is not kept: signing again gives the same.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) sequence: u64,
-    pub(super) count: Count,
+    settled: Usage,
+    #[serde(with = "array")]
+    jobs: [u8; 32],
     epoch: Epoch,
-    payer: Signature,
+    #[serde(with = "array")]
+    payer: [u8; 64],
 }
 
 impl Head {
+    /// Returns what the receipt states to be delivered.
+    pub(super) const fn count(&self) -> Count {
+        Count { settled: self.settled, jobs: Digest(self.jobs) }
+    }
+
     fn body(&self, channel: ChannelId, paid: &Paid) -> Receipt {
-        let Self { sequence, count: Count { settled: usage, jobs }, epoch, .. } = *self;
-        Receipt { channel, sequence, amount: paid.paid, usage, jobs, epoch }
+        let Self { sequence, settled: usage, jobs, epoch, .. } = *self;
+        Receipt { channel, sequence, amount: paid.paid, usage, jobs: Digest(jobs), epoch }
     }
 
     pub(super) fn id(&self, channel: ChannelId, paid: &Paid) -> RecordId {
@@ -44,7 +57,7 @@ impl Head {
     pub(super) fn receipt(&self, channel: ChannelId, paid: &Paid) -> Verified<Receipt> {
         let body = self.body(channel, paid);
         let (id, key) = (id_of(&body, paid.domain), paid.payer_key);
-        let by_payer = Attestation { role: Role::Payer, key, signature: self.payer };
+        let by_payer = Attestation { role: Role::Payer, key, signature: signature_of(&self.payer) };
         let receipt = Verified::of_parts(body, id, Vec::from([by_payer]));
         receipt.signed_also_by(paid.domain, Role::Payee, &paid.signer)
     }
@@ -67,7 +80,8 @@ struct Parts {
 struct Mark {
     role: Role,
     key: Key,
-    signature: Signature,
+    #[serde(with = "array")]
+    signature: [u8; 64],
 }
 
 /// Whose signature it is.
@@ -82,7 +96,22 @@ fn mark(attestation: &Attestation, agreement: &Agreement) -> Mark {
     let Attestation { role, key, signature } = *attestation;
     let place = agreement.keys.iter().position(|shared| *shared == key);
     let place = place.and_then(|place| u8::try_from(place).ok());
-    Mark { role, key: place.map_or(Key::Other(key), Key::Shared), signature }
+    let key = place.map_or(Key::Other(key), Key::Shared);
+    Mark { role, key, signature: bytes_of(&signature) }
+}
+
+fn bytes_of(Signature(r, s): &Signature) -> [u8; 64] {
+    let mut bytes = [0; 64];
+    bytes[..32].copy_from_slice(r);
+    bytes[32..].copy_from_slice(s);
+    bytes
+}
+
+fn signature_of(bytes: &[u8; 64]) -> Signature {
+    let (mut r, mut s) = ([0; 32], [0; 32]);
+    r.copy_from_slice(&bytes[..32]);
+    s.copy_from_slice(&bytes[32..]);
+    Signature(r, s)
 }
 
 fn attestations(marks: &[Mark], agreement: &Agreement) -> Option<Vec<Attestation>> {
@@ -91,7 +120,7 @@ fn attestations(marks: &[Mark], agreement: &Agreement) -> Option<Vec<Attestation
             Key::Shared(place) => *agreement.keys.get(usize::from(place))?,
             Key::Other(key) => key,
         };
-        Some(Attestation { role: mark.role, key, signature: mark.signature })
+        Some(Attestation { role: mark.role, key, signature: signature_of(&mark.signature) })
     };
     marks.iter().map(attestation).collect()
 }
@@ -101,13 +130,26 @@ const BYTES_MAX: usize = 16 * 1024;
 
 impl Evidence {
     fn join(receipt: &[u8], proof: &[u8]) -> Option<Self> {
-        let length = u16::try_from(receipt.len()).ok()?;
-        Some(Self([&length.to_le_bytes(), receipt, proof].concat().into()))
+        let lengths = [u8::try_from(receipt.len().max(ROOM)).ok()?, u8::try_from(receipt.len()).ok()?];
+        let left = [0; ROOM];
+        let left = left.get(receipt.len()..).unwrap_or_default();
+        Some(Self([lengths.as_slice(), receipt, left, proof].concat().into()))
     }
 
     fn split(&self) -> (&[u8], &[u8]) {
-        let Some((length, both)) = self.0.split_first_chunk() else { return Default::default() };
-        both.split_at_checked(usize::from(u16::from_le_bytes(*length))).unwrap_or_default()
+        let Some((&[room, length], both)) = self.0.split_first_chunk() else { return Default::default() };
+        let (receipt, proof) = both.split_at_checked(usize::from(room)).unwrap_or_default();
+        (receipt.get(..usize::from(length)).unwrap_or_default(), proof)
+    }
+
+    /// Writes a receipt over the last one; says whether there is room for it.
+    fn write_over(&mut self, receipt: &[u8]) -> bool {
+        let Some((&mut [room, ref mut length], both)) = self.0.split_first_chunk_mut() else { return false };
+        let place = both.get_mut(..receipt.len()).filter(|place| place.len() <= usize::from(room));
+        let (Some(place), Ok(taken)) = (place, u8::try_from(receipt.len())) else { return false };
+        place.copy_from_slice(receipt);
+        *length = taken;
+        true
     }
 
     pub(super) fn has_head(&self) -> bool {
@@ -125,29 +167,43 @@ impl Evidence {
         let both = [(Role::Payer, sides.payer_key), (Role::Payee, sides.terms.payee_key)];
         let signature = receipt.signature(Role::Payer, sides.payer_key);
         let Some(payer) = signature.filter(|_| receipt.is_signed_only_by(&both)) else { return false };
-        let count = Count { settled: receipt.usage, jobs: receipt.jobs };
-        let head = encode(&Head { sequence: receipt.sequence, count, epoch: receipt.epoch, payer });
-        let (_, proof) = self.split();
-        let Some(joined) = Self::join(&head, proof) else { return false };
-        *self = joined;
-        true
+        let head = Head {
+            sequence: receipt.sequence,
+            settled: receipt.usage,
+            jobs: receipt.jobs.0,
+            epoch: receipt.epoch,
+            payer: bytes_of(&payer),
+        };
+        encoded(&head, |head| {
+            if self.write_over(head) {
+                return true;
+            }
+            let joined = Self::join(head, self.split().1);
+            joined.map(|joined| *self = joined).is_some()
+        })
     }
 
     /// Takes the proof of the opening; nothing of a step that opens nothing.
-    pub(super) fn set_proof(&mut self, opening: &Opening<Checked>, agreement: &Agreement) {
-        let AccountOp { sequence, previous, epoch, .. } = *opening.op;
-        let OpBody::OpenChannel(OpenChannel { expires, .. }) = opening.op.body else { return };
+    pub(super) fn set_proof(
+        &mut self,
+        op: &Verified<AccountOp>,
+        recorded: &[Verified<Recorded>],
+        agreement: &Agreement,
+    ) {
+        let AccountOp { sequence, previous, epoch, .. } = **op;
+        let OpBody::OpenChannel(OpenChannel { expires, .. }) = op.body else { return };
         let marks = |attestations: &[Attestation]| -> Vec<Mark> {
             attestations.iter().map(|attestation| mark(attestation, agreement)).collect()
         };
-        let owner = marks(opening.op.attestations());
-        let recorded = opening.recorded.iter();
+        let owner = marks(op.attestations());
+        let recorded = recorded.iter();
         let recorded = recorded.map(|recorded| (recorded.epoch, marks(recorded.attestations()))).collect();
-        let proof = encode(&Parts { sequence, previous, epoch, expires, owner, recorded });
-        let (receipt, _) = self.split();
-        if let Some(joined) = Self::join(receipt, &proof) {
-            *self = joined;
-        }
+        encoded(&Parts { sequence, previous, epoch, expires, owner, recorded }, |proof| {
+            let (receipt, _) = self.split();
+            if let Some(joined) = Self::join(receipt, proof) {
+                *self = joined;
+            }
+        });
     }
 
     /// Returns the opening of the channel.

@@ -2,13 +2,11 @@
 
 use alloc::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::ids::{Digest, JobId};
 use crate::price::{Usage, Worst};
 
 /// What was delivered on a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Count {
     /// Work of jobs that ended.
     pub(super) settled: Usage,
