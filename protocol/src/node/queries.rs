@@ -17,6 +17,19 @@ use crate::time::Time;
 
 use super::{Delegation, Node, RotationView, peers};
 
+/// What the open channels of a node come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelSums {
+    /// Channels on which we pay.
+    pub paying: usize,
+    /// Base that we have signed on them, in nano-credits.
+    pub signed: u64,
+    /// Channels on which we are paid.
+    pub paid: usize,
+    /// Base earned on them that the issuers have not paid out yet.
+    pub unredeemed: u64,
+}
+
 /// A channel as its owner sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelView {
@@ -258,6 +271,17 @@ impl Node {
         models.sort_unstable();
         models.dedup();
         models
+    }
+
+    /// Returns what the open channels come to: of a hundred thousand, much sooner than they are listed.
+    #[must_use]
+    pub fn channel_sums(&self) -> ChannelSums {
+        ChannelSums {
+            paying: self.paying.len(),
+            signed: self.paying.values().map(|channel| channel.side.paid()).fold(0, u64::saturating_add),
+            paid: self.paid.len(),
+            unredeemed: self.paid.values().map(|side| side.unredeemed()).fold(0, u64::saturating_add),
+        }
     }
 
     /// Returns the open channels.

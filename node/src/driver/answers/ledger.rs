@@ -34,20 +34,17 @@ const INDEX_LOOKS: u32 = 100;
 impl Driver {
     pub(super) fn balance(&self) -> BalanceView {
         let balance = self.node.balance();
-        let channels = self.node.channels();
-        let count = |paying| {
-            u32::try_from(channels.iter().filter(|c| c.paying == paying).count()).unwrap_or(u32::MAX)
-        };
-        let signed: u64 = channels.iter().filter(|channel| channel.paying).map(|channel| channel.paid).sum();
+        let channels = self.node.channel_sums();
+        let count = |channels| u32::try_from(channels).unwrap_or(u32::MAX);
         BalanceView {
             account: self.node.account().to_string(),
             available: balance.available().into(),
             cash: balance.cash.into(),
             earned: balance.earned.into(),
-            held: balance.held.saturating_sub(signed).into(),
-            pending: channels.iter().map(|channel| channel.unredeemed).sum::<u64>().into(),
-            channels_out: count(true),
-            channels_in: count(false),
+            held: balance.held.saturating_sub(channels.signed).into(),
+            pending: channels.unredeemed.into(),
+            channels_out: count(channels.paying),
+            channels_in: count(channels.paid),
             under_way: self.node.step_under_way().map(step_view),
             books: self.books(),
         }
