@@ -254,7 +254,7 @@ impl Drop for Journal {
     }
 }
 
-/// Calls back with the records that seem to be there, and checks and changes nothing: for a look ahead of
+/// Calls back with the first bytes of the records that seem to be there, and checks and changes nothing: for a look ahead of
 /// [`Journal::open`].
 pub fn peek(directory: &Path, mut each: impl FnMut(&[u8])) -> Result<(), JournalError> {
     let io = |source| JournalError::Io { path: directory.to_owned(), source };
@@ -355,7 +355,9 @@ fn recover(
     each: &mut dyn FnMut(Position, &Head, &[u8]),
 ) -> Result<(Writer, Recovered), JournalError> {
     let mut next = Header::whole(1, Position(1), GENESIS);
-    let mut newest: Option<(Header, Vec<u8>, Scan)> = None;
+    let mut newest: Option<(Header, Scan)> = None;
+    // Each segment is large, and of those before nothing is needed any more.
+    let mut contents = Vec::new();
     let mut unborn = None;
     let segments = segments(&**disk)?;
     for &segment in &segments {
@@ -363,9 +365,8 @@ fn recover(
         if segment != next.segment {
             return Err(JournalError::Missing { path: disk.path().join(segment::name(next.segment)) });
         }
-        // Of the segments before nothing is needed any more, and each is large.
         newest = None;
-        let contents = read(&**disk, segment, u64::MAX)?;
+        read_into(&**disk, segment, u64::MAX, &mut contents)?;
         let is_last = Some(&segment) == segments.last();
         let header = match Header::decode(&contents) {
             Ok(header) => header,
@@ -391,7 +392,7 @@ fn recover(
         }
         next = Header::whole(segment + 1, Position(scan.position.0 + 1), scan.head);
         // Nothing is appended to a segment that was pruned.
-        newest = (!header.is_pruned).then_some((header, contents, scan));
+        newest = (!header.is_pruned).then_some((header, scan));
     }
 
     pruning::clear(&**disk)?;
@@ -403,9 +404,9 @@ fn recover(
             .map_err(|source| JournalError::Io { path: disk.path().join(name), source })?;
     }
     let writer = match &newest {
-        Some((header, contents, scan)) => {
+        Some((header, scan)) => {
             torn_bytes += (contents.len() - scan.end) as u64;
-            Writer::resume(disk.clone(), header, contents, scan, options.segment_bytes)?
+            Writer::resume(disk.clone(), header, &contents, scan, options.segment_bytes)?
         }
         None => Writer::create(disk.clone(), next, options.segment_bytes)?,
     };
@@ -440,8 +441,15 @@ fn segments(disk: &dyn Disk) -> Result<Vec<u64>, JournalError> {
 }
 
 fn read(disk: &dyn Disk, segment: u64, limit: u64) -> Result<Vec<u8>, JournalError> {
+    let mut contents = Vec::new();
+    read_into(disk, segment, limit, &mut contents)?;
+    Ok(contents)
+}
+
+fn read_into(disk: &dyn Disk, segment: u64, limit: u64, contents: &mut Vec<u8>) -> Result<(), JournalError> {
     let name = segment::name(segment);
-    disk.read(&name, limit).map_err(|source| JournalError::Io { path: disk.path().join(name), source })
+    let read = disk.read(&name, limit, contents);
+    read.map_err(|source| JournalError::Io { path: disk.path().join(name), source })
 }
 
 fn damaged(disk: &dyn Disk, header: &Header, scan: &Scan, what: &'static str) -> JournalError {

@@ -236,31 +236,58 @@ impl Durable {
 }
 
 /// Opens the journal and hands on each record, and none after one that is not taken: it is read and checked on a thread of
-/// its own meanwhile.
+/// its own meanwhile. Only bytes go from one thread to the other, because what is read out of them is forgotten soon, and
+/// memory is given back soonest where it was taken.
 fn follow(path: &Path, mut take: impl FnMut(Record) -> Result<()>) -> Result<(Journal, journal::Recovered)> {
     let (sender, batches) = mpsc::sync_channel(BATCHES_MAX);
     std::thread::scope(|scope| {
         let opening = scope.spawn(move || {
-            let mut batch = Vec::with_capacity(BATCH);
+            let mut batch = Batch::default();
             let each = |position: Position, _: &journal::Head, bytes: &[u8]| {
-                batch.push(read(position, bytes));
-                if batch.len() == BATCH {
+                batch.push(position, bytes);
+                if batch.bytes.len() >= BATCH_BYTES {
                     // Nobody takes any more once one was refused.
-                    let _ = sender.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)));
+                    let _ = sender.send(std::mem::take(&mut batch));
                 }
             };
             let opened = Journal::open(path, journal::Options::default(), each);
             let _ = sender.send(batch);
             opened
         });
-        let taken = batches.into_iter().flatten().try_for_each(|record| record.and_then(&mut take));
+        let taken = batches.into_iter().try_for_each(|batch| {
+            batch.records().try_for_each(|(position, bytes)| read(position, bytes).and_then(&mut take))
+        });
         let opened = opening.join().map_err(|_| JournalError::Panicked)??;
         taken.map(|()| opened)
     })
 }
 
-/// Records that go from one thread to the other at once.
-const BATCH: usize = 256;
+/// Records as bytes, that go from one thread to the other at once.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Where each stands in the journal, and where it ends in `bytes`.
+    ends: Vec<(Position, usize)>,
+}
+
+impl Batch {
+    fn push(&mut self, position: Position, record: &[u8]) {
+        self.bytes.reserve(if self.bytes.is_empty() { BATCH_BYTES + RECORD_BYTES } else { 0 });
+        self.bytes.extend_from_slice(record);
+        self.ends.push((position, self.bytes.len()));
+    }
+
+    fn records(&self) -> impl Iterator<Item = (Position, &[u8])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        begins.zip(&self.ends).map(|(begin, (position, end))| (*position, &self.bytes[begin..*end]))
+    }
+}
+
+/// How many bytes go at once.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// What the last record of them may add before they are moved.
+const RECORD_BYTES: usize = 4 << 10;
 
 /// Bounds how far reading may be ahead: what is read must not pile up.
 const BATCHES_MAX: usize = 8;
@@ -381,7 +408,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = DataFolder::open(&folder.path().join("node")).unwrap();
         let mut durable = Durable::open(&folder, DomainId([0; 32]), |_| Ok(())).unwrap();
-        for amount in 0..1_000 {
+        for amount in 0..5_000 {
             durable.record(&Record::Ticket { fingerprint: Digest([5; 32]), amount }).unwrap();
         }
         durable.close().unwrap();
@@ -390,13 +417,13 @@ mod tests {
         let mut taken = Vec::new();
         let refused = Durable::open(&folder, DomainId([0; 32]), |record| {
             let Record::Ticket { amount, .. } = record else { panic!("{record:?} was not written") };
-            anyhow::ensure!(amount < 700, "refused");
+            anyhow::ensure!(amount < 3_500, "refused");
             taken.push(amount);
             Ok(())
         });
 
         assert_eq!(refused.err().map(|error| error.to_string()).as_deref(), Some("refused"));
-        assert_eq!(taken, (0..700).collect::<Vec<u64>>());
+        assert_eq!(taken, (0..3_500).collect::<Vec<u64>>());
     }
 
     #[tokio::test]

@@ -14,8 +14,8 @@ pub trait Disk: Send + Sync {
     /// Returns the names of all files in the folder, in any order.
     fn names(&self) -> io::Result<Vec<String>>;
 
-    /// Returns a file from its beginning, at most `limit` bytes of it.
-    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>>;
+    /// Reads a file from its beginning, at most `limit` bytes of it, in place of what is in `contents`.
+    fn read(&self, name: &str, limit: u64, contents: &mut Vec<u8>) -> io::Result<()>;
 
     /// Creates an empty file; one that exists is an error.
     fn create(&self, name: &str) -> io::Result<Box<dyn SegmentFile>>;
@@ -67,12 +67,13 @@ impl Disk for Directory {
         fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, name: &str, limit: u64, contents: &mut Vec<u8>) -> io::Result<()> {
         let file = File::open(self.path.join(name))?;
         let length = usize::try_from(file.metadata()?.len().min(limit)).unwrap_or_default();
-        let mut contents = Vec::with_capacity(length);
-        file.take(limit).read_to_end(&mut contents)?;
-        Ok(contents)
+        contents.clear();
+        contents.reserve_exact(length);
+        file.take(limit).read_to_end(contents)?;
+        Ok(())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn SegmentFile>> {

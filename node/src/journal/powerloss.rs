@@ -204,11 +204,13 @@ impl Disk for SimulatedDisk {
         Ok(self.state().names.keys().cloned().collect())
     }
 
-    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, name: &str, limit: u64, contents: &mut Vec<u8>) -> io::Result<()> {
         let state = self.state();
         let file = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         let seen = &state.files[file].seen;
-        Ok(seen[..seen.len().min(limit as usize)].to_vec())
+        contents.clear();
+        contents.extend_from_slice(&seen[..seen.len().min(limit as usize)]);
+        Ok(())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn SegmentFile>> {

@@ -63,6 +63,33 @@ fn a_closed_journal_opens_with_all_its_records_in_order() {
 }
 
 #[test]
+fn a_head_is_the_hash_of_head_and_record_whatever_the_records_length() {
+    for length in [0, 1, 991, 992, 993, 5000] {
+        let record = vec![7; length];
+        let joined = [GENESIS.as_slice(), &record].concat();
+        assert_eq!(segment::chain(&GENESIS, &record), *blake3::hash(&joined).as_bytes());
+    }
+}
+
+#[test]
+fn a_look_ahead_shows_how_all_records_begin_and_none_that_is_torn() {
+    let folder = TempDir::new().unwrap();
+    fill(&folder, SMALL, 100);
+    let newest = (1..).map(|segment| file(&folder, segment)).take_while(|path| path.exists()).last().unwrap();
+    let mut torn = Vec::new();
+    segment::encode_record(b"record 101 was not written to its end", &mut torn);
+    let mut contents = fs::read(&newest).unwrap();
+    contents.extend_from_slice(&torn[..torn.len() - 1]);
+    fs::write(&newest, contents).unwrap();
+
+    let mut seen = Vec::new();
+    peek(folder.path(), |record| seen.push(record.to_vec())).unwrap();
+
+    let begins = |number| record(number).into_iter().take(16).collect::<Vec<_>>();
+    assert_eq!(seen, (1..=100).map(begins).collect::<Vec<_>>());
+}
+
+#[test]
 fn segments_are_closed_at_their_size_and_follow_each_other() {
     let folder = TempDir::new().unwrap();
     fill(&folder, SMALL, 100);
@@ -468,7 +495,7 @@ impl Disk for CountingDisk {
         Ok(Vec::new())
     }
 
-    fn read(&self, _: &str, _: u64) -> io::Result<Vec<u8>> {
+    fn read(&self, _: &str, _: u64, _: &mut Vec<u8>) -> io::Result<()> {
         Err(io::ErrorKind::NotFound.into())
     }
 

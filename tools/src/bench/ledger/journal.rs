@@ -238,8 +238,8 @@ impl Disk for Watched {
         self.disk.names()
     }
 
-    fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
-        self.disk.read(name, limit)
+    fn read(&self, name: &str, limit: u64, contents: &mut Vec<u8>) -> io::Result<()> {
+        self.disk.read(name, limit, contents)
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn SegmentFile>> {
