@@ -2,13 +2,14 @@
 //!
 //! In reading order: [`views`] is what is said, [`auth`] who may say it, `node`, `keys` and `jobs` answer, `sse` streams,
 //! `coalesced` writes at once what is ready of a stream, and `fallback` has somebody else go on with an answer that broke off.
-//! `openai` is the same for programs made for OpenAI's API; `caller` says which of them may spend, `spending` how much, and
-//! `doors` has the ports.
+//! `openai` is the same for programs made for OpenAI's API; `caller` says which of them may spend, `spending` how much, `cors`
+//! which web pages, and `doors` has the ports.
 
 mod account;
 pub mod auth;
 mod caller;
 mod coalesced;
+pub mod cors;
 mod doors;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -45,6 +46,7 @@ use crate::exit::{Failure, FailureKind};
 use crate::metrics::{self, Metrics};
 use crate::models::Models;
 use auth::Token;
+use cors::Origins;
 pub use doors::{Listening, listen, local_part};
 use openapi::Callers;
 use views::{ErrorBody, ErrorView};
@@ -87,6 +89,7 @@ struct Api {
     metrics: Metrics,
     keys: ApiKeys,
     relays: fallback::Relays,
+    origins: Origins,
 }
 
 /// How models are loaded that are asked for while the node runs.
@@ -100,16 +103,27 @@ pub struct Loading {
     pub threads: Option<usize>,
 }
 
+/// Who may use the API.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The owner, by this.
+    pub token: Token,
+    /// Others, by these.
+    pub keys: ApiKeys,
+    /// Pages in browsers, with either.
+    pub origins: Origins,
+}
+
 /// Serves until `stop`; streams that run end with their jobs, or with the driver.
 pub async fn serve(
     listening: Listening,
     commands: Commands,
     models: Models,
     load: Loading,
-    token: Token,
-    keys: ApiKeys,
+    admitted: Admitted,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Admitted { token, keys, origins } = admitted;
     let api = Api {
         commands,
         models,
@@ -125,6 +139,7 @@ pub async fn serve(
         metrics: Metrics::default(),
         keys: keys.clone(),
         relays: fallback::Relays::default(),
+        origins,
     };
     tokio::spawn(keep_up(api.metrics.clone(), stop.clone()));
     let router = router(api);
@@ -211,7 +226,9 @@ fn router(api: Api) -> Router {
         part("", Callers::Everybody, open_paths),
         part("", Callers::Programs, measured_paths),
     ]);
-    open.nest("/sharemesh/v1", own)
+    let cors = api.origins.layer();
+    let router = open
+        .nest("/sharemesh/v1", own)
         .nest("/v1", openai)
         .nest("/api", ollama)
         .merge(measured)
@@ -221,7 +238,10 @@ fn router(api: Api) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(api.clone(), bound))
         .layer(middleware::from_fn_with_state(api.clone(), measure))
-        .layer(middleware::from_fn(auth::require_local_host))
+        .layer(middleware::from_fn_with_state(api.clone(), auth::require_local_host));
+    // Browsers ask without a key, and read refusals too.
+    let router = if let Some(cors) = cors { router.layer(cors) } else { router };
+    router
         .layer(middleware::from_fn(openai::name_request))
         .layer(middleware::map_response(coalesced::coalesce))
         .with_state(api)
@@ -408,6 +428,15 @@ pub(crate) mod tests {
     }
 
     pub(crate) async fn served_at(address: &str) -> Served {
+        serving(address, Origins::default()).await
+    }
+
+    /// The same, for pages of some origins too.
+    pub(crate) async fn served_for(origins: Origins) -> Served {
+        serving("127.0.0.1:0", origins).await
+    }
+
+    async fn serving(address: &str, origins: Origins) -> Served {
         let listening = listen(address.parse().expect("address")).await.expect("a free port");
         let address = listening.local;
         let data = tempfile::tempdir().expect("temporary folder");
@@ -416,7 +445,8 @@ pub(crate) mod tests {
         let (told, token, stop) = (fake::spawn(receiver), Token::draw(), CancellationToken::new());
         let models = Models::at("/nowhere/cache".into(), Fetcher::new("python3"));
         let load = Loading { price: None, slots: 1, threads: None };
-        tokio::spawn(serve(listening, commands, models, load, token.clone(), keys.clone(), stop.clone()));
+        let admitted = Admitted { token: token.clone(), keys: keys.clone(), origins };
+        tokio::spawn(serve(listening, commands, models, load, admitted, stop.clone()));
         Served { address, token, told, keys, stop, _data: data }
     }
 

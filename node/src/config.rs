@@ -13,6 +13,7 @@ use protocol::ledger::money::BPS;
 use serde::Deserialize;
 
 use crate::api;
+use crate::api::cors::Origins;
 use crate::api::views::{NANO_PER_CREDIT, parse_credits};
 use crate::exit::Failure;
 use crate::issuer_key::IssuerKey;
@@ -97,6 +98,8 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// Builders to whom requests may have a markup paid, each with the most, in basis points.
     pub builders: BTreeMap<AccountId, u16>,
+    /// Web pages that may use the API with a key.
+    pub cors_origins: Origins,
 }
 
 /// What a node may be told, each thing or not, as a file or flags have it.
@@ -156,6 +159,9 @@ pub struct Settings {
     /// Accounts of builders, each alone or as `ACCOUNT=BPS`; see [`Config::builders`].
     #[serde(default)]
     pub builders: Vec<String>,
+    /// Each as in `https://app.example`; see [`Config::cors_origins`].
+    #[serde(default)]
+    pub cors_origins: Vec<String>,
     /// How the fake model behaves.
     #[serde(skip)]
     pub fake: Option<FakeOptions>,
@@ -199,6 +205,7 @@ impl Settings {
             issuer_key: self.issuer_key.or(base.issuer_key),
             bootstrap: list(self.bootstrap, base.bootstrap),
             builders: list(self.builders, base.builders),
+            cors_origins: list(self.cors_origins, base.cors_origins),
             fake: self.fake.or(base.fake),
         }
     }
@@ -249,6 +256,7 @@ impl Settings {
             issuer_key: self.issuer_key.as_deref().map(IssuerKey::read).transpose()?,
             bootstrap: contacts(&self.bootstrap)?,
             builders: builders(&self.builders)?,
+            cors_origins: Origins::parse(&self.cors_origins)?,
         };
         for name in &self.serve {
             let model = served(name, &config, self.fake.clone(), models, progress)?;
@@ -565,6 +573,8 @@ mod tests {
         assert_eq!(refused(Settings { name: Some("x".repeat(65)), ..settings() }), FailureKind::Usage);
         let twice = vec![FAKE.to_owned(), FAKE.to_owned()];
         assert_eq!(refused(Settings { serve: twice, ..settings() }), FailureKind::Usage);
+        let any = vec!["*".to_owned()];
+        assert_eq!(refused(Settings { cors_origins: any, ..settings() }), FailureKind::Usage);
         let unknown = vec!["nonsense".to_owned()];
         assert_eq!(refused(Settings { serve: unknown, ..settings() }), FailureKind::UnknownModel);
     }

@@ -564,6 +564,7 @@ mod tests {
             issuer_key: None,
             bootstrap: Vec::new(),
             builders: BTreeMap::new(),
+            cors_origins: crate::api::cors::Origins::default(),
         };
         let (_, commands) = mpsc::channel(1);
         Driver::open(config, commands, CancellationToken::new()).unwrap()

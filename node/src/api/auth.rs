@@ -121,16 +121,19 @@ fn is_running(pid: u32) -> bool {
 ///
 /// Whoever comes from elsewhere or shows a key may use any name for this machine: the key is what lets it in.
 pub(super) async fn require_local_host(
+    State(api): State<Api>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     request: Request<Body>,
     next: Next,
 ) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let may_be_named = !connection.is_local() || bearer(request.headers()).starts_with(PREFIX);
-    if (may_be_named || host.is_some_and(is_local)) && !has_foreign_origin(request.headers()) {
+    let is_foreign =
+        has_foreign_origin(request.headers()) && !api.origins.allow(request.headers(), request.uri());
+    if (may_be_named || host.is_some_and(is_local)) && !is_foreign {
         return next.run(request).await;
     }
-    let words = "this API answers only to 127.0.0.1, [::1] and localhost, and to no page of another site";
+    let words = "this API answers only to 127.0.0.1, [::1] and localhost, and to no page of a site that its owner has not named (`--cors-origin`)";
     super::refuse(request.uri(), Failure::new(FailureKind::Forbidden, words))
 }
 

@@ -178,11 +178,11 @@ fn shown(headers: &HeaderMap, token: &Token) -> Shown {
 fn check_no_page(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     if headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none") {
-        let words =
-            "web pages cannot use this API, and programs that send `Origin` must show the token of node.json";
+        let words = "web pages need a key, and an origin that the owner names (`--cors-origin`); programs that send `Origin` must show a \
+             key or the token of node.json";
         return Err(Failure::new(FailureKind::Forbidden, words).into());
     }
-    // A page cannot send JSON without being asked for permission first, which is never given.
+    // A page cannot send JSON without being asked for permission first, which only named ones are given.
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if method == Method::POST && !kind.eq_ignore_ascii_case("application/json") {

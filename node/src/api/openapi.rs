@@ -111,7 +111,8 @@ fn info() -> Info {
     info.description = Some(
         "What a node answers: `/v1` in the words of OpenAI's API, `/api` in those of Ollama's, and `/sharemesh/v1` for the \
          node's owner. `token` is the one in the node's data folder, `key` one that the owner has made; programs of the \
-         owner on the node's machine need neither for `/v1` and `/api`."
+         owner on the node's machine need neither for `/v1` and `/api`. Web pages need one of them, and an origin that the \
+         owner has named (`--cors-origin`)."
             .to_owned(),
     );
     info

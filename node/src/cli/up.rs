@@ -17,7 +17,7 @@ use super::terminal::{Terminal, facts};
 use super::{Global, models, signal};
 use crate::api::auth::{NodeFile, Token};
 use crate::api::views::{StatusView, TicketView};
-use crate::api::{self, Loading};
+use crate::api::{self, Admitted, Loading};
 use crate::api_keys::ApiKeys;
 use crate::command::{self, Command, Commands};
 use crate::config::{Config, Settings};
@@ -46,7 +46,7 @@ Examples:
   sharemesh up --data ./second --listen 0.0.0.0:7442 --api 127.0.0.1:7443   a second node on this machine
 
 Settings may also stand in <data>/config.toml (name, listen, api, serve, mdns, dev, price_in, price_out,
-slots, threads, budget, keep_epochs, bootstrap, builders); flags come before it.")]
+slots, threads, budget, keep_epochs, bootstrap, builders, cors_origins); flags come before it.")]
 pub(super) struct UpArgs {
     /// Where to listen: IP:PORT for QUIC and TCP, or a multiaddress; may be repeated [default: 0.0.0.0:7432]
     #[arg(long, value_name = "ADDR")]
@@ -72,6 +72,10 @@ pub(super) struct UpArgs {
     /// the most in hundredths of a percent; may be repeated
     #[arg(long, value_name = "ACCOUNT[=BPS]")]
     builder: Vec<String>,
+    /// Let web pages of this origin use the API from a browser, with a key: as in https://app.example, one site each and no
+    /// wildcard; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    cors_origin: Vec<String>,
     /// Act for the account whose owner gave this delegation; needed once, the data folder remembers
     #[arg(long, value_name = "DELEGATION")]
     device: Option<String>,
@@ -191,8 +195,8 @@ pub(super) async fn run(arguments: UpArgs, global: &Global, terminal: &Terminal)
     let keys = ApiKeys::open(&data)?;
     let written = file.write(&data);
     let load = Loading { price: config.price, slots: config.slots, threads: config.threads };
-    let (token, stopping) = (file.token.clone(), stop.clone());
-    let api = tokio::spawn(api::serve(listening, commands.clone(), models, load, token, keys, stopping));
+    let admitted = Admitted { token: file.token.clone(), keys, origins: config.cors_origins.clone() };
+    let api = tokio::spawn(api::serve(listening, commands.clone(), models, load, admitted, stop.clone()));
 
     let mut driver_ended = false;
     let outcome = tokio::select! {
@@ -295,6 +299,7 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
         join: arguments.join,
         recover: arguments.recover,
         builders: arguments.builder,
+        cors_origins: arguments.cors_origin,
         exit_with_parent: arguments.exit_with_parent,
         passphrase: None,
         device: arguments.device,

@@ -158,6 +158,7 @@ pub(super) fn config(data: &Path) -> Config {
         issuer_key: None,
         bootstrap: Vec::new(),
         builders: std::collections::BTreeMap::new(),
+        cors_origins: node::api::cors::Origins::default(),
     }
 }
 
