@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use engine::FakeOptions;
 use engine::options::SLOTS_MAX;
+use protocol::advert::{ProviderClass, REGION_BYTES_MAX, is_region};
 use protocol::ids::AccountId;
 use protocol::ledger::money::BPS;
 use serde::Deserialize;
@@ -60,6 +61,10 @@ pub struct Config {
     pub data: PathBuf,
     /// What its owner calls it.
     pub name: String,
+    /// What it says in adverts that it is; nobody vouches for it.
+    pub class: ProviderClass,
+    /// Where it says that it is, in capitals; empty if it does not say.
+    pub region: String,
     /// Addresses to listen on, as multiaddresses.
     pub listen: Vec<String>,
     /// Where the API listens.
@@ -108,6 +113,10 @@ pub struct Config {
 pub struct Settings {
     /// See [`Config::name`].
     pub name: Option<String>,
+    /// `community` or `company`; see [`Config::class`].
+    pub class: Option<String>,
+    /// See [`Config::region`].
+    pub region: Option<String>,
     /// Multiaddresses, or `ip:port` for QUIC and TCP there.
     #[serde(default)]
     pub listen: Vec<String>,
@@ -185,6 +194,8 @@ impl Settings {
         let list = |mine: Vec<String>, other: Vec<String>| if mine.is_empty() { other } else { mine };
         Self {
             name: self.name.or(base.name),
+            class: self.class.or(base.class),
+            region: self.region.or(base.region),
             listen: list(self.listen, base.listen),
             api: self.api.or(base.api),
             serve: list(self.serve, base.serve),
@@ -218,6 +229,8 @@ impl Settings {
         progress: OnProgress<'_>,
     ) -> Result<Config, Failure> {
         let name = name_of(self.name)?;
+        let class = self.class.as_deref().map_or(Ok(ProviderClass::Community), class_of)?;
+        let region = self.region.as_deref().map_or(Ok(String::new()), region_of)?;
         let listen = addresses(&self.listen)?;
         let api = self.api.as_deref().map_or(Ok(SocketAddr::from(([127, 0, 0, 1], api::PORT))), parse_api)?;
         let join = self.join.map(ticket).transpose()?;
@@ -237,6 +250,8 @@ impl Settings {
         let mut config = Config {
             data,
             name,
+            class,
+            region,
             listen,
             api,
             join,
@@ -342,6 +357,24 @@ fn name_of(given: Option<String>) -> Result<String, Failure> {
         )));
     }
     Ok(name)
+}
+
+fn class_of(text: &str) -> Result<ProviderClass, Failure> {
+    match text {
+        "community" => Ok(ProviderClass::Community),
+        "company" => Ok(ProviderClass::Company),
+        _ => Err(Failure::usage(format!("`{text}` is no class of providers: write community or company"))),
+    }
+}
+
+fn region_of(text: &str) -> Result<String, Failure> {
+    if text.is_empty() || is_region(text) {
+        return Ok(text.to_ascii_uppercase());
+    }
+    Err(Failure::usage(format!(
+        "`{text}` is no region: write the ISO 3166 code of a country, EU, or a part of one such as DE-BY, with at most \
+         {REGION_BYTES_MAX} letters, digits and hyphens"
+    )))
 }
 
 fn machine_name() -> String {
@@ -573,6 +606,12 @@ mod tests {
         assert_eq!(refused(Settings { name: Some("x".repeat(65)), ..settings() }), FailureKind::Usage);
         let twice = vec![FAKE.to_owned(), FAKE.to_owned()];
         assert_eq!(refused(Settings { serve: twice, ..settings() }), FailureKind::Usage);
+        let region = |region: &str| Settings { region: Some(region.to_owned()), ..settings() };
+        assert_eq!(refused(region("Bavaria")), FailureKind::Usage);
+        assert_eq!(resolve(region("de-by")).map(|config| config.region), Ok("DE-BY".to_owned()));
+        let class = |class: &str| Settings { class: Some(class.to_owned()), ..settings() };
+        assert_eq!(refused(class("mine")), FailureKind::Usage);
+        assert_eq!(resolve(class("company")).map(|config| config.class), Ok(ProviderClass::Company));
         let any = vec!["*".to_owned()];
         assert_eq!(refused(Settings { cors_origins: any, ..settings() }), FailureKind::Usage);
         let unknown = vec!["nonsense".to_owned()];

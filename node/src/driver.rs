@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use protocol::advert::{Incentive, ProviderClass};
+use protocol::advert::Incentive;
 use protocol::ids::{JobId, ModelId, NodeId};
 use protocol::message::Message;
 use protocol::node::{self, Effect, Input, Node, OwnerCommand, Starting};
@@ -499,8 +499,8 @@ fn node_config(config: &Config, identity: &Identity) -> node::Config {
         issuer: identity.issuer.clone(),
         name: config.name.clone(),
         incentive: Incentive::Exchange,
-        class: ProviderClass::Community,
-        region: String::new(),
+        class: config.class,
+        region: config.region.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         builders: config.builders.clone(),
     }
@@ -545,6 +545,8 @@ mod tests {
         let config = Config {
             data: folder.join("node"),
             name: "test".to_owned(),
+            class: protocol::advert::ProviderClass::Community,
+            region: String::new(),
             listen: Vec::from(["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()]),
             api: ([127, 0, 0, 1], 0).into(),
             keep_epochs: crate::config::KEEP_EPOCHS,

@@ -20,6 +20,9 @@ pub const MODELS_MAX: usize = 32;
 /// Bounds the devices in one advert.
 pub const DEVICES_MAX: usize = 16;
 
+/// Bounds a region: ISO 3166 codes have at most six bytes, and people may agree on finer ones.
+pub const REGION_BYTES_MAX: usize = 16;
+
 /// What a provider serves, at which price, on which hardware, now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advert {
@@ -31,9 +34,9 @@ pub struct Advert {
     pub account: AccountId,
     /// Rises with every advert of a node, and is at least the Unix milliseconds of its clock; a lower one is ignored.
     pub sequence: u64,
-    /// Community or company.
+    /// Community or company, by its own word.
     pub class: ProviderClass,
-    /// Where the provider says it is, as an ISO 3166 code; empty when it does not say.
+    /// Where the provider says it is, as an ISO 3166 code such as `DE`, `EU` or `DE-BY`; empty when it does not say.
     pub region: String,
     /// Hardware.
     pub devices: Vec<Device>,
@@ -52,7 +55,7 @@ pub struct Advert {
 pub enum ProviderClass {
     /// People.
     Community,
-    /// An account with a class certificate.
+    /// A company, which nobody vouches for yet.
     Company,
 }
 
@@ -117,13 +120,24 @@ impl Signable for Advert {
             && self.devices.iter().all(|d| short(&d.kind) && short(&d.name) && short(&d.backend));
         let models = self.models.len() <= MODELS_MAX
             && self.models.iter().all(|m| short(&m.name) && short(&m.quantisation) && m.busy <= m.slots);
-        match (devices, models, short(&self.name) && short(&self.region) && short(&self.version)) {
+        match (devices, models, short(&self.name) && short(&self.version)) {
             (false, ..) => Err("devices"),
             (_, false, _) => Err("models"),
-            (.., false) => Err("name, region or version"),
+            (.., false) => Err("name or version"),
+            (true, true, true) if !self.region.is_empty() && !is_region(&self.region) => Err("region"),
             (true, true, true) => Ok(()),
         }
     }
+}
+
+/// Says whether a text can be a region: two letters, and what is finer after hyphens.
+#[must_use]
+pub fn is_region(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let country = parts.next().unwrap_or_default();
+    let is_country = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let is_finer = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= REGION_BYTES_MAX && is_country && parts.all(is_finer)
 }
 
 impl Advert {
@@ -131,5 +145,22 @@ impl Advert {
     #[must_use]
     pub fn offer(&self, model: ModelId) -> Option<&ModelOffer> {
         self.models.iter().find(|offer| offer.model == model)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_a_code_and_nothing_else() {
+        for region in ["de", "EU", "DE-BY", "us-east-1"] {
+            assert!(is_region(region), "{region}");
+        }
+        for other in
+            ["", "d", "deu", "de-", "-by", "d1", "de by", "de-b\u{7}", "d\u{e9}", "de-abcdefghijklmn"]
+        {
+            assert!(!is_region(other), "{other}");
+        }
     }
 }

@@ -60,6 +60,7 @@ pub(super) async fn providers(
             "LOAD",
             "TOKENS/S",
             "CONTEXT",
+            "WHERE",
             "DEVICE",
             "RTT",
         ];
@@ -156,9 +157,16 @@ fn provider_row(provider: &ProviderView) -> Vec<String> {
         format!("{}/{}", provider.busy, provider.slots),
         format!("{}.{}", provider.tokens_per_s_milli / 1000, provider.tokens_per_s_milli % 1000 / 100),
         provider.context.to_string(),
+        place(provider),
         format!("{} {}", provider.device, provider.device_name).trim().to_owned(),
         if provider.local { "-".to_owned() } else { rtt(provider.rtt_us) },
     ]
+}
+
+/// Says where a provider is and that it is a company, by its own word.
+fn place(provider: &ProviderView) -> String {
+    let region = provider.region.as_deref().unwrap_or("-");
+    if provider.class == "community" { region.to_owned() } else { format!("{region} {}", provider.class) }
 }
 
 pub(super) fn price(price: &PriceView) -> String {

@@ -45,7 +45,7 @@ Examples:
   sharemesh up --recover                           the journal is lost: get channels and earnings back
   sharemesh up --data ./second --listen 0.0.0.0:7442 --api 127.0.0.1:7443   a second node on this machine
 
-Settings may also stand in <data>/config.toml (name, listen, api, serve, mdns, dev, price_in, price_out,
+Settings may also stand in <data>/config.toml (name, class, region, listen, api, serve, mdns, dev, price_in, price_out,
 slots, threads, budget, keep_epochs, bootstrap, builders, cors_origins); flags come before it.")]
 pub(super) struct UpArgs {
     /// Where to listen: IP:PORT for QUIC and TCP, or a multiaddress; may be repeated [default: 0.0.0.0:7432]
@@ -84,6 +84,12 @@ pub(super) struct UpArgs {
     /// What to call this node [default: the machine's name]
     #[arg(long)]
     name: Option<String>,
+    /// Where this node is, for requests that ask for a region: an ISO 3166 code such as DE, EU or DE-BY [default: not said]
+    #[arg(long, value_name = "CODE")]
+    region: Option<String>,
+    /// What this node is, for requests that ask for a class; nobody vouches for it [default: community]
+    #[arg(long)]
+    class: Option<Class>,
     /// Show home networks on the LAN, and this one to others; nothing is joined by itself [default: on]
     #[arg(long)]
     mdns: Option<Switch>,
@@ -150,6 +156,22 @@ enum LogFormat {
 enum Switch {
     On,
     Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Class {
+    Community,
+    Company,
+}
+
+impl Class {
+    /// Returns what a file says for it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Community => "community",
+            Self::Company => "company",
+        }
+    }
 }
 
 /// What `up` prints.
@@ -285,6 +307,8 @@ fn settings_of(arguments: UpArgs, global: &Global) -> Result<Settings, Failure> 
     let fake = arguments.fake.as_deref().map(fake_options).transpose()?;
     Ok(Settings {
         name: arguments.name,
+        class: arguments.class.map(|class| class.word().to_owned()),
+        region: arguments.region,
         listen: arguments.listen,
         api: global.api.clone(),
         serve: arguments.serve,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::ids::ModelId;
 use protocol::node::MarkupError;
 
-use crate::api::views::ProviderView;
+use crate::api::views::{CandidateView, ProviderView};
 use crate::command::{JobRequest, Wants};
 use crate::exit::{Failure, FailureKind};
 
@@ -17,9 +17,7 @@ impl Driver {
         if request.wants == Wants::default() {
             return Ok(());
         }
-        let id = model.to_string();
-        let all: Vec<ProviderView> =
-            self.providers(None).into_iter().filter(|view| view.model_id == id).collect();
+        let all = self.providers_of(model);
         let may = |view: &&ProviderView| request.only.is_empty() || request.only.contains(&view.node);
         let Matching { fitting, fast } = matching(&request.wants, all.iter().filter(may));
         if fitting.is_empty() {
@@ -34,6 +32,26 @@ impl Driver {
         request.only = fitting;
         request.order.extend(fast);
         Ok(())
+    }
+
+    fn providers_of(&self, model: ModelId) -> Vec<ProviderView> {
+        let id = model.to_string();
+        self.providers(None).into_iter().filter(|view| view.model_id == id).collect()
+    }
+
+    /// Names what a request wants of those candidates that do not say it of themselves.
+    pub(super) fn name_unfit(&self, request: &JobRequest, model: ModelId, candidates: &mut [CandidateView]) {
+        if request.wants == Wants::default() {
+            return;
+        }
+        let views = self.providers_of(model);
+        for candidate in candidates {
+            let view = views.iter().find(|view| view.node == candidate.node);
+            if let Some(missing) = view.and_then(|view| missing(&request.wants, view)) {
+                candidate.chosen = false;
+                missing.clone_into(&mut candidate.reason);
+            }
+        }
     }
 }
 
@@ -68,19 +86,34 @@ struct Matching {
 }
 
 fn matching<'a>(wants: &Wants, views: impl Iterator<Item = &'a ProviderView>) -> Matching {
-    let one_of = |list: &[String], value: &str| {
-        list.is_empty() || list.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
-    };
-    let fits = |view: &&ProviderView| {
-        one_of(&wants.quantisations, &view.quantisation)
-            && one_of(&wants.regions, view.region.as_deref().unwrap_or_default())
-            && wants.class.as_ref().is_none_or(|class| *class == view.class)
-    };
-    let fitting: Vec<&ProviderView> = views.filter(fits).collect();
+    let fitting: Vec<&ProviderView> = views.filter(|view| missing(wants, view).is_none()).collect();
     let is_fast =
         |view: &&&ProviderView| wants.speed_milli.is_some_and(|speed| view.tokens_per_s_milli >= speed);
     let fast = fitting.iter().filter(is_fast).map(|view| view.node.clone()).collect();
     Matching { fitting: fitting.iter().map(|view| view.node.clone()).collect(), fast }
+}
+
+/// Returns the first thing that is wanted of a provider and that it does not say of itself.
+fn missing(wants: &Wants, view: &ProviderView) -> Option<&'static str> {
+    let one_of =
+        |list: &[String], is: &dyn Fn(&str) -> bool| list.is_empty() || list.iter().any(|wanted| is(wanted));
+    let region = view.region.as_deref().unwrap_or_default();
+    if !one_of(&wants.quantisations, &|wanted| wanted.eq_ignore_ascii_case(&view.quantisation)) {
+        return Some("quantization");
+    }
+    if !one_of(&wants.regions, &|wanted| is_within(region, wanted)) {
+        return Some("region");
+    }
+    wants.class.as_ref().is_some_and(|class| *class != view.class).then_some("class")
+}
+
+/// Says whether a region is another one or a part of it, as `DE-BY` is of `DE`.
+fn is_within(region: &str, wanted: &str) -> bool {
+    let (Some(begin), rest) = (region.get(..wanted.len()), region.get(wanted.len()..).unwrap_or_default())
+    else {
+        return false;
+    };
+    begin.eq_ignore_ascii_case(wanted) && (rest.is_empty() || rest.starts_with('-'))
 }
 
 #[cfg(test)]
@@ -114,5 +147,26 @@ mod tests {
         assert_eq!(found(Wants { speed_milli: Some(90_000), ..Wants::default() }), "abc ", "it is a wish");
         let slow = Wants { regions: list("eu"), speed_milli: Some(20_000), ..Wants::default() };
         assert_eq!(found(slow), "a ", "what is insisted on comes first");
+    }
+
+    #[test]
+    fn what_a_provider_does_not_say_of_itself_has_a_name() {
+        let view = view("a", "Q4_K_M", "DE-BY", 10);
+        let list = |text: &str| vec![text.to_owned()];
+        let missing = |wants: Wants| missing(&wants, &view);
+
+        assert_eq!(missing(Wants { quantisations: list("F16"), ..Wants::default() }), Some("quantization"));
+        assert_eq!(missing(Wants { regions: list("eu"), ..Wants::default() }), Some("region"));
+        assert_eq!(missing(Wants { class: Some("company".to_owned()), ..Wants::default() }), Some("class"));
+        for region in ["de", "de-by"] {
+            assert_eq!(missing(Wants { regions: list(region), ..Wants::default() }), None, "{region}");
+        }
+        for region in ["d", "de-b", "de-by-x"] {
+            assert_eq!(
+                missing(Wants { regions: list(region), ..Wants::default() }),
+                Some("region"),
+                "{region}"
+            );
+        }
     }
 }

@@ -49,6 +49,10 @@ struct Offers {
     tokens_per_s: f64,
     quantisations: BTreeSet<String>,
     licences: BTreeSet<String>,
+    /// Where providers say that they are; not all do.
+    regions: BTreeSet<String>,
+    /// What providers say that they are.
+    classes: BTreeSet<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -118,6 +122,8 @@ fn model_of(id: String, model: &str, offers: &[&ProviderView]) -> Model {
             tokens_per_s: f64::from(u32::try_from(fastest).unwrap_or(u32::MAX)) / 1000.0,
             quantisations: offers.iter().map(|offer| offer.quantisation.clone()).collect(),
             licences: offers.iter().map(|offer| offer.licence.clone()).collect(),
+            regions: offers.iter().filter_map(|offer| offer.region.clone()).collect(),
+            classes: offers.iter().map(|offer| offer.class.clone()).collect(),
         },
     }
 }

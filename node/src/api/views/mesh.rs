@@ -181,9 +181,9 @@ pub struct ProviderView {
     pub licence: String,
     /// `exchange`, `rewards` or `mission`.
     pub incentive: String,
-    /// `community` or `company`.
+    /// `community` or `company`, by its own word.
     pub class: String,
-    /// The region it claims.
+    /// Where it says that it is, as an ISO 3166 code.
     pub region: Option<String>,
     /// The device's kind, `cpu` or `cuda`.
     pub device: String,

@@ -246,12 +246,8 @@ impl Driver {
                         Incentive::Rewards => "rewards",
                     }
                     .to_owned(),
-                    class: match advert.class {
-                        ProviderClass::Community => "community",
-                        ProviderClass::Company => "company",
-                    }
-                    .to_owned(),
-                    region: Some(advert.region.clone()).filter(|region| !region.is_empty()),
+                    class: class_name(advert.class).to_owned(),
+                    region: region_of(&advert.region),
                     device: device.map(|device| device.kind.clone()).unwrap_or_default(),
                     device_name: device.map(|device| device.name.clone()).unwrap_or_default(),
                     memory_bytes: device.map_or(0, |device| device.memory_bytes),
@@ -292,7 +288,8 @@ impl Driver {
             quantisation: model.info.as_ref().map(|info| info.quantisation.clone()).unwrap_or_default(),
             licence: "open".to_owned(),
             incentive: "exchange".to_owned(),
-            class: "community".to_owned(),
+            class: class_name(self.config.class).to_owned(),
+            region: region_of(&self.config.region),
             memory_bytes: model.info.as_ref().map_or(0, |info| info.device.memory_bytes),
             ..ProviderView::default()
         }
@@ -342,6 +339,17 @@ impl Driver {
         self.workers.stop(name);
         Ok(())
     }
+}
+
+const fn class_name(class: ProviderClass) -> &'static str {
+    match class {
+        ProviderClass::Community => "community",
+        ProviderClass::Company => "company",
+    }
+}
+
+fn region_of(said: &str) -> Option<String> {
+    Some(said.to_owned()).filter(|region| !region.is_empty())
 }
 
 /// Returns what a model makes, as the API says it.

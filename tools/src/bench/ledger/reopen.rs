@@ -139,6 +139,8 @@ pub(super) fn config(data: &Path) -> Config {
     Config {
         data: data.to_owned(),
         name: String::new(),
+        class: protocol::advert::ProviderClass::Community,
+        region: String::new(),
         listen: Vec::new(),
         api: ([127, 0, 0, 1], 0).into(),
         join: None,
