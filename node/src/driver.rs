@@ -7,6 +7,7 @@ mod answers;
 mod audit;
 mod body;
 mod durable;
+mod ended;
 mod index;
 mod jobs;
 mod mesh;
@@ -49,7 +50,7 @@ use crate::net::{Limits, Mdns, Net, NetConfig, PeerKey, Repeat};
 use crate::worker::{self, Program, Workers};
 
 use self::durable::Durable;
-use self::jobs::{OwnJob, Reasons, Serving};
+use self::jobs::{OwnJob, Serving};
 use self::stream::StreamEvent;
 pub(crate) use self::stream::hash_vectors;
 
@@ -87,8 +88,7 @@ struct Driver {
     /// Jobs of the owner that lost their provider: the core may be done with them.
     detached: BTreeSet<JobId>,
     serving: BTreeMap<JobId, Serving>,
-    /// Why the providers of jobs that ended were chosen.
-    reasons: VecDeque<Reasons>,
+    ended: ended::Endings,
     /// Prompts of jobs that were submitted to us and have not begun.
     prompts: prompts::Prompts,
     models: BTreeMap<String, Model>,
@@ -169,7 +169,7 @@ impl Driver {
             jobs: BTreeMap::new(),
             detached: BTreeSet::new(),
             serving: BTreeMap::new(),
-            reasons: VecDeque::new(),
+            ended: ended::Endings::default(),
             prompts: prompts::Prompts::default(),
             models: BTreeMap::new(),
             tags: BTreeMap::new(),

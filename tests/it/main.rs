@@ -35,6 +35,8 @@ mod overload;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod providers;
+#[cfg(test)]
 mod pruning;
 #[cfg(test)]
 #[cfg(unix)]

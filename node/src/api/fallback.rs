@@ -2,7 +2,7 @@
 //!
 //! Each provider has a job of its own and is paid for what it delivered, once. To the client it is one answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -64,9 +64,19 @@ pub(super) struct Fallback {
     until: Option<Instant>,
 }
 
+/// Most answers whose jobs are remembered together, where several providers worked on one.
+const CHAINS_MAX: usize = 256;
+
 /// Which job makes an answer now, by the id of its first one, which is the one that clients know.
 #[derive(Clone, Default)]
-pub(super) struct Relays(Arc<Mutex<BTreeMap<JobId, Relay>>>);
+pub(super) struct Relays(Arc<Mutex<Relayed>>);
+
+#[derive(Default)]
+struct Relayed {
+    running: BTreeMap<JobId, Relay>,
+    /// The jobs of answers with which somebody else went on, in order; the newest last.
+    chains: VecDeque<Vec<JobId>>,
+}
 
 struct Relay {
     now: JobId,
@@ -87,7 +97,7 @@ impl Relays {
     /// Begins an answer, before its job is submitted. Whoever sends an id twice is refused here: what had the same id would
     /// cancel the other's job when its own client goes.
     pub(super) fn begin(&self, first: JobId) -> Result<Relaying, Failure> {
-        let mut relays = self.lock();
+        let relays = &mut self.lock().running;
         if relays.contains_key(&first) {
             let words = "this job is being answered already: draw a new id for another one";
             return Err(Failure::new(FailureKind::Busy, words).in_param("job"));
@@ -99,22 +109,44 @@ impl Relays {
 
     /// Notes that another job goes on with an answer; returns whether it was cancelled.
     pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
-        self.lock().get_mut(&first).is_some_and(|relay| {
+        let mut relayed = self.lock();
+        relayed.note(first, now);
+        relayed.running.get_mut(&first).is_some_and(|relay| {
             relay.now = now;
             relay.cancelled.is()
         })
     }
 
+    /// Returns the jobs of an answer, by the id of any of them; this one alone where nobody else worked on it, or where that
+    /// was forgotten.
+    pub(super) fn jobs_of(&self, job: JobId) -> Vec<JobId> {
+        let relayed = self.lock();
+        relayed.chains.iter().rev().find(|chain| chain.contains(&job)).cloned().unwrap_or_else(|| vec![job])
+    }
+
     /// Notes that somebody cancels an answer; returns the job to cancel.
     pub(super) fn cancel(&self, job: JobId) -> JobId {
-        self.lock().get(&job).map_or(job, |relay| {
+        self.lock().running.get(&job).map_or(job, |relay| {
             relay.cancelled.0.store(true, Ordering::Release);
             relay.now
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Relay>> {
+    fn lock(&self) -> MutexGuard<'_, Relayed> {
         self.0.lock().expect("nothing panics while it holds the answers")
+    }
+}
+
+impl Relayed {
+    fn note(&mut self, first: JobId, now: JobId) {
+        if let Some(chain) = self.chains.iter_mut().find(|chain| chain[0] == first) {
+            chain.push(now);
+            return;
+        }
+        self.chains.push_back(vec![first, now]);
+        if self.chains.len() > CHAINS_MAX {
+            self.chains.pop_front();
+        }
     }
 }
 
@@ -139,7 +171,7 @@ impl Relaying {
 
 impl Drop for Relaying {
     fn drop(&mut self) {
-        self.relays.lock().remove(&self.first);
+        self.relays.lock().running.remove(&self.first);
     }
 }
 
@@ -439,5 +471,15 @@ mod tests {
         drop(answer);
         assert_eq!(relays.cancel(first), first);
         assert!(relays.begin(first).is_ok_and(|answer| !answer.is_cancelled()), "the id is free again");
+        for job in [first, second, other] {
+            assert_eq!(relays.jobs_of(job), [first, second, other], "any of them leads to all");
+        }
+        assert_eq!(relays.jobs_of([4; 16]), [[4; 16]]);
+        for number in 0..CHAINS_MAX {
+            let first = u128::try_from(number).expect("few").to_be_bytes();
+            relays.pass(first, [7; 16]);
+        }
+        assert_eq!(relays.jobs_of(second), [second], "the oldest makes way");
+        assert!(relays.lock().chains.len() <= CHAINS_MAX);
     }
 }

@@ -14,7 +14,7 @@ use protocol::node::{Input, OwnerCommand};
 use protocol::ticket::Ticket;
 use tokio::sync::mpsc;
 
-use crate::api::views::{AuditView, GrantView, JobEvent, Money, ProviderView, TicketView};
+use crate::api::views::{AuditView, CandidateView, GrantView, JobEvent, Money, ProviderView, TicketView};
 use crate::command::{Command, JobRequest, Reply, Work};
 use crate::exit::{Failure, FailureKind};
 
@@ -208,11 +208,26 @@ impl Driver {
                 let checked = self.check_builder(&request).and_then(|()| self.check_kind(&request, model));
                 match checked.and_then(|()| self.narrow(&mut request, model)) {
                     Ok(()) => self.submit(job, request, model, events),
-                    Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
+                    Err(failure) => {
+                        let why = self.unfit(&request, model);
+                        self.end_unplaced(job, &request, why, failure, &events);
+                    }
                 }
             }
-            Err(failure) => _ = events.try_send(JobEvent::Failed { failure, account: None }),
+            Err(failure) => self.end_unplaced(job, &request, Vec::new(), failure, &events),
         }
+    }
+
+    fn end_unplaced(
+        &mut self,
+        job: JobId,
+        request: &JobRequest,
+        why: Vec<CandidateView>,
+        failure: Failure,
+        events: &mpsc::Sender<JobEvent>,
+    ) {
+        self.note_unplaced(job, request, why, &failure);
+        let _ = events.try_send(JobEvent::Failed { failure, account: None });
     }
 
     /// Lowers the length of an answer for which none was named to what the longest context of a provider holds.

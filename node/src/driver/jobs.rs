@@ -37,13 +37,11 @@ const BUSY_RETRY_MS_MAX: u64 = 60_000;
 /// Wait suggested to whoever asks for what nobody can do now: half of what a provider that failed is left alone for.
 const NOBODY_RETRY_MS: u64 = protocol::router::COOL_DOWN_MS / 2;
 
-/// Most jobs that ended whose choice of provider can still be explained.
-const REASONS_MAX: usize = 256;
-
 /// A job of the owner.
 #[derive(Debug)]
 pub(super) struct OwnJob {
     pub(super) request: Arc<JobRequest>,
+    pub(super) model: ModelId,
     pub(super) body: Bytes,
     pub(super) events: mpsc::Sender<JobEvent>,
     /// Room for the last event, whatever else fills the queue.
@@ -67,15 +65,6 @@ impl OwnJob {
             self.steps.done("prefill", 0, now_ms);
         }
     }
-}
-
-/// Why a job that ended went where it did.
-#[derive(Debug)]
-pub(super) struct Reasons {
-    pub(super) job: JobId,
-    pub(super) why: Vec<CandidateView>,
-    /// Whether something was delivered, so that the ledger has a record of it or gets one in a moment.
-    pub(super) accounted: bool,
 }
 
 /// The provider whose tokens we take.
@@ -131,6 +120,7 @@ impl Driver {
         let own = OwnJob {
             steps: Steps::begin("consumer", job, request.trace, now_ms),
             request,
+            model,
             body,
             // Only a client that is gone has none.
             last: events.clone().try_reserve_owned().ok(),
@@ -185,21 +175,18 @@ impl Driver {
         if let Some(attached) = own.attached.take() {
             attached.detached.cancel();
         }
-        let accounted = match &event {
-            JobEvent::Done(_) => true,
-            JobEvent::Failed { account, .. } => account.is_some(),
+        let (failure, accounted) = match &event {
+            JobEvent::Done(_) => (None, true),
+            JobEvent::Failed { failure, account } => (Some(failure.clone()), account.is_some()),
             JobEvent::Chosen { .. }
             | JobEvent::Accepted { .. }
             | JobEvent::Text { .. }
-            | JobEvent::Vectors { .. } => false,
+            | JobEvent::Vectors { .. } => (None, false),
         };
         if let Some(last) = own.last.take() {
             last.send(event);
         }
-        self.reasons.push_back(Reasons { job, why: own.why, accounted });
-        if self.reasons.len() > REASONS_MAX {
-            self.reasons.pop_front();
-        }
+        self.note_ended(job, own, failure, accounted);
     }
 
     /// Tells every client whose job is not over that the node goes down.

@@ -53,12 +53,24 @@ pub fn shares(terms: &Terms, before: u64, after: u64) -> Result<Vec<(SplitLine, 
     if mutant::is_in("floor-and-remainder") {
         return floor_and_remainder(terms, before, after);
     }
+    shares_of(terms.split.iter().copied().chain(terms.markup.map(|markup| markup.line())), before, after)
+}
+
+/// Returns the same for the lines of some terms, the builder's included.
+///
+/// # Errors
+/// When an amount exceeds 64 bits.
+pub fn shares_of(
+    lines: impl Iterator<Item = SplitLine>,
+    before: u64,
+    after: u64,
+) -> Result<Vec<(SplitLine, u64)>, Overflow> {
     let quanta = (after / QUANTUM).checked_sub(before / QUANTUM).ok_or(Overflow)?;
     let share = |line: SplitLine| {
         let amount = quanta.checked_mul(u64::from(line.bps)).ok_or(Overflow)?;
         Ok((line, amount))
     };
-    terms.split.iter().copied().chain(terms.markup.map(|markup| markup.line())).map(share).collect()
+    lines.map(share).collect()
 }
 
 /// The division that must not be used: it is exact, but the provider's part can fall when the amount rises.

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -9,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::run::name;
 use crate::exit::{Failure, FailureKind};
 
 /// When to come again where nothing says when it is worth it, in milliseconds.
@@ -26,6 +28,8 @@ pub(in crate::api) struct Refusal {
     paid: bool,
     /// Whether the same request is being answered, so that asking again is all there is to do.
     in_flight: bool,
+    /// The jobs that were placed for it, by which it can be asked why.
+    jobs: Option<Arc<[String]>>,
 }
 
 impl From<Failure> for Refusal {
@@ -36,6 +40,7 @@ impl From<Failure> for Refusal {
             failure,
             paid: false,
             in_flight: false,
+            jobs: None,
         }
     }
 }
@@ -50,7 +55,7 @@ impl From<BytesRejection> for Refusal {
         } else {
             (status, "the body did not arrive whole: send it again".to_owned())
         };
-        Self { failure: Failure::usage(words), status, paid: false, in_flight: false }
+        Self { status, ..Self::from(Failure::usage(words)) }
     }
 }
 
@@ -70,7 +75,7 @@ impl Refusal {
     pub(super) fn wrong_method(method: &Method, path: &str) -> Self {
         let path: String = path.chars().take(200).collect();
         let failure = Failure::usage(format!("`/v1{path}` takes another method than {method}"));
-        Self { failure, status: StatusCode::METHOD_NOT_ALLOWED, paid: false, in_flight: false }
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, ..Self::from(failure) }
     }
 
     /// Says that a body is not declared as JSON.
@@ -100,6 +105,12 @@ impl Refusal {
     /// Says whether something may have been paid for before it failed, so that clients do not ask again by themselves.
     pub(super) fn not_to_be_repeated(mut self, paid: bool) -> Self {
         self.paid = paid;
+        self
+    }
+
+    /// Names the jobs that were placed for it.
+    pub(super) fn of_jobs(mut self, jobs: Arc<[String]>) -> Self {
+        self.jobs = Some(jobs);
         self
     }
 
@@ -154,6 +165,7 @@ impl IntoResponse for Refusal {
         if let Some(seconds) = self.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        name(headers, "x-sharemesh-job", self.jobs.as_deref().unwrap_or_default());
         response
     }
 }

@@ -70,7 +70,8 @@ pub(super) async fn quote(
     Ok(response)
 }
 
-/// Shows a job of this node, by its own id or that of the answer whose first choice it was.
+/// Shows a job of this node, by its own id or that of the answer whose first choice it was; where several providers worked
+/// on an answer, the id of each job leads to the whole.
 ///
 /// A key sees only what was asked for with it.
 #[utoipa::path(
@@ -88,11 +89,85 @@ pub(super) async fn show(
     let bare =
         ["chatcmpl-", "cmpl-", "resp_"].iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(&id);
     let job = parse_job(bare).map_err(|failure: Failure| failure.in_param("id"))?;
+    let jobs = api.relays.jobs_of(job);
     if let Caller::Key(key) = &caller
-        && !api.keys.placed(key, &job)
+        && !jobs.iter().any(|job| api.keys.placed(key, job))
     {
         let words = format!("no job `{id}` was asked for lately with this key");
         return Err(Failure::new(FailureKind::NotFound, words).in_param("id").into());
     }
-    Ok(Answer(*api.commands.ask(|reply| Command::ShowJob { job, reply }).await?))
+    if jobs.len() == 1 {
+        return Ok(Answer(*api.commands.ask(|reply| Command::ShowJob { job, reply }).await?));
+    }
+    let mut views = Vec::new();
+    for job in jobs {
+        match api.commands.ask(|reply| Command::ShowJob { job, reply }).await {
+            Ok(view) => views.push(*view),
+            // One that came to nothing long ago was forgotten.
+            Err(failure) if failure.kind == FailureKind::NotFound => {}
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    together(views).map(Answer).ok_or_else(|| {
+        Failure::new(FailureKind::NotFound, format!("no job `{id}` in this node's ledger"))
+            .in_param("id")
+            .into()
+    })
+}
+
+/// Shows an answer on which several providers worked: as its first job, which is the one that clients know, with what the
+/// last one came to and the sums of all.
+fn together(jobs: Vec<JobView>) -> Option<JobView> {
+    let (first, last) = (jobs.first()?.clone(), jobs.last()?.clone());
+    if jobs.len() == 1 {
+        return Some(first);
+    }
+    let price = jobs.iter().fold(0, |sum: u64, job| sum.saturating_add(job.price.nano));
+    let builders = || jobs.iter().filter_map(|job| job.builder.as_ref());
+    let markup = builders().fold(0, |sum: u64, builder| sum.saturating_add(builder.amount.nano));
+    Some(JobView {
+        job: first.job,
+        tokens_in: first.tokens_in,
+        tokens_out: jobs.iter().fold(0, |sum: u32, job| sum.saturating_add(job.tokens_out)),
+        price: price.into(),
+        builder: builders().next().cloned().map(|one| BuilderView { amount: markup.into(), ..one }),
+        split: jobs.iter().flat_map(|job| job.split.clone()).collect(),
+        paid_by: jobs.iter().rev().find_map(|job| job.paid_by.clone()),
+        started_ms: first.started_ms,
+        jobs,
+        ..last
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::views::SplitView;
+
+    #[test]
+    fn an_answer_of_several_providers_is_shown_as_one_with_the_sums_of_all() {
+        let job = |job: &str, state: &str, tokens_out, nano: u64| JobView {
+            job: job.to_owned(),
+            state: state.to_owned(),
+            tokens_out,
+            tokens_in: 5 + tokens_out,
+            price: nano.into(),
+            split: vec![SplitView {
+                role: "provider".to_owned(),
+                amount: nano.into(),
+                ..SplitView::default()
+            }],
+            started_ms: u64::from(tokens_out),
+            ..JobView::default()
+        };
+
+        let whole = together(vec![job("a", "failed", 1, 10), job("b", "settled", 2, 20)]).expect("some");
+
+        assert_eq!((whole.job.as_str(), whole.state.as_str()), ("a", "settled"));
+        assert_eq!((whole.tokens_in, whole.tokens_out, whole.price.nano, whole.started_ms), (6, 3, 30, 1));
+        assert_eq!(whole.split.iter().map(|line| line.amount.nano).sum::<u64>(), 30);
+        assert_eq!(whole.jobs.len(), 2);
+        assert_eq!(together(vec![job("a", "failed", 1, 10)]).expect("one").jobs.len(), 0);
+        assert!(together(Vec::new()).is_none());
+    }
 }

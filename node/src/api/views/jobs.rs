@@ -255,6 +255,15 @@ pub struct JobView {
     /// The builder's part of the price; none where nobody routed the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub builder: Option<BuilderView>,
+    /// Whose what it cost is: `provider`, `pool`, `network` and `builder` get shares of the full quanta of the channel's bill
+    /// that it completed, as the channel's terms divide them; `pending` waits in the channel for a full quantum, and
+    /// `carried` is what earlier jobs had left there and these shares contain. The shares and `pending` without `carried`
+    /// are the price.
+    #[serde(default)]
+    pub split: Vec<SplitView>,
+    /// Who paid it, once it is in the ledger; none if it ran at home or came to nothing.
+    #[serde(default)]
+    pub paid_by: Option<PaidByView>,
     /// Id of the receipt that covers it, as this node's ledger holds it with both signatures.
     pub receipt: Option<String>,
     /// The channel it was paid in.
@@ -265,6 +274,19 @@ pub struct JobView {
     pub ended_ms: Option<u64>,
     /// Why its provider was chosen and each other was not.
     pub why: Vec<CandidateView>,
+    /// Each job of an answer that several providers worked on, in order; the sums above contain them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub jobs: Vec<Self>,
+}
+
+/// Who paid for a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PaidByView {
+    /// The account.
+    pub account: String,
+    /// The channel, of which the job's receipt is one.
+    pub channel: String,
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ impl Driver {
         match event {
             CoreEvent::Chosen { provider, considered, opening_ms } => {
                 let now = self.clock.now_ms();
-                let why: Vec<CandidateView> = considered.iter().map(|c| self.candidate(c)).collect();
+                let why = self.why(job, &considered);
                 let worst = considered.iter().find(|c| c.provider == provider).map_or(0, |c| c.price);
                 let Some(own) = self.jobs.get_mut(&job) else { return (None, false) };
                 own.why.clone_from(&why);
@@ -48,6 +48,10 @@ impl Driver {
                 (self.account(job, &account).map(|account| JobEvent::Done(Box::new(account))), true)
             }
             CoreEvent::Failed { failure, account } => {
+                if let JobFailure::NoProvider(considered) = &failure {
+                    let why = self.why(job, considered);
+                    self.jobs.entry(job).and_modify(|own| own.why = why);
+                }
                 let model = self.jobs.get(&job).map(|own| own.request.model.clone()).unwrap_or_default();
                 let account = account.and_then(|account| self.account(job, &account)).map(Box::new);
                 let failure = self.too_few_answered(&failure).unwrap_or_else(|| failure_of(&failure, &model));
@@ -144,7 +148,10 @@ impl Driver {
         self.check_builder(&request)?;
         self.check_kind(&request, model)?;
         self.fit(&mut request, model);
-        self.narrow(&mut request, model)?;
+        let is_wanted_of_nobody = self.narrow(&mut request, model).is_err();
+        if is_wanted_of_nobody {
+            return Ok(QuoteView { candidates: self.unfit(&request, model), ..QuoteView::default() });
+        }
         let (spec, _) = body::describe(&request, model)?;
         let considered = self.node.quote(&spec, self.now());
         let price_max = considered.first().filter(|best| best.gate.is_none()).map(|best| best.price.into());
@@ -160,12 +167,13 @@ impl Driver {
             let reason = if is_second { "usable, and not the best".to_owned() } else { view.reason };
             CandidateView { chosen: view.chosen && !is_second, reason, ..view }
         };
-        let candidates = considered.iter().enumerate().map(candidate).collect();
+        let mut candidates: Vec<_> = considered.iter().enumerate().map(candidate).collect();
+        self.name_unfit(&request, model, &mut candidates);
         let resting = considered.iter().any(|considered| considered.gate == Some(Gate::Unhealthy));
         Ok(QuoteView { price_max, range, usable, resting, candidates })
     }
 
-    pub(super) fn candidate(&self, considered: &Considered) -> CandidateView {
+    pub(in crate::driver) fn candidate(&self, considered: &Considered) -> CandidateView {
         let here = considered.provider == self.node.id();
         let reason = match considered.gate {
             Some(gate) => gate_name(gate),

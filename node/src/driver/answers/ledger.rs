@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use protocol::ids::{ChannelId, DomainId, JobId, ModelId, NodeId, RecordId};
 use protocol::job::{Finish, JobRecord};
-use protocol::ledger::money::QUANTUM;
+use protocol::ledger::money::{shares_of, waiting};
 use protocol::ledger::records::{AccountOp, OpBody, SplitLine, SplitRole};
 use protocol::price::Usage;
 use protocol::signed::Verified;
 
 use crate::api::views::{
-    BalanceView, BookView, BooksView, BuilderView, JobView, Money, PriceView, ReceiptDetailView, ReceiptView,
-    ReceiptsView, SplitView, StepView,
+    BalanceView, BookView, BooksView, BuilderView, JobView, Money, PaidByView, PriceView, ReceiptDetailView,
+    ReceiptView, ReceiptsView, SplitView, StepView,
 };
 use crate::command::Reply;
 use crate::driver::Driver;
@@ -152,18 +152,23 @@ impl Driver {
             Err(failure) => return answer(reply, Err(failure)),
         };
         let me = self.node.id();
-        let ended = self.reasons.iter().find(|ended| ended.job == job);
-        let why = ended.map(|ended| ended.why.clone()).unwrap_or_default();
+        let ended = self.ended.find(job);
         let is_coming = ended.is_some_and(|ended| ended.accounted);
+        let known = ended.map(|ended| (ended.view(), ended.accounted));
         tokio::task::spawn_blocking(move || {
             let found =
                 recorded(&asker, job, is_coming).map_err(|error| Failure::internal(error.to_string()));
-            let view = found.and_then(|record| {
-                let unknown =
-                    || Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger"));
-                job_view(&asker, &record.ok_or_else(unknown)?, me)
+            let view = found.and_then(|record| match (record, known) {
+                (Some(record), known) => {
+                    let why = known.map(|(known, _)| known.why).unwrap_or_default();
+                    Ok(JobView { why, ..job_view(&asker, &record, me)? })
+                }
+                (None, Some((known, false))) => Ok(known),
+                (None, _) => {
+                    Err(Failure::new(FailureKind::NotFound, format!("no job {job} in this node's ledger")))
+                }
             });
-            answer(reply, view.map(|view| Box::new(JobView { why, ..view })));
+            answer(reply, view.map(Box::new));
         });
     }
 }
@@ -266,64 +271,71 @@ pub(super) fn show_receipt(
 
 /// Returns how the full quanta of `amount` are divided, and what waits.
 pub(super) fn split_of(lines: &[SplitLine], amount: u64) -> Vec<SplitView> {
-    let quanta = amount / protocol::ledger::money::QUANTUM;
-    let line = |line: &SplitLine| SplitView {
+    split_between(lines, 0, amount)
+}
+
+/// Returns who gets what when the bill of a channel rises from `before` to `after`, without markup. What waits in it for a
+/// full quantum is `pending`; what earlier jobs had left in it, and the shares contain, is `carried`.
+fn split_between(lines: &[SplitLine], before: u64, after: u64) -> Vec<SplitView> {
+    let line = |(line, amount): (SplitLine, u64)| SplitView {
         role: role_name(line.role).to_owned(),
         account: line.account.to_string(),
         bps: u32::from(line.bps),
-        amount: quanta.saturating_mul(u64::from(line.bps)).into(),
+        amount: amount.into(),
     };
-    let mut views: Vec<SplitView> = lines.iter().map(line).collect();
-    let waiting = protocol::ledger::money::waiting(amount);
-    if waiting > 0 {
-        let role = "pending".to_owned();
-        views.push(SplitView { role, account: String::new(), bps: 0, amount: waiting.into() });
-    }
+    let shares = shares_of(lines.iter().copied(), before, after).unwrap_or_default();
+    let mut views: Vec<SplitView> = shares.into_iter().map(line).collect();
+    let mut more = |role: &str, amount: u64| {
+        if amount > 0 {
+            let (role, account) = (role.to_owned(), String::new());
+            views.push(SplitView { role, account, bps: 0, amount: amount.into() });
+        }
+    };
+    more("pending", waiting(after).saturating_sub(waiting(before)));
+    more("carried", waiting(before).saturating_sub(waiting(after)));
     views
 }
 
 pub(super) fn job_view(asker: &Asker, record: &JobRecord, me: NodeId) -> Result<JobView, Failure> {
-    match builder_of(asker, record)? {
-        None => job_view_among(asker, record, me, &[]),
-        Some(_) => {
-            let all = record.channel.map_or(Ok(Vec::new()), |channel| asker.jobs_of(channel));
-            job_view_among(asker, record, me, &all.map_err(broken)?)
-        }
-    }
+    let jobs = record.channel.map_or(Ok(Vec::new()), |channel| asker.jobs_of(channel));
+    job_view_among(asker, record, me, &jobs.map_err(broken)?)
 }
 
-fn builder_of(asker: &Asker, record: &JobRecord) -> Result<Option<SplitLine>, Failure> {
-    let channel = record.channel.map(|channel| asker.channel(channel)).transpose().map_err(broken)?.flatten();
-    let mut lines = channel.into_iter().flat_map(|channel| channel.split);
-    Ok(lines.find(|line| line.role == SplitRole::Builder))
-}
-
-/// Returns how many full quanta a job completed on its channel, `jobs` being all jobs of that: markups fall due by them.
-fn quanta_of(record: &JobRecord, jobs: &[JobRecord]) -> u64 {
+/// Returns what a channel's bill was before a job and after it, without markup, `jobs` being all jobs of the channel: shares
+/// fall due by its full quanta.
+fn bills(record: &JobRecord, jobs: &[JobRecord]) -> (u64, u64) {
     let rank = |job: &JobRecord| (job.end, job.start, job.job);
     let before = jobs.iter().filter(|job| rank(job) < rank(record));
     let before = before.fold(Usage::default(), |sum, job| sum.plus(&job.usage));
-    let quanta = |usage: &Usage| record.price.cost(usage).unwrap_or(u64::MAX) / QUANTUM;
-    quanta(&before.plus(&record.usage)).saturating_sub(quanta(&before))
+    let cost = |usage: &Usage| record.price.cost(usage).unwrap_or(u64::MAX);
+    (cost(&before), cost(&before.plus(&record.usage)))
 }
 
-/// Shows a job; `jobs` are those of its channel, where that pays a builder.
+/// Shows a job; `jobs` are those of its channel.
 fn job_view_among(
     asker: &Asker,
     record: &JobRecord,
     me: NodeId,
     jobs: &[JobRecord],
 ) -> Result<JobView, Failure> {
-    let builder = builder_of(asker, record)?.map(|line| BuilderView {
-        account: line.account.to_string(),
+    let (before, after) = bills(record, jobs);
+    let channel = record.channel.map(|channel| asker.channel(channel)).transpose().map_err(broken)?.flatten();
+    let lines = channel.as_ref().map(|channel| channel.split.as_slice()).unwrap_or_default();
+    let split = split_between(lines, before, after);
+    let builder = lines.iter().zip(&split).find(|(line, _)| line.role == SplitRole::Builder);
+    let builder = builder.map(|(line, share)| BuilderView {
+        account: share.account.clone(),
         markup_bps: line.bps,
-        amount: quanta_of(record, jobs).saturating_mul(u64::from(line.bps)).into(),
+        amount: share.amount.clone(),
     });
     let head =
         record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
     let requested = record.requester == me;
-    let price = record.price.cost(&record.usage).unwrap_or(u64::MAX);
-    let price = price.saturating_add(builder.as_ref().map_or(0, |builder| builder.amount.nano));
+    let markup = builder.as_ref().map_or(0, |builder| builder.amount.nano);
+    let price = after.saturating_sub(before).saturating_add(markup);
+    let paid_by = record.channel.zip(channel.as_ref());
+    let paid_by = paid_by
+        .map(|(id, channel)| PaidByView { account: channel.payer.to_string(), channel: id.to_string() });
     Ok(JobView {
         job: record.job.to_string(),
         role: if requested { "consumer" } else { "provider" }.to_owned(),
@@ -335,11 +347,13 @@ fn job_view_among(
         tokens_out: u32::try_from(record.usage.tokens_out).unwrap_or(u32::MAX),
         price: price.into(),
         builder,
+        split,
+        paid_by,
         receipt: head.filter(|head| head.cosigned).map(|head: ReceiptEntry| RecordId::to_string(&head.id)),
         channel: record.channel.map(|channel| channel.to_string()),
         started_ms: record.start.0,
         ended_ms: Some(record.end.0),
-        why: Vec::new(),
+        ..JobView::default()
     })
 }
 
