@@ -9,6 +9,8 @@
 //! `jobs` says what a request would cost and why a job went where it did; `idempotency` keeps answers for whoever asks again. `ollama` is
 //! the same for programs made for Ollama.
 
+#[cfg(test)]
+mod again_tests;
 mod asked;
 mod calls;
 mod described;
@@ -143,9 +145,8 @@ async fn answer(
     if is_dry {
         return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
-    let stream = asked.stream;
     let run = run::run(api.clone(), caller.clone(), asked);
-    once((&api, &caller), headers, (dialect.path(), &body), stream, run).await
+    once((&api, &caller), headers, (dialect.path(), &body), run).await
 }
 
 /// Runs a request, or has it answered as the same one was that had its `Idempotency-Key`.
@@ -153,11 +154,9 @@ async fn once(
     (api, caller): (&Api, &Caller),
     headers: &HeaderMap,
     (path, body): (&str, &[u8]),
-    stream: bool,
     run: impl Future<Output = Result<Response, Refusal>> + Send + 'static,
 ) -> Result<Response, Refusal> {
     let Some(key) = idempotency::key_of(headers)? else { return run.await };
-    idempotency::check_whole(stream)?;
     idempotency::run_once(api, caller, &key, &[path.as_bytes(), body].concat(), run).await
 }
 
@@ -185,7 +184,7 @@ async fn embed(
         return jobs::quote(&api, model, vec![wanted.request], &wanted.ignored).await;
     }
     let run = embeddings::run(api.clone(), caller.clone(), wanted);
-    once((&api, &caller), &headers, (embeddings::PATH, &body), false, run).await
+    once((&api, &caller), &headers, (embeddings::PATH, &body), run).await
 }
 
 /// Goes on with a conversation, whole or as a stream of events.
@@ -213,9 +212,8 @@ async fn respond(
         let asked = wanted.asked;
         return jobs::quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
-    let stream = wanted.asked.stream;
     let run = responses::run(api.clone(), caller.clone(), wanted);
-    once((&api, &caller), &headers, (responses::PATH, &body), stream, run).await
+    once((&api, &caller), &headers, (responses::PATH, &body), run).await
 }
 
 async fn not_found(request: Request) -> Refusal {

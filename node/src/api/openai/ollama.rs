@@ -59,7 +59,7 @@ async fn version() -> Json<Value> {
     post,
     path = "/chat",
     tag = "ollama",
-    params(Options),
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
     request_body = described::OllamaChatRequest,
     responses((status = 200, description = "The answer, or a line of JSON for each part.", content(
         (Object = "application/json"), (String = "application/x-ndjson")
@@ -69,9 +69,10 @@ async fn chat(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     query: Query,
+    headers: HeaderMap,
     body: Given,
 ) -> Result<Response, Refusal> {
-    answer::respond(Endpoint::Chat, api, caller, is_dry_run(query)?, &body?).await
+    answer::respond(Endpoint::Chat, api, caller, is_dry_run(query)?, &headers, &body?).await
 }
 
 /// Answers a prompt, whole or line by line.
@@ -79,7 +80,7 @@ async fn chat(
     post,
     path = "/generate",
     tag = "ollama",
-    params(Options),
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
     request_body = described::OllamaGenerateRequest,
     responses((status = 200, description = "The answer, or a line of JSON for each part.", content(
         (Object = "application/json"), (String = "application/x-ndjson")
@@ -89,9 +90,10 @@ async fn generate(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     query: Query,
+    headers: HeaderMap,
     body: Given,
 ) -> Result<Response, Refusal> {
-    answer::respond(Endpoint::Generate, api, caller, is_dry_run(query)?, &body?).await
+    answer::respond(Endpoint::Generate, api, caller, is_dry_run(query)?, &headers, &body?).await
 }
 
 /// Makes vectors of texts.
@@ -99,7 +101,7 @@ async fn generate(
     post,
     path = "/embed",
     tag = "ollama",
-    params(Options),
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
     request_body = described::OllamaEmbedRequest,
     responses((status = 200, body = Object))
 )]
@@ -107,9 +109,10 @@ async fn embed(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     query: Query,
+    headers: HeaderMap,
     body: Given,
 ) -> Result<Response, Refusal> {
-    embed::respond(embed::Endpoint::Embed, api, caller, is_dry_run(query)?, &body?).await
+    embed::respond(embed::Endpoint::Embed, api, caller, is_dry_run(query)?, &headers, &body?).await
 }
 
 /// Makes a vector of a text, as older programs ask for it.
@@ -117,7 +120,7 @@ async fn embed(
     post,
     path = "/embeddings",
     tag = "ollama",
-    params(Options),
+    params(Options, ("idempotency-key" = Option<String>, Header, description = "Requests with the same key are one.")),
     request_body = described::OllamaEmbeddingsRequest,
     responses((status = 200, body = Object))
 )]
@@ -125,9 +128,10 @@ async fn embeddings(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     query: Query,
+    headers: HeaderMap,
     body: Given,
 ) -> Result<Response, Refusal> {
-    embed::respond(embed::Endpoint::Embeddings, api, caller, is_dry_run(query)?, &body?).await
+    embed::respond(embed::Endpoint::Embeddings, api, caller, is_dry_run(query)?, &headers, &body?).await
 }
 
 async fn not_found(request: Request) -> Refusal {
@@ -136,6 +140,10 @@ async fn not_found(request: Request) -> Refusal {
     Failure::new(FailureKind::NotFound, words).into()
 }
 
+/// Headers that an error keeps when it is said in other words.
+const KEPT: [&str; 6] =
+    ["retry-after", "x-request-id", "x-should-retry", "x-sharemesh-job", "x-sharemesh-replayed", "allow"];
+
 /// Says errors as Ollama's clients read them: `{"error": "words"}`.
 pub(in crate::api) async fn in_its_words(response: Response) -> Response {
     if !response.status().is_client_error() && !response.status().is_server_error() {
@@ -143,10 +151,8 @@ pub(in crate::api) async fn in_its_words(response: Response) -> Response {
     }
     let (mut head, body) = response.into_parts();
     let words = words_of(body).await.unwrap_or_else(|| head.status.to_string());
-    let kept: HeaderMap = ["retry-after", "x-request-id", "x-should-retry", "allow"]
-        .iter()
-        .filter_map(|name| Some((name.parse().ok()?, head.headers.remove(*name)?)))
-        .collect();
+    let kept: HeaderMap =
+        KEPT.iter().filter_map(|name| Some((name.parse().ok()?, head.headers.remove(*name)?))).collect();
     let mut response = (head.status, Json(json!({"error": words}))).into_response();
     response.headers_mut().extend(kept);
     response

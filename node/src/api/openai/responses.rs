@@ -94,9 +94,11 @@ impl Talk {
                 }
             }
         }
+        let ending = self.stake.ending();
         let stream = Sse::new(events(self));
         let mut response =
             stream.keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
+        response.extensions_mut().insert(ending);
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         name(response.headers_mut(), "x-sharemesh-provider", &provider);
         Ok(response)
@@ -110,10 +112,12 @@ impl Talk {
             Ok(None) => {}
             Ok(Some(tally)) => {
                 self.ready.extend(self.writing.end(&tally));
+                self.stake.ended_whole();
                 self.over = true;
             }
             Err(refusal) => {
                 self.ready.extend(self.writing.fail(&refusal));
+                self.stake.broke_off(&refusal);
                 self.over = true;
             }
         }

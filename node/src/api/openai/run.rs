@@ -11,6 +11,8 @@ use futures::future::try_join_all;
 use super::asked::Asked;
 use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
+use super::idempotency::{End, Ending};
+use super::spoken::of_words;
 use super::stream;
 use super::wire::{Call, Finish, Function, Head, Tally};
 use crate::api::caller::Caller;
@@ -34,7 +36,7 @@ pub(super) async fn run(api: Api, caller: Caller, asked: Asked) -> Result<Respon
         model: asked.model,
     };
     check_slots(&api, &head.model, ids.len()).await?;
-    let stake = Stake::of(caller, ids.len());
+    let stake = Stake::of(caller, &names);
     let watched = submit(&api, ids, asked.jobs, &stake).await?;
     let echoed = asked.echoed.into_iter().map(Some).chain(std::iter::repeat(None));
     let choices = watched.into_iter().zip(echoed).collect();
@@ -67,7 +69,7 @@ pub(super) async fn place(
 ) -> Result<Placed, Refusal> {
     let job = new_job();
     let model = request.model.clone();
-    let stake = Stake::of(caller, 1);
+    let stake = Stake::of(caller, &[format_job(&job)]);
     let mut watched = submit(api, vec![job], vec![request], &stake).await?;
     let watched = watched.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
     let mut headers = HeaderMap::new();
@@ -84,12 +86,32 @@ pub(super) struct Stake {
     begun: Begun,
     /// Who pays.
     caller: Caller,
+    /// How its stream ends.
+    ending: Ending,
+    /// Names of its jobs.
+    jobs: Arc<[String]>,
 }
 
 impl Stake {
-    /// Says of a request with so many choices that nothing has begun.
-    pub(super) fn of(caller: Caller, choices: usize) -> Self {
-        Self { alone: choices == 1, begun: Begun::default(), caller }
+    /// Says of a request with these jobs, one for each choice, that nothing has begun.
+    pub(super) fn of(caller: Caller, jobs: &[String]) -> Self {
+        let (alone, jobs) = (jobs.len() == 1, jobs.into());
+        Self { alone, begun: Begun::default(), caller, ending: Ending::default(), jobs }
+    }
+
+    /// Returns how the answer's stream ends, for the response that carries it.
+    pub(super) fn ending(&self) -> Ending {
+        self.ending.clone()
+    }
+
+    /// Notes that the stream said everything.
+    pub(super) fn ended_whole(&self) {
+        self.ending.note(End::Whole);
+    }
+
+    /// Notes that the stream said a failure and nothing more.
+    pub(super) fn broke_off(&self, refusal: &Refusal) {
+        self.ending.note(if refusal.was_paid() { End::Paid } else { End::Unpaid });
     }
 }
 
@@ -264,7 +286,7 @@ pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, stake: &St
         // Of one answer that came to nothing everybody gave back what he had.
         None => stake.begun.is() && !(stake.alone && came_to_nothing(failure.kind)),
     };
-    Refusal::from(for_caller(&stake.caller, failure)).not_to_be_repeated(paid)
+    Refusal::from(for_caller(&stake.caller, failure)).not_to_be_repeated(paid).of_jobs(stake.jobs.clone())
 }
 
 /// Says in headers who answered and what it cost.

@@ -50,10 +50,12 @@ pub(super) async fn respond(
         echoed.push(repeated.unwrap_or_default());
         jobs.push(events(index, first, watched));
     }
+    let ending = stake.ending();
     let talk = Talk::begin(head, Wanted { usage, calls }, stake, &echoed);
     let jobs = if jobs.len() == 1 { jobs.remove(0) } else { select_all(jobs).boxed() };
     let mut response = Body::from_stream(Spoken::new(talk, jobs, KEEP_ALIVE)).into_response();
     response.extensions_mut().insert(Gathered);
+    response.extensions_mut().insert(ending);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -62,7 +64,7 @@ pub(super) async fn respond(
 }
 
 /// Waits until a job is accepted; returns its provider, and an event that came instead, if one did.
-async fn accepted(
+pub(super) async fn accepted(
     watched: &mut Watched,
     stake: &Stake,
 ) -> Result<(Option<String>, Option<JobEvent>), Refusal> {
@@ -247,6 +249,7 @@ impl Talk {
     }
 
     fn fail(&mut self, refusal: &Refusal) -> Result<(), Over> {
+        self.stake.broke_off(refusal);
         write(&mut self.ready, &refusal.body());
         Err(Over)
     }
@@ -256,6 +259,7 @@ impl Talk {
             write(&mut self.ready, &self.head.usage(&self.tally));
         }
         self.ready.extend_from_slice(b"data: [DONE]\n\n");
+        self.stake.ended_whole();
     }
 }
 
@@ -318,7 +322,7 @@ mod tests {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         let jobs = unfold(receiver, async |mut receiver| Some(((0, receiver.recv().await?), receiver)));
         let wanted = Wanted { usage: false, calls: None };
-        let talk = Talk::begin(head, wanted, Stake::of(Caller::Owner, 1), &[String::new()]);
+        let talk = Talk::begin(head, wanted, Stake::of(Caller::Owner, &[String::new()]), &[String::new()]);
         let mut stream = Spoken::new(talk, jobs.boxed(), Duration::from_millis(20));
         let role = stream.next().await.expect("who speaks").expect("good");
         assert!(String::from_utf8_lossy(&role).contains("assistant"));

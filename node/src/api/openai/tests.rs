@@ -10,14 +10,14 @@ use crate::api::tests::{Served, served};
 use crate::exit::{Failure, FailureKind};
 
 /// Sends JSON as a program without a key does.
-fn post(served: &Served, path: &str, body: &str) -> RequestBuilder {
+pub(super) fn post(served: &Served, path: &str, body: &str) -> RequestBuilder {
     let http = reqwest::Client::builder().no_proxy().build().expect("plain");
     let request = http.post(format!("http://{}{path}", served.address));
     request.header("content-type", "application/json").body(body.to_owned())
 }
 
 /// Returns status and body, with what is different each time replaced: ids of jobs and the time.
-async fn answer(request: RequestBuilder) -> (u16, String) {
+pub(super) async fn answer(request: RequestBuilder) -> (u16, String) {
     let response = request.send().await.expect("answered");
     let jobs = response.headers().get("x-sharemesh-job").map(|jobs| jobs.to_str().expect("text").to_owned());
     let (status, mut text) = (response.status().as_u16(), response.text().await.expect("text"));
@@ -33,7 +33,7 @@ async fn answer(request: RequestBuilder) -> (u16, String) {
     (status, text)
 }
 
-async fn until(holds: impl Fn() -> bool) {
+pub(super) async fn until(holds: impl Fn() -> bool) {
     let look = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -425,48 +425,6 @@ fn whoever_may_ask_again_is_told_when_and_never_more_than_a_minute() {
     assert_eq!(told(failed(FailureKind::Refused).retry_after(u64::MAX)).as_deref(), Some("60"));
     assert_eq!(told(failed(FailureKind::ProviderLost)), None, "at once");
     assert_eq!(told(failed(FailureKind::Usage).retry_after(1_000)), None, "it would fail again");
-}
-
-#[tokio::test]
-async fn the_same_request_under_the_same_key_is_run_once() {
-    let served = served().await;
-    let ask = |model: &str, key: &str, more: &str| {
-        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]{more}}}"#);
-        post(&served, "/v1/chat/completions", &body).header("idempotency-key", key.to_owned())
-    };
-
-    let first = ask("echo", "a", "").send().await.expect("answered");
-    let again = ask("echo", "a", "").send().await.expect("answered");
-    assert_eq!(again.headers()["x-sharemesh-replayed"], "true");
-    assert_eq!(again.headers()["x-sharemesh-job"], first.headers()["x-sharemesh-job"]);
-    assert_eq!(again.text().await.expect("text"), first.text().await.expect("text"));
-    assert_eq!(served.told.submitted(), 1);
-
-    assert_eq!(answer(ask("echo", "a", r#","n":2"#)).await.0, 422, "another request");
-    assert_eq!(answer(ask("echo", "b", r#","stream":true"#)).await.0, 400);
-    assert_eq!(answer(ask("echo", "", "")).await.0, 400);
-    // What failed and was paid for in part is not run again; what was not is.
-    let before = served.told.submitted();
-    for (model, status) in [("half", 502), ("half", 502), ("none", 503), ("none", 503)] {
-        assert_eq!(answer(ask(model, model, "")).await.0, status);
-    }
-    assert_eq!(served.told.submitted(), before + 3);
-}
-
-#[tokio::test]
-async fn a_request_under_a_key_goes_on_when_its_client_goes_and_is_in_flight_until_it_ends() {
-    let served = served().await;
-    let body = r#"{"model":"slow","messages":[{"role":"user","content":"x"}]}"#;
-    let ask = || post(&served, "/v1/chat/completions", body).header("idempotency-key", "k");
-    let first = tokio::spawn(ask().send());
-    until(|| served.told.submitted() == 1).await;
-    first.abort();
-
-    let second = ask().send().await.expect("answered");
-
-    assert_eq!(second.status(), 409);
-    assert_eq!(second.headers()["x-should-retry"], "true");
-    assert_eq!((served.told.submitted(), served.told.cancelled().len()), (1, 0));
 }
 
 #[tokio::test]

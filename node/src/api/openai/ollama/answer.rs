@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::Stream;
 use futures::stream::unfold;
@@ -15,8 +15,10 @@ use super::super::asked::Asked;
 use super::super::calls::{Calls, Malformed, Piece};
 use super::super::error::Refusal;
 use super::super::jobs::quote;
-use super::super::run::{self, Placed, Stake, astray, finish_of, refusal};
-use super::super::wire::Finish;
+use super::super::once;
+use super::super::run::{self, Placed, Stake, astray, describe, finish_of, name, refusal};
+use super::super::stream::accepted;
+use super::super::wire::{Finish, Tally};
 use super::asked::{self, Endpoint};
 use crate::api::Api;
 use crate::api::caller::Caller;
@@ -33,6 +35,7 @@ pub(super) async fn respond(
     api: Api,
     caller: Caller,
     is_dry: bool,
+    headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Refusal> {
     let (asked, stream) = asked::read(endpoint, body)?;
@@ -40,14 +43,28 @@ pub(super) async fn respond(
     if is_dry {
         return quote(&api, asked.model, asked.jobs, &asked.ignored).await;
     }
+    let run = run(endpoint, api.clone(), caller.clone(), asked, stream);
+    once((&api, &caller), headers, (endpoint.path(), body), run).await
+}
+
+/// Runs a request to its end, or to the first line of its stream.
+async fn run(
+    endpoint: Endpoint,
+    api: Api,
+    caller: Caller,
+    asked: Asked,
+    stream: bool,
+) -> Result<Response, Refusal> {
     let calls = asked.calls();
     let clock = api.clock;
     let Asked { model, mut jobs, ignored, .. } = asked;
     let request = jobs.pop().ok_or_else(|| Failure::internal("the request has no job"))?;
     let Placed { mut watched, stake, headers, .. } = run::place(&api, caller, request, &ignored).await?;
-    let first = accepted(&mut watched, &stake).await?;
+    // What fails before has its status.
+    let (provider, first) = accepted(&mut watched, &stake).await?;
     let talk = Talk { endpoint, model, clock, calls, open: Vec::new() };
     let mut response = if stream {
+        let ending = stake.ending();
         let lines = Body::from_stream(lines(Lines {
             talk,
             watched,
@@ -56,26 +73,16 @@ pub(super) async fn respond(
             ready: VecDeque::new(),
             over: false,
         }));
-        ([(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))], lines).into_response()
+        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
+        let mut response = (kind, lines).into_response();
+        response.extensions_mut().insert(ending);
+        name(response.headers_mut(), "x-sharemesh-provider", &provider.into_iter().collect::<Vec<_>>());
+        response
     } else {
-        whole(talk, watched, &stake, first).await?.into_response()
+        whole(talk, watched, &stake, first).await?
     };
     response.headers_mut().extend(headers);
     Ok(response)
-}
-
-/// Waits until the job is accepted, so that what fails before has its status; returns an event that came instead.
-async fn accepted(watched: &mut Watched, stake: &Stake) -> Result<Option<JobEvent>, Refusal> {
-    loop {
-        match watched.next().await {
-            Some(JobEvent::Chosen { .. } | JobEvent::Vectors { .. }) => {}
-            Some(JobEvent::Accepted { .. }) | None => return Ok(None),
-            Some(JobEvent::Failed { failure, account }) => {
-                return Err(refusal(failure, account.as_deref(), stake));
-            }
-            Some(event @ (JobEvent::Text { .. } | JobEvent::Done(_))) => return Ok(Some(event)),
-        }
-    }
 }
 
 async fn whole(
@@ -83,7 +90,7 @@ async fn whole(
     mut watched: Watched,
     stake: &Stake,
     mut first: Option<JobEvent>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Response, Refusal> {
     let (mut text, mut calls) = (String::new(), Vec::new());
     loop {
         let event = match first.take() {
@@ -101,7 +108,9 @@ async fn whole(
                 let rest = talk.rest();
                 text += &rest.text;
                 calls.extend(rest.calls);
-                return Ok(Json(talk.last(Part { text, calls }, &account, finish)));
+                let mut response = Json(talk.last(Part { text, calls }, &account, finish)).into_response();
+                charged(response.headers_mut(), &account);
+                return Ok(response);
             }
             Some(JobEvent::Failed { failure, account }) => {
                 return Err(refusal(failure, account.as_deref(), stake));
@@ -152,6 +161,7 @@ impl Lines {
                     self.say(rest);
                     let last = self.talk.last(Part::default(), &account, finish);
                     self.ready.push_back(last);
+                    self.stake.ended_whole();
                     self.over = true;
                 }
                 Err(refusal) => self.fail(&refusal),
@@ -170,6 +180,7 @@ impl Lines {
     }
 
     fn fail(&mut self, refusal: &Refusal) {
+        self.stake.broke_off(refusal);
         self.ready.push_back(json!({"error": refusal.words()}));
         self.over = true;
     }
@@ -283,7 +294,15 @@ impl Talk {
     }
 }
 
-/// Says who was paid, and what: an addition to the API.
+/// Says the same in headers.
+pub(super) fn charged(headers: &mut HeaderMap, account: &JobAccount) {
+    let mut tally = Tally::default();
+    tally.add(account);
+    describe(headers, &tally);
+}
+
+/// Says who was paid, and what: an addition to the API. Where several worked on an answer the price is that of all, and what
+/// of it went to those who broke off is `earlier`.
 pub(super) fn charge(account: &JobAccount) -> Value {
     let mut charge = json!({
         "job": account.job,
@@ -294,6 +313,9 @@ pub(super) fn charge(account: &JobAccount) -> Value {
     });
     if let Some(builder) = &account.builder {
         charge["builder"] = json!(builder);
+    }
+    if !account.earlier.is_empty() {
+        charge["earlier"] = account.earlier.iter().map(self::charge).collect();
     }
     charge
 }

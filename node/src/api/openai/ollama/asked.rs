@@ -14,6 +14,16 @@ pub(super) enum Endpoint {
     Generate,
 }
 
+impl Endpoint {
+    /// Returns where it is.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/api/chat",
+            Self::Generate => "/api/generate",
+        }
+    }
+}
+
 /// Names that options have in both dialects.
 const SAME: [&str; 7] =
     ["seed", "top_k", "top_p", "temperature", "presence_penalty", "frequency_penalty", "stop"];

@@ -1,6 +1,7 @@
 //! `/api/embed` and the older `/api/embeddings`: vectors of texts, in Ollama's words.
 
 use axum::Json;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use engine::frame::{Embed, EmbedInput};
 use serde::Serialize;
@@ -11,8 +12,9 @@ use super::super::embeddings::{check, gather};
 use super::super::error::Refusal;
 use super::super::fields::{Fields, parse, wrong};
 use super::super::jobs::quote;
+use super::super::once;
 use super::super::run::{Placed, place};
-use super::answer::{NANOS_PER_MS, charge};
+use super::answer::{NANOS_PER_MS, charge, charged};
 use crate::api::Api;
 use crate::api::caller::Caller;
 use crate::api::views::JobAccount;
@@ -24,6 +26,16 @@ use crate::exit::Failure;
 pub(super) enum Endpoint {
     Embed,
     Embeddings,
+}
+
+impl Endpoint {
+    /// Returns where it is.
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Embed => "/api/embed",
+            Self::Embeddings => "/api/embeddings",
+        }
+    }
 }
 
 /// A request that makes sense.
@@ -38,6 +50,7 @@ pub(super) async fn respond(
     api: Api,
     caller: Caller,
     is_dry: bool,
+    headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Refusal> {
     let Wanted { request, ignored } = read(endpoint, body)?;
@@ -49,9 +62,21 @@ pub(super) async fn respond(
     if is_dry {
         return quote(&api, request.model.clone(), vec![request], &ignored).await;
     }
+    let run = run(endpoint, api.clone(), caller.clone(), Wanted { request, ignored }, count);
+    once((&api, &caller), headers, (endpoint.path(), body), run).await
+}
+
+async fn run(
+    endpoint: Endpoint,
+    api: Api,
+    caller: Caller,
+    Wanted { request, ignored }: Wanted,
+    count: usize,
+) -> Result<Response, Refusal> {
     let Placed { model, watched, stake, headers } = place(&api, caller, request, &ignored).await?;
     let (vectors, account) = gather(watched, &stake, count).await?;
     let mut response = Json(whole(endpoint, model, vectors, &account)).into_response();
+    charged(response.headers_mut(), &account);
     response.headers_mut().extend(headers);
     Ok(response)
 }
