@@ -192,7 +192,7 @@ impl Driver {
         let submission = Submission { job, request, events, until_ms };
         let models = self.resolve(&submission.request.model);
         if models.is_empty() {
-            self.net.lookup(name_key(&submission.request.model));
+            self.net.lookup(name_key(canonical(&submission.request.model)));
             self.waiting.submissions.push(submission);
         } else {
             self.place(submission, &models);
@@ -265,10 +265,7 @@ impl Driver {
     fn resolve(&self, name: &str) -> Vec<ModelId> {
         match name.parse() {
             Ok(id) => Vec::from([id]),
-            Err(_) => {
-                let name = crate::models::catalogue::find(name).map_or(name, |entry| &entry.name);
-                self.node.models_named(name, self.now())
-            }
+            Err(_) => self.node.models_named(canonical(name), self.now()),
         }
     }
 
@@ -325,6 +322,11 @@ impl Driver {
             Failure::new(FailureKind::NoCredits, words)
         })
     }
+}
+
+/// Returns the name by which the mesh knows a model of the catalogue, whatever other name or writing of it is used.
+pub(super) fn canonical(name: &str) -> &str {
+    crate::models::catalogue::find(name).map_or(name, |entry| &entry.name)
 }
 
 /// Returns the model that a name stands for, if it stands for one.

@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::api::views::{Money, ProviderView};
 use crate::command::Command;
 use crate::exit::{Failure, FailureKind};
+use crate::models::catalogue;
 
 /// All models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,7 +80,8 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Answer<List>, Refusal
 pub(super) async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Answer<Model>, Refusal> {
     let wanted = id.clone();
     let offers = api.commands.ask(|reply| Command::Providers { model: Some(wanted), reply }).await?;
-    let found = models(&offers).into_iter().find(|model| model.id == id || model.sharemesh.model_id == id);
+    let name = catalogue::find(&id).map_or(id.as_str(), |entry| &entry.name);
+    let found = models(&offers).into_iter().find(|model| model.id == name || model.sharemesh.model_id == id);
     let unknown = || {
         let name: String = id.chars().take(256).collect();
         let words = format!("the model `{name}` is not offered now: `GET /v1/models` lists those that are");

@@ -21,7 +21,7 @@ use crate::driver::{Driver, Model};
 use crate::exit::{Failure, FailureKind};
 use crate::net::{Direction, PeerInfo, TrafficOf, Transport};
 
-use super::{DISCOVER_MS, Discovery, SUBMISSIONS_MAX, answer};
+use super::{DISCOVER_MS, Discovery, SUBMISSIONS_MAX, answer, canonical};
 
 fn traffic_view(of: TrafficOf) -> TrafficView {
     TrafficView { kind: of.kind.to_owned(), sent: of.sent, received: of.received, streams: of.streams }
@@ -184,7 +184,7 @@ impl Driver {
 
     pub(super) fn on_providers(&mut self, model: Option<String>, reply: Reply<Vec<ProviderView>>) {
         match &model {
-            Some(name) => self.net.lookup(name_key(name)),
+            Some(name) => self.net.lookup(name_key(canonical(name))),
             None => {
                 for entry in crate::models::catalogue::entries() {
                     self.net.lookup(name_key(&entry.name));
@@ -203,6 +203,7 @@ impl Driver {
 
     /// Says whether [`Self::providers`] would find anybody; asked after every event while somebody waits.
     pub(super) fn knows_provider(&self, model: Option<&str>) -> bool {
+        let model = model.map(canonical);
         let is_wanted = |name: &str, id: ModelId| {
             model.is_none_or(|wanted| {
                 wanted == name || wanted.parse().is_ok_and(|wanted: ModelId| wanted == id)
@@ -215,6 +216,7 @@ impl Driver {
     }
 
     pub(in crate::driver) fn providers(&self, model: Option<&str>) -> Vec<ProviderView> {
+        let model = model.map(canonical);
         let now = self.now();
         let rtts: BTreeMap<NodeId, u64> = self
             .net

@@ -13,6 +13,7 @@ use crate::api::Api;
 use crate::api::views::ProviderView;
 use crate::command::Command;
 use crate::exit::{Failure, FailureKind};
+use crate::models::catalogue;
 
 /// Lists the models that are offered now: all of them can be asked at once.
 #[utoipa::path(get, path = "/tags", tag = "ollama", responses((status = 200, body = Object)))]
@@ -56,7 +57,8 @@ pub(super) async fn show(State(api): State<Api>, body: Given) -> Result<Json<Val
     let named = fields.take::<String>("model")?.or(fields.take("name")?).unwrap_or_default();
     let wanted = named.strip_suffix(":latest").unwrap_or(&named).to_owned();
     let models = listed(&api, Some(wanted.clone())).await?;
-    let found = models.iter().find(|(name, offer)| *name == wanted || offer.model_id == wanted);
+    let known = catalogue::find(&wanted).map_or(wanted.as_str(), |entry| &entry.name);
+    let found = models.iter().find(|(name, offer)| name == known || offer.model_id == wanted);
     let unknown = || {
         let name: String = named.chars().take(256).collect();
         Failure::new(
