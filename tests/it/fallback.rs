@@ -238,6 +238,55 @@ async fn a_client_that_wants_no_other_provider_is_told_of_the_failure() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_form_whose_engine_dies_is_gone_on_with_and_keeps_its_form() {
+    let ground = Ground::new(SHAREMESH);
+    let issuer = ground.start("issuer", &["--dev"]).await;
+    let serve = async |name: &str, fake: &str| {
+        let ticket = issuer.ticket(0).await;
+        ground.start(name, &["--join", &ticket, "--serve", "fake", fake]).await
+    };
+    let dying = serve("dying", &PACE.replace("\"crash_at\":null", "\"crash_at\":9")).await;
+    let whole = serve("whole", PACE).await;
+    let consumer = ground.start("consumer", &["--join", &issuer.ticket(OPENING_NANO).await]).await;
+    consumer.until_provided_by("fake", 2).await;
+    let schema = json!({
+        "type": "object", "properties": {"story": {"type": "string", "minLength": 40}}, "required": ["story"],
+        "additionalProperties": false,
+    });
+    let first = dying.status().await.node;
+    let asked = json!({
+        "model": "fake", "messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 200,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "story", "schema": schema}},
+        "provider": {"order": [first]},
+    });
+
+    let answer = chat(&consumer, asked).await;
+
+    assert_eq!(answer.status(), 200);
+    let answer: Value = answer.json().await.expect("JSON");
+    let text = answer["choices"][0]["message"]["content"].as_str().expect("text");
+    let read: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert!(read["story"].as_str().is_some_and(|story| story.chars().count() >= 40), "{read}");
+    let providers: Vec<&Value> =
+        answer["sharemesh"].as_array().expect("a list").iter().map(|charge| &charge["provider"]).collect();
+    assert_eq!(providers, [&json!(first), &json!(whole.status().await.node)], "{answer}");
+
+    // The id of either job leads to both.
+    let http = reqwest::Client::builder().no_proxy().build().expect("plain");
+    let mut views = Vec::new();
+    for charge in answer["sharemesh"].as_array().expect("a list") {
+        let job = charge["job"].as_str().expect("text");
+        consumer.job_once_known(job).await;
+        let url = format!("http://{}/v1/jobs/{job}", consumer.client().address());
+        views.push(http.get(url).send().await.expect("answered").json::<Value>().await.expect("JSON"));
+    }
+    assert_eq!(views[0], views[1]);
+    assert_eq!(views[0]["job"], answer["sharemesh"][0]["job"]);
+    assert_eq!((&views[0]["state"], views[0]["jobs"].as_array().map(Vec::len)), (&json!("settled"), Some(2)));
+    assert_eq!(views[0]["tokens_out"], answer["usage"]["completion_tokens"]);
+}
+
+#[tokio::test]
 async fn a_client_names_whom_it_wants_first_and_what_they_must_say_of_themselves() {
     let ground = Ground::new(SHAREMESH);
     let mesh = Mesh::start(&ground, "fake", &[PACE]).await;

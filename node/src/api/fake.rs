@@ -37,7 +37,8 @@ impl Told {
 const PRICE_NANO: u64 = 100;
 
 /// Answers until the queue of commands is gone. Models: `echo` answers, `slow` never ends, `half` fails after its first
-/// part, `relay` does so at each of its first three tokens, `poor` costs too much, `broken` fails
+/// part, `relay` does so at each of its first three tokens, `crash` too because its engine fails, `stuck` has an engine that fails
+/// each time after the first, `poor` costs too much, `broken` fails
 /// before its first token, `lost` after it without an account, `taken` with more paid ahead than was set aside.
 pub(crate) fn spawn(mut commands: mpsc::Receiver<Command>) -> Told {
     let told = Told::default();
@@ -76,7 +77,7 @@ fn submit(
             fail(FailureKind::NoProvider, "everybody asks for more");
         }
         "poor" => fail(FailureKind::NoCredits, "needs 2 credits and has 1: ask the issuer for a grant"),
-        "echo" | "slow" | "half" | "lost" | "relay" | "broken" | "taken" => {
+        "echo" | "slow" | "half" | "lost" | "relay" | "crash" | "stuck" | "broken" | "taken" => {
             let why = vec![CandidateView { node: "aa".to_owned(), chosen: true, ..CandidateView::default() }];
             say(JobEvent::Chosen { job: format_job(&job), provider: "aa".to_owned(), why });
             say(JobEvent::Accepted { tokens_in: 2, price_max: 10.into() });
@@ -100,7 +101,7 @@ fn submit(
         let logprobs = generate.logprobs.map(|_| logprob(&text)).into_iter().collect();
         say(JobEvent::Text { text, index: 0, tokens: 1, ids: Vec::new(), logprobs });
     }
-    if request.model == "relay" {
+    if matches!(request.model.as_str(), "relay" | "crash" | "stuck") {
         relay(job, request, generate, say);
         return None;
     }
@@ -158,13 +159,17 @@ fn relay(job: JobId, request: &JobRequest, generate: &Generate, say: impl Fn(Job
     let index = generate.resume.len();
     assert!(generate.resume.iter().copied().eq(0..4_u32.min(index as u32)), "{request:?}");
     let provider = format!("p{index}");
-    assert!(!request.ignore.contains(&provider), "{request:?}");
+    assert!(!request.ignore.contains(&provider) || request.model == "stuck", "{request:?}");
     let ids = vec![u32::try_from(index).expect("few")];
-    let text = format!("t{index} ");
-    say(JobEvent::Text { text, index: ids[0], tokens: 1, ids, logprobs: Vec::new() });
+    let is_stuck = request.model == "stuck" && index > 0;
+    if !is_stuck {
+        let text = format!("t{index} ");
+        say(JobEvent::Text { text, index: ids[0], tokens: 1, ids, logprobs: Vec::new() });
+    }
+    let kind = if request.model == "relay" { FailureKind::ProviderLost } else { FailureKind::WorkerLost };
     let account = Box::new(JobAccount { provider, finish: "lost".to_owned(), ..account(job) });
     if index < 3 {
-        let failure = Failure::new(FailureKind::ProviderLost, "lost the provider in mid-stream");
+        let failure = Failure::new(kind, "lost the provider in mid-stream");
         say(JobEvent::Failed { failure, account: Some(account) });
     } else {
         say(JobEvent::Done(Box::new(JobAccount { finish: "stop".to_owned(), ..*account })));

@@ -25,6 +25,9 @@ const ATTEMPTS_MAX: u32 = 16;
 /// Bounds the providers that may be paid for reading one request of which nothing comes, or only vectors.
 const READERS_MAX: usize = 3;
 
+/// Engines that fail at the same token of an answer kept to a form, after which nobody else is asked.
+const FORM_BREAKS_MAX: u32 = 2;
+
 /// How many times a provider may fail at one answer.
 const FAILURES_MAX: usize = 2;
 
@@ -59,6 +62,8 @@ pub(super) struct Fallback {
     takers: Vec<String>,
     /// Why the first one did.
     failure: Option<Failure>,
+    /// Engines that failed at it since the last part of it came.
+    broken: u32,
     attempts: u32,
     /// Until when somebody is looked for, once the answer has broken off.
     until: Option<Instant>,
@@ -204,6 +209,7 @@ impl Fallback {
             chosen: None,
             takers: Vec::new(),
             failure: None,
+            broken: 0,
             attempts: 0,
             until: None,
         }
@@ -216,6 +222,9 @@ impl Fallback {
 
     /// Takes note of an event, and has somebody else go on if it says that the provider did not.
     pub(super) async fn after(&mut self, event: JobEvent) -> Next {
+        if let JobEvent::Failed { failure, .. } = &event {
+            self.broken += u32::from(failure.kind == FailureKind::WorkerLost);
+        }
         match event {
             JobEvent::Text { ref text, ref ids, .. } => {
                 self.text.update(text.as_bytes());
@@ -269,6 +278,7 @@ impl Fallback {
     /// Part of the answer came: whoever is looked for after this is looked for anew.
     fn came(&mut self) {
         self.until = None;
+        self.broken = 0;
         self.takers.clear();
     }
 
@@ -278,10 +288,8 @@ impl Fallback {
     }
 
     fn may_go_on(&self, kind: FailureKind, last: &JobAccount) -> bool {
-        // A form that broke one engine would break the next, and each would count as failed.
-        let is_formed = self.request.generate().is_some_and(engine::grammar::is_needed);
-        let is_lost = matches!(kind, FailureKind::ProviderLost | FailureKind::TimedOut)
-            || kind == FailureKind::WorkerLost && !is_formed;
+        let is_lost =
+            matches!(kind, FailureKind::ProviderLost | FailureKind::TimedOut | FailureKind::WorkerLost);
         let has_part = !self.ids.is_empty() || self.vectors > 0;
         // Text whose tokens are not known cannot be gone on with.
         let gave_nothing = self.taken && !has_part && last.tokens_out == 0;
@@ -290,7 +298,13 @@ impl Fallback {
         let is_vectors = matches!(self.request.work, Work::Embed(_));
         let is_dear = is_vectors || (gave_nothing && last.price.nano > 0);
         let may_others = !is_dear || self.earlier.len() + 1 < READERS_MAX;
-        is_lost && has_begun && may_others && self.attempts < ATTEMPTS_MAX
+        is_lost && !self.is_form_at_fault() && has_begun && may_others && self.attempts < ATTEMPTS_MAX
+    }
+
+    /// Says whether the form of the answer has broken two engines where neither could go on by a token: it would break the
+    /// next, and each would count as failed.
+    fn is_form_at_fault(&self) -> bool {
+        self.broken >= FORM_BREAKS_MAX && self.request.generate().is_some_and(engine::grammar::is_needed)
     }
 
     /// Says whether an attempt to go on came to nothing, and somebody else may still be found. The first is made by the job

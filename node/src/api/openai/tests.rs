@@ -330,6 +330,31 @@ async fn a_failure_in_mid_stream_is_said_in_the_stream_and_ends_it() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_form_goes_on_when_its_engine_fails_until_its_form_is_at_fault() {
+    let served = served().await;
+    let ask = |model: &str| {
+        let body = format!(
+            r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}],"response_format":{{"type":"json_object"}}}}"#
+        );
+        answer(post(&served, "/v1/chat/completions", &body))
+    };
+
+    let (status, text) = ask("crash").await;
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains("t0 t1 t2 t3 "), "each went on where the one before it ended: {text}");
+    assert_eq!(served.told.submitted(), 4);
+
+    let (status, text) = ask("stuck").await;
+    assert_eq!(status, 502, "{text}");
+    assert!(text.contains("worker_lost"), "{text}");
+    assert_eq!(
+        served.told.submitted(),
+        4 + 2,
+        "one after the token that came, and the next, which made none"
+    );
+}
+
+#[tokio::test]
 async fn closing_the_connection_cancels_every_choice() {
     for stream in [true, false] {
         let served = served().await;
