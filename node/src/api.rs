@@ -279,7 +279,7 @@ async fn measure(State(api): State<Api>, request: Request<axum::body::Body>, nex
     let response = next.run(request).await;
     // Names that clients made up are one name, so that they cannot make many.
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
-    let method = if KNOWN_METHODS.contains(&method) { method.as_str() } else { "_OTHER" };
+    let method = if KNOWN_METHODS.contains(&method) { method.as_str() } else { metrics::OTHER };
     api.metrics.answered(route, method, response.status().as_u16(), begun.elapsed());
     response
 }

@@ -35,7 +35,7 @@ pub(super) async fn submit(State(api): State<Api>, Json(body): Json<JobBody>) ->
     api.commands.tell(Command::Submit { job, request: request.clone(), events: sender })?;
     let own = request.max_price_nano;
     let watched =
-        Watched::new(relaying, events, (permit, None), &api).falling_back(Caller::Owner, request, own);
+        Watched::new(relaying, events, (permit, None), request, &api).falling_back(Caller::Owner, own);
     // The answer's head waits for the first event, so that a job that fails at once has an honest status.
     sse::respond(watched, &format_job(&job)).await
 }

@@ -8,17 +8,20 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
+use engine::frame::Prompt;
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 use super::Api;
 use super::caller::Caller;
 use super::fallback::{Fallback, Next, Relaying};
 use super::spending::{self, Spending};
-use super::views::JobEvent;
+use super::views::{JobAccount, JobEvent};
 use crate::api_keys::Reserved;
-use crate::command::{JobId, JobRequest};
+use crate::command::{JobId, JobRequest, Work};
 use crate::exit::{Failure, FailureKind};
+use crate::metrics::{Answered, Metrics, Operation};
 
 /// Keeps connections through idle prefill; clients ignore such comments.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -40,6 +43,50 @@ pub(super) struct Watched {
     /// Who goes on if the provider does not.
     fallback: Option<Box<Fallback>>,
     begun: Begun,
+    measured: Measured,
+}
+
+/// What is measured of an answer as its client sees it, whoever works on it.
+struct Measured {
+    request: Arc<JobRequest>,
+    since: Instant,
+    /// Until its first part came.
+    first: Option<Duration>,
+    /// Whether somebody serves the model, so that its name is not a client's own.
+    is_known: bool,
+}
+
+impl Measured {
+    fn of(request: Arc<JobRequest>) -> Self {
+        Self { request, since: Instant::now(), first: None, is_known: false }
+    }
+
+    /// Takes note of an event; the last one is counted.
+    fn note(&mut self, event: &JobEvent, metrics: &Metrics) {
+        match event {
+            JobEvent::Chosen { .. } | JobEvent::Accepted { .. } => self.is_known = true,
+            JobEvent::Text { .. } | JobEvent::Vectors { .. } => {
+                self.first.get_or_insert_with(|| self.since.elapsed());
+            }
+            JobEvent::Done(account) => self.end(None, Some(account), metrics),
+            JobEvent::Failed { failure, account } => {
+                self.end(Some(failure.kind), account.as_deref(), metrics);
+            }
+        }
+    }
+
+    fn end(&self, error: Option<FailureKind>, account: Option<&JobAccount>, metrics: &Metrics) {
+        let operation = match &self.request.work {
+            Work::Embed(_) => Operation::Embeddings,
+            Work::Generate(generate) => match &generate.prompt {
+                Prompt::Text(_) | Prompt::Tokens(_) => Operation::TextCompletion,
+                Prompt::Chat(_) | Prompt::Tools(_) => Operation::Chat,
+            },
+        };
+        let model = Some(self.request.model.as_str()).filter(|_| self.is_known);
+        let took = self.since.elapsed();
+        metrics.model_answered(&Answered { operation, model, error, took, first: self.first, account });
+    }
 }
 
 /// Whether a provider has begun any of some jobs: from then on something may have been paid, whatever comes.
@@ -62,11 +109,24 @@ impl Watched {
         relaying: Relaying,
         events: mpsc::Receiver<JobEvent>,
         place: JobPlace,
+        request: Arc<JobRequest>,
         api: &Api,
     ) -> Self {
         let job = relaying.first();
         let (api, begun, place) = (api.clone(), Begun::default(), Some(place));
-        Self { relaying, job, events, api, over: false, place, spending: None, fallback: None, begun }
+        let measured = Measured::of(request);
+        Self {
+            relaying,
+            job,
+            events,
+            api,
+            over: false,
+            place,
+            spending: None,
+            fallback: None,
+            begun,
+            measured,
+        }
     }
 
     /// Counts what the job costs to the key for which it was set aside.
@@ -76,12 +136,8 @@ impl Watched {
     }
 
     /// Lets another provider go on with the answer, if the request allows that, for at most `max_price_nano` in all.
-    pub(super) fn falling_back(
-        mut self,
-        caller: Caller,
-        request: Arc<JobRequest>,
-        max_price_nano: Option<u64>,
-    ) -> Self {
+    pub(super) fn falling_back(mut self, caller: Caller, max_price_nano: Option<u64>) -> Self {
+        let request = self.measured.request.clone();
         let fallback = || Box::new(Fallback::new(&self.api, caller, request.clone(), max_price_nano));
         self.fallback = request.fallbacks.then(fallback);
         self
@@ -106,17 +162,13 @@ impl Watched {
             };
             self.note(&event);
             let Some(fallback) = &mut self.fallback else {
-                self.over = event.is_last();
-                return Some(event);
+                return Some(self.seen(event));
             };
             if self.relaying.is_cancelled() {
                 fallback.give_up();
             }
             match fallback.after(event).await {
-                Next::Event(event) => {
-                    self.over = event.is_last();
-                    return Some(event);
-                }
+                Next::Event(event) => return Some(self.seen(event)),
                 Next::Job { job, events, reserved } => {
                     (self.job, self.events) = (job, events);
                     self.spending = reserved.map(Spending::new);
@@ -127,6 +179,13 @@ impl Watched {
                 }
             }
         }
+    }
+
+    /// Takes note of what the client sees.
+    fn seen(&mut self, event: JobEvent) -> JobEvent {
+        self.over = event.is_last();
+        self.measured.note(&event, &self.api.metrics);
+        event
     }
 
     /// Counts what happened.
@@ -159,6 +218,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         if !self.over {
             self.api.metrics.job_failed(FailureKind::Cancelled, None);
+            self.measured.end(Some(FailureKind::Cancelled), None, &self.api.metrics);
             self.api.commands.cancel(self.job);
             if let Some(spending) = self.spending.take() {
                 let events = std::mem::replace(&mut self.events, mpsc::channel(1).1);

@@ -165,10 +165,10 @@ async fn submit(
         // The others may have begun by now.
         told.map_err(|failure| Refusal::from(failure).not_to_be_repeated(!watched.is_empty()))?;
         reserved.iter_mut().for_each(Reserved::place);
-        let one = Watched::new(relaying, events, (permit, guest), api)
+        let one = Watched::new(relaying, events, (permit, guest), request, api)
             .noting(stake.begun.clone())
             .paid_by(reserved);
-        watched.push(one.falling_back(stake.caller.clone(), request, own));
+        watched.push(one.falling_back(stake.caller.clone(), own));
     }
     Ok(watched)
 }

@@ -458,6 +458,11 @@ async fn metrics_count_what_happened_and_hold_nothing_of_prompts() {
     let body = r#"{"model":"echo","messages":[{"role":"user","content":"canary"}]}"#;
     answer(post(&served, "/v1/chat/completions", body)).await;
     answer(post(&served, "/v1/canary", "{}")).await;
+    // Four providers make one answer, one breaks off, and of a model that nobody serves only its client knows the name.
+    for model in ["crash", "half", "canary"] {
+        let body = format!(r#"{{"model":"{model}","prompt":"x"}}"#);
+        answer(post(&served, "/v1/completions", &body)).await;
+    }
     answer(served.request(Method::from_bytes(b"CANARY").expect("a word"), "/v1/models")).await;
 
     let response = served.request(Method::GET, "/metrics").send().await.expect("answered");
@@ -466,9 +471,14 @@ async fn metrics_count_what_happened_and_hold_nothing_of_prompts() {
 
     for line in [
         r#"http_server_request_duration_seconds_count{http_route="/v1/chat/completions",http_request_method="POST",http_response_status_code="200"} 1"#,
-        r#"sharemesh_jobs_total{outcome="stop"} 1"#,
-        "sharemesh_spent_nanocredits_total 100",
+        r#"sharemesh_jobs_total{outcome="stop"} 2"#,
+        "sharemesh_spent_nanocredits_total 600",
         "sharemesh_ready 1",
+        r#"gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="chat",gen_ai_provider_name="sharemesh",gen_ai_request_model="echo"} 1"#,
+        r#"gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="text_completion",gen_ai_provider_name="sharemesh",gen_ai_request_model="crash"} 1"#,
+        r#"gen_ai_server_time_per_output_token_seconds_count{gen_ai_operation_name="text_completion",gen_ai_provider_name="sharemesh",gen_ai_request_model="crash"} 1"#,
+        r#"gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="text_completion",gen_ai_provider_name="sharemesh",gen_ai_request_model="half",error_type="provider_lost"} 1"#,
+        r#"gen_ai_server_request_duration_seconds_count{gen_ai_operation_name="text_completion",gen_ai_provider_name="sharemesh",gen_ai_request_model="_OTHER",error_type="no_provider"} 1"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
