@@ -254,8 +254,12 @@ impl FakeVocabulary {
 
 impl Vocabulary for FakeVocabulary {
     fn prepare(&self, generate: Arc<Generate>) -> Result<PreparedJob, JobError> {
-        let text = text_of(&generate.prompt);
-        let prompt = text.as_bytes().chunks(BYTES_PER_TOKEN).map(word_for).collect();
+        let prompt = match &generate.prompt {
+            Prompt::Tokens(ids) => ids.clone(),
+            prompt @ (Prompt::Chat(_) | Prompt::Text(_) | Prompt::Tools(_)) => {
+                text_of(prompt).as_bytes().chunks(BYTES_PER_TOKEN).map(word_for).collect()
+            }
+        };
         PreparedJob::new(generate, prompt, self.context_length, VOCABULARY_SIZE)?.constrain(grammars)
     }
 
@@ -288,6 +292,8 @@ fn text_of(prompt: &Prompt) -> Cow<'_, str> {
         Prompt::Text(text) => Cow::Borrowed(text),
         Prompt::Chat(messages) => lines_of(messages).into(),
         Prompt::Tools(chat) => lines_of(&chat.in_words()).into(),
+        // No directive is told by tokens.
+        Prompt::Tokens(_) => Cow::Borrowed(""),
     }
 }
 
@@ -352,6 +358,15 @@ mod tests {
         assert_ne!(first, ids(generate("hello there", 2, 32)));
         assert_ne!(first, ids(generate("hello, there", 1, 32)));
         assert!(first.iter().collect::<BTreeSet<_>>().len() > 20, "{first:?}");
+    }
+
+    #[test]
+    fn the_tokens_of_a_prompt_make_the_answer_that_the_prompt_makes() {
+        let tokens: Vec<u32> = b"hello there".chunks(BYTES_PER_TOKEN).map(word_for).collect();
+        let request = |ids: Vec<u32>| Generate { prompt: Prompt::Tokens(ids), ..generate("", 1, 32) };
+
+        assert_eq!(ids(request(tokens.clone())), ids(generate("hello there", 1, 32)));
+        assert_ne!(ids(request(tokens[1..].to_vec())), ids(request(tokens)));
     }
 
     #[test]

@@ -168,6 +168,8 @@ pub enum Prompt {
     Text(String),
     /// A chat in which tools may be called.
     Tools(Box<ToolChat>),
+    /// Tokens of the model's own vocabulary, taken as they are: nothing is put before them.
+    Tokens(Vec<u32>),
 }
 
 /// One message of a chat.
@@ -272,7 +274,8 @@ impl Generate {
                 bad(format!("the chat has {} messages: send at most {CHAT_MESSAGES_MAX}", messages.len()))
             }
             Prompt::Tools(chat) => chat.validate(),
-            Prompt::Chat(_) | Prompt::Text(_) => Ok(()),
+            Prompt::Tokens(ids) if ids.is_empty() => bad("the prompt has no tokens: send some".to_owned()),
+            Prompt::Chat(_) | Prompt::Text(_) | Prompt::Tokens(_) => Ok(()),
         }
     }
 }

@@ -98,7 +98,7 @@ fn limits() -> ParserLimits {
 fn tools_of(generate: &Generate) -> Option<&ToolChat> {
     match &generate.prompt {
         Prompt::Tools(chat) => Some(&**chat).filter(|chat| chat.may_call()),
-        Prompt::Chat(_) | Prompt::Text(_) => None,
+        Prompt::Chat(_) | Prompt::Text(_) | Prompt::Tokens(_) => None,
     }
 }
 

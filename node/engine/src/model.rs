@@ -87,9 +87,9 @@ impl PreparedJob {
         if tokens >= context {
             return Err(JobError::PromptTooLong { tokens, context, text: None });
         }
-        if let Some(id) = generate.resume.iter().find(|id| **id as usize >= vocabulary_size) {
+        if let Some(id) = prompt.iter().chain(&generate.resume).find(|id| **id as usize >= vocabulary_size) {
             return Err(JobError::BadRequest(format!(
-                "token {id} to resume after is not one of this model's {vocabulary_size}: use the same model"
+                "token {id} is not one of this model's {vocabulary_size}: send tokens of its own tokenizer"
             )));
         }
         let tokens_out_max = generate.max_tokens.min(context - tokens) as usize;

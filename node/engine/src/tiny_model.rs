@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::direct::Engine;
-use crate::frame::{Finish, FromWorker, Generate, JobKey, Prompt, Request, Sampling, ToWorker};
+use crate::frame::{Finish, FromWorker, Generate, JobError, JobKey, Prompt, Request, Sampling, ToWorker};
 use crate::frame::{read_frame, write_frame};
 use crate::options::{DeviceChoice, ModelSource, WorkerOptions};
 use crate::sampler::mix;
@@ -190,6 +190,22 @@ fn an_answer_resumes_at_every_index() {
             let rest = ids(&engine, Generate { resume: whole[..index].to_vec(), ..request.clone() });
             assert_eq!(rest, whole[index..], "{architecture} {tensor_type:?} resumed at {index}");
         }
+    }
+}
+
+#[test]
+fn a_prompt_of_tokens_is_read_as_it_is_and_only_in_the_models_own() {
+    let engine = load(&Recipe::new("llama", GgmlDType::Q8_0)).expect("it loads");
+    let request = |ids: Vec<u32>| Generate { prompt: Prompt::Tokens(ids), ..generate("", 12) };
+
+    let answer = engine.generate(request(vec![7, 5, 9]), |_| ()).expect("the model computes");
+    assert_eq!(answer.tokens_in, 3, "nothing is put before them");
+    let whole = ids(&engine, request(vec![7, 5, 9]));
+    assert_ne!(whole, ids(&engine, request(vec![9, 5, 7])));
+
+    for wrong in [Vec::new(), vec![7, u32::MAX]] {
+        let error = engine.generate(request(wrong), |_| ()).expect_err("no prompt");
+        assert!(matches!(error.downcast_ref(), Some(JobError::BadRequest(_))), "{error:#}");
     }
 }
 

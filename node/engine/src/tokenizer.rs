@@ -126,6 +126,7 @@ impl GgufVocabulary {
         match prompt {
             Prompt::Chat(messages) => encode(&self.template.render(messages)?),
             Prompt::Tools(chat) => encode(&self.template.render_tools(chat)?),
+            Prompt::Tokens(ids) => Ok(ids.clone()),
             Prompt::Text(text) => Ok(self.begin.into_iter().chain(encode(text)?).collect()),
         }
     }

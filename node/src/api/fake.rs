@@ -96,6 +96,7 @@ fn submit(
                 None => None,
             },
             Prompt::Text(text) => Some(text.clone()),
+            Prompt::Tokens(ids) => Some(format!("{ids:?}")),
         };
         let text = text.unwrap_or_default();
         let logprobs = generate.logprobs.map(|_| logprob(&text)).into_iter().collect();

@@ -1,7 +1,7 @@
 //! The endpoints that programs made for OpenAI's API speak: `/v1/models`, `/v1/chat/completions`, `/v1/completions`,
 //! `/v1/responses`, `/v1/embeddings`, `/v1/jobs`.
 //!
-//! In reading order: `fields` takes a request's parameters by name, `messages` its chat and `form` what the answer must look
+//! In reading order: `fields` takes a request's parameters by name, `messages` its chat, `prompts` what it begins with and `form` what the answer must look
 //! like; `asked` makes jobs of them;
 //! `run` submits these and gathers or streams what they answer, in the words of `wire`; `responses` writes them as items and
 //! events; `embeddings` does all this for vectors;
@@ -27,8 +27,10 @@ mod keys_tests;
 mod messages;
 mod models;
 pub(super) mod ollama;
+mod prompts;
 mod responses;
 mod run;
+mod spoken;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use engine::frame::{Generate, LOGPROBS_MAX, Prompt, Sampling};
-use engine::tools::{ToolChat, Turn};
 use protocol::ids::NodeId;
 use protocol::job::Sort;
 use protocol::ledger::money::BPS;
@@ -14,8 +13,7 @@ use serde_json::{Map, Number, Value, json};
 use super::calls::Calls;
 use super::fields::{Fields, parse, unsupported, wrong};
 use super::form;
-use super::messages;
-use super::tools::{self, Tools};
+use super::prompts::{self, param_of, prompt_bytes};
 use super::wire::Dialect;
 use crate::api::jobs::random_seed;
 use crate::api::views::parse_credits;
@@ -87,25 +85,20 @@ impl Asked {
         let mut fields = Fields::read(body)?;
         let model = model(&mut fields)?;
         let prompts = match dialect {
-            Dialect::Chat => chat(&mut fields)?,
-            Dialect::Completion => texts(&mut fields)?,
+            Dialect::Chat => prompts::chat(&mut fields)?,
+            Dialect::Completion => prompts::texts(&mut fields)?,
         };
-        let echoed = echoed(dialect, &mut fields, &prompts)?;
+        let echoed = prompts::echoed(dialect, &mut fields, &prompts)?;
         refuse_what_changes_the_answer(&mut fields)?;
         let (stream, include_usage) = streaming(&mut fields)?;
         let choices = choices(&mut fields, prompts.len())?;
         let (generate, template) = template(dialect, &mut fields, model.clone())?;
-        let has_logprobs = generate.logprobs.is_some();
         let jobs = jobs(&generate, &template, prompts, choices)?;
         IGNORED.iter().for_each(|name| fields.ignore(name));
         let each = |text: &String| std::iter::repeat_n(text.clone(), choices as usize).collect::<Vec<_>>();
         let echoed = echoed.iter().flat_map(each).collect();
         let ignored = fields.leftover();
-        let asked = Self { dialect, model, jobs, stream, include_usage, echoed, ignored };
-        if has_logprobs && asked.calls().is_some() {
-            return Err(wrong("logprobs", "cannot be had with `tools`: leave one of them out"));
-        }
-        Ok(asked)
+        Ok(Self { dialect, model, jobs, stream, include_usage, echoed, ignored })
     }
 
     /// Checks what takes a while: whether answers can be kept to the form that is asked for.
@@ -144,64 +137,6 @@ fn check(mut generate: Generate) -> Result<(), Failure> {
     generate.prompt = Prompt::Text(String::new());
     check(&generate, "response_format")?;
     with_tools.map_or(Ok(()), |generate| check(&generate, "tools"))
-}
-
-// ------------------------------------------------------------------------------------------------- prompts
-
-fn chat(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
-    let given: Vec<Value> =
-        fields.take("messages")?.ok_or_else(|| wrong("messages", "is missing: send the chat"))?;
-    if given.iter().any(|message| message.get("name").is_some()) {
-        fields.note_ignored("messages.name");
-    }
-    let turns = messages::read(given)?;
-    let Tools { tools, choice, parallel } = tools::read(fields)?;
-    Ok(vec![prompt_of(ToolChat { turns, tools, choice, parallel })?])
-}
-
-/// Returns a chat as one without tools if nothing in it has to do with them: every provider knows that.
-fn prompt_of(chat: ToolChat) -> Result<Prompt, Failure> {
-    chat.validate_turns().map_err(|error| Failure::usage(error.to_string()).in_param("messages"))?;
-    let all_said = chat.turns.iter().all(|turn| matches!(turn, Turn::Said(_)));
-    if chat.may_call() || !all_said {
-        return Ok(Prompt::Tools(Box::new(chat)));
-    }
-    // A choice of what is not there is still a mistake.
-    chat.validate().map_err(|error| Failure::usage(error.to_string()).in_param("tool_choice"))?;
-    let said = |turn| match turn {
-        Turn::Said(message) => Some(message),
-        Turn::Called { .. } | Turn::Returned { .. } => None,
-    };
-    Ok(Prompt::Chat(chat.turns.into_iter().filter_map(said).collect()))
-}
-
-fn texts(fields: &mut Fields) -> Result<Vec<Prompt>, Failure> {
-    let all = match fields.take::<Value>("prompt")? {
-        Some(Value::String(text)) => vec![text],
-        Some(Value::Array(texts)) if !texts.is_empty() && texts.iter().all(Value::is_string) => {
-            parse("prompt", Value::Array(texts))?
-        }
-        Some(_) => return Err(wrong("prompt", "must be a text or a list of texts; token ids are not taken")),
-        None => return Err(wrong("prompt", "is missing: send a text")),
-    };
-    if all.iter().any(String::is_empty) {
-        return Err(wrong("prompt", "is empty: send some text"));
-    }
-    Ok(all.into_iter().map(Prompt::Text).collect())
-}
-
-fn echoed(dialect: Dialect, fields: &mut Fields, prompts: &[Prompt]) -> Result<Vec<String>, Failure> {
-    if dialect == Dialect::Chat || !fields.take("echo")?.unwrap_or(false) {
-        return Ok(Vec::new());
-    }
-    if fields.has("logprobs") {
-        return Err(wrong("echo", "cannot be had with `logprobs`: leave one of them out"));
-    }
-    let text = |prompt: &Prompt| match prompt {
-        Prompt::Text(text) => Some(text.clone()),
-        Prompt::Chat(_) | Prompt::Tools(_) => None,
-    };
-    Ok(prompts.iter().filter_map(text).collect())
 }
 
 fn refuse_what_changes_the_answer(fields: &mut Fields) -> Result<(), Failure> {
@@ -277,25 +212,6 @@ fn jobs(
         }
     }
     Ok(jobs)
-}
-
-/// Returns the parameter that is at fault where a prompt makes no sense.
-fn param_of(prompt: &Prompt) -> &'static str {
-    match prompt {
-        Prompt::Chat(_) => "messages",
-        Prompt::Text(_) => "prompt",
-        Prompt::Tools(_) => "tools",
-    }
-}
-
-fn prompt_bytes(prompt: &Prompt) -> usize {
-    match prompt {
-        Prompt::Text(text) => text.len(),
-        Prompt::Tools(chat) => chat.bytes(),
-        Prompt::Chat(messages) => {
-            messages.iter().map(|message| message.role.len() + message.content.len()).sum()
-        }
-    }
 }
 
 /// Returns what is asked for without the prompt, and who may do it.
@@ -645,7 +561,6 @@ mod tests {
         for (changes, param) in [
             (json!({"tools": tools, "tool_choice": {"function": {"name": "g"}}}), "tools"),
             (json!({"tools": [tools[0], tools[0]]}), "tools"),
-            (json!({"tools": tools, "logprobs": true}), "logprobs"),
         ] {
             assert_eq!(chat(changes).expect_err(param).param.as_deref(), Some(param));
         }
@@ -779,10 +694,25 @@ mod tests {
     }
 
     #[test]
+    fn a_completion_may_begin_with_tokens() {
+        let prompts = |prompt: Value| {
+            let asked = asked(Dialect::Completion, json!({"prompt": prompt})).expect("sound");
+            asked.jobs.iter().map(|job| text(job).prompt.clone()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(prompts(json!([1, 2])), [Prompt::Tokens(vec![1, 2])]);
+        assert_eq!(prompts(json!([[1, 2], [3]])), [Prompt::Tokens(vec![1, 2]), Prompt::Tokens(vec![3])]);
+    }
+
+    #[test]
     fn a_completion_that_makes_no_sense_is_refused_by_name() {
         for (changes, param) in [
             (json!({"prompt": null}), "prompt"),
-            (json!({"prompt": [1, 2]}), "prompt"),
+            (json!({"prompt": []}), "prompt"),
+            (json!({"prompt": [1, "a"]}), "prompt"),
+            (json!({"prompt": [-1]}), "prompt"),
+            (json!({"prompt": [[1], []]}), "prompt"),
+            (json!({"prompt": [1, 2], "echo": true}), "echo"),
             (json!({"prompt": ""}), "prompt"),
             (json!({"logprobs": 6}), "logprobs"),
             (json!({"logprobs": 1, "echo": true}), "echo"),

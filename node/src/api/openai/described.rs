@@ -44,7 +44,7 @@ pub(super) struct CompletionRequest {
     /// The model's name or id, as `GET /v1/models` lists them.
     #[schema(min_length = 1, max_length = 256)]
     model: String,
-    prompt: Texts,
+    prompt: Inputs,
     #[schema(minimum = 1, maximum = 65_536, default = 16)]
     max_tokens: Option<u32>,
     #[serde(flatten)]

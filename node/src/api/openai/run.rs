@@ -189,12 +189,14 @@ async fn gather(
     let mut answers = Vec::new();
     for (index, Collected { text, logprobs, account, finish }) in whole.into_iter().enumerate() {
         tally.add(&account);
-        let logprobs = (!logprobs.is_empty()).then(|| head.logprobs(&logprobs, 0));
+        let may_call = calls.is_some();
         let read = match calls {
             Some(calls) => read_calls(head, index, calls.clone(), &text),
             None => Ok((text, Vec::new(), false)),
         };
         let (text, calls, are_whole) = read.map_err(|Malformed| astray())?;
+        let logprobs = if may_call { of_words(logprobs, &text) } else { logprobs };
+        let logprobs = (!logprobs.is_empty()).then(|| head.logprobs(&logprobs, 0));
         let finish = with_calls(finish, are_whole);
         answers.push(head.choice(index, text, calls, logprobs, finish));
     }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::calls::{Calls, Malformed, Piece};
 use super::error::Refusal;
 use super::run::{Choice, Stake, astray, finish_of, name, refusal, with_calls};
+use super::spoken::Spoken;
 use super::wire::{Finish, Head, Tally};
 use crate::api::coalesced::Gathered;
 use crate::api::sse::{KEEP_ALIVE, Watched};
@@ -156,6 +157,8 @@ struct Talk {
     offsets: Vec<usize>,
     /// What finds calls of tools in each choice, where there may be any.
     calls: Vec<Option<Calls>>,
+    /// Log probabilities of each choice that may be of its words or of calls.
+    spoken: Vec<Spoken>,
 }
 
 /// Says that the answer failed, and that the client was told.
@@ -175,7 +178,8 @@ impl Talk {
         let offsets = echoed.iter().map(|echoed| echoed.chars().count()).collect();
         let frames = (0..echoed.len()).map(|index| PartFrame::of(&head, index, usage)).collect();
         let (tally, calls) = (Tally::default(), vec![calls; echoed.len()]);
-        Self { head, usage, stake, tally, ready, frames, offsets, calls }
+        let spoken = vec![Spoken::default(); echoed.len()];
+        Self { head, usage, stake, tally, ready, frames, offsets, calls, spoken }
     }
 
     fn on(&mut self, index: usize, happened: JobEvent) -> Result<(), Over> {
@@ -184,6 +188,7 @@ impl Talk {
             JobEvent::Text { text, logprobs, .. } => match &mut self.calls[index] {
                 Some(calls) => match calls.take(&text) {
                     Ok(pieces) => {
+                        self.spoken[index].take(logprobs);
                         self.pieces(index, pieces);
                         Ok(())
                     }
@@ -230,7 +235,8 @@ impl Talk {
         for piece in pieces {
             let choice = match piece {
                 Piece::Text(text) => {
-                    self.frames[index].write(&mut self.ready, &text);
+                    let logprobs = self.spoken[index].said(&text);
+                    self.part(index, &text, &logprobs);
                     continue;
                 }
                 Piece::Call { index: call, name } => self.head.call(index, call, name),
@@ -245,6 +251,9 @@ impl Talk {
         let Some(calls) = &mut self.calls[index] else { return finish };
         let (rest, are_whole) = (calls.rest(), calls.are_whole());
         self.pieces(index, rest.into_iter().collect());
+        if let Some(token) = self.spoken[index].rest() {
+            self.part(index, "", &[token]);
+        }
         with_calls(finish, are_whole)
     }
 

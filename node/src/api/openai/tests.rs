@@ -117,6 +117,19 @@ async fn calls_of_tools_are_told_word_for_word_whole_and_streamed() {
         ]
     );
 
+    // Words have their log probabilities, calls have none.
+    for (said, more, expected) in [
+        ("Wait.", r#","logprobs":true"#, true),
+        ("Wait.", r#","logprobs":true,"stream":true"#, true),
+        (said.strip_prefix("Wait.").expect("words"), r#","logprobs":true"#, false),
+        (said.strip_prefix("Wait.").expect("words"), r#","logprobs":true,"stream":true"#, false),
+    ] {
+        let (status, text) = answer(post(&served, "/v1/chat/completions", &body(said, more))).await;
+        assert_eq!(status, 200, "{text}");
+        assert_eq!(text.contains(r#""logprobs":{"content":[{"token":"Wait.""#), expected, "{text}");
+        assert_eq!(text.contains(r#""logprobs":{"#), expected, "{text}");
+    }
+
     let broken = r#"<tool_call>{}"#;
     let (status, text) = answer(post(&served, "/v1/chat/completions", &body(broken, ""))).await;
     assert_eq!(status, 502, "{text}");
