@@ -57,6 +57,10 @@ async fn the_description_names_every_endpoint_of_the_documents() {
     let schemas = &described["components"]["schemas"];
     assert!(schemas["Function"]["properties"]["parameters"].is_object(), "requests have names of their own");
     assert!(schemas["AnswerFunction"]["properties"]["arguments"].is_object(), "and so have answers");
+    let dry =
+        &described["paths"]["/v1/embeddings"]["post"]["responses"]["200"]["content"]["application/json"];
+    assert_eq!(dry["schema"]["anyOf"][1]["$ref"], "#/components/schemas/DryRun", "{dry}");
+    assert!(schemas["DryRun"]["properties"]["candidates"].is_object(), "{}", schemas["DryRun"]);
     let paths = described["paths"].as_object().expect("paths");
     let mut names = BTreeSet::new();
     for path in ["/v1/chat/completions", "/v1/models/{id}", "/api/chat", "/sharemesh/v1/keys", "/livez", "/"]
@@ -68,6 +72,30 @@ async fn the_description_names_every_endpoint_of_the_documents() {
             assert!(operation["summary"].is_string(), "{method} {path} says what it does");
             assert!(names.insert(operation["operationId"].as_str()), "{method} {path} has a name of its own");
             assert!(operation["responses"]["500"].is_object(), "{method} {path} says how it fails");
+            for (status, expected) in may_fail(method, path) {
+                let is_said = operation["responses"][status].is_object();
+                assert_eq!(is_said, expected, "{method} {path} fails so: {status}");
+            }
         }
+    }
+}
+
+/// Returns how some endpoints fail, and how they do not.
+fn may_fail(method: &str, path: &str) -> Vec<(&'static str, bool)> {
+    match (method, path) {
+        ("get", "/livez") => {
+            vec![("401", false), ("402", false), ("404", false), ("422", false), ("503", false)]
+        }
+        ("get", "/v1/models") => {
+            vec![("401", true), ("402", false), ("404", false), ("413", false), ("503", true)]
+        }
+        ("get", "/v1/models/{id}") => vec![("404", true), ("402", false), ("409", false)],
+        ("post", "/v1/chat/completions" | "/api/chat" | "/v1/embeddings") => {
+            ["400", "401", "402", "404", "409", "413", "415", "422", "502", "504"]
+                .map(|status| (status, true))
+                .into()
+        }
+        ("post", "/sharemesh/v1/account/payments") => vec![("402", true), ("422", false), ("415", false)],
+        _ => Vec::new(),
     }
 }

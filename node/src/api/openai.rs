@@ -58,6 +58,7 @@ use asked::Asked;
 pub(super) use described::OllamaError;
 pub(super) use error::{ErrorBody, Refusal};
 pub(super) use idempotency::Answers;
+pub(super) use jobs::DryRun;
 use wire::Dialect;
 
 pub(super) fn router() -> (Router<Api>, OpenApi) {

@@ -20,7 +20,7 @@ use crate::exit::{Failure, FailureKind};
 
 /// What a request would cost, and who would be considered for it.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct DryRun {
+pub(in crate::api) struct DryRun {
     object: &'static str,
     model: String,
     /// Choices.
