@@ -33,6 +33,8 @@ mod openai;
 #[cfg(test)]
 mod overload;
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod providers;
