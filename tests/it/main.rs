@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod account;
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod attacker;
 #[cfg(test)]
 mod builder;
