@@ -1,16 +1,20 @@
 """Asks a model of vectors through a node with the official Python clients of OpenAI and of Ollama."""
 
+import base64
 import json
+import struct
 import sys
 
 import ollama
 import openai
 from openai import OpenAI
+from scenarios import end, note
 
 BASE, MODEL, TEXT_MODEL = sys.argv[1:4]
 TEXTS = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
 
-client = OpenAI(base_url=BASE, api_key="unused", max_retries=0)
+noting = openai.DefaultHttpxClient(event_hooks={"response": [note]})
+client = OpenAI(base_url=BASE, api_key="unused", max_retries=0, http_client=noting)
 
 
 def near(left, right):
@@ -36,6 +40,8 @@ print(json.dumps({"vectors": vectors, "receipt": receipt, "price": answer.sharem
 
 plain = client.embeddings.create(model=MODEL, input=TEXTS[0], encoding_format="float")
 assert near(plain.data[0].embedding, vectors[0])
+coded = client.embeddings.create(model=MODEL, input=TEXTS[0], encoding_format="base64").data[0].embedding
+assert near(struct.unpack("<384f", base64.b64decode(coded, validate=True)), vectors[0])
 tokens = client.embeddings.create(model=MODEL, input=[[101, 1996, 4633, 2003, 8403, 2651, 1012, 102]])
 assert near(tokens.data[0].embedding, vectors[0]) and tokens.usage.prompt_tokens == 8
 
@@ -56,7 +62,7 @@ error = refused(lambda: client.chat.completions.create(model=MODEL, messages=cha
 assert error.param == "model" and "no text" in error.message, error
 assert next(model for model in client.models.list() if model.id == MODEL).sharemesh["kind"] == "embedding"
 
-other = ollama.Client(host=BASE.removesuffix("/v1"))
+other = ollama.Client(host=BASE.removesuffix("/v1"), event_hooks={"response": [note]})
 embedded = other.embed(model=MODEL, input=TEXTS)
 assert all(near(left, right) for left, right in zip(embedded.embeddings, vectors))
 assert embedded.prompt_eval_count == 25
@@ -69,3 +75,5 @@ try:
     raise AssertionError("a text that is too long was taken")
 except ollama.ResponseError as error:
     assert error.status_code == 400 and "256" in error.error, error
+
+end()

@@ -5,20 +5,14 @@ import sys
 
 import httpx
 import ollama
+from scenarios import end, note, scenario, stops, unnamed
 
 BASE, MODEL, WRONG_KEY = sys.argv[1:4]
 HOST = BASE.removesuffix("/v1")
 USER = [{"role": "user", "content": "Why is the sky blue?"}]
 OPTIONS = {"seed": 7, "num_predict": 24}
 
-client = ollama.Client(host=HOST)
-done = []
-
-
-def scenario(run):
-    run()
-    done.append(run.__name__)
-    return run
+client = ollama.Client(host=HOST, event_hooks={"response": [note]})
 
 
 def refused(call):
@@ -104,20 +98,31 @@ def mistakes_raise_the_exception_that_programs_expect():
     assert error.status_code == 400 and "temperature" in error.error, error
     error = refused(lambda: client.embed(model=MODEL, input="x"))
     assert error.status_code == 400 and "embeddings" in error.error, error
+    error = refused(lambda: client.chat(model=MODEL, messages=USER, logprobs=True))
+    assert error.status_code == 400 and "logprobs" in error.error, error
     wrong = ollama.Client(host=HOST, headers={"Authorization": f"Bearer {WRONG_KEY}"})
     assert refused(wrong.list).status_code == 401
     broken = [{"role": "user", "content": "Break after nine tokens. [[fail=9]]"}]
     error = refused(lambda: client.chat(model=MODEL, messages=broken))
     assert error.status_code == 502 and error.error, error
+    unnamed(1)
     error = refused(lambda: list(client.chat(model=MODEL, messages=broken, stream=True)))
     assert error.error and "{" not in error.error, error
+
+
+@scenario
+def stop_strings_end_the_answer():
+    words = client.chat(model=MODEL, messages=USER, options=OPTIONS).message.content.split()
+    answer = client.chat(model=MODEL, messages=USER, options={**OPTIONS, "stop": [words[3]]})
+    assert answer.message.content.split() == words[:3] and answer.done_reason == "stop", answer
 
 
 @scenario
 def a_stream_that_is_closed_stops():
     stream = client.chat(model=MODEL, messages=USER, options={"num_predict": 4_000}, stream=True)
     next(stream)
+    stops(4_000)
     stream.close()
 
 
-print(json.dumps({"done": done}))
+end()

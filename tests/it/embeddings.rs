@@ -20,22 +20,21 @@ async fn vectors_are_bought_through_the_mesh_by_the_official_clients() {
     let name = name_of(&encoder);
     trio.consumer.until_provided(&name).await;
 
-    let said = python(&ground, &clients, &trio.consumer, "embeddings.py", &[&name, "fake"]).await;
+    let said = python(&ground, &clients, &trio, "embeddings.py", &[&name, "fake"]).await;
 
     let texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."];
     let expected = directly(&encoder, &ground.path().join("direct"), &texts);
-    let vectors: Vec<Vec<f32>> = serde_json::from_value(said[0]["vectors"].clone()).unwrap();
+    let vectors: Vec<Vec<f32>> = serde_json::from_value(said.lines[0]["vectors"].clone()).unwrap();
     for (found, expected) in vectors.iter().zip(&expected) {
         assert_eq!(found.len(), 384);
         assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-5));
     }
     // A credit for a million tokens, and nothing for vectors.
-    assert_eq!(said[0]["price"], 25 * 1_000);
-    let receipt = trio.consumer.receipt_once_signed(said[0]["receipt"].as_str().unwrap()).await;
+    assert_eq!(said.lines[0]["price"], 25 * 1_000);
+    let receipt = trio.consumer.receipt_once_signed(said.lines[0]["receipt"].as_str().unwrap()).await;
     assert!(receipt.payer_signature && receipt.payee_signature, "{receipt:#?}");
     assert_eq!(receipt.price.output_per_million.nano, 0);
-    trio.provider.until_idle().await;
-    trio.check_books().await;
+    said.end.check_bill(&trio).await;
     for node in ["issuer", "provider", "consumer"] {
         let log = std::fs::read(ground.path().join(format!("{node}.log"))).unwrap();
         assert!(!String::from_utf8_lossy(&log).contains("sunny"), "a text is in the log of {node}");

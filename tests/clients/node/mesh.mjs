@@ -1,10 +1,9 @@
 // Drives a node with the official Node client, as a program does that has changed its base URL only.
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 
-// The packages lie where the tests were told, not beside this file.
-const require = createRequire(`${process.env.SHAREMESH_TEST_CLIENTS}/`);
+import { noting, require, runAll, stops } from "./scenarios.mjs";
+
 const { default: OpenAI } = require("openai");
 const { zodResponseFormat } = require("openai/helpers/zod");
 const { z } = require("zod");
@@ -12,7 +11,7 @@ const { z } = require("zod");
 const [baseURL, model, wrongKey] = process.argv.slice(2);
 const user = [{ role: "user", content: "Why is the sky blue?" }];
 const told = (text) => [{ role: "user", content: `[[say=${text}]]` }];
-const client = new OpenAI({ baseURL, apiKey: "unused", maxRetries: 0 });
+const client = new OpenAI({ baseURL, apiKey: "unused", maxRetries: 0, fetch: noting });
 const ask = (more, options) =>
   client.chat.completions.create({ model, messages: user, max_tokens: 24, seed: 7, ...more }, options);
 
@@ -92,6 +91,51 @@ const scenarios = {
     assert.equal(parts, whole);
   },
 
+  async stop_strings_end_the_answer() {
+    const words = (await ask()).choices[0].message.content.trim().split(" ");
+    const { message, finish_reason } = (await ask({ stop: [words[3]] })).choices[0];
+    assert.deepEqual([message.content.trim().split(" "), finish_reason], [words.slice(0, 3), "stop"]);
+  },
+
+  async a_streamed_call_of_a_tool_comes_part_by_part() {
+    const call = '<tool_call>\n{"name": "weather", "arguments": {"place": "Rome"}}\n</tool_call>';
+    const parameters = { type: "object", properties: { place: { type: "string" } }, required: ["place"] };
+    const tools = [{ type: "function", function: { name: "weather", parameters } }];
+    const asked = { model, messages: told(`Hm. ${call}`), max_tokens: 300, tools };
+    const { message, finish_reason } = (await client.chat.completions.stream(asked).finalChatCompletion()).choices[0];
+    assert.deepEqual([message.content, finish_reason], ["Hm. ", "tool_calls"]);
+    assert.deepEqual(JSON.parse(message.tool_calls[0].function.arguments), { place: "Rome" });
+    const results = message.tool_calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "mild" }));
+    const after = (await ask({ messages: [...user, message, ...results], tools, tool_choice: "none" })).choices[0];
+    assert(after.message.content && !after.message.tool_calls);
+  },
+
+  async a_response_is_answered_whole_and_event_by_event() {
+    const asked = { model, input: user, instructions: "Be brief.", max_output_tokens: 24 };
+    const whole = await client.responses.create({ ...asked, temperature: 0 });
+    assert.equal(whole.status, "incomplete");
+    assert.equal(whole.usage.output_tokens, 24);
+    const stream = client.responses.stream(asked);
+    let text = "";
+    stream.on("response.output_text.delta", ({ delta }) => (text += delta));
+    const final = await stream.finalResponse();
+    assert.deepEqual([final.output_text, final.status], [text, "incomplete"]);
+    assert(text.length > 0);
+  },
+
+  async a_response_calls_tools() {
+    const parameters = { type: "object", properties: { place: { type: "string" } }, required: ["place"] };
+    const tools = [{ type: "function", name: "weather", parameters }];
+    const input = told('<tool_call>\n{"name": "weather", "arguments": {"place": "Rome"}}\n</tool_call>');
+    const answer = await client.responses.create({ model, input, tools, max_output_tokens: 300 });
+    const [call] = answer.output;
+    assert.deepEqual([call.type, call.name, JSON.parse(call.arguments)], ["function_call", "weather", { place: "Rome" }]);
+    const result = { type: "function_call_output", call_id: call.call_id, output: "mild" };
+    const items = [...user, ...answer.output, result];
+    const asked = { model, input: items, tools, tool_choice: "none", max_output_tokens: 8 };
+    assert((await client.responses.create(asked)).output_text);
+  },
+
   async mistakes_raise_the_exceptions_that_programs_expect() {
     const refused = async (kind, more) => {
       const error = await ask(more).then(() => assert.fail("it was not refused"), (error) => error);
@@ -106,30 +150,10 @@ const scenarios = {
 
   async a_stream_that_is_aborted_stops() {
     const stream = await ask({ stream: true, max_tokens: 4_000 });
+    stops(4_000);
     for await (const chunk of stream) if (chunk.choices[0].delta.content) break;
     assert(stream.controller.signal.aborted);
   },
-
-  // The last: a provider that broke off is left alone for a while.
-  async the_client_asks_again_only_where_nothing_was_paid() {
-    let sent = 0;
-    const counting = (...request) => (sent++, fetch(...request));
-    const retrying = new OpenAI({ baseURL, apiKey: "unused", maxRetries: 1, fetch: counting });
-    const fails = async (more) => {
-      sent = 0;
-      const asked = { model, messages: user, max_tokens: 24, ...more };
-      const error = await retrying.chat.completions.create(asked).catch((error) => error);
-      return [error.status, sent];
-    };
-    assert.deepEqual(await fails({ provider: { only: ["11".repeat(32)] } }), [503, 2]);
-    const broken = [{ role: "user", content: "Break after nine tokens. [[fail=9]]" }];
-    assert.deepEqual(await fails({ messages: broken }), [502, 1]);
-  },
 };
 
-const done = [];
-for (const [name, run] of Object.entries(scenarios)) {
-  await run();
-  done.push(name);
-}
-console.log(JSON.stringify({ done }));
+await runAll(scenarios);
