@@ -4,6 +4,7 @@ mod examples;
 mod node;
 mod ollama;
 mod python;
+mod retries;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
