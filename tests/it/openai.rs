@@ -1,5 +1,6 @@
 //! The official Python and Node clients of OpenAI, and the Python one of Ollama, unchanged, against real nodes.
 
+#[cfg(unix)]
 mod examples;
 mod node;
 mod ollama;
