@@ -33,7 +33,8 @@ def stops(tokens):
 def billed():
     """Returns what the consumer's ledger has as paid: calls, tokens read, tokens written, nano-credits.
 
-    The last may be ahead of the others once a job was cancelled: what was paid ahead for it pays for the next ones.
+    The last may be ahead of the others once a job was cancelled: what was paid ahead for it pays for the next ones, or
+    comes back when the channel is closed.
     """
     with open(os.path.join(os.environ["SHAREMESH_DATA"], "node.json"), encoding="utf-8") as file:
         node = json.load(file)

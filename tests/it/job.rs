@@ -133,7 +133,7 @@ async fn check_receipts(consumer: &Peer, provider: &Peer, account: &JobAccount) 
 
 /// Checks that a consumer whose channels are all closed has paid the prices of its jobs and for its channels, of which
 /// jobs at once may need more than one.
-async fn check_paid(consumer: &Peer, price: u64) {
+pub(crate) async fn check_paid(consumer: &Peer, price: u64) {
     let spent = OPENING_NANO - consumer.balance().await.cash.nano;
     let fees = spent.checked_sub(price).expect("nobody pays less than the price");
     let channels = fees / OPEN_FEE;

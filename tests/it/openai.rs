@@ -16,6 +16,7 @@ use serde_json::Value;
 use tests::{Ground, OPENING_NANO, PATIENCE, Peer, Trio};
 
 use crate::embeddings::name_of;
+use crate::job::check_paid;
 
 /// Many tokens of a real model on a slow machine.
 const PATIENCE_WITH_MODELS: std::time::Duration = PATIENCE.saturating_mul(8);
@@ -67,9 +68,10 @@ impl End {
     /// client stopped at the provider.
     pub(crate) async fn check_bill(&self, trio: &Trio) {
         trio.provider.until_idle().await;
-        let mut named = [0; 3];
+        let (mut named, mut price) = ([0; 3], 0);
         for job in &self.jobs {
             let job = trio.consumer.job_once_known(job).await;
+            price += job.price.nano;
             let counts = [1, u64::from(job.tokens_in), u64::from(job.tokens_out)];
             named = [0, 1, 2].map(|at| named[at] + counts[at]);
         }
@@ -84,6 +86,9 @@ impl End {
             assert_eq!((paid.tokens_out, paid.price), (made.tokens_out, made.price));
         }
         trio.check_books().await;
+        if self.unnamed == 0 {
+            check_paid(&trio.consumer, price).await;
+        }
     }
 }
 

@@ -21,7 +21,8 @@ export const noting = async (...request) => {
 export const stops = (tokens) => stopped.push({ job: jobs.at(-1), tokens });
 
 // Returns what the consumer's ledger has as paid: calls, tokens read, tokens written, nano-credits. The last may be ahead of
-// the others once a job was cancelled: what was paid ahead for it pays for the next ones.
+// the others once a job was cancelled: what was paid ahead for it pays for the next ones, or comes back when the channel is
+// closed.
 export const billed = async () => {
   const node = JSON.parse(readFileSync(`${process.env.SHAREMESH_DATA}/node.json`, "utf8"));
   const headers = { authorization: `Bearer ${node.token}` };
