@@ -54,7 +54,7 @@ pub(super) async fn respond(
     let ending = stake.ending();
     let talk = Talk::begin(head, Wanted { usage, calls }, stake, &echoed);
     let jobs = if jobs.len() == 1 { jobs.remove(0) } else { select_all(jobs).boxed() };
-    let mut response = Body::from_stream(Spoken::new(talk, jobs, KEEP_ALIVE)).into_response();
+    let mut response = Body::from_stream(EventStream::new(talk, jobs, KEEP_ALIVE)).into_response();
     response.extensions_mut().insert(Gathered);
     response.extensions_mut().insert(ending);
     let headers = response.headers_mut();
@@ -94,14 +94,14 @@ type Jobs = BoxStream<'static, (usize, JobEvent)>;
 /// The events, as many together as are ready, and a comment where there are none for so long.
 ///
 /// It is polled by hand: what is asked for a token must be asked once, and no timer be looked at while there is one.
-struct Spoken {
+struct EventStream {
     talk: Talk,
     /// None once nothing more is wanted of them.
     jobs: Option<Jobs>,
     idle: Idle,
 }
 
-impl Spoken {
+impl EventStream {
     fn new(talk: Talk, jobs: Jobs, keep_alive: Duration) -> Self {
         Self { talk, jobs: Some(jobs), idle: Idle::new(keep_alive) }
     }
@@ -125,7 +125,7 @@ impl Spoken {
     }
 }
 
-impl Stream for Spoken {
+impl Stream for EventStream {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -332,7 +332,7 @@ mod tests {
         let jobs = unfold(receiver, async |mut receiver| Some(((0, receiver.recv().await?), receiver)));
         let wanted = Wanted { usage: false, calls: None };
         let talk = Talk::begin(head, wanted, Stake::of(Caller::Owner, &[String::new()]), &[String::new()]);
-        let mut stream = Spoken::new(talk, jobs.boxed(), Duration::from_millis(20));
+        let mut stream = EventStream::new(talk, jobs.boxed(), Duration::from_millis(20));
         let role = stream.next().await.expect("who speaks").expect("good");
         assert!(String::from_utf8_lossy(&role).contains("assistant"));
         for _ in 0..2 {
