@@ -59,7 +59,12 @@ const fn in_story(
 }
 
 /// Every deliberate fault.
-pub const MUTANTS: [Mutant; 99] = [
+pub const MUTANTS: [Mutant; 100] = [
+    among_issuers(
+        "paid-outshown",
+        "counting::what_an_issuer_has_paid_is_paid_after_a_checkpoint_though_it_was_shown_more",
+        "an issuer forgets what it has paid when it was shown more and follows a checkpoint that states neither",
+    ),
     in_lib(
         "down-at-work",
         "node::tests::a_provider_that_lost_one_job_of_two_and_goes_on_with_the_other_is_asked_by_a_third",

@@ -124,8 +124,8 @@ pub struct Issuer {
     given: u128,
     withdrawals: transfers::Withdrawals,
     counting: counting::Counting,
-    /// Ends that we promised for channels whose opening waits, as it may after a checkpoint.
-    parked: BTreeMap<ChannelId, u64>,
+    /// Our word on channels whose opening waits, as it may after a checkpoint.
+    parked: BTreeMap<ChannelId, settling::Word>,
 }
 
 #[derive(Debug, Clone, Default)]

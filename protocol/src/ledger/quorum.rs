@@ -414,6 +414,7 @@ impl Answers {
 
     /// Learns that an issuer does not count yet what the step spends. That refuses nothing.
     pub fn uncounted(&mut self, key: PublicKey, error: IssuerError) {
+        self.refused.remove(&key);
         self.uncounted.insert(key, error);
     }
 

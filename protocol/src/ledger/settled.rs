@@ -479,13 +479,17 @@ impl Settled {
             }
             // What waits for something else is tried again with the next checkpoint. A slot is freed by a checkpoint that
             // states why, and by nothing else: steps in a slot that only our books have freed would be lost again.
-            now.keep_promise(live, &fact);
+            now.keep_word(live, &fact);
             let frees = slot_of(&fact).is_some() && !mutant::is_in("freed-unstated");
             let waits = frees || take(&mut now, &fact, checkpoint.epoch).is_err();
             waiting.extend(waits.then(|| fact.clone()));
             self.took(fact);
         }
-        now.carry_over(live);
+        let awaited = waiting.iter().filter_map(|fact| match fact.as_ref() {
+            Fact::Step(certificate) => Some(certificate.op.id().into()),
+            _ => None,
+        });
+        now.carry_over(live, &awaited.collect());
         waiting.iter().for_each(|fact| now.keep_slot(fact));
         *live = now;
         (self.books, self.previous, self.epoch) = (books, id, Some(checkpoint.epoch));

@@ -164,12 +164,14 @@ impl Witness {
             self.contest_step(certificate)?;
             return Err(IssuerError::Behind);
         }
+        let channel = certificate.op.id().into();
+        let paid = self.books.parked_paid(channel);
         let is_new = self.books.certify(certificate, epoch)?;
         if !is_new && !self.holds(&certificate.op) && !mutant::is_in("recorded-unheld") {
             return Err(IssuerError::Behind);
         }
         if is_new {
-            self.pay_again(certificate.op.id().into());
+            self.pay_again(channel, paid);
         }
         self.took(Fact::Step(certificate.clone()), is_new);
         self.locks.retain(|account, lock| {
@@ -181,12 +183,13 @@ impl Witness {
         Ok((recorded, (!is_written).then_some(record)))
     }
 
-    /// Pays once more what we had paid on a channel whose opening had to wait after a checkpoint: others have our word of it.
-    fn pay_again(&mut self, channel: ChannelId) {
+    /// Pays once more what we had paid on a channel whose opening had to wait after a checkpoint, and what we were shown since.
+    fn pay_again(&mut self, channel: ChannelId, paid: u64) {
         if let Some(Fact::Redeemed { receipt, claim }) = self.settled.paid(channel).map(Arc::as_ref)
             && !mutant::is_in("paid-unparked")
         {
-            // It was paid before, so it can be.
+            self.books.pay_again(receipt, paid);
+            // More than a promised end waits on.
             let _ = self.books.redeem_claimed(receipt, claim.as_ref());
         }
     }

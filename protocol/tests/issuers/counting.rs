@@ -309,6 +309,25 @@ fn an_issuer_pays_no_more_than_it_has_promised_after_a_checkpoint_either() {
     assert_eq!(outcome.books.channel(channel(0)), Some((CAP, false)), "it is not lost");
 }
 
+/// An issuer that has paid and promised an end is shown a redemption beyond it, and follows a checkpoint that states neither.
+/// What it had paid is paid: its word of that may be one of the quorum by which a step counts.
+#[test]
+fn what_an_issuer_has_paid_is_paid_after_a_checkpoint_though_it_was_shown_more() {
+    let mut issuer = opened(0);
+    redeem(&mut issuer, 0, CAP / 2);
+    promise(&mut issuer, 0, CAP / 2);
+    let (receipt, claim) = redemption(0, CAP);
+    issuer.witness.redeem_elsewhere(&receipt, Some(&claim)).expect("signed by both").expect("kept");
+    let proposer = opened(1).witness;
+    let (names, _) = proposer.settled.propose(Epoch(0)).expect("stated");
+    follow(&mut issuer.witness, &proposer, &names, Epoch(0));
+
+    assert_eq!(issuer.witness.books.promised(channel(0)), Some(CAP / 2));
+    assert_eq!(issuer.witness.books.channel(channel(0)), Some((CAP / 2, false)));
+    let closing = ending(0, 0);
+    assert_eq!(issuer.witness.promise(&closing, Epoch(1)).map(drop), Err(IssuerError::WrongAmount));
+}
+
 /// An issuer has paid on a channel, and promised the end of another, that were opened out of what only its books had; a
 /// checkpoint takes that back, and both openings wait. When they are taken, out of something else, its words stand.
 #[test]

@@ -39,7 +39,7 @@ impl Issuer {
         if amount > channel.cap {
             return Err(IssuerError::WrongAmount);
         }
-        let known = self.counting.proven.get(&id).copied().unwrap_or(0).max(channel.stated);
+        let known = self.proven_on(id).max(channel.stated);
         if !self.is_one_of_many() || channel.closed || amount <= known {
             return Ok(false);
         }
@@ -92,8 +92,12 @@ impl Issuer {
     pub(super) fn uncounted_on(&self, id: ChannelId) -> Vec<(AccountId, Held)> {
         let channel = self.channels.get(&id).filter(|channel| !channel.closed && self.is_one_of_many());
         let Some(channel) = channel else { return Vec::new() };
-        let proven = self.counting.proven.get(&id).copied().unwrap_or(0);
-        beyond(channel, proven.max(channel.stated))
+        beyond(channel, self.proven_on(id).max(channel.stated))
+    }
+
+    /// Returns the base that a quorum has paid on a channel, as far as that was shown.
+    pub(super) fn proven_on(&self, id: ChannelId) -> u64 {
+        self.counting.proven.get(&id).copied().unwrap_or(0)
     }
 
     /// Notes what does not count of a channel after it has changed, in place of what did not count before.

@@ -64,6 +64,7 @@ impl Issuer {
         network.as_of = network.as_of.saturating_add(1);
         let grace = if mutant::is_in("no-grace") { 0 } else { self.manifest.grace_epochs };
         self.due.insert((open.expires.plus(grace), op.id().into()));
+        let word = self.parked.remove(&op.id().into()).unwrap_or_default();
         let channel = Channel {
             payer: op.account,
             payer_node: open.payer,
@@ -75,12 +76,13 @@ impl Issuer {
             redeemed: 0,
             stated: 0,
             expires: open.expires,
-            ending: self.parked.remove(&op.id().into()),
+            ending: word.ending,
             closed: false,
             kept_to: None,
         };
         self.await_accounts(&channel);
         self.channels.insert(op.id().into(), channel);
+        self.restore_count(op.id().into(), word.proven);
         Ok(())
     }
 

@@ -1,13 +1,13 @@
 //! Books that several issuers bring to the same state: what a checkpoint resolves, and how an issuer's own books follow.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use super::{Channel, Issuer, IssuerError};
+use super::{Issuer, IssuerError};
 use crate::ids::{AccountId, ChannelId};
 use crate::ledger::account::check_signer;
 use crate::ledger::quorum::{Certificate, Fact, freed_head};
-use crate::ledger::records::{AccountOp, Epoch};
+use crate::ledger::records::{AccountOp, Epoch, Receipt};
 use crate::ledger::wallet::FREED_EPOCHS;
 use crate::message::Checked;
 use crate::mutant;
@@ -19,6 +19,17 @@ pub(super) struct Freed {
     sequence: u64,
     /// Votes before the checkpoint of this epoch count for nothing in this slot.
     epoch: Epoch,
+}
+
+/// What others have our word of on a channel.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Word {
+    /// The end that we promised.
+    pub(super) ending: Option<u64>,
+    /// Base that we have paid.
+    paid: u64,
+    /// Base that a quorum has paid, if it was shown to us and is more than was stated.
+    pub(super) proven: u64,
 }
 
 /// Says whether no honest issuer votes for a step in epoch `now` that has not voted for it before.
@@ -172,7 +183,9 @@ impl Issuer {
     /// Takes over from our books before a checkpoint what it does not settle: votes for slots that are still open and that
     /// it has not freed, promised ends that are not below what it states, what was done about withdrawals. Balances count on
     /// from where they were, so that whoever was told of the former does not take the new ones for older.
-    pub fn carry_over(&mut self, before: &Self) {
+    ///
+    /// Of channels that are not in these books it keeps our word on those whose opening is `awaited`.
+    pub fn carry_over(&mut self, before: &Self, awaited: &BTreeSet<ChannelId>) {
         for (id, old) in &before.accounts {
             let Some(account) = self.accounts.get_mut(id) else { continue };
             // A slot may be behind a step that cannot be taken for the time being: the vote in it was given all the same.
@@ -188,36 +201,59 @@ impl Issuer {
         for id in before.channels.keys().chain(before.parked.keys()) {
             self.carry_promise(before, *id);
         }
-        self.park(before);
+        self.park(before, awaited);
         self.carry_over_proven(before);
         self.withdrawals.carry_over(&before.withdrawals);
     }
 
-    /// Keeps a promised end before a redemption is taken once more: one beyond it, which another issuer has shown us, waits
-    /// on. Were it paid, our word of that and the promise could both be of a quorum.
-    pub fn keep_promise(&mut self, before: &Self, fact: &Fact<Checked>) {
-        if let Fact::Redeemed { receipt, .. } = fact
-            && !mutant::is_in("promise-outpaid")
-        {
+    /// Keeps our word before a redemption is taken once more, which another issuer may have shown us. One beyond the end that
+    /// we promised waits on: were it paid, our word of that and the promise could both be of a quorum. What we had paid is
+    /// paid again, out of the same receipt, for it is of a quorum too.
+    pub fn keep_word(&mut self, before: &Self, fact: &Fact<Checked>) {
+        let Fact::Redeemed { receipt, .. } = fact else { return };
+        if !mutant::is_in("promise-outpaid") {
             self.carry_promise(before, receipt.channel);
+        }
+        let word = before.word_on(receipt.channel);
+        if !mutant::is_in("paid-outshown") {
+            self.pay_again(receipt, word.paid);
         }
     }
 
+    /// Pays once more what we had paid on a channel, if it is open: others have our word of it.
+    pub fn pay_again(&mut self, receipt: &Verified<Receipt>, paid: u64) {
+        // It was paid before, by this receipt or an older one of the channel, so it can be.
+        let _ = self.redeem(receipt, paid);
+    }
+
+    /// Returns what we had paid on a channel whose opening waits.
+    #[must_use]
+    pub fn parked_paid(&self, id: ChannelId) -> u64 {
+        self.parked.get(&id).map_or(0, |word| word.paid)
+    }
+
+    fn word_on(&self, id: ChannelId) -> Word {
+        let Some(channel) = self.channels.get(&id) else {
+            return self.parked.get(&id).copied().unwrap_or_default();
+        };
+        Word { ending: channel.ending, paid: channel.redeemed, proven: self.proven_on(id) }
+    }
+
     fn carry_promise(&mut self, before: &Self, id: ChannelId) {
-        let promised = before.channels.get(&id).map_or(before.parked.get(&id).copied(), |old| old.ending);
+        let promised = before.word_on(id).ending;
         if let Some(channel) = self.channels.get_mut(&id).filter(|channel| !channel.closed) {
             channel.ending = promised.filter(|amount| *amount >= channel.stated);
         }
     }
 
-    /// Keeps the promises for channels that are not in these books, because their opening waits for credits: when it is
-    /// taken they hold again.
-    fn park(&mut self, before: &Self) {
-        let promised = |channel: &Channel| channel.ending.filter(|_| !channel.closed);
-        let open = before.channels.iter().filter_map(|(id, channel)| Some((*id, promised(channel)?)));
-        let parked = before.parked.iter().map(|(id, amount)| (*id, *amount));
-        let waits = |id: &ChannelId| !self.channels.contains_key(id) && !mutant::is_in("promise-unparked");
-        self.parked = open.chain(parked).filter(|(id, _)| waits(id)).collect();
+    /// Keeps our word on channels that are not in these books, because their opening waits for credits: when it is taken it
+    /// holds again.
+    fn park(&mut self, before: &Self, awaited: &BTreeSet<ChannelId>) {
+        let is_closed = |id: &ChannelId| before.channels.get(id).is_some_and(|channel| channel.closed);
+        let waits = |id: &&ChannelId| {
+            !self.channels.contains_key(*id) && !is_closed(id) && !mutant::is_in("promise-unparked")
+        };
+        self.parked = awaited.iter().filter(waits).map(|id| (*id, before.word_on(*id))).collect();
     }
 
     /// Keeps the slot of a recorded step that cannot be taken yet for that step.
