@@ -68,8 +68,20 @@ impl Proof {
     /// Returns the acknowledgements, if a quorum has paid anything that this issuer has not confirmed.
     #[must_use]
     pub fn for_issuer(&self, key: PublicKey, manifest: &Manifest) -> Option<Vec<Verified<RedeemAck>>> {
-        let confirmed = self.confirmed.get(&key).copied().unwrap_or(0);
-        (self.amount(manifest) > confirmed).then(|| self.acks.values().cloned().collect())
+        self.is_lacking(key, manifest).then(|| self.acks.values().cloned().collect())
+    }
+
+    /// Says whether a quorum has paid anything that this issuer has not confirmed.
+    #[must_use]
+    pub fn is_lacking(&self, key: PublicKey, manifest: &Manifest) -> bool {
+        self.amount(manifest) > self.confirmed.get(&key).copied().unwrap_or(0)
+    }
+
+    /// Says whether a quorum counts all that a quorum has paid, so that steps can be paid out of it. It need not be kept where
+    /// there is no room, whatever one issuer alone says or does not say.
+    #[must_use]
+    pub fn is_counted(&self, manifest: &Manifest) -> bool {
+        manifest.agrees(|key| !self.is_lacking(key, manifest))
     }
 
     /// Says whether every issuer has confirmed all that any of them has acknowledged.

@@ -485,9 +485,9 @@ impl Settled {
             waiting.extend(waits.then(|| fact.clone()));
             self.took(fact);
         }
-        let awaited = waiting.iter().filter_map(|fact| match fact.as_ref() {
-            Fact::Step(certificate) => Some(certificate.op.id().into()),
-            _ => None,
+        let awaited = waiting.iter().filter_map(|fact| {
+            let Fact::Step(certificate) = fact.as_ref() else { return None };
+            Some(certificate.op.id().into())
         });
         now.carry_over(live, &awaited.collect());
         waiting.iter().for_each(|fact| now.keep_slot(fact));

@@ -45,8 +45,16 @@ impl Node {
             proofs.remove(&channel);
             return false;
         }
-        let has_room = proofs.contains_key(&channel) || proofs.len() < CONFIRMING_MAX;
-        if self.config.manifest.issuers.len() <= 1 || !has_room {
+        if self.config.manifest.issuers.len() <= 1 {
+            return false;
+        }
+        let has_room =
+            |proofs: &BTreeMap<_, _>| proofs.contains_key(&channel) || proofs.len() < CONFIRMING_MAX;
+        if !has_room(proofs) {
+            // An issuer that is down, or says that it has paid more than there is, must not take the place of others.
+            proofs.retain(|_, proof| !proof.is_counted(&self.config.manifest));
+        }
+        if !has_room(proofs) {
             return false;
         }
         proofs.entry(channel).or_default().take(key, ack, &self.config.manifest)
@@ -71,8 +79,10 @@ impl Node {
             return;
         }
         let later = (Bound::Excluded(self.confirming.after), Bound::Unbounded);
-        let next: Vec<ChannelId> =
-            self.confirming.proofs.range(later).map(|(channel, _)| *channel).take(AGAIN_MAX).collect();
+        let (issuers, manifest) = (self.issuers_with_keys(), &self.config.manifest);
+        let is_lacking = |proof: &Proof| issuers.iter().any(|(key, _)| proof.is_lacking(*key, manifest));
+        let lacking = self.confirming.proofs.range(later).filter(|(_, proof)| is_lacking(proof));
+        let next: Vec<ChannelId> = lacking.map(|(channel, _)| *channel).take(AGAIN_MAX).collect();
         let is_last = next.len() < AGAIN_MAX;
         self.confirming.after = next.last().copied().filter(|_| !is_last).unwrap_or(ChannelId([0; 32]));
         for channel in next {

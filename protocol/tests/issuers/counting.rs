@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use protocol::advert::Incentive;
 use protocol::ids::{AccountId, ChannelId, Digest, RecordId};
 use protocol::keys::Signer;
+use protocol::ledger::counted::Proof;
 use protocol::ledger::issuer::{Issuer, IssuerError};
 use protocol::ledger::quorum::{Certificate, EndCertificate, Fact};
 use protocol::ledger::records::{
@@ -307,6 +308,26 @@ fn an_issuer_pays_no_more_than_it_has_promised_after_a_checkpoint_either() {
     assert_eq!(redeem(&mut issuer, 0, CAP).amount, 0);
     let (_, outcome) = issuer.witness.settled.propose(Epoch(1)).expect("stated");
     assert_eq!(outcome.books.channel(channel(0)), Some((CAP, false)), "it is not lost");
+}
+
+/// One issuer is down, and another says that it has paid more than there is: what a quorum counts is done with all the same.
+#[test]
+fn a_proof_that_a_quorum_has_confirmed_makes_room_whatever_one_issuer_says() {
+    let mut proof = Proof::default();
+    let key = |place| issuer_signer(place).public();
+    for place in 0..3 {
+        let ack = redeem(&mut opened(place), 0, CAP);
+        assert_eq!(proof.take(key(place), ack, &manifest()), place == 2, "by the third");
+    }
+    let much = RedeemAck { channel: channel(0), amount: u64::MAX, closed: false, epoch: Epoch(0) };
+    proof.take(key(2), sign(much, domain(), Role::Issuer, &issuer_signer(2)), &manifest());
+    for place in 0..3 {
+        assert!(proof.is_lacking(key(place), &manifest()) && !proof.is_counted(&manifest()));
+        proof.confirm(key(place), CAP);
+    }
+
+    assert!(proof.is_counted(&manifest()));
+    assert!(proof.for_issuer(key(3), &manifest()).is_some(), "it is shown to the fourth all the same");
 }
 
 /// An issuer that has paid and promised an end is shown a redemption beyond it, and follows a checkpoint that states neither.
