@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use metrics::{Label, counter, describe_counter, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use protocol::ids::ModelId;
 
 use crate::api::views::{JobAccount, StatusView};
 use crate::exit::FailureKind;
@@ -195,6 +196,9 @@ impl Metrics {
 
     /// Returns the name under which a model is measured: one for all its names and writings.
     fn label(&self, model: &str) -> String {
+        // Of the letters of an id each can be large or small.
+        let id = model.parse::<ModelId>().map(|id| id.to_string());
+        let model = id.as_deref().unwrap_or(model);
         let name = catalogue::find(model).map_or(model, |entry| &entry.name);
         let mut models = self.models.lock().expect("nothing panics while it holds the names");
         if models.contains(name) || models.len() < MODELS_MAX && models.insert(name.to_owned()) {
@@ -334,5 +338,13 @@ mod tests {
         assert_eq!(names.len(), MODELS_MAX, "those that are known, and one for the rest");
         assert!(names.contains(OTHER));
         assert_eq!(metrics.label("m5"), "m5");
+    }
+
+    #[test]
+    fn an_id_of_a_model_is_one_model_in_large_letters_and_small() {
+        let (metrics, id) = (Metrics::default(), "ab".repeat(32));
+        for writing in [id.clone(), id.to_uppercase(), id.replacen('a', "A", 7)] {
+            assert_eq!(metrics.label(&writing), id);
+        }
     }
 }
