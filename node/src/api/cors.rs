@@ -3,6 +3,7 @@
 //! A browser asks first what a page of another site may send (CORS). Pages of named origins may send what programs may, to
 //! the endpoints for programs alone, and need a key for it as another user's programs do.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ fn is_for_programs(uri: &Uri) -> bool {
     uri.path().starts_with("/v1/") || uri.path().starts_with("/api/")
 }
 
-/// Reads one origin, and writes it as browsers do: in small letters, and without the port that its scheme has anyway.
+/// Reads one origin, and writes it as browsers do: in small letters, an address in its short form, and without the port that
+/// its scheme has anyway.
 fn parse(text: &str) -> Result<HeaderValue, Failure> {
     if text.contains('*') {
         return Err(Failure::usage(format!(
@@ -105,16 +107,13 @@ fn parse(text: &str) -> Result<HeaderValue, Failure> {
     let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
     let is_sound = lower.len() <= ORIGIN_BYTES_MAX
         && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.bytes().all(is_scheme)
-        && is_host(host);
-    if !is_sound {
-        return Err(wrong());
-    }
+        && scheme.bytes().all(is_scheme);
+    let host = host_of(host).filter(|_| is_sound).ok_or_else(wrong)?;
     HeaderValue::try_from(format!("{scheme}://{host}")).map_err(|_| wrong())
 }
 
-/// Says whether a text is a name or an address, with a port or without.
-fn is_host(text: &str) -> bool {
+/// Reads a name or an address, with a port or without; none if it is neither.
+fn host_of(text: &str) -> Option<String> {
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
         Some(_) | None => (text, None),
@@ -122,11 +121,27 @@ fn is_host(text: &str) -> bool {
     let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    let is_named = match address {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !name.is_empty() && name.bytes().all(is_name),
+    let name = match address {
+        Some(address) => format!("[{}]", ipv6_of(address)?),
+        None => Some(name).filter(|name| !name.is_empty() && name.bytes().all(is_name))?.to_owned(),
     };
-    is_named && port.is_none_or(is_port)
+    match port {
+        Some(port) => is_port(port).then(|| format!("{name}:{port}")),
+        None => Some(name),
+    }
+}
+
+/// Writes an address in its short form, which in browsers has no part with dots.
+fn ipv6_of(text: &str) -> Option<String> {
+    let address: Ipv6Addr = text.parse().ok()?;
+    let written = match address.to_ipv4_mapped() {
+        Some(_) => {
+            let [.., high, low] = address.segments();
+            format!("::ffff:{high:x}:{low:x}")
+        }
+        None => address.to_string(),
+    };
+    Some(written)
 }
 
 #[cfg(test)]
@@ -146,6 +161,9 @@ mod tests {
             ("http://localhost:5173", "http://localhost:5173"),
             ("http://[::1]:80", "http://[::1]"),
             ("http://[::1]", "http://[::1]"),
+            ("http://[0:0:0:0:0:0:0:1]:5173", "http://[::1]:5173"),
+            ("http://[FE80:0::01]", "http://[fe80::1]"),
+            ("http://[::ffff:127.0.0.1]", "http://[::ffff:7f00:1]"),
             ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
         ] {
             assert_eq!(*origins(&[text]).expect(text).0, [HeaderValue::from_static(expected)]);
