@@ -436,6 +436,7 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
     let tokens_out = all().fold(0, |sum: u32, account| sum.saturating_add(account.tokens_out));
     let total_ms = all().fold(0, |sum: u64, account| sum.saturating_add(account.total_ms));
     let price = all().fold(0, |sum: u64, account| sum.saturating_add(account.price.nano));
+    let ahead_nano = all().fold(0, |sum: u64, account| sum.saturating_add(account.ahead_nano));
     let builders = || all().filter_map(|account| account.builder.as_ref());
     let markup = builders().fold(0, |sum: u64, builder| sum.saturating_add(builder.amount.nano));
     // Whoever answered the rest may have asked for nothing.
@@ -450,6 +451,7 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
         total_ms,
         tokens_per_s: f64::from(tokens_out.saturating_sub(1)) / seconds,
         price: Money::from_nano(price),
+        ahead_nano,
         builder,
         split: all().flat_map(|account| account.split.clone()).collect(),
         text_digest: text.finalize().to_hex().to_string(),
@@ -461,6 +463,8 @@ fn sum(last: JobAccount, earlier: &[JobAccount], text: &blake3::Hasher) -> JobAc
 
 #[cfg(test)]
 mod tests {
+    use engine::frame::Embed;
+
     use super::*;
 
     #[test]
@@ -469,6 +473,16 @@ mod tests {
         let names = |times| failed_at(&failed, times).into_iter().collect::<Vec<_>>();
         assert_eq!(names(1), ["a", "b", "c"]);
         assert_eq!(names(FAILURES_MAX), ["a"]);
+    }
+
+    #[test]
+    fn what_all_who_broke_off_may_keep_beyond_the_price_is_in_the_sum() {
+        let account =
+            |nano: u64, ahead_nano| JobAccount { price: nano.into(), ahead_nano, ..JobAccount::default() };
+
+        let whole = sum(account(3, 0), &[account(0, 1_000), account(2, 10)], &blake3::Hasher::new());
+
+        assert_eq!((whole.price.nano, whole.ahead_nano), (5, 1_010));
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Talk {
             JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => Ok(None),
             JobEvent::Text { text, .. } => {
                 let pieces = match &mut self.calls {
-                    Some(calls) => calls.take(&text).map_err(|Malformed| astray())?,
+                    Some(calls) => calls.take(&text).map_err(|Malformed| astray(&self.stake))?,
                     None => vec![Piece::Text(text)],
                 };
                 pieces.into_iter().for_each(|piece| self.writing.take(piece));
@@ -142,7 +142,7 @@ impl Talk {
                 let are_whole = self.calls.as_ref().is_some_and(Calls::are_whole);
                 // There is no `stop` text here that could cut a call short.
                 if finish == Finish::Stop && self.calls.as_ref().is_some_and(Calls::is_cut) {
-                    return Err(astray());
+                    return Err(astray(&self.stake));
                 }
                 self.writing.close(with_calls(finish, are_whole));
                 let mut tally = Tally::default();

@@ -194,7 +194,7 @@ async fn gather(
             Some(calls) => read_calls(head, index, calls.clone(), &text),
             None => Ok((text, Vec::new(), false)),
         };
-        let (text, calls, are_whole) = read.map_err(|Malformed| astray())?;
+        let (text, calls, are_whole) = read.map_err(|Malformed| astray(stake))?;
         let logprobs = if may_call { of_words(logprobs, &text) } else { logprobs };
         let logprobs = (!logprobs.is_empty()).then(|| head.logprobs(&logprobs, 0));
         let finish = with_calls(finish, are_whole);
@@ -236,9 +236,10 @@ pub(super) fn with_calls(finish: Finish, are_whole: bool) -> Finish {
 }
 
 /// The provider did not keep the answer to its form. It is paid for by now, so nobody is to ask again by itself.
-pub(super) fn astray() -> Refusal {
+pub(super) fn astray(stake: &Stake) -> Refusal {
     let words = "the provider's answer has a call that cannot be read or is of no tool of yours: name another provider";
-    Refusal::from(Failure::new(FailureKind::ProviderLost, words)).not_to_be_repeated(true)
+    let refusal = Refusal::from(Failure::new(FailureKind::ProviderLost, words));
+    refusal.not_to_be_repeated(true).of_jobs(stake.jobs.clone())
 }
 
 struct Collected {
@@ -284,7 +285,8 @@ pub(super) fn finish_of(account: &JobAccount, stake: &Stake) -> Result<Finish, R
 /// some of the others.
 pub(super) fn refusal(failure: Failure, account: Option<&JobAccount>, stake: &Stake) -> Refusal {
     let paid = match account.filter(|_| stake.alone) {
-        Some(account) => account.price.nano > 0,
+        // A provider that broke off may keep what was paid ahead.
+        Some(account) => account.price.nano.saturating_add(account.ahead_nano) > 0,
         // Of one answer that came to nothing everybody gave back what he had.
         None => stake.begun.is() && !(stake.alone && came_to_nothing(failure.kind)),
     };
@@ -311,5 +313,33 @@ pub(super) fn name(headers: &mut HeaderMap, header: &'static str, values: &[Stri
     let listed = &values[..values.len().min(LISTED_MAX)];
     if let Ok(value) = HeaderValue::from_str(&listed.join(", ")) {
         headers.insert(header, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost() -> Failure {
+        Failure::new(FailureKind::ProviderLost, "gone")
+    }
+
+    #[test]
+    fn what_was_paid_ahead_and_kept_was_paid() {
+        let stake = Stake::of(Caller::Owner, &["a".to_owned()]);
+        let paid = |nano: u64, ahead_nano| {
+            let account = JobAccount { price: nano.into(), ahead_nano, ..JobAccount::default() };
+            refusal(lost(), Some(&account), &stake).was_paid()
+        };
+
+        assert_eq!([paid(0, 0), paid(0, 1), paid(1, 0), paid(1, u64::MAX)], [false, true, true, true]);
+    }
+
+    #[test]
+    fn an_answer_that_went_astray_was_paid_and_names_its_job() {
+        let refusal = astray(&Stake::of(Caller::Owner, &["a".to_owned()]));
+
+        assert!(refusal.was_paid());
+        assert_eq!(refusal.into_response().headers()["x-sharemesh-job"], "a");
     }
 }

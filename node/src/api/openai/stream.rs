@@ -192,7 +192,7 @@ impl Talk {
                         self.pieces(index, pieces);
                         Ok(())
                     }
-                    Err(Malformed) => self.fail(&astray()),
+                    Err(Malformed) => self.fail(&astray(&self.stake)),
                 },
                 None => {
                     self.part(index, &text, &logprobs);

@@ -99,7 +99,7 @@ async fn whole(
         };
         match event {
             Some(JobEvent::Text { text: more, .. }) => {
-                let part = talk.part(&more).map_err(|Malformed| astray())?;
+                let part = talk.part(&more).map_err(|Malformed| astray(stake))?;
                 text += &part.text;
                 calls.extend(part.calls);
             }
@@ -153,7 +153,7 @@ impl Lines {
             JobEvent::Chosen { .. } | JobEvent::Accepted { .. } | JobEvent::Vectors { .. } => {}
             JobEvent::Text { text, .. } => match self.talk.part(&text) {
                 Ok(part) => self.say(part),
-                Err(Malformed) => self.fail(&astray()),
+                Err(Malformed) => self.fail(&astray(&self.stake)),
             },
             JobEvent::Done(account) => match finish_of(&account, &self.stake) {
                 Ok(finish) => {
