@@ -79,8 +79,17 @@ pub(super) struct Relays(Arc<Mutex<Relayed>>);
 #[derive(Default)]
 struct Relayed {
     running: BTreeMap<JobId, Relay>,
-    /// The jobs of answers with which somebody else went on, in order; the newest last.
-    chains: VecDeque<Vec<JobId>>,
+    /// Answers with which somebody else went on; the newest last.
+    chains: VecDeque<Chain>,
+}
+
+/// The jobs of one answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// In order.
+    pub(super) jobs: Vec<JobId>,
+    /// Whether it is vectors, of whose texts each job has read others.
+    pub(super) is_vectors: bool,
 }
 
 struct Relay {
@@ -112,10 +121,10 @@ impl Relays {
         Ok(Relaying { relays: self.clone(), first, cancelled })
     }
 
-    /// Notes that another job goes on with an answer; returns whether it was cancelled.
-    pub(super) fn pass(&self, first: JobId, now: JobId) -> bool {
+    /// Notes that another job goes on with an answer to such work; returns whether it was cancelled.
+    pub(super) fn pass(&self, first: JobId, now: JobId, work: &Work) -> bool {
         let mut relayed = self.lock();
-        relayed.note(first, now);
+        relayed.note(first, now, matches!(work, Work::Embed(_)));
         relayed.running.get_mut(&first).is_some_and(|relay| {
             relay.now = now;
             relay.cancelled.is()
@@ -124,9 +133,10 @@ impl Relays {
 
     /// Returns the jobs of an answer, by the id of any of them; this one alone where nobody else worked on it, or where that
     /// was forgotten.
-    pub(super) fn jobs_of(&self, job: JobId) -> Vec<JobId> {
+    pub(super) fn jobs_of(&self, job: JobId) -> Chain {
         let relayed = self.lock();
-        relayed.chains.iter().rev().find(|chain| chain.contains(&job)).cloned().unwrap_or_else(|| vec![job])
+        let found = relayed.chains.iter().rev().find(|chain| chain.jobs.contains(&job));
+        found.cloned().unwrap_or_else(|| Chain { jobs: vec![job], is_vectors: false })
     }
 
     /// Notes that somebody cancels an answer; returns the job to cancel.
@@ -143,12 +153,12 @@ impl Relays {
 }
 
 impl Relayed {
-    fn note(&mut self, first: JobId, now: JobId) {
-        if let Some(chain) = self.chains.iter_mut().find(|chain| chain[0] == first) {
-            chain.push(now);
+    fn note(&mut self, first: JobId, now: JobId, is_vectors: bool) {
+        if let Some(chain) = self.chains.iter_mut().find(|chain| chain.jobs[0] == first) {
+            chain.jobs.push(now);
             return;
         }
-        self.chains.push_back(vec![first, now]);
+        self.chains.push_back(Chain { jobs: vec![first, now], is_vectors });
         if self.chains.len() > CHAINS_MAX {
             self.chains.pop_front();
         }
@@ -492,22 +502,25 @@ mod tests {
 
         let answer = relays.begin(first).expect("new");
         assert_eq!(answer.first(), first);
-        assert!(!relays.pass(first, second) && !answer.is_cancelled());
+        let work = Work::Embed(Embed { inputs: Vec::new(), truncate: false });
+        assert!(!relays.pass(first, second, &work) && !answer.is_cancelled());
         assert!(relays.begin(first).is_err(), "the same id again");
         assert_eq!(relays.cancel(first), second);
-        assert!(answer.is_cancelled() && relays.pass(first, other));
+        assert!(answer.is_cancelled() && relays.pass(first, other, &work));
         drop(answer);
         assert_eq!(relays.cancel(first), first);
         assert!(relays.begin(first).is_ok_and(|answer| !answer.is_cancelled()), "the id is free again");
         for job in [first, second, other] {
-            assert_eq!(relays.jobs_of(job), [first, second, other], "any of them leads to all");
+            let chain = relays.jobs_of(job);
+            assert_eq!(chain.jobs, [first, second, other], "any of them leads to all");
+            assert!(chain.is_vectors);
         }
-        assert_eq!(relays.jobs_of([4; 16]), [[4; 16]]);
+        assert_eq!(relays.jobs_of([4; 16]).jobs, [[4; 16]]);
         for number in 0..CHAINS_MAX {
             let first = u128::try_from(number).expect("few").to_be_bytes();
-            relays.pass(first, [7; 16]);
+            relays.pass(first, [7; 16], &work);
         }
-        assert_eq!(relays.jobs_of(second), [second], "the oldest makes way");
+        assert_eq!(relays.jobs_of(second).jobs, [second], "the oldest makes way");
         assert!(relays.lock().chains.len() <= CHAINS_MAX);
     }
 }

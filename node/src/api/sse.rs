@@ -172,7 +172,7 @@ impl Watched {
                 Next::Job { job, events, reserved } => {
                     (self.job, self.events) = (job, events);
                     self.spending = reserved.map(Spending::new);
-                    if self.api.relays.pass(self.relaying.first(), job) {
+                    if self.api.relays.pass(self.relaying.first(), job, &self.measured.request.work) {
                         // It was cancelled while somebody was looked for.
                         self.api.commands.cancel(job);
                     }

@@ -14,6 +14,7 @@ use super::error::Refusal;
 use super::run::name;
 use crate::api::Api;
 use crate::api::caller::Caller;
+use crate::api::fallback::Chain;
 use crate::api::views::{BuilderView, CandidateView, JobView, Money, format_credits};
 use crate::command::{Command, JobRequest, parse_job};
 use crate::exit::{Failure, FailureKind};
@@ -89,7 +90,7 @@ pub(super) async fn show(
     let bare =
         ["chatcmpl-", "cmpl-", "resp_"].iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(&id);
     let job = parse_job(bare).map_err(|failure: Failure| failure.in_param("id"))?;
-    let jobs = api.relays.jobs_of(job);
+    let Chain { jobs, is_vectors } = api.relays.jobs_of(job);
     if let Caller::Key(key) = &caller
         && !jobs.iter().any(|job| api.keys.placed(key, job))
     {
@@ -108,7 +109,7 @@ pub(super) async fn show(
             Err(failure) => return Err(failure.into()),
         }
     }
-    together(views).map(Answer).ok_or_else(|| {
+    together(views, is_vectors).map(Answer).ok_or_else(|| {
         Failure::new(FailureKind::NotFound, format!("no job `{id}` in this node's ledger"))
             .in_param("id")
             .into()
@@ -116,18 +117,23 @@ pub(super) async fn show(
 }
 
 /// Shows an answer on which several providers worked: as its first job, which is the one that clients know, with what the
-/// last one came to and the sums of all.
-fn together(jobs: Vec<JobView>) -> Option<JobView> {
+/// last one came to and the sums of all. A prompt that each of them read is counted once; of texts each read others.
+fn together(jobs: Vec<JobView>, is_vectors: bool) -> Option<JobView> {
     let (first, last) = (jobs.first()?.clone(), jobs.last()?.clone());
     if jobs.len() == 1 {
         return Some(first);
     }
     let price = jobs.iter().fold(0, |sum: u64, job| sum.saturating_add(job.price.nano));
+    let mut read = jobs.iter().map(|job| job.tokens_in);
+    let tokens_in = match is_vectors {
+        true => read.fold(0, u32::saturating_add),
+        false => read.find(|tokens| *tokens > 0).unwrap_or(0),
+    };
     let builders = || jobs.iter().filter_map(|job| job.builder.as_ref());
     let markup = builders().fold(0, |sum: u64, builder| sum.saturating_add(builder.amount.nano));
     Some(JobView {
         job: first.job,
-        tokens_in: first.tokens_in,
+        tokens_in,
         tokens_out: jobs.iter().fold(0, |sum: u32, job| sum.saturating_add(job.tokens_out)),
         price: price.into(),
         builder: builders().next().cloned().map(|one| BuilderView { amount: markup.into(), ..one }),
@@ -161,13 +167,25 @@ mod tests {
             ..JobView::default()
         };
 
-        let whole = together(vec![job("a", "failed", 1, 10), job("b", "settled", 2, 20)]).expect("some");
+        let whole =
+            together(vec![job("a", "failed", 1, 10), job("b", "settled", 2, 20)], false).expect("some");
 
         assert_eq!((whole.job.as_str(), whole.state.as_str()), ("a", "settled"));
         assert_eq!((whole.tokens_in, whole.tokens_out, whole.price.nano, whole.started_ms), (6, 3, 30, 1));
         assert_eq!(whole.split.iter().map(|line| line.amount.nano).sum::<u64>(), 30);
         assert_eq!(whole.jobs.len(), 2);
-        assert_eq!(together(vec![job("a", "failed", 1, 10)]).expect("one").jobs.len(), 0);
-        assert!(together(Vec::new()).is_none());
+        assert_eq!(together(vec![job("a", "failed", 1, 10)], false).expect("one").jobs.len(), 0);
+        assert!(together(Vec::new(), false).is_none());
+    }
+
+    #[test]
+    fn a_prompt_is_counted_once_whoever_read_it_first_and_texts_once_for_each_who_read_them() {
+        let read = |tokens_in| JobView { tokens_in, ..JobView::default() };
+        let tokens = |is_vectors| {
+            let whole = together(vec![read(0), read(5), read(7)], is_vectors).expect("some");
+            whole.tokens_in
+        };
+
+        assert_eq!((tokens(false), tokens(true)), (5, 12));
     }
 }
