@@ -1,11 +1,14 @@
 //! Keeps answers for whoever sends the same request again under the same `Idempotency-Key`, so that nobody pays twice.
 //!
-//! In memory only, for ten minutes. A stream is kept as it was sent, and is given again from its beginning. A request with a key runs to its end even if its client goes: the client is to come
-//! back for the answer.
+//! In memory only, for ten minutes. A stream is kept as it was sent, and is given again from its beginning. A request with a
+//! key runs to its end even if its client goes: the client is to come back for the answer. A stream for which there is no room
+//! and whose client went is cancelled, for nobody could ever read it.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -14,10 +17,12 @@ use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use futures::stream::unfold;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::error::Refusal;
 use crate::api::Api;
 use crate::api::caller::Caller;
+use crate::api::coalesced::Gathered;
 use crate::clock::Clock;
 use crate::exit::{Failure, FailureKind};
 
@@ -44,6 +49,8 @@ struct Kept {
     done: VecDeque<(u64, String)>,
     /// Of what is done, and of streams that are being kept.
     bytes: usize,
+    /// Of streams that are being kept, which do not make way.
+    held: usize,
 }
 
 #[derive(Debug)]
@@ -146,6 +153,49 @@ async fn run_to_end(
 /// Parts of a stream that wait for a client to read them, before the stream itself waits.
 const UNREAD_MAX: usize = 64;
 
+/// How long a stream waits for a client that does not read it.
+const STALLED_MAX: Duration = Duration::from_secs(30);
+
+/// The client of a stream that is being kept.
+struct Listener {
+    parts: mpsc::Sender<Bytes>,
+    /// How long it may leave everything unread.
+    patience: Duration,
+    /// It was not handed all of it.
+    is_given_up: Arc<AtomicBool>,
+}
+
+impl Listener {
+    /// Returns it, and what it reads: a stream that breaks off, and does not just end, where it was given up.
+    fn new(patience: Duration) -> (Self, Body) {
+        let (parts, receiver) = mpsc::channel::<Bytes>(UNREAD_MAX);
+        let is_given_up = Arc::<AtomicBool>::default();
+        let state = Some((receiver, is_given_up.clone()));
+        let body = unfold(state, async |state| {
+            let (mut parts, is_given_up) = state?;
+            match parts.recv().await {
+                Some(part) => Some((Ok(part), Some((parts, is_given_up)))),
+                None if is_given_up.load(Ordering::Acquire) => {
+                    Some((Err(io::Error::from(io::ErrorKind::TimedOut)), None))
+                }
+                None => None,
+            }
+        });
+        (Self { parts, patience, is_given_up }, Body::from_stream(body))
+    }
+
+    /// Hands a part on; none is left of a client that is gone, or does not read.
+    async fn hand(self, part: Bytes) -> Option<Self> {
+        match timeout(self.patience, self.parts.send(part)).await {
+            Ok(sent) => sent.is_ok().then_some(self),
+            Err(_) => {
+                self.is_given_up.store(true, Ordering::Release);
+                None
+            }
+        }
+    }
+}
+
 /// Hands a stream on as it comes, and keeps it if it ends whole, or was paid for in part.
 async fn record(
     running: Running,
@@ -154,40 +204,40 @@ async fn record(
     ending: &Ending,
     client: oneshot::Sender<Response>,
 ) {
-    let (head, body) = response.into_parts();
-    let (sender, parts) = mpsc::channel::<Bytes>(UNREAD_MAX);
-    let parts = unfold(parts, async |mut parts| Some((Ok::<_, Infallible>(parts.recv().await?), parts)));
+    let (mut head, body) = response.into_parts();
+    // Its parts are handed on one by one.
+    head.extensions.remove::<Gathered>();
+    let (listener, parts) = Listener::new(STALLED_MAX);
     let (status, headers) = (head.status, head.headers.clone());
-    let is_there = client.send(Response::from_parts(head, Body::from_stream(parts))).is_ok();
-    let (mut sender, mut body) = (Some(sender).filter(|_| is_there), body.into_data_stream());
+    let is_there = client.send(Response::from_parts(head, parts)).is_ok();
+    let (mut listener, mut body) = (Some(listener).filter(|_| is_there), body.into_data_stream());
     let (mut recording, mut last) = (Recording::of(&running.answers), Vec::new());
     while let Some(Ok(part)) = body.next().await {
         recording.push(&part);
         if ending.is().is_some() {
             last.push(part);
-        } else if let Some(client) = &sender
-            && client.send(part).await.is_err()
-        {
-            sender = None;
+        } else if let Some(client) = listener.take() {
+            listener = client.hand(part).await;
         }
         // Nobody reads it, and nobody could later.
-        if sender.is_none() && recording.is_given_up {
+        if listener.is_none() && recording.is_given_up {
             return;
         }
     }
     // One that says nothing of its end was cut off, and may have been paid for.
     let end = ending.is().unwrap_or(End::Paid);
     // Before the client hears the end, after which it may ask again at once.
-    if let Some(body) = recording.body().filter(|_| end != End::Unpaid) {
+    if end != End::Unpaid {
         let is_whole = end == End::Whole;
-        running.end(Whole { status, headers, body, is_whole }, clock.now_ms());
+        let whole = |body| Whole { status, headers, body, is_whole };
+        recording.end(running, whole, clock.now_ms());
     } else {
-        drop(running);
+        drop((recording, running));
     }
-    let Some(client) = sender else { return };
     for part in last {
         // One that is gone comes back for the answer.
-        let _ = client.send(part).await;
+        let Some(client) = listener.take() else { return };
+        listener = client.hand(part).await;
     }
 }
 
@@ -221,22 +271,25 @@ impl Ending {
 struct Recording {
     answers: Answers,
     parts: Vec<Bytes>,
-    bytes: usize,
+    /// The room it has, as much as the answer costs that it becomes.
+    held: usize,
     /// There was no room for it.
     is_given_up: bool,
 }
 
 impl Recording {
     fn of(answers: &Answers) -> Self {
-        Self { answers: answers.clone(), parts: Vec::new(), bytes: 0, is_given_up: false }
+        let is_room = answers.lock().hold(COST_MIN);
+        let held = if is_room { COST_MIN } else { 0 };
+        Self { answers: answers.clone(), parts: Vec::new(), held, is_given_up: !is_room }
     }
 
     fn push(&mut self, part: &Bytes) {
         if self.is_given_up {
             return;
         }
-        if self.answers.lock().make_room(part.len()) {
-            self.bytes += part.len();
+        if self.answers.lock().hold(part.len()) {
+            self.held += part.len();
             self.parts.push(part.clone());
         } else {
             self.is_given_up = true;
@@ -244,16 +297,23 @@ impl Recording {
         }
     }
 
-    /// Returns the whole, if there was room for it.
-    fn body(mut self) -> Option<Bytes> {
-        let body = self.parts.concat().into();
-        self.release();
-        (!self.is_given_up).then_some(body)
+    /// Keeps the whole, if there was room for it, in the room that it has.
+    fn end(mut self, running: Running, whole: impl FnOnce(Bytes) -> Whole, now_ms: u64) {
+        if self.is_given_up {
+            return;
+        }
+        let whole = whole(self.parts.concat().into());
+        let mut kept = self.answers.lock();
+        kept.held -= std::mem::take(&mut self.held);
+        kept.keep(&running.key, whole, now_ms);
     }
 
     fn release(&mut self) {
         self.parts.clear();
-        self.answers.lock().bytes -= std::mem::take(&mut self.bytes);
+        let held = std::mem::take(&mut self.held);
+        let mut kept = self.answers.lock();
+        kept.held -= held;
+        kept.bytes -= held;
     }
 }
 
@@ -308,12 +368,8 @@ impl Answers {
 impl Running {
     fn end(self, whole: Whole, now_ms: u64) {
         let mut kept = self.answers.lock();
-        if !kept.make_room(whole.cost()) {
-            return;
-        }
-        kept.done.push_back((now_ms, self.key.clone()));
-        if let Some(entry) = kept.entries.get_mut(&self.key) {
-            entry.answer = Some(whole);
+        if kept.make_room(whole.cost()) {
+            kept.keep(&self.key, whole, now_ms);
         }
     }
 }
@@ -334,15 +390,29 @@ impl Kept {
         }
     }
 
-    /// Makes room for so many bytes, which they have then; says whether there is as much.
+    /// Makes room for so many bytes, which they have then; says whether there is as much. Nothing makes way in vain.
     fn make_room(&mut self, bytes: usize) -> bool {
-        if bytes > BYTES_MAX {
+        if self.held.saturating_add(bytes) > BYTES_MAX {
             return false;
         }
         while self.bytes + bytes > BYTES_MAX && self.forget_oldest() {}
-        let is_room = self.bytes + bytes <= BYTES_MAX;
-        self.bytes += if is_room { bytes } else { 0 };
+        self.bytes += bytes;
+        true
+    }
+
+    /// Makes room for a stream that is being kept.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let is_room = self.make_room(bytes);
+        self.held += if is_room { bytes } else { 0 };
         is_room
+    }
+
+    /// Keeps an answer, which has room.
+    fn keep(&mut self, key: &str, whole: Whole, now_ms: u64) {
+        self.done.push_back((now_ms, key.to_owned()));
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.answer = Some(whole);
+        }
     }
 
     fn forget_oldest(&mut self) -> bool {
@@ -412,18 +482,84 @@ mod tests {
         let answers = Answers::default();
         end(&answers, "old", BYTES_MAX / 2, 0);
         let mut streams = [(); 3].map(|()| Recording::of(&answers));
-        let part = Bytes::from(vec![b'x'; BYTES_MAX / 2]);
+        let part = Bytes::from(vec![b'x'; BYTES_MAX / 2 - 2 * COST_MIN]);
 
         streams.iter_mut().for_each(|stream| stream.push(&part));
 
         assert!(matches!(begin(&answers, "old", b"r", 0), Ok(Begun::Now(_))), "the oldest makes way");
         assert_eq!(streams.each_ref().map(|stream| stream.is_given_up), [false, false, true]);
-        assert_eq!(answers.lock().bytes, BYTES_MAX);
-        let bodies = streams.map(Recording::body);
-        assert_eq!(
-            bodies.map(|body| body.map(|body| body.len())),
-            [Some(part.len()), Some(part.len()), None]
-        );
+        assert_eq!(answers.lock().bytes, BYTES_MAX - 2 * COST_MIN);
+        let kept = streams.map(|stream| is_kept(&answers, stream));
+        assert_eq!(kept, [true, true, false]);
+        assert_eq!(answers.lock().held, 0, "nothing is being kept");
+        answers.lock().forget_old(AGE_MS_MAX);
         assert_eq!(answers.lock().bytes, 0, "nothing is left of them");
+    }
+
+    /// Ends a stream; says whether it is given again.
+    fn is_kept(answers: &Answers, stream: Recording) -> bool {
+        let key = format!("stream {}", answers.lock().entries.len());
+        let Ok(Begun::Now(running)) = begin(answers, &key, b"r", 0) else { panic!("{key} is new") };
+        stream.end(running, |body| Whole { body, ..whole(0) }, 0);
+        matches!(begin(answers, &key, b"r", 0), Ok(Begun::Before(_)))
+    }
+
+    #[test]
+    fn a_stream_has_room_for_its_head_from_the_beginning() {
+        let [mut fits, mut large] = [(); 2].map(|()| Recording::of(&Answers::default()));
+
+        fits.push(&Bytes::from(vec![b'x'; BYTES_MAX - COST_MIN]));
+        large.push(&Bytes::from(vec![b'x'; BYTES_MAX - COST_MIN + 1]));
+
+        assert_eq!([fits.is_given_up, large.is_given_up], [false, true]);
+        assert!(Recording::of(&fits.answers).is_given_up, "another one");
+        assert!(is_kept(&fits.answers.clone(), fits));
+    }
+
+    #[test]
+    fn nothing_makes_way_for_a_part_that_has_no_room_even_so() {
+        let answers = Answers::default();
+        end(&answers, "old", 10, 0);
+        let mut stream = Recording::of(&answers);
+        let part = Bytes::from(vec![b'x'; BYTES_MAX / 2]);
+
+        stream.push(&part);
+        stream.push(&part);
+
+        assert!(stream.is_given_up);
+        assert!(matches!(begin(&answers, "old", b"r", 0), Ok(Begun::Before(_))));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_given_up_and_finds_its_stream_broken_off() {
+        let (listener, body) = Listener::new(Duration::from_millis(10));
+        let mut listener = Some(listener);
+        for _ in 0..UNREAD_MAX {
+            listener = listener.expect("it may read later").hand(Bytes::from_static(b"x")).await;
+        }
+
+        let left = listener.expect("as much may wait").hand(Bytes::from_static(b"x")).await;
+
+        assert!(left.is_none());
+        let read: Vec<_> = body.into_data_stream().collect().await;
+        assert_eq!(read.len(), UNREAD_MAX + 1);
+        assert!(read.last().is_some_and(Result::is_err), "an end would be taken for the answer's");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_kept_is_handed_on_in_parts_that_are_yet_to_be_gathered() {
+        let answers = Answers::default();
+        let Ok(Begun::Now(running)) = begin(&answers, "k", b"r", 0) else { panic!("it is new") };
+        let (ending, (head, answer)) = (Ending::default(), oneshot::channel());
+        ending.note(End::Whole);
+        let mut response = Response::new(Body::from("x"));
+        response.extensions_mut().insert(Gathered);
+
+        record(running, Clock::start(0), response, &ending, head).await;
+
+        let answer = answer.await.expect("answered");
+        assert!(answer.extensions().get::<Gathered>().is_none());
+        assert_eq!(to_bytes(answer.into_body(), 10).await.expect("whole"), "x");
+        assert!(matches!(begin(&answers, "k", b"r", 0), Ok(Begun::Before(_))));
     }
 }
