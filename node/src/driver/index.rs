@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::journal::{Head, History, Position};
-use crate::store::{ApplyError, Order, Put, Reader, Scan, Store, StoreError, Tree};
+use crate::store::{ApplyError, Order, Put, Reader, SCAN_MAX, Scan, Store, StoreError, Tree};
 
 /// A receipt as the index has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -396,7 +396,7 @@ impl Asker {
 
     /// Returns the channels that were ever opened.
     pub(super) fn channels(&self) -> Result<Vec<(ChannelId, ChannelEntry)>, StoreError> {
-        let scan = Scan { prefix: &[], order: Order::Ascending, limit: crate::store::SCAN_MAX, cursor: None };
+        let scan = Scan { prefix: &[], order: Order::Ascending, limit: SCAN_MAX, cursor: None };
         let read = |(key, value): (Vec<u8>, Vec<u8>)| {
             let id = ChannelId(key.try_into().ok()?);
             Some((id, protocol::encoding::decode(&value, VALUE_MAX).ok()?))
@@ -412,12 +412,22 @@ impl Asker {
         self.get(Tree::Jobs, &job.0)
     }
 
-    pub(super) fn jobs_of(&self, channel: ChannelId) -> Result<Vec<JobRecord>, StoreError> {
-        let scan = Scan { prefix: &[], order: Order::Ascending, limit: JOBS_SCANNED_MAX, cursor: None };
-        let entries = self.reader.scan(Tree::Jobs, scan)?;
-        let records =
-            entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
-        Ok(records.filter(|record: &JobRecord| record.channel == Some(channel)).collect())
+    /// Returns the jobs of a channel, as far as they are found among so many jobs of all.
+    pub(super) fn jobs_of(&self, channel: ChannelId) -> Result<JobsOf, StoreError> {
+        let (mut found, mut cursor) = (JobsOf::default(), None::<Vec<u8>>);
+        for _ in 0..JOBS_SCANNED_MAX / SCAN_MAX {
+            let scan =
+                Scan { prefix: &[], order: Order::Ascending, limit: SCAN_MAX, cursor: cursor.as_deref() };
+            let entries = self.reader.scan(Tree::Jobs, scan)?;
+            let records =
+                entries.iter().filter_map(|(_, bytes)| protocol::encoding::decode(bytes, VALUE_MAX).ok());
+            found.jobs.extend(records.filter(|record: &JobRecord| record.channel == Some(channel)));
+            if entries.len() < SCAN_MAX {
+                return Ok(JobsOf { is_whole: true, ..found });
+            }
+            cursor = entries.into_iter().last().map(|(key, _)| key);
+        }
+        Ok(found)
     }
 
     /// Returns the newest receipt of a channel.
@@ -470,6 +480,14 @@ impl Asker {
         }
         Ok(found)
     }
+}
+
+/// Jobs of a channel.
+#[derive(Debug, Default)]
+pub(super) struct JobsOf {
+    pub(super) jobs: Vec<JobRecord>,
+    /// Whether there are no others: there is no index by channel, and not all jobs of a node are looked through.
+    pub(super) is_whole: bool,
 }
 
 /// Jobs looked through for those of one channel.

@@ -16,7 +16,7 @@ use crate::api::views::{
 };
 use crate::command::Reply;
 use crate::driver::Driver;
-use crate::driver::index::{Asker, ReceiptEntry};
+use crate::driver::index::{Asker, JobsOf, ReceiptEntry};
 use crate::exit::{Failure, FailureKind};
 use crate::journal::{History, Position};
 use crate::store::StoreError;
@@ -249,7 +249,7 @@ pub(super) fn show_receipt(
     let (position, entry) = one_receipt(asker, id)?;
     let channel = asker.channel(entry.channel).map_err(broken)?;
     let jobs = asker.jobs_of(entry.channel).map_err(broken)?;
-    let views = jobs.iter().map(|record| job_view_among(asker, record, me, &jobs));
+    let views = jobs.jobs.iter().map(|record| job_view_among(asker, record, me, &jobs));
     let jobs = views.collect::<Result<_, _>>()?;
     let (terms, price, split) =
         channel.map_or((String::new(), PriceView::default(), Vec::new()), |channel| {
@@ -297,30 +297,32 @@ fn split_between(lines: &[SplitLine], before: u64, after: u64) -> Vec<SplitView>
 }
 
 pub(super) fn job_view(asker: &Asker, record: &JobRecord, me: NodeId) -> Result<JobView, Failure> {
-    let jobs = record.channel.map_or(Ok(Vec::new()), |channel| asker.jobs_of(channel));
+    let alone = JobsOf { jobs: Vec::new(), is_whole: true };
+    let jobs = record.channel.map_or(Ok(alone), |channel| asker.jobs_of(channel));
     job_view_among(asker, record, me, &jobs.map_err(broken)?)
 }
 
-/// Returns what a channel's bill was before a job and after it, without markup, `jobs` being all jobs of the channel: shares
-/// fall due by its full quanta.
-fn bills(record: &JobRecord, jobs: &[JobRecord]) -> (u64, u64) {
+/// Returns what a channel's bill was before a job and after it, without markup: shares fall due by its full quanta. Where not
+/// all jobs of the channel are known it is the job's own bill.
+fn bills(record: &JobRecord, jobs: &JobsOf) -> (u64, u64) {
     let rank = |job: &JobRecord| (job.end, job.start, job.job);
-    let before = jobs.iter().filter(|job| rank(job) < rank(record));
+    let before = jobs.jobs.iter().filter(|job| jobs.is_whole && rank(job) < rank(record));
     let before = before.fold(Usage::default(), |sum, job| sum.plus(&job.usage));
     let cost = |usage: &Usage| record.price.cost(usage).unwrap_or(u64::MAX);
     (cost(&before), cost(&before.plus(&record.usage)))
 }
 
-/// Shows a job; `jobs` are those of its channel.
-fn job_view_among(
-    asker: &Asker,
-    record: &JobRecord,
-    me: NodeId,
-    jobs: &[JobRecord],
-) -> Result<JobView, Failure> {
+/// What a job cost, and whose that is.
+struct Share {
+    price: u64,
+    builder: Option<BuilderView>,
+    /// Nothing where it cannot be known.
+    split: Vec<SplitView>,
+}
+
+/// Returns what a job cost in a channel with such lines.
+fn share_of(record: &JobRecord, lines: &[SplitLine], jobs: &JobsOf) -> Share {
     let (before, after) = bills(record, jobs);
-    let channel = record.channel.map(|channel| asker.channel(channel)).transpose().map_err(broken)?.flatten();
-    let lines = channel.as_ref().map(|channel| channel.split.as_slice()).unwrap_or_default();
     let split = split_between(lines, before, after);
     let builder = lines.iter().zip(&split).find(|(line, _)| line.role == SplitRole::Builder);
     let builder = builder.map(|(line, share)| BuilderView {
@@ -328,11 +330,19 @@ fn job_view_among(
         markup_bps: line.bps,
         amount: share.amount.clone(),
     });
+    let markup = builder.as_ref().map_or(0, |builder| builder.amount.nano);
+    let price = after.saturating_sub(before).saturating_add(markup);
+    Share { price, builder, split: if jobs.is_whole { split } else { Vec::new() } }
+}
+
+/// Shows a job; `jobs` are those of its channel.
+fn job_view_among(asker: &Asker, record: &JobRecord, me: NodeId, jobs: &JobsOf) -> Result<JobView, Failure> {
+    let channel = record.channel.map(|channel| asker.channel(channel)).transpose().map_err(broken)?.flatten();
+    let lines = channel.as_ref().map(|channel| channel.split.as_slice()).unwrap_or_default();
+    let Share { price, builder, split } = share_of(record, lines, jobs);
     let head =
         record.channel.map(|channel: ChannelId| asker.head(channel)).transpose().map_err(broken)?.flatten();
     let requested = record.requester == me;
-    let markup = builder.as_ref().map_or(0, |builder| builder.amount.nano);
-    let price = after.saturating_sub(before).saturating_add(markup);
     let paid_by = record.channel.zip(channel.as_ref());
     let paid_by = paid_by
         .map(|(id, channel)| PaidByView { account: channel.payer.to_string(), channel: id.to_string() });
@@ -393,4 +403,49 @@ fn step_view(op: &Verified<AccountOp>) -> StepView {
         OpBody::Noop => ("noop", 0),
     };
     StepView { id: op.id().to_string(), kind: kind.to_owned(), amount: nano.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::ids::{AccountId, Digest};
+    use protocol::price::Price;
+    use protocol::time::Time;
+
+    use super::*;
+
+    fn record(number: u8, calls: u64) -> JobRecord {
+        JobRecord {
+            job: JobId([number; 16]),
+            channel: Some(ChannelId([1; 32])),
+            provider: NodeId([2; 32]),
+            requester: NodeId([3; 32]),
+            model: ModelId([4; 32]),
+            usage: Usage { calls, ..Usage::default() },
+            price: Price { call: 1_000, ..Price::default() },
+            start: Time(0),
+            end: Time(number.into()),
+            input: Digest([0; 32]),
+            output: Digest([0; 32]),
+            finish: Finish::Stop,
+        }
+    }
+
+    #[test]
+    fn a_job_of_a_channel_whose_other_jobs_are_not_all_known_has_its_own_price_and_no_split() {
+        let line = |role, bps| SplitLine { role, account: AccountId([5; 32]), bps };
+        let lines = [line(SplitRole::Provider, 10_000), line(SplitRole::Builder, 500)];
+        let own = record(2, 14);
+        let share =
+            |is_whole| share_of(&own, &lines, &JobsOf { jobs: vec![record(1, 7), own.clone()], is_whole });
+        let builder = |share: &Share| share.builder.as_ref().map(|builder| builder.amount.nano);
+
+        let (whole, part) = (share(true), share(false));
+
+        // 7,000 and then 21,000 nano-credits: two quanta are full.
+        assert_eq!((whole.price, builder(&whole)), (15_000, Some(1_000)));
+        assert!(!whole.split.is_empty());
+        // 14,000 by itself: one is.
+        assert_eq!((part.price, builder(&part)), (14_500, Some(500)));
+        assert!(part.split.is_empty());
+    }
 }

@@ -242,7 +242,7 @@ fn entry(
     {
         let head = asker.head(channel).map_err(broken)?;
         view.follow.extend(head.map(|head| fact("receipt", head.id.to_string())));
-        let jobs = asker.jobs_of(channel).map_err(broken)?;
+        let jobs = asker.jobs_of(channel).map_err(broken)?.jobs;
         view.follow.extend(jobs.iter().map(|job| fact("job", job.job.to_string())));
     }
     Ok(view)
