@@ -72,7 +72,9 @@ impl End {
         for job in &self.jobs {
             let job = trio.consumer.job_once_known(job).await;
             price += job.price.nano;
-            let counts = [1, u64::from(job.tokens_in), u64::from(job.tokens_out)];
+            // A job that no provider has begun is named by the error that says so, and costs nothing.
+            let is_begun = job.price.nano > 0 || job.tokens_in > 0;
+            let counts = [u64::from(is_begun), u64::from(job.tokens_in), u64::from(job.tokens_out)];
             named = [0, 1, 2].map(|at| named[at] + counts[at]);
         }
         let billed = billed(trio).await;
