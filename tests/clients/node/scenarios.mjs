@@ -42,5 +42,5 @@ export const runAll = async (scenarios, summary) => {
     done.push(name);
   }
   if (summary) console.log(JSON.stringify(await summary()));
-  console.log(JSON.stringify({ done, jobs, unnamed: 0, stopped }));
+  console.log(JSON.stringify({ done, jobs, stopped }));
 };
