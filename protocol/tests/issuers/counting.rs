@@ -102,6 +102,21 @@ fn redeem(issuer: &mut Honest, number: usize, amount: u64) -> Verified<RedeemAck
     issuer.witness.sign(RedeemAck { channel: channel(number), amount, closed: false, epoch: Epoch(0) })
 }
 
+/// The payee's account gets cash.
+fn has_cash(issuer: &mut Honest) {
+    let deposit = Deposit {
+        reference: Digest([2; 32]),
+        account: payee(),
+        amount: 500_000,
+        epoch: Epoch(0),
+        source: Source::Budget,
+    };
+    let deposit = (1..4).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
+        deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
+    });
+    issuer.witness.enter(&deposit).expect("signed by all");
+}
+
 fn count(issuer: &mut Honest, acks: &[Verified<RedeemAck>]) -> Result<bool, IssuerError> {
     let (_, record) = issuer.witness.count(acks)?;
     let is_new = record.is_some();
@@ -268,17 +283,7 @@ fn only_issuers_words_on_one_channel_count_and_each_issuer_once() {
 #[test]
 fn what_does_not_count_is_spent_by_no_step_whichever_bucket_it_takes() {
     let mut issuer = opened(0);
-    let deposit = Deposit {
-        reference: Digest([2; 32]),
-        account: payee(),
-        amount: 500_000,
-        epoch: Epoch(0),
-        source: Source::Budget,
-    };
-    let deposit = (1..4).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
-        deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
-    });
-    issuer.witness.enter(&deposit).expect("signed by all");
+    has_cash(&mut issuer);
     redeem(&mut issuer, 0, CAP);
     let first = spend();
     asked(&mut issuer, &first).expect("there is cash");
@@ -393,17 +398,7 @@ fn what_an_issuer_has_paid_and_promised_stands_when_an_opening_had_to_wait_after
         }
         assert_eq!([paid, ended].map(|channel| issuer.witness.books.channel(channel)), [None, None]);
     }
-    let deposit = Deposit {
-        reference: Digest([2; 32]),
-        account: payee(),
-        amount: 500_000,
-        epoch: Epoch(0),
-        source: Source::Budget,
-    };
-    let deposit = (1..4).fold(sign(deposit, domain(), Role::Issuer, &issuer_signer(0)), |deposit, place| {
-        deposit.signed_also_by(domain(), Role::Issuer, &issuer_signer(place))
-    });
-    issuer.witness.enter(&deposit).expect("signed by all");
+    has_cash(&mut issuer);
     for step in &steps {
         issuer.witness.certify(step, Epoch(1)).expect("there is enough now");
     }
